@@ -122,7 +122,10 @@ def test_a_failing_worker_is_an_error(
     spade_data: TrainingData, spade_config: TrainingConfig, tmp_path: Path
 ) -> None:
     config = dataclasses.replace(spade_config, layout="processes", workers=2)
-    folder = checkpoint_path(tmp_path, 0)
+    sizes = {e: len(spade_data.rows(e, "train")) for e in range(spade_data.n_experts)}
+    # The largest expert is trained in this process, the second in the worker.
+    second = sorted(sizes, key=lambda e: (-sizes[e], e))[1]
+    folder = checkpoint_path(tmp_path, second)
     folder.mkdir(parents=True)  # a folder where the worker must write its checkpoint
     with pytest.raises(SpadeBenchError, match="training process failed"):
         train_experts(spade_data, config, tmp_path, device="cpu")

@@ -143,7 +143,7 @@ def _in_processes(job: Job, pending: Sequence[int], workers: int) -> None:
             "checkpoint_seconds": job.keeper.every,
         }
         write_json(folder / "job.json", content)
-        run_pool(folder / "job.json", pending, workers, job.report)
+        run_pool(folder / "job.json", job, pending, workers)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

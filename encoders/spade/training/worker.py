@@ -42,6 +42,7 @@ def _serve(job_path: Path, orders: queue.Queue[int]) -> None:
     from spade_bench.config import build
     from spade_bench.encoders.spade.config import TrainingConfig
     from spade_bench.encoders.spade.training.job import Job, Keeper
+    from spade_bench.encoders.spade.training.memory import kept_pages
     from spade_bench.encoders.spade.training.shared import open_shared
     from spade_bench.encoders.spade.training.single import train_in_turn
     from spade_bench.engine.device import setup_numerics
@@ -60,10 +61,11 @@ def _serve(job_path: Path, orders: queue.Queue[int]) -> None:
         _write({"kind": "epoch", "row": row})
 
     job = Job(data, config, content["seed"], device, keeper, report)
-    while True:
-        expert = orders.get()
-        train_in_turn(job, [expert])
-        _write({"kind": "done", "expert": expert})
+    with kept_pages():
+        while True:
+            expert = orders.get()
+            train_in_turn(job, [expert])
+            _write({"kind": "done", "expert": expert})
 
 
 def _listen(orders: queue.Queue[int]) -> None:
