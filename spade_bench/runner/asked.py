@@ -14,7 +14,13 @@ from spade_bench.errors import UserError
 from spade_bench.registry import encoders as registered
 from spade_bench.registry import heads as known_heads
 from spade_bench.registry import suggest
-from spade_bench.runner.request import EncoderRequest, RunRequest, TaskRequest, resolve_task
+from spade_bench.runner.request import (
+    EncoderRequest,
+    RunRequest,
+    TaskRequest,
+    resolve_task,
+    task_names,
+)
 from spade_bench.tasks._protocols import PROTOCOLS
 
 __all__ = ["Asked", "Named", "read_asked", "to_request"]
@@ -213,16 +219,19 @@ def _tasks(asked: Asked, workspace: ws.Workspace | None) -> tuple[TaskRequest, .
     splits = _named(asked.splits)
     if tables.other is not None and len(set(asked.tasks)) > 1:
         raise UserError("one table for several tasks", where="--table", fix="Write TASK=CSV")
-    return tuple(
-        resolve_task(
-            name,
-            tables.get(name),
-            workspace,
-            test_table=tests.get(name),
-            splits=splits.get(name),
+    requests = []
+    for name in dict.fromkeys(asked.tasks):
+        names = task_names(name)
+        requests.append(
+            resolve_task(
+                name,
+                tables.get(*names),
+                workspace,
+                test_table=tests.get(*names),
+                splits=splits.get(*names),
+            )
         )
-        for name in dict.fromkeys(asked.tasks)
-    )
+    return tuple(requests)
 
 
 def _encoders(

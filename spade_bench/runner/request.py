@@ -14,7 +14,7 @@ from spade_bench.types import TaskCard
 
 PATHO_BENCH = "patho-bench:"
 
-__all__ = ["EncoderRequest", "RunRequest", "TaskRequest", "resolve_task"]
+__all__ = ["EncoderRequest", "RunRequest", "TaskRequest", "resolve_task", "task_names"]
 
 
 @dataclass(frozen=True)
@@ -190,10 +190,30 @@ def resolve_task(
     return TaskRequest(card, table, named, test_table, splits)
 
 
+def task_names(name: str) -> tuple[str, ...]:
+    """Return the names by which paths may be given for a task, first choice first.
+
+    A card file goes by what was typed, by the name in it, and by its stem.
+
+    Raises:
+        ConfigError: When the card file is missing or not YAML.
+    """
+    from spade_bench import config
+
+    if not _is_file(name):
+        return (name,)
+    inside = config.read_yaml(name).get("name")
+    return (name, *((str(inside),) if inside else ()), Path(name).stem)
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
 def _card(name: str, table: Path | None) -> tuple[TaskCard, bool]:
     from spade_bench import config
 
-    if name.endswith((".yaml", ".yml")):
+    if _is_file(name):
         return config.build(TaskCard, config.read_yaml(name), name), True
     if name in tasks:
         return tasks.get(name).card, True

@@ -66,6 +66,29 @@ def test_run_report_and_resume_with_flags(
     assert {row["encoder"] for row in rows} == {"mine", "mine+random256"}
 
 
+@pytest.mark.parametrize("name", ["responders", "my", "my.yaml"])
+def test_paths_of_a_card_file_go_by_its_name_or_stem(
+    study: Any, other_study: Any, name: str
+) -> None:
+    Path("my.yaml").write_text(
+        "name: responders\nkind: classification\ntitle: t\ncohort: c\nclasses: [normal, tumor]\n"
+    )
+    given = ["--features", str(study.features), "--test-features", str(other_study.features)]
+    given += ["--table", f"{name}={study.table}", "--test-table", f"{name}={other_study.table}"]
+    given += ["--table", "another=missing.csv", "--no-controls", "--out", "o", *FAST]
+    assert _main("run", "--encoder", "mine", "--task", "my.yaml", *given) == 0
+    rows = [json.loads(line) for line in Path("o/results.jsonl").read_text().splitlines()]
+    assert {(row["task"], row["n"]["test"]) for row in rows} == {("responders", 24)}
+
+
+def test_the_name_in_a_card_goes_before_its_stem(study: Any, tmp_path: Path) -> None:
+    card = "kind: classification\ntitle: t\ncohort: c\nclasses: [normal, tumor]\n"
+    Path("a.yaml").write_text(f"name: b\n{card}")
+    given = ["--features", str(study.features), "--no-controls", "--out", "o", *FAST]
+    tables = ["--table", "a=missing.csv", "--table", f"b={study.table}"]
+    assert _main("run", "--encoder", "mine", "--task", "a.yaml", *given, *tables) == 0
+
+
 def test_shards_together_make_the_whole(study: Any, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--table", str(study.table), "--features", str(study.features), *FAST]
     for part in ("1/2", "2/2"):
