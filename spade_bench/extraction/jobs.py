@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FolderJob", "SlideJob", "SpotJob"]
 
-_MASK_VERSION = 2  # raise when tissue detection or the grid changes
+_MASK_VERSION = 3  # raise when tissue detection or the grid changes
 _PLACE_VERSION = 2  # raise when the patches of spots are cut elsewhere
 _COARSEST = 2.2  # times the wanted resolution: beyond it, patches would be mostly invented
 

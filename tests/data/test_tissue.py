@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from spade_bench.data.tissue import tissue_mask
+from spade_bench.data.slides import open_slide
+from spade_bench.data.tissue import find_tissue, tissue_mask
 
 
 def _slide(seed: int, glass: int = 242) -> np.ndarray:
@@ -50,6 +53,27 @@ def test_black_borders_bled_stain_and_dust_are_left_out() -> None:
     assert not mask[50:90, 200:380].any()
     assert not mask[10:30, 90:110].any()
     assert mask[105:195, 245:335].all()
+
+
+def test_glass_under_stain_that_bled_is_no_tissue_however_pink() -> None:
+    """As measured on a real section: saturated beyond the threshold's range, but even."""
+    rng = np.random.default_rng(0)
+    image = _slide(0).astype(float)
+    y, x = np.mgrid[:300, :400]
+    bled = np.exp(-((x - 280) ** 2 + (y - 150) ** 2) / (2 * 60**2))[..., None]  # fades outwards
+    image += bled * (np.array([233.0, 175.0, 214.0]) - 242)  # saturation 0.25 in the middle
+    image[100:200, 100:240] = np.array([190, 130, 180]) + rng.integers(-40, 41, (100, 140, 1))
+    mask = tissue_mask(image.astype(np.uint8), 8.0)
+    assert mask[105:195, 105:235].all()
+    assert not mask[:, 255:].any()
+
+
+def test_real_glass_under_stain_is_left_out(shared_data: Path) -> None:
+    with open_slide(shared_data / "hest_her2st" / "wsis" / "SPA139.tif") as slide:
+        found = find_tissue(slide)
+    down, across = (int(level0 / slide.width * found.mask.shape[1]) for level0 in (5250, 6600))
+    assert found.thumbnail[down, across].min() > 170  # pink glass right beside the section
+    assert not found.mask[down - 5 : down + 6, across - 5 : across + 6].any()
 
 
 def test_small_holes_are_filled_and_large_ones_kept() -> None:
