@@ -57,7 +57,10 @@ def make_grid(
     import numpy as np
 
     if side > min(width, height) + 0.5:
-        raise DataError(f"is {width} x {height} px, smaller than one patch of {side:.0f} px")
+        raise DataError(
+            f"is too small: {width} x {height} px, where one patch takes {side:.0f} px",
+            fix="Leave it out, or give a finer --mpp",
+        )
     step = side * (1.0 - overlap)
     columns = np.arange(int((width - side + 0.5) // step) + 1) * step
     rows = np.arange(int((height - side + 0.5) // step) + 1) * step

@@ -42,7 +42,7 @@ def test_only_patches_with_enough_tissue_are_kept() -> None:
 
 
 def test_too_small_and_empty_slides_are_refused() -> None:
-    with pytest.raises(DataError, match="16 x 16 px, smaller than one patch of 224"):
+    with pytest.raises(DataError, match="too small: 16 x 16 px, where one patch takes 224 px"):
         make_grid(16, 16, 224.0, np.ones((2, 2), bool))
     with pytest.raises(DataError, match="no tissue: none of 4 patches"):
         make_grid(500, 500, 224.0, np.zeros((20, 20), bool))

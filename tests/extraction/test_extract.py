@@ -120,7 +120,7 @@ def test_bad_slides_cost_one_line_each(
     assert len(lines) == len(done.failed) == 5
     for name, reason in {
         "broken": "cannot be opened",
-        "tiny": "smaller than one patch",
+        "tiny": "is too small",
         "nompp": "--assume-mpp",
         "coarse": "too coarse: 4 µm/px",
         "glass": "no tissue",
