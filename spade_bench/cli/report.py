@@ -12,7 +12,7 @@ import typer
 from spade_bench.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from spade_bench.report import OverallRow, ReportRow, Resampler, Series
+    from spade_bench.report import OverallRow, ReportRow, Resampler, RiskSplit, Series
 
 __all__ = ["compare", "report"]
 
@@ -40,7 +40,8 @@ def report(
     """Print the leaderboard: means with 95% intervals, controls beside them."""
     from spade_bench import console
     from spade_bench.errors import UserError
-    from spade_bench.report import Resampler, collect, leaderboard, overall
+    from spade_bench.report import Resampler, collect, leaderboard, overall, risk_splits
+    from spade_bench.report import risk_split as logrank
     from spade_bench.report.leaderboard import as_csv as to_csv
     from spade_bench.report.leaderboard import as_markdown as to_markdown
     from spade_bench.report.overall import as_report_rows
@@ -51,11 +52,13 @@ def report(
     series = collect(out)
     machine = as_json or as_csv or as_markdown
     wanted = metric or ("all" if machine else "primary")
-    _check_metric(wanted, series)
     resampler = Resampler(out)
+    splits = risk_splits(series, resampler)
+    _check_metric(wanted, series, (logrank.METRIC,) if splits else ())
     rows = leaderboard(series, resampler, wanted)
     ranks = overall(series, resampler)
-    everything = [*rows, *as_report_rows(ranks)]
+    tests = logrank.as_report_rows(splits) if wanted in {"all", logrank.METRIC} else []
+    everything = [*rows, *tests, *as_report_rows(ranks)]
     if as_json:
         console.emit(json.dumps([row.as_dict() for row in everything], indent=1, allow_nan=False))
     elif as_csv:
@@ -63,7 +66,7 @@ def report(
     elif as_markdown:
         console.emit(to_markdown(everything))
     else:
-        _print(series, resampler, rows, ranks)
+        _print(series, resampler, rows, ranks, splits)
     if plots:
         _plot(series, resampler, out / "plots")
 
@@ -124,6 +127,7 @@ def _print(
     resampler: Resampler,
     rows: Sequence[ReportRow],
     ranks: Sequence[OverallRow],
+    splits: Sequence[RiskSplit],
 ) -> None:
     from spade_bench import console
     from spade_bench.report import against_base
@@ -137,9 +141,11 @@ def _print(
         if len({(d.a, d.b) for d in found}) > 1:
             title = "encoders minus their base encoder"
         tables.print_differences(found, f"{title}, same episodes and cases")
+    tables.print_risk_splits(splits)
     tables.print_overall(ranks)
     tables.print_failures(series)
-    tables.print_legend([flag for row in rows for flag in row.flags])
+    told = [*(row.flags for row in rows), *(split.series.flags for split in splits)]
+    tables.print_legend([flag for flags in told for flag in flags])
     rest = sorted({name for one in series for name in one.metrics} - {row.metric for row in rows})
     if rest:
         console.emit(f"also computed: {', '.join(rest)} (--metric NAME, or --metric all)")
@@ -148,17 +154,24 @@ def _print(
 def _plot(series: Sequence[Series], resampler: Resampler, folder: Path) -> None:
     from spade_bench import console
     from spade_bench.report import leaderboard
+    from spade_bench.report.calibration_plot import draw_calibration
     from spade_bench.report.curves import draw_curves
+    from spade_bench.report.survival_plot import draw_survival
 
-    files = draw_curves(leaderboard(series, resampler, "primary"), folder)
-    if files:
-        console.say(f"{len(files)} learning curve(s) in {folder}")
+    drawn = {
+        "learning curve(s)": draw_curves(leaderboard(series, resampler, "primary"), folder),
+        "Kaplan-Meier picture(s)": draw_survival(series, resampler, folder),
+        "calibration picture(s)": draw_calibration(series, resampler, folder),
+    }
+    told = [f"{len(files)} {what}" for what, files in drawn.items() if files]
+    if told:
+        console.say(f"{', '.join(told)} in {folder}")
 
 
-def _check_metric(wanted: str, series: Sequence[Series]) -> None:
+def _check_metric(wanted: str, series: Sequence[Series], more: Sequence[str] = ()) -> None:
     from spade_bench.errors import UserError
 
-    known = {name for one in series for name in one.metrics}
+    known = {*more, *(name for one in series for name in one.metrics)}
     if wanted not in {"all", "primary", *known}:
         raise UserError(
             f"no metric '{wanted}' here",

@@ -32,7 +32,7 @@ class ReportRow:
         metric: Name of the metric.
         mean: Mean over draws or folds; None when none finished or the metric is undefined.
         ci_low: Lower end of the 95% interval: over draws and cases, or over folds with the
-            correction of Nadeau and Bengio.
+            correction of Nadeau and Bengio; None for a p value, which has none.
         ci_high: Upper end.
         n_cases: Distinct test cases.
         n_draws: Finished draws, or folds of all repeats.
@@ -131,13 +131,20 @@ def as_markdown(rows: Sequence[ReportRow]) -> str:
         content = {
             **row.as_dict(),
             "flags": ", ".join(row.flags),
-            **{name: number(getattr(row, name)) for name in ("mean", "ci_low", "ci_high")},
+            "mean": number(row.mean, row.metric),
+            # A p value has no interval: nothing is missing there.
+            **{
+                name: "" if row.mean is not None and end is None else number(end)
+                for name, end in (("ci_low", row.ci_low), ("ci_high", row.ci_high))
+            },
         }
         cells = ["" if content[name] is None else str(content[name]) for name in COLUMNS]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
-def number(value: float | None) -> str:
+def number(value: float | None, metric: str = "") -> str:
     """Print a metric to three places, or say that it is missing."""
+    if value is not None and metric.endswith("_p") and value < 0.001:
+        return "<0.001"
     return "missing" if value is None else f"{value:.3f}"

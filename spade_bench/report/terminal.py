@@ -10,9 +10,10 @@ from spade_bench.report.differences import Difference
 from spade_bench.report.flags import explain, shared
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.overall import OverallRow
+from spade_bench.report.risk_split import RiskSplit
 
 __all__ = ["print_differences", "print_failures", "print_leaderboard", "print_legend",
-           "print_overall"]  # fmt: skip
+           "print_overall", "print_risk_splits"]  # fmt: skip
 
 _CELL = {"missing", "failed", "undefined"}
 _DIRECTION = {1: "", -1: " (lower is better)", 0: " (1 is best)"}
@@ -86,6 +87,37 @@ def print_differences(differences: Sequence[Difference], title: str) -> None:
             )
         )
     _table(f"{title}{_common(common)}", columns, cells)
+
+
+def print_risk_splits(splits: Sequence[RiskSplit]) -> None:
+    """Print log-rank tests of the median-risk split, of the most shots, a table a task."""
+    for task in dict.fromkeys(split.series.task for split in splits):
+        mine = [split for split in splits if split.series.task == task]
+        most = {s.series.protocol: max(t.series.k_shot or 0 for t in mine
+                                       if t.series.protocol == s.series.protocol)
+                for s in mine}  # fmt: skip
+        own = [s for s in mine if (s.series.k_shot or 0) == most[s.series.protocol]]
+        common = shared([split.series.flags for split in own])
+        columns = ("encoder", "head", "protocol", "k", "events high", "events low", "chi2", "p",
+                   "flags")  # fmt: skip
+        cells = [
+            (
+                f"{'  ' if split.series.control else ''}{split.series.encoder}",
+                split.series.head,
+                split.series.protocol,
+                split.series.k_shot or "-",
+                f"{split.events_high} of {split.n_high}",
+                f"{split.events_low} of {split.n_low}",
+                "undefined" if split.statistic is None else f"{split.statistic:.2f}",
+                _p(split.p),
+                ", ".join(flag for flag in split.series.flags if flag not in common),
+            )
+            for split in own
+        ]
+        title = f"{task}: log-rank test between cases above and below the median risk"
+        _table(f"{title}{_common(common)}", columns, cells)
+        if "cv" in most:
+            console.emit("over folds p is a guide only: their risks share training cases")
 
 
 def print_failures(series: Sequence[Series]) -> None:

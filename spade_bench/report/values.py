@@ -152,7 +152,7 @@ class Resampler:
             train = None
             if one.train_target is not None and one.train_scores is not None:
                 train = (one.train_target, one.train_scores)
-            found = resampled(metric, one.target, [one.scores], self._resamples(one), [train])
+            found = resampled(metric, one.target, [one.scores], self.weights(one), [train])
             plain.append(found[0][0])
             boot.append(found[1][0])
         return Values(
@@ -167,7 +167,8 @@ class Resampler:
             influence=_influence(told) if fixed and metric == "auroc" else None,
         )  # fmt: skip
 
-    def _resamples(self, predictions: Predictions) -> Floats:
+    def weights(self, predictions: Predictions) -> Floats:
+        """Return how often each test case is in each resample, (B, n)."""
         from spade_bench.statistics.evaluate import strata
         from spade_bench.statistics.intervals import case_weights
 

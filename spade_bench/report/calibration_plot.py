@@ -1,0 +1,164 @@
+"""Reliability curves of binary tasks: what was predicted against what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spade_bench.files import atomic_path
+from spade_bench.report.collect import Series
+from spade_bench.report.featured import featured
+from spade_bench.report.panels import described, panels
+from spade_bench.report.values import Resampler
+from spade_bench.results import Predictions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+__all__ = ["Reliability", "draw_calibration", "reliability"]
+
+N_BINS = 10
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Predictions of the second class in bins of equal size.
+
+    Attributes:
+        predicted: (K,) mean predicted probability of each bin.
+        observed: (K,) share of positives in it.
+        low: (K,) lower end of the 95% bootstrap interval over cases; NaN where no resample has
+            a case in the bin.
+        high: (K,) upper end.
+        count: (K,) predictions in it.
+        every: All predicted probabilities, of all rows.
+    """
+
+    predicted: Floats
+    observed: Floats
+    low: Floats
+    high: Floats
+    count: NDArray[np.int64]
+    every: Floats
+
+
+def reliability(series: Series, resampler: Resampler, bins: int = N_BINS) -> Reliability:
+    """Compare predicted probabilities with what happened, over all draws or folds.
+
+    Every prediction counts: averaging over draws first would show the calibration of an ensemble
+    that nobody would use. Cases are resampled whole, with all predictions about them.
+
+    Args:
+        series: A series of a binary task with finished rows.
+        resampler: Reads predictions and resamples cases.
+        bins: Number of bins; fewer where predictions are tied.
+    """
+    import numpy as np
+
+    told = [resampler.predictions(row) for row in series.rows]
+    every = np.concatenate([one.scores[:, 1] for one in told])  # (N,)
+    inner = np.unique(np.quantile(every, np.linspace(0, 1, bins + 1)[1:-1]))
+    place = np.searchsorted(inner, every, side="right")  # (N,)
+    used, place = np.unique(place, return_inverse=True)  # bins that ties left empty are gone
+    k = len(used)
+    positive = np.concatenate([one.target == 1 for one in told]).astype(float)  # (N,)
+    count = np.bincount(place, minlength=k)
+    member = (place[:, None] == np.arange(k)).astype(float)  # (N, K)
+    whole, at = _cases(told)
+    made, right = np.zeros((2, len(whole.case_ids), k))  # (n, K) predictions, positives a case
+    np.add.at(made, at, member)
+    np.add.at(right, at, member * positive[:, None])
+    weights = resampler.weights(whole)  # (B, n)
+    cases, hits = weights @ made, weights @ right  # (B, K)
+    share = np.where(cases > 0, hits / np.where(cases > 0, cases, 1.0), np.nan)  # (B, K)
+    low, high = np.nanquantile(share, [0.025, 0.975], axis=0)
+    return Reliability(
+        predicted=np.bincount(place, every, k) / count,
+        observed=np.bincount(place, positive, k) / count,
+        low=low,
+        high=high,
+        count=count,
+        every=every,
+    )
+
+
+def _cases(told: Sequence[Predictions]) -> tuple[Predictions, NDArray[np.int64]]:
+    """Every case once, and for each prediction of all rows the position of its case, (N,)."""
+    import numpy as np
+
+    ids = np.array([case for one in told for case in one.case_ids])
+    target, scores = (np.concatenate([getattr(one, name) for one in told])
+                      for name in ("target", "scores"))  # fmt: skip
+    known, first, at = np.unique(ids, return_index=True, return_inverse=True)
+    whole = replace(
+        told[0], case_ids=tuple(map(str, known)), target=target[first], scores=scores[first]
+    )
+    return whole, at
+
+
+def draw_calibration(series: Sequence[Series], resampler: Resampler, out: Path) -> list[Path]:
+    """Write a PNG for every binary task and protocol: a panel an encoder, of its main head.
+
+    Args:
+        series: What :func:`spade_bench.report.collect` found.
+        resampler: Reads predictions and resamples cases.
+        out: Folder of the pictures.
+
+    Returns:
+        The files written.
+    """
+    chosen = featured(series, resampler)
+    return [
+        _draw(own, resampler, out / f"{task}-{head}-{protocol}-calibration.png")
+        for (task, head, protocol), own in chosen.items()
+        if len(resampler.predictions(own[0].rows[0]).classes) == 2
+    ]
+
+
+def _draw(own: Sequence[Series], resampler: Resampler, path: Path) -> Path:
+    positive = resampler.predictions(own[0].rows[0]).classes[1]
+    figure, grid = panels(len(own), height=3.7)
+    for axes, one in zip(grid, own, strict=False):
+        _panel(axes, reliability(one, resampler), positive)
+        axes.set_title(f"{one.encoder}\n{_numbers(one, resampler)}", fontsize=9)
+    grid[0].set_ylabel(f"share that is {positive}", fontsize=8)
+    figure.suptitle(f"{described(own)}: calibration, 95% intervals over cases", fontsize=9)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=130)
+    return path
+
+
+def _numbers(one: Series, resampler: Resampler) -> str:
+    """Calibration slope, where every row has one, and Brier score, means over rows."""
+    import math
+
+    import numpy as np
+
+    from spade_bench.statistics.calibration import brier, calibration_slope
+
+    told = [resampler.predictions(row) for row in one.rows]
+    slope = float(np.mean([calibration_slope(p.target, p.scores)[0] for p in told]))
+    error = float(np.mean([brier(p.target, p.scores)[0] for p in told]))
+    return f"{f'slope {slope:.2f}, ' if math.isfinite(slope) else ''}Brier {error:.3f}"
+
+
+def _panel(axes: Any, found: Reliability, positive: str) -> None:
+    import numpy as np
+
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, zorder=0)
+    errors = np.stack([found.observed - found.low, found.high - found.observed]).clip(min=0)
+    axes.errorbar(found.predicted, found.observed, errors, fmt="o-", color="tab:blue",
+                  markersize=3.5, linewidth=1.4, elinewidth=0.9, capsize=2)  # fmt: skip
+    height, edges = np.histogram(found.every, bins=25, range=(0, 1))
+    axes.bar(edges[:-1], 0.15 * height / max(1, height.max()), np.diff(edges), align="edge",
+             color="0.8", zorder=0)  # fmt: skip
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_aspect("equal")
+    axes.set_xlabel(f"predicted probability of {positive}", fontsize=8)
+    axes.tick_params(labelsize=7)
