@@ -129,6 +129,45 @@ def test_several_magnifications_and_plain_images(
     assert "--overlap: 32 px is not in 0..31" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("mpp", "patches"), [("0.5", 52 * 49), ("1.0", 13 * 49)])
+def test_real_and_broken_slides(
+    tmp_path: Path,
+    plugin: list[str],
+    shared_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    mpp: str,
+    patches: int,
+) -> None:
+    """Each broken file costs its line and the Aperio slide is taken; 32 px are 1/49 of 224 px."""
+    monkeypatch.chdir(tmp_path)
+    assert _run(*plugin, "--slides", str(shared_data / "wsi_fixtures"), "--mpp", mpp) == 2
+    taken = find_bags(tmp_path / "out")
+    assert list(taken) == ["cmu-1-small-region"]
+    with h5py.File(taken["cmu-1-small-region"]) as file:
+        assert 0.7 * patches < len(file["features"]) < 1.3 * patches
+    lines = [
+        line.split("failed: ")[1]
+        for line in capsys.readouterr().out.splitlines()
+        if line.startswith("  failed: ")
+    ]
+    small = "is too small: 16 x 16 px"
+    for line, (name, reason) in zip(
+        lines,
+        [
+            ("boxes.tiff", "has no usable resolution"),
+            ("boxes_0", small),
+            ("broken.svs", "cannot be opened as a slide"),
+            ("small", small),
+            ("unopenable.tiff", "Unsupported TIFF compression"),
+            ("unreadable", "cannot be decoded at level 0"),
+        ],
+        strict=True,
+    ):
+        assert line.startswith(f"{name}: ")
+        assert reason in line
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
