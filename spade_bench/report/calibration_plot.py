@@ -95,8 +95,13 @@ def _cases(told: Sequence[Predictions]) -> tuple[Predictions, NDArray[np.int64]]
     target, scores = (np.concatenate([getattr(one, name) for one in told])
                       for name in ("target", "scores"))  # fmt: skip
     known, first, at = np.unique(ids, return_index=True, return_inverse=True)
+    patients = [patient for one in told for patient in one.patients]
     whole = replace(
-        told[0], case_ids=tuple(map(str, known)), target=target[first], scores=scores[first]
+        told[0],
+        case_ids=tuple(map(str, known)),
+        target=target[first],
+        scores=scores[first],
+        patients=tuple(patients[i] for i in first) if len(patients) == len(ids) else (),
     )
     return whole, at
 

@@ -27,7 +27,7 @@ _EXACT = {
     "missing-slides": "run without slides that had no features",
     "random-projection": "an untrained layer on features, not an untrained encoder of images",
     "simulated": "simulated data, not patients",
-    "unit:slide": "slides, not patients, are split and counted",
+    "unit:slide": "slides, not patients, are split and counted; intervals resample patients",
     "undefined": "the metric cannot be computed, as where a class is absent",
 }
 _PREFIX = {

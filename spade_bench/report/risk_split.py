@@ -72,7 +72,8 @@ def case_risks(series: Series, resampler: Resampler) -> CaseRisks:
     """Average the risk of each case over draws, folds or repeats.
 
     Models of different draws and folds have risks on scales of their own, so what is averaged is
-    the rank among the test cases of a row.
+    the rank among the test cases of a row. Where cases are slides, those of one patient with one
+    outcome are averaged too, because the log-rank test takes cases to be independent.
 
     Args:
         series: A survival series with finished rows.
@@ -81,15 +82,14 @@ def case_risks(series: Series, resampler: Resampler) -> CaseRisks:
     import numpy as np
     from scipy.stats import rankdata
 
-    ranks: dict[str, list[float]] = {}
-    target: dict[str, Floats] = {}
+    ranks: dict[tuple[str, ...], list[float]] = {}
     for row in series.rows:
         told = resampler.predictions(row)
         place = (rankdata(told.scores[:, 0]) - 0.5) / len(told.case_ids)  # (m,)
-        for case, own, rank in zip(told.case_ids, told.target, place, strict=True):
-            ranks.setdefault(case, []).append(float(rank))
-            target[case] = own
-    known = np.array([target[case] for case in ranks])  # (n, 2)
+        who = told.patients or told.case_ids
+        for one, own, rank in zip(who, told.target.tolist(), place, strict=True):
+            ranks.setdefault((one, *own), []).append(float(rank))
+    known = np.array([own for _, *own in ranks])  # (n, 2)
     risk = np.array([np.mean(own) for own in ranks.values()])
     return CaseRisks(known[:, 0] > 0, known[:, 1], risk)
 

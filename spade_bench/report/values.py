@@ -39,7 +39,7 @@ class Values:
         test_size: Mean number of test cases.
         target: Targets of the test cases when they are the same for all rows, else None.
         influence: (D, n) contribution of each case to the AUROC of each row; for AUROC on fixed
-            test cases only, None where a class has fewer than two cases.
+            test cases only, None where a class has fewer than two cases or cases are slides.
     """
 
     names: tuple[tuple[int, int], ...]
@@ -168,14 +168,18 @@ class Resampler:
         )  # fmt: skip
 
     def weights(self, predictions: Predictions) -> Floats:
-        """Return how often each test case is in each resample, (B, n)."""
+        """Return how often each test case is in each resample, (B, n).
+
+        Where cases are slides, it is their patients who are resampled.
+        """
         from spade_bench.statistics.evaluate import strata
         from spade_bench.statistics.intervals import case_weights
 
-        key = hash_obj([predictions.case_ids, predictions.target.tolist()])
+        patients = predictions.patients
+        key = hash_obj([predictions.case_ids, predictions.target.tolist(), patients])
         if key not in self._weights:
             groups = strata(predictions.target)
-            self._weights[key] = case_weights(groups, self.n_boot, self.seed)
+            self._weights[key] = case_weights(groups, self.n_boot, self.seed, patients)
         return self._weights[key]
 
 
@@ -184,6 +188,8 @@ def _influence(told: Sequence[Predictions]) -> Floats | None:
 
     from spade_bench.statistics.delong_draws import auroc_influence
 
+    if any(len(set(one.patients)) < len(one.patients) for one in told):
+        return None  # slides of one patient are not independent, as DeLong has them
     found = [auroc_influence(one.target, one.scores) for one in told]
     rows = [one[1] for one in found if one is not None]
     return np.stack(rows) if len(rows) == len(found) else None

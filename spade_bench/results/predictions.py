@@ -2,13 +2,14 @@
 
 Classification: ``case_id, label`` and a column ``score:CLASS`` a class. Survival: ``case_id, part,
 event, duration_days, risk`` where the part is test or train; metrics that correct for censoring
-need the training cases, which are never part of a score.
+need the training cases, which are never part of a score. Where the cases are slides, a last column
+``patient_id`` says whose they are, blank for training cases.
 """
 
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Predictions", "predictions_path", "read_predictions", "write_predictions"]
 
 _SURVIVAL = ["case_id", "part", "event", "duration_days", "risk"]
+_PATIENT = "patient_id"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Predictions:
         train_ids: Training cases, for survival only.
         train_target: Their events and days, (t, 2), or None.
         train_scores: Their risks, (t, 1), or None.
+        patients: Patient of each test case where cases are slides, else empty.
     """
 
     case_ids: tuple[str, ...]
@@ -46,6 +49,7 @@ class Predictions:
     train_ids: tuple[str, ...] = ()
     train_target: NDArray[np.float64] | None = None
     train_scores: NDArray[np.float64] | None = None
+    patients: tuple[str, ...] = ()
 
     @property
     def survival(self) -> bool:
@@ -61,6 +65,10 @@ def predictions_path(out: Path, run_id: str) -> Path:
 def write_predictions(out: Path, run_id: str, predictions: Predictions) -> None:
     """Write predictions so that metrics rebuilt from the file are the stored ones, to the bit."""
     lines = _survival_lines(predictions) if predictions.survival else _class_lines(predictions)
+    if predictions.patients:
+        n = len(predictions.case_ids)
+        told = [_PATIENT, *predictions.patients, *[""] * (len(lines) - 1 - n)]
+        lines = [[*line, patient] for line, patient in zip(lines, told, strict=True)]
     with (
         atomic_path(predictions_path(out, run_id)) as path,
         path.open("w", newline="", encoding="utf-8") as handle,
@@ -79,11 +87,16 @@ def read_predictions(out: Path, run_id: str) -> Predictions:
         raise DataError("no predictions for a finished row", where=str(path))
     with path.open(newline="", encoding="utf-8") as handle:
         header, *lines = list(csv.reader(handle)) or [[]]
+    patients: tuple[str, ...] = ()
+    if header[-1:] == [_PATIENT] and all(len(line) == len(header) for line in lines):
+        patients = tuple(line[-1] for line in lines)
+        header, lines = header[:-1], [line[:-1] for line in lines]
     survival = header == _SURVIVAL
     if not lines or not (survival or (header[:2] == ["case_id", "label"] and len(header) > 2)):
         raise DataError("not a file of predictions", where=str(path))
     try:
-        return _read_survival(lines) if survival else _read_classes(header, lines)
+        found = _read_survival(lines) if survival else _read_classes(header, lines)
+        return replace(found, patients=patients[: len(found.case_ids)])
     except (KeyError, IndexError, ValueError) as error:
         raise DataError(f"damaged predictions ({error})", where=str(path)) from error
 

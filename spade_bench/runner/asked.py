@@ -72,6 +72,7 @@ class Asked:
         controls: Whether controls run.
         allow_missing: Leave out slides and labels that are missing.
         allow_leaky_splits: Accept published splits that leak.
+        trust_remote_code: Agree to run code that lies beside the weights of encoders.
         device: Device.
         memory: What training may take, such as 4GB.
         set: Settings of heads and encoders.
@@ -99,6 +100,7 @@ class Asked:
     controls: bool | None = None
     allow_missing: bool | None = None
     allow_leaky_splits: bool | None = None
+    trust_remote_code: bool | None = None
     device: str | None = None
     memory: str | None = None
     set: Mapping[str, Any] = field(default_factory=dict)
@@ -256,6 +258,8 @@ def _encoders(
             weights = workspace.resolve(entry.weights)
         options = {**(entry.options if entry else {}), **asked.set.get(name, {})}
         options.update(asked.set.get(label, {}))
+        if asked.trust_remote_code and name in registered and registered.get(name).card.remote_code:
+            options.setdefault("trust_remote_code", True)
         requests.append(EncoderRequest(name, label, weights, options))
     known = {*(heads or known_heads.names())}
     known |= {name for r in requests for name in (r.name, r.label)}

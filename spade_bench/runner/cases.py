@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.data.checks.leaks import name_some
@@ -30,12 +30,14 @@ class TaskCases:
         published: Episodes that came with them; None when they are to be drawn.
         flags: Flags of every row.
         tested: Slides of another cohort to test on, whose features may lie elsewhere.
+        patient_of: Slide -> patient where slides are the units; empty where patients are.
     """
 
     cohort: Cohort
     published: tuple[Episode, ...] | None = None
     flags: tuple[str, ...] = ()
     tested: frozenset[str] = frozenset()
+    patient_of: Mapping[str, str] = field(default_factory=dict)
 
 
 def load_cases(request: RunRequest, task: TaskRequest, kind: TaskKind) -> TaskCases:
@@ -53,7 +55,8 @@ def load_cases(request: RunRequest, task: TaskRequest, kind: TaskKind) -> TaskCa
             checked = replace(checked, simulated=_is_simulated(task.table))
         outside = {id_ for e in found.episodes if e.protocol == "external" for id_ in e.test}
         tested = _slides(case for case in checked.cases if case.case_id in outside)
-        return TaskCases(checked, found.episodes, found.flags, tested)
+        patient_of = found.patient_of if found.unit == "slide" else {}
+        return TaskCases(checked, found.episodes, found.flags, tested, patient_of)
     cohort = kind.cohort(task.card, task.table, drop_unlabelled=request.allow_missing)
     if task.test_table is None:
         return TaskCases(cohort)
@@ -94,6 +97,7 @@ def _two_cohorts(train: Cohort, test: Cohort, allow_leaky: bool, where: str) -> 
     if slides:
         raise DataError(f"slides in both tables: {name_some(slides)}", where=where)
     flags: tuple[str, ...] = ()
+    patient_of: dict[str, str] = {}
     both = sorted({c.case_id for c in train.cases} & {c.case_id for c in test.cases})
     if both and not allow_leaky:
         raise DataError(
@@ -103,6 +107,7 @@ def _two_cohorts(train: Cohort, test: Cohort, allow_leaky: bool, where: str) -> 
         )
     if both:
         # A case cannot stand on both sides, so slides become the units.
+        patient_of = {s: c.case_id for c in (*train.cases, *test.cases) for s in c.slide_ids}
         train, test = _as_slides(train), _as_slides(test)
         flags = ("leaky-splits", "unit:slide")
     cases = [replace(case, split="train") for case in train.cases]
@@ -110,7 +115,7 @@ def _two_cohorts(train: Cohort, test: Cohort, allow_leaky: bool, where: str) -> 
     ordered = tuple(sorted(cases, key=lambda case: case.case_id))
     simulated = train.simulated or test.simulated
     cohort = replace(train, cases=ordered, simulated=simulated)
-    return TaskCases(cohort, None, flags, _slides(test.cases))
+    return TaskCases(cohort, None, flags, _slides(test.cases), patient_of)
 
 
 def _is_simulated(table: Path) -> bool:

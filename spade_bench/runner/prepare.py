@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.console import say, warn
@@ -50,6 +50,7 @@ class Prepared:
         hashes: Hashes of cohort and card.
         flags: Flags of every row.
         unusable: Label and error of each encoder that could not be used for this task.
+        patient_of: Slide -> patient where slides are the units; empty where patients are.
     """
 
     card: TaskCard
@@ -62,6 +63,7 @@ class Prepared:
     hashes: Mapping[str, str]
     flags: tuple[str, ...]
     unusable: tuple[tuple[str, str], ...] = ()
+    patient_of: Mapping[str, str] = field(default_factory=dict)
 
     def features_hash(self, row: Variant) -> str:
         """Hash of the features of the cohort's slides, in the row's files."""
@@ -132,6 +134,7 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
         hashes,
         flags,
         tuple(unusable),
+        cases.patient_of,
     )
 
 

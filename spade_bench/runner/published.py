@@ -140,6 +140,7 @@ def _published_shots(request: RunRequest, folder: Path) -> PublishedSplits:
         parts[0],
         cohort=Cohort(parts[0].cohort.name, ordered, classes),
         episodes=tuple(episode for part in parts for episode in part.episodes),
+        patient_of={unit: case for part in parts for unit, case in part.patient_of.items()},
         flags=_union([part.flags for part in parts]),
     )
 

@@ -184,6 +184,8 @@ def _slide_level(
     base = base or bag_encoder(first)
     weights = None if encoder.weights is None else weights_hash(encoder.weights)
     make = vector_maker(loaded)
+    # Consent decides whether a model may be built, not what it computes.
+    options = {k: v for k, v in encoder.options.items() if k != "trust_remote_code"}
     return Source(
         label=encoder.label,
         files=files,
@@ -192,7 +194,7 @@ def _slide_level(
         encode_slide=lambda path: make(path)[1],
         dim=loaded.dim or bag_dim(first),
         seen=provenance(loaded.card, loaded, base),
-        identity={"slide": encoder.name, "weights": weights, "options": dict(encoder.options)},
+        identity={"slide": encoder.name, "weights": weights, "options": options},
     )
 
 

@@ -195,13 +195,13 @@ class TaskRun:
         prepared, episode = self._prepared, cell.episode
         n = len(episode.test)
         target = prepared.target[self._positions(episode.test)]
-        classes = prepared.cohort.classes
+        found = Predictions(episode.test, prepared.cohort.classes, target, scores[:n])
+        if prepared.patient_of:
+            found = replace(found, patients=tuple(prepared.patient_of[c] for c in episode.test))
         if not prepared.kind.card.scores_training:
-            return Predictions(episode.test, classes, target, scores)
+            return found
         train = prepared.target[self._positions(episode.train)]
-        return Predictions(
-            episode.test, classes, target, scores[:n], episode.train, train, scores[n:]
-        )
+        return replace(found, train_ids=episode.train, train_target=train, train_scores=scores[n:])
 
     def _average(self, cell: Cell) -> None:
         """The ensemble: the mean of what the fold models said, from their stored predictions."""

@@ -42,7 +42,10 @@ class Interval:
 
 
 def case_weights(
-    label: NDArray[np.int64], n_boot: int = N_BOOT, seed: int = 0
+    label: NDArray[np.int64],
+    n_boot: int = N_BOOT,
+    seed: int = 0,
+    patients: Sequence[str] = (),
 ) -> NDArray[np.float64]:
     """Draw stratified bootstrap counts of cases.
 
@@ -50,12 +53,23 @@ def case_weights(
         label: (n,) class of each case; every class keeps its size in every resample.
         n_boot: Number of resamples, B.
         seed: Seed; equal labels and seed give equal counts, which is what pairs comparisons.
+        patients: Patient of each case, n of them, where cases are slides. Patients are then drawn
+            instead, each with all its slides; what keeps its size is the number of patients of
+            each class, those with slides of several classes apart.
 
     Returns:
         (B, n) counts.
     """
     import numpy as np
 
+    if len(patients):
+        _, first, at = np.unique(np.asarray(patients), return_index=True, return_inverse=True)
+        at = np.argsort(np.argsort(first))[at]  # (n,) patients numbered as they come
+        has = np.zeros((len(first), len(values := np.unique(label))), dtype=bool)  # (P, L)
+        has[at, np.searchsorted(values, label)] = True
+        # A number for each set of classes, in the order of the classes where it is one.
+        groups = has @ 2 ** np.arange(len(values))  # (P,)
+        return case_weights(groups, n_boot, seed)[:, at]
     rng = np.random.default_rng([seed, 0])
     weights = np.zeros((n_boot, len(label)))
     for value in np.unique(label):

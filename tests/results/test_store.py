@@ -108,6 +108,23 @@ def test_predictions_keep_every_bit(tmp_path: Path) -> None:
     assert np.array_equal(back.target, target)
 
 
+@pytest.mark.parametrize("survival", [False, True])
+def test_predictions_of_slides_say_whose_they_are(tmp_path: Path, survival: bool) -> None:
+    ids, patients = ("s1", "s2", "s3"), ("p, with comma", "p, with comma", "q")
+    if survival:
+        target, scores = np.array([[1.0, 3.5], [1.0, 3.5], [0.0, 9.0]]), np.array([[0.1], [1], [2]])
+        told = Predictions(ids, (), target, scores, ("t1",), target[:1], scores[:1], patients)
+    else:
+        scores = np.array([[0.3, 0.7], [0.6, 0.4], [0.5, 0.5]])
+        told = Predictions(ids, ("a", "b"), np.array([0, 0, 1]), scores, patients=patients)
+    write_predictions(tmp_path, "f" * 16, told)
+    back = read_predictions(tmp_path, "f" * 16)
+    assert (back.case_ids, back.patients, back.train_ids) == (ids, patients, told.train_ids)
+    assert np.array_equal(back.scores, told.scores)
+    assert np.array_equal(back.target, told.target)
+    assert (back.survival, back.classes) == (survival, told.classes)
+
+
 def test_missing_or_damaged_predictions_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no predictions"):
         read_predictions(tmp_path, "e" * 16)

@@ -218,6 +218,9 @@ def test_external_refuses_patients_of_both_cohorts(study: Any, tmp_path: Path) -
     out = tmp_path / "out"
     assert run(_ask(study, out, tasks=(task,), allow_leaky_splits=True)).failed == 0
     assert all({"leaky-splits", "unit:slide"} <= set(r.flags) for r in _rows(out))
+    for row in _rows(out):
+        told = read_predictions(out, row.run_id)
+        assert told.patients == tuple(slide[: len("case000")] for slide in told.case_ids)
     task = resolve_task("my_task", first, None, test_table=study.table)
     with pytest.raises(DataError, match="slides in both tables"):
         run(_ask(study, tmp_path / "o", tasks=(task,), allow_leaky_splits=True))

@@ -79,6 +79,9 @@ def test_a_leak_is_refused_by_name_or_flagged_on_every_row(study: Any, tmp_path:
     summary = run(_ask(study, out, task, allow_leaky_splits=True, controls=True))
     assert summary.failed == 0
     assert all("leaky-splits" in row.flags for row in ResultStore(out).rows())
+    for row in ResultStore(out).rows():
+        told = read_predictions(out, row.run_id)
+        assert told.patients == tuple(slide[: len("case000")] for slide in told.case_ids)
 
 
 def test_published_shots(study: Any, tmp_path: Path) -> None:
@@ -88,6 +91,7 @@ def test_published_shots(study: Any, tmp_path: Path) -> None:
     task = resolve_task(f"patho-bench:{folder}", None, None)
     assert run(_ask(study, out, task, protocol="few-shot", shots=(1, 4))).done == 2
     rows = ResultStore(out).rows()
+    assert read_predictions(out, rows[0].run_id).patients == ()  # the units are patients
     assert [(r.protocol, r.k_shot, r.draw) for r in rows] == [
         ("few-shot", 4, 0),
         ("few-shot", 4, 1),

@@ -37,6 +37,31 @@ def test_weights_keep_class_sizes_and_follow_the_seed() -> None:
     assert not np.array_equal(weights, case_weights(label, 50, seed=4))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_patients_are_drawn_with_all_their_slides(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    patient = rng.integers(0, 12, 40)
+    label = patient % 3
+    label[patient == 5] = rng.integers(0, 3, (patient == 5).sum())  # slides that disagree
+    names = [f"p{i}" for i in patient]
+    weights = case_weights(label, 60, seed, names)
+    assert weights.shape == (60, 40)
+    firsts = [names.index(name) for name in dict.fromkeys(names)]
+    for first in firsts:
+        own = weights[:, patient == patient[first]]
+        assert (own == own[:, :1]).all()
+    for value in range(3):
+        one_each = [i for i in firsts if label[i] == value and patient[i] != 5]
+        assert (weights[:, one_each].sum(axis=1) == len(one_each)).all()
+    assert (weights.std(axis=0) > 0).any()
+
+
+def test_patients_with_a_slide_each_are_drawn_as_cases_are() -> None:
+    label = np.array([2, 0, 1, 1, 0, 2, 0, 1])
+    names = list("hgfedcba")
+    assert np.array_equal(case_weights(label, 30, 1, names), case_weights(label, 30, 1))
+
+
 def test_interval_contains_its_mean_and_shrinks_with_cases() -> None:
     rng = np.random.default_rng(0)
     draws = _draws(rng, 8, 0.5)
