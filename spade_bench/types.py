@@ -153,6 +153,7 @@ class EncoderCard:
             the known ones of `pretrained_on`.
         upstream: For feature encoders, the encoders whose features it takes (`any` for all).
         extra: Name of the optional dependency it needs, when it needs one.
+        remote_code: True when it is built by code beside its weights, which needs consent.
         reference: Paper or page.
         notes: Choices worth knowing.
     """
@@ -176,6 +177,7 @@ class EncoderCard:
     undeclared: tuple[str, ...] = ()
     upstream: str | None = None
     extra: str | None = None
+    remote_code: bool = False
     reference: str = ""
     notes: tuple[str, ...] = ()
 

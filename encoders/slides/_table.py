@@ -57,6 +57,7 @@ def _feather(name: str, upstream: str, in_dim: int, patch_px: int, part: str) ->
         pretrained_on=("MGB (private)",),
         undeclared=ledger("pppp?"),
         upstream=upstream,
+        remote_code=True,
         reference="Shao et al., ICML 2025, arXiv 2506.09022",
         notes=(
             _REMOTE,
@@ -86,6 +87,7 @@ _TITAN = SlideRow(
         undeclared=ledger("nnnp?"),
         upstream="conch_v15",
         extra="einops, einops_exts, transformers<5",
+        remote_code=True,
         reference="Ding et al., Nature Medicine 2025, doi 10.1038/s41591-025-03982-3",
         notes=(
             _REMOTE,
@@ -120,6 +122,7 @@ _PRISM = SlideRow(
         undeclared=ledger("pppp?"),
         upstream="virchow",
         extra="environs, sacremoses, transformers<5",
+        remote_code=True,
         reference="Shaikovski et al., arXiv 2405.10254",
         notes=(
             _REMOTE,

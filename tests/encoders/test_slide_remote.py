@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from spade_bench.cli.main import main
+from spade_bench.data.bags import write_features
 from spade_bench.encoders.slides import ROWS
 from spade_bench.encoders.slides._remote import load
 from spade_bench.errors import ConfigError, DataError, WeightsError
@@ -87,6 +90,42 @@ def test_the_model_is_called_as_its_authors_call_it(name: str, repository) -> No
     if row.call == "titan":
         with pytest.raises(DataError, match="needs coordinates"):
             encoder.encode_slide(x)
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_a_run_asks_for_consent_and_encodes_on_the_way(
+    name: str,
+    repository,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row = dataclasses.replace(ROWS[name], needs=(), transformers_below=None)
+    monkeypatch.setitem(ROWS, name, row)
+    monkeypatch.chdir(tmp_path)
+    folder, _ = repository(row.in_dim, row.card.dim)
+    rng = np.random.default_rng(0)
+    lines = ["case_id,slide_id,label"]
+    for i in range(8):
+        x = rng.normal(i % 2, 0.3, (5, row.in_dim)).astype(np.float32)
+        attrs = {"mpp": 0.5, "patch_size": row.card.patch_px, "patch_size_level0": 512}
+        path = tmp_path / "f" / f"features_{row.card.upstream}" / f"s{i}.h5"
+        xy = rng.integers(0, 2000, (5, 2))
+        write_features(path, x, xy, slide_id=f"s{i}", encoder=str(row.card.upstream), attrs=attrs)
+        lines.append(f"c{i},s{i},{'ab'[i % 2]}")
+    (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
+    argv = ["run", "--encoder", name, "--encoder", "mean-pool", "--weights", f"{name}={folder}",
+            "--task", "t", "--table", "t.csv", "--features", "f", "--shots", "1", "--draws", "1",
+            "--head", "logistic", "--no-controls", "--out", "runs"]  # fmt: skip
+    with pytest.raises(SystemExit) as refused:
+        main(argv)
+    assert refused.value.code == 2
+    assert "pass --trust-remote-code to agree" in capsys.readouterr().err.splitlines()[-1]
+    with pytest.raises(SystemExit) as ended:
+        main([*argv, "--trust-remote-code"])
+    assert not ended.value.code, capsys.readouterr().err
+    rows = [json.loads(line) for line in (tmp_path / "runs/results.jsonl").read_text().splitlines()]
+    assert {row["encoder"] for row in rows if row["status"] == "ok"} == {name, "mean-pool"}
 
 
 def test_nothing_runs_without_consent_and_weights_must_fit(repository) -> None:
