@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spade_bench.data.sources.recipes import load_recipe, recipe_names
 from spade_bench.errors import ConfigError, DataError
 from spade_bench.registry import heads, kinds, tasks
 from spade_bench.statistics.survival import c_index
@@ -82,7 +83,11 @@ def test_every_survival_card_can_run(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["tcga_kidney_subtype", "tcga_kirc_survival", "tcga_luad_survival", "stad_msi"]
+    "name",
+    [
+        *("tcga_kidney_subtype", "tcga_lung_subtype", "stad_msi"),
+        *("tcga_kirc_survival", "tcga_luad_survival"),
+    ],
 )
 def test_cards_beyond_the_paper_are_complete(name: str) -> None:
     card = tasks.get(name).card
@@ -92,6 +97,12 @@ def test_cards_beyond_the_paper_are_complete(name: str) -> None:
     assert card.sources == ("TCGA",)
     assert card.pitfalls
     assert set(card.metrics) <= set(kinds.get(card.kind).card.metrics)
+
+
+def test_every_table_that_cohort_makes_belongs_to_a_task() -> None:
+    for name in recipe_names():
+        recipe, card = load_recipe(name), tasks.get(name).card
+        assert (recipe.endpoint, set(recipe.classes)) == (card.endpoint, set(card.classes))
 
 
 def test_ordinal_tasks_say_so() -> None:
