@@ -80,5 +80,7 @@ def check(
         rows = [[finding.status, finding.check, finding.detail] for finding in findings]
         console.table(f"{what.value} {name}", ["", "check", "detail"], rows)
         passed = sum(finding.status == "pass" for finding in findings)
-        console.emit(f"{name}: {passed} of {len(findings)} checks pass, {len(failed)} fail")
+        warned = len(findings) - passed - len(failed)
+        look = f", {warned} to look at" if warned else ""
+        console.emit(f"{name}: {passed} of {len(findings)} checks pass{look}, {len(failed)} fail")
     return 2 if failed else 0

@@ -48,7 +48,8 @@ def check_slide_encoder(encoder: Any) -> Iterator[Finding]:
     before = features.copy()
     out = np.asarray(encoder.encode_slide(features, coords, side))  # (dim,)
     good = out.shape == (encoder.dim or width,)
-    yield Finding("shape", _status(good), f"{features.shape} -> {out.shape}, dim {encoder.dim}")
+    wide = "as wide as the features" if encoder.dim is None else f"dim {encoder.dim}"
+    yield Finding("shape", _status(good), f"{features.shape} -> {out.shape}, {wide}")
     if not good:
         return
     yield Finding("dtype", _status(out.dtype == np.float32), str(out.dtype))

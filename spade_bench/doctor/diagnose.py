@@ -234,7 +234,8 @@ def _obtain(card: EncoderCard, needs: _Needs, licence: Licence, hub: hubs.Hub) -
     if not needs.repos:
         return ""  # it says nothing of weights: a plugin of somebody's own, or a random control
     if not hub.reachable:
-        what = f"all of {needs.repos[0]}" if needs.remote else Path(needs.files[0]).name
+        names = dict.fromkeys(Path(file).name for file in needs.files)
+        what = f"all of {needs.repos[0]}" if needs.remote else " or ".join(names)
         return f"offline: put {what} into ${FOLDER_VARIABLE}/{needs.names[-1]}/"
     page = f"{hub.endpoint}/{'datasets/' if needs.kind == 'dataset' else ''}{needs.repos[0]}"
     if card.gated and not hub.token:

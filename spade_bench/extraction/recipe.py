@@ -129,7 +129,8 @@ class EncoderSource:
             "crop_pct": self.card.crop_pct,
             "precision": self.options.precision or self.card.precision,
             "seed": self.options.seed,
-            "options": dict(self.options.options),
+            # Consent decides whether a model may be built, not what it computes.
+            "options": {k: v for k, v in self.options.options.items() if k != "trust_remote_code"},
             "weights": [hash_file(file) for file in files if file.is_file()],
         }
 

@@ -65,6 +65,7 @@ def test_offline_each_encoder_says_where_its_weights_belong(
     assert found["uni"].fix.startswith("offline: put")
     assert found["virchow2-cls"].fix.endswith("into $SPADE_BENCH_WEIGHTS/virchow2/")
     assert "put CHIEF_CTransPath.pth into" in found["ctranspath-chief"].fix
+    assert "put model.safetensors or pytorch_model.bin into" in found["uni"].fix
     assert "put all of Aignostics/RudolfV-2 into" in found["rudolfv2"].fix
     assert "--trust-remote-code" in found["rudolfv2"].notes
     assert found["spade"].fix.startswith("--weights FOLDER")

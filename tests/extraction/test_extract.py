@@ -16,6 +16,7 @@ from spade_bench.data.bags import find_bags, read_bag
 from spade_bench.data.st import StSample
 from spade_bench.errors import UserError
 from spade_bench.extraction import (
+    EncoderSource,
     Settings,
     extract_hest,
     extract_patch_folders,
@@ -99,6 +100,9 @@ def test_finished_slides_are_kept_and_stale_ones_redone(slides: Path, tmp_path: 
     assert len(again.skipped) == 3
     assert encoder.sizes == []
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.h5")}
+    agreed = LoadOptions(options={"trust_remote_code": True})  # no other features for it
+    consenting = EncoderSource(MeanColour(), agreed)
+    assert len(extract_slides(slides, consenting, out).skipped) == 3
     next(out.rglob("s1.h5")).write_bytes(b"torn")
     assert list(extract_slides(slides, MeanColour(), out).done) == ["s1"]
     assert len(extract_slides(slides, MeanColour("2"), out).done) == 3
