@@ -41,6 +41,7 @@ class BagHeader:
         n: Number of patches.
         dim: Width of the features; 0 for a slide without patches.
         encoder: Encoder named by the file or its folder, or None.
+        mpp: Resolution at which patches were encoded, in micrometres per pixel, or None.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class BagHeader:
     n: int
     dim: int
     encoder: str | None
+    mpp: float | None = None
 
 
 def is_slide_vector(path: Path) -> bool:
@@ -70,20 +72,21 @@ def look(path: Path) -> BagHeader | None:
         pack, slide_id = open_pack(packed[0]), packed[1]
         slide = pack.slide(slide_id)
         dim = pack.dim if slide.stop > slide.start else 0
-        return BagHeader(path, slide_id, slide.stop - slide.start, dim, slide.encoder)
+        return BagHeader(path, slide_id, slide.stop - slide.start, dim, slide.encoder, slide.mpp)
     if path.suffix in HDF5:
         with _open(path) as file:
             key = _feature_key(file)
             if key is None:
                 return None
             shape = _bag_shape(_stored_shape(path, file[key].shape))
-            encoder = _hdf5_encoder(file, key)
+            encoder, mpp = _hdf5_encoder(file, key), _mpp(_attributes(file, key))
     else:
         array = load_plain(path, mmap=True)
         shape, encoder = _bag_shape(getattr(array, "shape", ())), _meta_encoder(path)
+        mpp = _plain_mpp(path)
     if shape is None:
         return None
-    return BagHeader(path, path.stem, *shape, encoder or _folder_encoder(path))
+    return BagHeader(path, path.stem, *shape, encoder or _folder_encoder(path), mpp)
 
 
 def reads_quickly(path: Path) -> bool:
@@ -145,7 +148,7 @@ def _read_plain(path: Path) -> Bag:
         features=_two_dimensional(array),
         coords=slide2vec_coords(path),
         patch_size_level0=None if side is None else round(side),
-        mpp=_number(meta.get("requested_spacing_um")),
+        mpp=_plain_mpp(path),
         encoder=_meta_encoder(path) or _folder_encoder(path),
     )
 
@@ -241,6 +244,10 @@ def _hdf5_encoder(file: h5py.File, key: str) -> str | None:
 def _meta_encoder(path: Path) -> str | None:
     name = slide2vec_meta(path).get("encoder_name")
     return name if isinstance(name, str) and name else None
+
+
+def _plain_mpp(path: Path) -> float | None:
+    return _number(slide2vec_meta(path).get("requested_spacing_um"))
 
 
 def _folder_encoder(path: Path) -> str | None:

@@ -15,6 +15,7 @@ from spade_bench.data import bags as bags_module
 from spade_bench.data import casebags, packcache
 from spade_bench.data.bags import find_bags, read_bag
 from spade_bench.data.casebags import CaseBags, scan_bags
+from spade_bench.data.checks import scan
 from spade_bench.data.pack import split_path
 from spade_bench.data.packcache import CACHE_FOLDER, FeatureCache, KnownFiles
 
@@ -80,6 +81,34 @@ def test_nothing_is_read_twice_and_bags_come_from_packs(tmp_path: Path, reads: l
         assert split_path(source) is not None
         assert read_bag(source).features.dtype == exact[slide].dtype
     assert find_bags(tmp_path / "f", "uni") == {s: files[s] for s in "ab"}
+
+
+def test_a_check_reads_what_no_run_has_read_and_the_other_way_round(
+    tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "read_bag", casebags.read_bag)  # the spy
+    files = _folder(tmp_path / "f")
+    with h5py.File(files["a"], "a") as file:
+        file["features"].attrs["mpp"] = 0.5
+    np.save(tmp_path / "f" / "nan.npy", np.full((3, 6), np.nan, np.float32))
+    files["nan"] = tmp_path / "f" / "nan.npy"
+    slides = dict.fromkeys(files, "case")
+    monkeypatch.setenv("SPADE_BENCH_CACHE", "off")
+    plain = scan.scan_features(tmp_path / "f", slides).bags
+    monkeypatch.delenv("SPADE_BENCH_CACHE")
+    reads.clear()
+    assert scan.scan_features(tmp_path / "f", slides).bags == plain
+    assert set(reads) == set(files.values())
+    reads.clear()
+    assert scan.scan_features(tmp_path / "f", slides).bags == plain
+    assert reads == [files["nan"]]  # which rows are bad is in the file alone
+    reads.clear()
+    infos = scan_bags(files)
+    assert reads == []
+    assert {s: (i.n, i.dim, i.encoder) for s, i in infos.items() if not i.problem} == {
+        s: (b.n, b.dim, b.encoder) for s, b in plain.items() if not b.bad
+    }
+    assert (plain["a"].mpp, plain["b"].mpp, plain["nan"].bad) == (0.5, None, 3)
 
 
 def test_pooled_numbers_are_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

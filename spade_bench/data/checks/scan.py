@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spade_bench.console import track
 from spade_bench.data.bagformats import SUFFIXES, look, read_bag
 from spade_bench.data.bags import find_bags
+from spade_bench.data.casebags import BagInfo, scan_bags
 from spade_bench.errors import UserError
 from spade_bench.files import hash_array
 
@@ -54,6 +54,9 @@ class BagFacts:
 def scan_features(folder: Path, slides: Iterable[str], encoder: str | None = None) -> FeatureScan:
     """List feature files and read those of the table's slides.
 
+    Sound files that an earlier run or check has read, and that have not changed since, are not
+    read again; see `spade_bench.data.packcache`.
+
     Args:
         folder: Searched recursively, whatever tool wrote it.
         slides: Slides of the table.
@@ -71,13 +74,21 @@ def scan_features(folder: Path, slides: Iterable[str], encoder: str | None = Non
         _list_leniently(folder, scan)
         if not scan.files and not scan.unreadable:
             raise
-    wanted = [slide for slide in slides if slide in scan.files]
-    for slide in track(wanted, "Reading features", len(wanted), "slides"):
+    wanted = {slide: scan.files[slide] for slide in slides if slide in scan.files}
+    for slide, info in scan_bags(wanted).items():
         try:
-            scan.bags[slide] = _facts(read_bag(scan.files[slide]))
+            scan.bags[slide] = _known(info) or _facts(read_bag(info.path))
         except UserError as problem:
             scan.unreadable[slide] = problem.what
     return scan
+
+
+def _known(info: BagInfo) -> BagFacts | None:
+    """What an earlier look at a sound file found; None where the file must say what is wrong."""
+    header = None if info.problem else look(info.path)
+    if header is None:
+        return None
+    return BagFacts(info.n, info.dim, info.encoder, header.mpp, info.digest, 0)
 
 
 def _list_leniently(folder: Path, scan: FeatureScan) -> None:
