@@ -79,7 +79,8 @@ def look(path: Path) -> BagHeader | None:
             if key is None:
                 return None
             shape = _bag_shape(_stored_shape(path, file[key].shape))
-            encoder, mpp = _hdf5_encoder(file, key), _mpp(_attributes(file, key))
+            attrs = _attributes(file, key)
+            encoder, mpp = _hdf5_encoder(attrs), _mpp(attrs)
     else:
         array = load_plain(path, mmap=True)
         shape, encoder = _bag_shape(getattr(array, "shape", ())), _meta_encoder(path)
@@ -178,7 +179,7 @@ def _read_hdf5(path: Path, file: h5py.File) -> Bag:
         coords=coords,
         patch_size_level0=None if side is None else round(side),
         mpp=_mpp(attrs),
-        encoder=_hdf5_encoder(file, key) or _folder_encoder(path),
+        encoder=_hdf5_encoder(attrs) or _folder_encoder(path),
         barcodes=barcodes,
     )
 
@@ -235,8 +236,7 @@ def _attributes(file: h5py.File, key: str) -> dict[str, Any]:
     return {k: v for k, v in merged.items() if not (isinstance(v, str) and v in {"None", ""})}
 
 
-def _hdf5_encoder(file: h5py.File, key: str) -> str | None:
-    attrs = _attributes(file, key)
+def _hdf5_encoder(attrs: Mapping[str, Any]) -> str | None:
     value = attrs.get("encoder", attrs.get("extractor"))
     return None if value is None else _text(value)
 
