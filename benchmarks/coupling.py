@@ -4,7 +4,7 @@ Simulates a study per seed, extracts features once (the images do not depend on 
 pretrains SPADE on the coupled and on the uncoupled expression with the demo's settings, and
 compares it with its base encoder on the same few-shot episodes. All numbers are SIMULATED.
 
-    python benchmarks/coupling.py --json --seeds 0,1,2 --work DIR
+    python benchmarks/coupling.py --json --seeds 3,4,5 --work DIR
 
 Every step is an ordinary command of `spade-bench` and continues where it stopped when the same
 ``--work`` is given again. Reported are the difference of each study with its interval over test
@@ -32,8 +32,8 @@ COUPLINGS = {"on": 1.0, "off": 0.0}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", default="0,1,2", help="Studies to simulate.")
-    parser.add_argument("--size", default="tiny", help="tiny or small.")
+    parser.add_argument("--seeds", default="3,4,5", help="Studies to simulate.")
+    parser.add_argument("--size", default="small", help="tiny or small.")
     parser.add_argument("--task", default="crc_braf", help="crc_braf or sim_subtype.")
     parser.add_argument("--shots", default="1,2,4,8")
     parser.add_argument("--draws", type=int, default=20)
@@ -69,6 +69,8 @@ def study(folder: Path, seed: int, options: argparse.Namespace) -> dict[str, Any
     for key, value in COUPLINGS.items():
         if not (folder / key / "truth.json").exists():
             where = ["--seed", str(seed), "--size", options.size, "--coupling", str(value)]
+            if key != "on":
+                where += ["--images-of", str(folder / "on")]
             command("simulate", str(folder / key), *where)
     device = ["--device", options.device]
     for kind in ("slides", "hest"):

@@ -14,9 +14,9 @@ from spade_bench.cli.options import SeedOption
 __all__ = ["SETTINGS", "WORKSPACE", "demo"]
 
 SETTINGS = (
-    "clustering.k_organ=4",
+    "clustering.k_organ=1",
     "clustering.k_experts=2",
-    "training.epochs=60",
+    "training.epochs=20",
     "training.lr=0.001",
 )
 """Settings of `pretrain` for a simulated study; the workspace says why."""
@@ -37,9 +37,9 @@ pretrain:
   out: spade
   set:
     # About 2,300 spots: every expert needs some hundreds of its own, and patches that go to
-    # different experts land in different spaces, which a slide's mean then mixes. So two experts
-    # of four clusters an organ instead of the paper's 16 of 16, and a learning rate that arrives
-    # within the few hundred steps that so few spots allow.
+    # different experts land in different spaces, which a slide's mean then mixes. So an expert an
+    # organ instead of the paper's 16 experts of 16 clusters an organ, and a learning rate that
+    # arrives within the few hundred steps that so few spots allow.
 {settings}
 
 encoders:

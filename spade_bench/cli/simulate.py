@@ -25,12 +25,16 @@ def simulate(
             "control with the same images and the same distribution of counts.",
         ),
     ] = 1.0,
+    images_of: Annotated[
+        Path | None,
+        typer.Option(help="Take the images from this study of the same seed and size."),
+    ] = None,
 ) -> None:
     """Simulate paired H&E and expression (HEST-1k layout), and slides with cohort tables."""
     from spade_bench import console
     from spade_bench.simulate import simulate as build
 
-    truth = build(out, seed, size, coupling)
+    truth = build(out, seed, size, coupling, images_of)
     samples = truth["expression"]["samples"].values()
     spots = sum(len(sample["barcodes"]) for sample in samples)
     console.emit(

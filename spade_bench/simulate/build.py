@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from spade_bench.errors import ConfigError, DataError
-from spade_bench.files import atomic_dir, hash_obj, write_json
+from spade_bench.files import atomic_dir, hash_obj, read_json, write_json
 from spade_bench.simulate.sections import cohort_genome, simulate_sections
 from spade_bench.simulate.settings import (
     NICHES,
@@ -26,11 +26,15 @@ from spade_bench.simulate.textures import Textures
 
 __all__ = ["simulate", "story_hash"]
 
-_VERSION = 2  # raise it when the code changes what a seed gives
+_VERSION = 3  # raise it when the code changes what a seed gives
 
 
 def simulate(
-    out: Path, seed: int, size: str | Size = "tiny", coupling: float = 1.0
+    out: Path,
+    seed: int,
+    size: str | Size = "tiny",
+    coupling: float = 1.0,
+    images_of: Path | None = None,
 ) -> dict[str, Any]:
     """Write a simulated study below ``out``; an earlier one there is replaced.
 
@@ -40,13 +44,16 @@ def simulate(
         size: A name of ``settings.SIZES``, or the sizes themselves.
         coupling: Share of spots whose expression belongs to what is drawn at their place, and of
             cases whose bulk expression is their own. The images do not depend on it.
+        images_of: A study of the same seed and size, whose images are linked or copied instead of
+            being drawn again.
 
     Returns:
         The content of ``truth.json``.
 
     Raises:
         ConfigError: For an unknown size, a negative seed or a coupling outside 0 to 1.
-        DataError: When ``out`` holds something that is not a simulated study.
+        DataError: When ``out`` holds something that is not a simulated study, or ``images_of`` is
+            not a study with the same images.
     """
     amount = _size(size)
     if not 0 <= coupling <= 1:
@@ -59,6 +66,8 @@ def simulate(
             where=str(out),
             fix="Choose an empty or a new folder",
         )
+    if images_of is not None:
+        check_images(images_of, seed, size)
     st_seed, slide_seed, texture_seed, bulk_seed = np.random.SeedSequence(seed).spawn(4)
     textures = Textures(np.random.default_rng(texture_seed))
     with atomic_dir(out) as folder:
@@ -71,7 +80,9 @@ def simulate(
             "niches": list(NICHES),
             "programmes": [asdict(programme) for programme in PROGRAMMES],
             "nuisance": asdict(Nuisance()),
-            "expression": simulate_sections(folder, st_seed, amount, coupling, textures),
+            "expression": simulate_sections(
+                folder, st_seed, amount, coupling, textures, images_of=images_of
+            ),
             "slides": simulate_slides(
                 folder,
                 slide_seed,
@@ -80,6 +91,7 @@ def simulate(
                 genome=cohort_genome(st_seed, amount),
                 bulk_seed=bulk_seed,
                 coupling=coupling,
+                images_of=images_of,
             ),
         }
         write_json(folder / "truth.json", truth)
@@ -91,6 +103,21 @@ def story_hash(seed: int, size: str | Size, coupling: float) -> str:
     parts: tuple[Any, ...] = (Nuisance(), GeneSettings(), LabelSettings(), _size(size))
     listed = [asdict(part) for part in (*parts, *PROGRAMMES, *ORGANS)]
     return hash_obj([_VERSION, seed, coupling, listed])
+
+
+def check_images(study: Path, seed: int, size: str | Size) -> None:
+    """Check that a study has the images of this seed and size.
+
+    Raises:
+        DataError: When it has not.
+    """
+    truth = read_json(study / "truth.json") if (study / "truth.json").is_file() else {}
+    if truth.get("story") != story_hash(seed, size, float(truth.get("coupling", -1))):
+        raise DataError(
+            "not a study with these images: it must come from the same seed, size and version",
+            where=str(study),
+            fix="Leave --images-of out to draw them",
+        )
 
 
 def _size(size: str | Size) -> Size:

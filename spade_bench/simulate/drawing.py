@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from spade_bench.simulate.textures import Textures
 
-__all__ = ["draw_section"]
+__all__ = ["draw_section", "side_px"]
 
 _CELL_PITCH_UM = 9.5  # distance between nuclei where they are densest
 _LYMPH_PITCH_UM = 6.8
@@ -62,7 +62,7 @@ def draw_section(
         Haematoxylin and eosin, float32 (height, width), 0 outside the tissue and about 1 in an
         ordinary nucleus or stroma.
     """
-    side = round(tissue.cover.shape[0] * CELL_UM / mpp)
+    side = side_px(tissue, mpp)
     lumen = np.zeros((side, side), np.float32)
     nuclei = np.zeros((side, side), np.float32)
     glands = _place_glands(tissue, rng)
@@ -86,6 +86,11 @@ def draw_section(
     hema = (nuclei * chromatin * open_ + basophilia * open_) * cover
     eosin *= 1 - np.float32(0.45) * np.clip(nuclei, 0, 1)
     return np.maximum(hema, 0), np.maximum(eosin, 0)
+
+
+def side_px(tissue: Tissue, mpp: float) -> int:
+    """Return the side of a section's square image in pixels of ``mpp`` micrometres."""
+    return round(tissue.cover.shape[0] * CELL_UM / mpp)
 
 
 def _eosin(tissue: Tissue, side: int, textures: Textures, rng: Generator) -> NDArray[np.float32]:

@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spade_bench.simulate.counts import Genome, draw_genome, permute_drivers, sample_counts
+from spade_bench.simulate.drawing import side_px
 from spade_bench.simulate.imaging import in_parallel, make_image
 from spade_bench.simulate.scanner import Site, draw_site
 from spade_bench.simulate.settings import NICHES, ORGANS, PROGRAMMES, GeneSettings, Nuisance, Size
 from spade_bench.simulate.spots import Spots, place_spots
 from spade_bench.simulate.tissue import CaseLevels, Tissue, draw_case, grow_tissue
-from spade_bench.simulate.writers import HEST_COLUMNS, hest_row, write_rows, write_sample
+from spade_bench.simulate.writers import (
+    HEST_COLUMNS,
+    hest_row,
+    reuse_slide,
+    write_rows,
+    write_sample,
+    write_slide,
+)
 
 if TYPE_CHECKING:
     from numpy.random import Generator, SeedSequence
@@ -46,9 +54,15 @@ def cohort_genome(seed: SeedSequence, size: Size) -> Genome:
 
 
 def simulate_sections(
-    folder: Path, seed: SeedSequence, size: Size, coupling: float, textures: Textures
+    folder: Path,
+    seed: SeedSequence,
+    size: Size,
+    coupling: float,
+    textures: Textures,
+    *,
+    images_of: Path | None = None,
 ) -> dict[str, Any]:
-    """Write ``hest/`` and return its part of the truth."""
+    """Write ``hest/`` and return its part of the truth; see :func:`build.simulate`."""
     plan_seed, _, mix_seed, draw_seed, count_seed = seed.spawn(5)  # the second: the genome's
     samples = _plan_samples(size, np.random.default_rng(plan_seed))
     genome = cohort_genome(seed, size)
@@ -69,6 +83,7 @@ def simulate_sections(
             genome=genome,
             textures=textures,
             seeds=seeds[i],
+            images=None if images_of is None else images_of / "hest" / "wsis",
         )
 
     rows = in_parallel("simulating sections with expression", one, range(len(samples)))
@@ -127,25 +142,29 @@ def _write_one_sample(
     genome: Genome,
     textures: Textures,
     seeds: tuple[SeedSequence, SeedSequence],
+    images: Path | None,
 ) -> dict[str, Any]:
     """Draw, count and write one section; return its row of the metadata table."""
     organ, site = ORGANS[sample.organ], sample.site
-    image = make_image(sample.tissue, site, textures, np.random.default_rng(seeds[0]))
+    name = f"{sample.sample_id}.tif"
+    if images is None:
+        image = make_image(sample.tissue, site, textures, np.random.default_rng(seeds[0]))
+        write_slide(folder / "wsis" / name, image, site.mpp, site.quality)
+    else:
+        reuse_slide(folder / "wsis" / name, images / name)
     counts, present = sample_counts(genome, drivers, sample.organ, np.random.default_rng(seeds[1]))
     row = hest_row(
         sample.sample_id,
         sample.patient,
         organ,
         mpp=site.mpp,
-        side_px=image.shape[0],
+        side_px=side_px(sample.tissue, site.mpp),
         shape=counts.shape,
     )
     genes = [genome.names[i] for i in present]
     write_sample(
         folder,
         row,
-        image=image,
-        quality=site.quality,
         spots=sample.spots,
         counts=counts,
         genes=genes,

@@ -11,10 +11,12 @@ noise, JPEG quality and pixel size, varying by site and by slide.
 
 The nuisance is what a few-shot classifier on features of natural images struggles with, and the
 reason why features aligned with expression can help: expression does not depend on the stain, so
-what the alignment keeps is what the stain does not change. The standard deviations below are of
-the size described for real multi-site H&E (stain strength varying by tens of per cent between
-laboratories; stain vectors by several degrees: Macenko et al., ISBI 2009; Tellez et al., Medical
-Image Analysis 2019). They are the same for the training sections and the benchmark slides.
+what the alignment keeps is what the stain does not change. The standard deviations below are
+those of strongly varying multi-site H&E (stain strength by tens of per cent between laboratories
+and between slides of one; stain vectors by several degrees: Macenko et al., ISBI 2009; Tellez et
+al., Medical Image Analysis 2019). They are the same for the training sections and the benchmark
+slides. They, the organs' looks and the sizes were chosen on studies of seeds 0, 1 and 10; figures
+quoted for the control come from other seeds.
 """
 
 from __future__ import annotations
@@ -95,7 +97,8 @@ class Organ:
 
 ORGANS = (
     Organ("Bowel", "COAD", (1.2, 1.1, 0.5, -0.5, -1.2), 24.0, 4.4, 0.9, 0.0),
-    Organ("Breast", "IDC", (0.4, 1.3, 0.9, -0.6, -1.4), 10.0, 3.5, 1.3, 0.7),
+    # Mostly fat and fibres around the tumour, as breast is: its patches look like no other organ's.
+    Organ("Breast", "IDC", (-0.4, 1.0, 1.9, -0.6, -1.4), 10.0, 3.5, 1.3, 1.0),
     Organ("Lung", "LUAD", (0.9, 1.0, 0.6, 0.0, -0.9), 16.0, 4.8, 0.8, 0.4),
     Organ("Prostate", "PRAD", (1.6, 0.7, 0.8, -0.9, -2.5), 20.0, 3.7, 1.1, 0.0),
 )
@@ -123,9 +126,9 @@ class Nuisance:
     """
 
     site_vector: float = 0.05
-    slide_vector: float = 0.03
-    site_strength: float = 0.25
-    slide_strength: float = 0.22
+    slide_vector: float = 0.05
+    site_strength: float = 0.35
+    slide_strength: float = 0.40
     thickness: float = 0.10
     site_white: float = 0.02
     site_gamma: float = 0.08
@@ -220,7 +223,10 @@ class Size:
 
 SIZES: Mapping[str, Size] = MappingProxyType(
     {
+        # Five minutes for a demo: too few spots and test cases to show more than a tendency.
         "tiny": Size(2, 24, 2, 800.0, 12, 80, 4, 700.0, 4),
-        "small": Size(3, 8, 2, 1800.0, 8, 120, 12, 1100.0, 6),
+        # Enough for the control (benchmarks/coupling.py): 3,500 spots for each organ's expert, and
+        # 100 test cases.
+        "small": Size(2, 40, 2, 1100.0, 20, 200, 10, 700.0, 6),
     }
 )

@@ -15,7 +15,7 @@ from spade_bench.simulate.labels import Labels, draw_labels
 from spade_bench.simulate.scanner import Site, draw_site
 from spade_bench.simulate.settings import ORGANS, LabelSettings, Nuisance, Size
 from spade_bench.simulate.tissue import draw_case, grow_tissue
-from spade_bench.simulate.writers import write_rows, write_slide
+from spade_bench.simulate.writers import reuse_slide, write_rows, write_slide
 
 if TYPE_CHECKING:
     from numpy.random import SeedSequence
@@ -45,6 +45,7 @@ def simulate_slides(
     genome: Genome,
     bulk_seed: SeedSequence,
     coupling: float,
+    images_of: Path | None = None,
 ) -> dict[str, Any]:
     """Write ``slides/`` and ``tables/`` and return their part of the truth.
 
@@ -56,6 +57,7 @@ def simulate_slides(
         genome: Genes of the bulk expression.
         bulk_seed: Source of the randomness of the bulk expression alone.
         coupling: Share of cases whose bulk expression is their own.
+        images_of: Study to take the images from, where they are not to be drawn.
     """
     plan_seed, label_seed, draw_seed = seed.spawn(3)
     rng = np.random.default_rng(plan_seed)
@@ -77,8 +79,12 @@ def simulate_slides(
         own = np.random.default_rng(slide.seed)
         site = case_sites[slide.case]
         tissue = grow_tissue(organ, cases[slide.case], size.slide_side_um, own)
-        image = make_image(tissue, site, textures, own)
-        write_slide(folder / "slides" / f"{slide.slide_id}.tif", image, site.mpp, site.quality)
+        name = f"{slide.slide_id}.tif"
+        if images_of is None:
+            image = make_image(tissue, site, textures, own)
+            write_slide(folder / "slides" / name, image, site.mpp, site.quality)
+        else:
+            reuse_slide(folder / "slides" / name, images_of / "slides" / name)
         return mean_drivers(tissue)
 
     drivers = np.stack(in_parallel("simulating slides", one, slides))  # (slides, drivers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from spade_bench.simulate.tiff import write_pyramid
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["HEST_COLUMNS", "hest_row", "write_rows", "write_sample", "write_slide"]
+__all__ = ["HEST_COLUMNS", "hest_row", "reuse_slide", "write_rows", "write_sample", "write_slide"]
 
 HEST_COLUMNS = (
     "dataset_title",
@@ -91,19 +92,15 @@ def write_sample(
     folder: Path,
     row: dict[str, Any],
     *,
-    image: NDArray[np.uint8],
-    quality: int,
     spots: Spots,
     counts: NDArray[np.int32],
     genes: Sequence[str],
 ) -> None:
-    """Write one sample of the HEST-1k layout below ``folder``.
+    """Write expression and metadata of one sample of the HEST-1k layout below ``folder``.
 
     Args:
-        folder: Holds ``st``, ``wsis`` and ``metadata``.
+        folder: Holds ``st`` and ``metadata``.
         row: The sample's row of the metadata table.
-        image: uint8 (height, width, 3).
-        quality: JPEG quality of the image.
         spots: Places and barcodes.
         counts: (n_spots, n_genes) raw counts.
         genes: (n_genes,) names.
@@ -133,7 +130,6 @@ def write_sample(
     )
     with atomic_path(folder / "st" / f"{sample_id}.h5ad") as temporary:
         data.write_h5ad(temporary)
-    write_slide(folder / "wsis" / f"{sample_id}.tif", image, mpp, quality)
     keys = ("id", "organ", "species", "patient", "st_technology", "pixel_size_um_estimated")
     write_json(
         folder / "metadata" / f"{sample_id}.json",
@@ -144,6 +140,15 @@ def write_sample(
 def write_slide(path: Path, image: NDArray[np.uint8], mpp: float, quality: int) -> None:
     """Write one whole-slide image that says of itself that it is simulated."""
     write_pyramid(path, image, mpp, quality=quality, description="simulated by spade-bench")
+
+
+def reuse_slide(path: Path, drawn: Path) -> None:
+    """Put an image that another study has drawn at ``path``: a hard link where that is possible."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.hardlink_to(drawn)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(drawn, path)
 
 
 def write_rows(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

@@ -154,3 +154,19 @@ def test_story_hash_tells_studies_apart(mini: Size) -> None:
     assert story_hash(0, "tiny", 1.0) == story_hash(0, "tiny", 1.0)
     hashes = {story_hash(s, size, c) for s in (0, 1) for size in ("tiny", mini) for c in (0.0, 1.0)}
     assert len(hashes) == 8
+
+
+def test_images_of_another_study_are_those_that_would_be_drawn(
+    study: Study, mini: Size, tmp_path: Path
+) -> None:
+    simulate(tmp_path / "drawn", 3, mini, coupling=0.0)
+    simulate(tmp_path / "linked", 3, mini, coupling=0.0, images_of=study[0])
+    assert _prints(tmp_path / "drawn") == _prints(tmp_path / "linked")
+
+
+def test_images_of_another_seed_are_refused(study: Study, mini: Size, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="same seed"):
+        simulate(tmp_path / "out", 4, mini, coupling=0.0, images_of=study[0])
+    with pytest.raises(DataError, match="same seed"):
+        simulate(tmp_path / "out", 3, mini, coupling=0.0, images_of=tmp_path)
+    assert not (tmp_path / "out").exists()
