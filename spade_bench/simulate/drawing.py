@@ -90,7 +90,8 @@ def draw_section(
 
 def side_px(tissue: Tissue, mpp: float) -> int:
     """Return the side of a section's square image in pixels of ``mpp`` micrometres."""
-    return round(tissue.cover.shape[0] * CELL_UM / mpp)
+    side: int = round(tissue.cover.shape[0] * CELL_UM / mpp)
+    return side
 
 
 def _eosin(tissue: Tissue, side: int, textures: Textures, rng: Generator) -> NDArray[np.float32]:
