@@ -239,7 +239,7 @@ class FolderJob:
 def _check_resolution(slide: Slide, mpp: float) -> None:
     if slide.mpp > _COARSEST * mpp:
         raise DataError(
-            f"is too coarse: {slide.mpp:.3g} µm/px where the encoder takes {mpp:g} µm/px",
+            f"is too coarse: {slide.mpp:.3g} µm/px where patches of {mpp:g} µm/px are wanted",
             where=slide.slide_id,
             fix=f"If that is meant, give --mpp {slide.mpp:.3g}",
         )
