@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from spade_bench.data.casebags import CaseBags
 
-__all__ = ["Fit", "Head", "HeadOptions", "grid_points", "parse_memory"]
+__all__ = ["CPU_MEMORY", "Fit", "Head", "HeadOptions", "grid_points", "parse_memory"]
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+CPU_MEMORY = 4 << 30  # a constant, so that results do not depend on the machine
 
 
 @dataclass(frozen=True)

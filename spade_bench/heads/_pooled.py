@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from spade_bench import config
-from spade_bench.heads._base import Fit, HeadOptions
+from spade_bench.heads._base import CPU_MEMORY, Fit, HeadOptions, parse_memory
 from spade_bench.registry import heads
 from spade_bench.types import HeadCard
 
@@ -55,6 +55,7 @@ class PooledHead:
         self.card = card
         self._settings = settings
         self._solve = solve
+        self._memory = CPU_MEMORY if options.memory is None else parse_memory(options.memory)
         self.params: Mapping[str, Any] = asdict(
             config.build(settings, options.params, f"head {card.name}")
         )
@@ -70,10 +71,25 @@ class PooledHead:
         for index, fit in enumerate(fits):
             alike.setdefault((len(fit.train), self._build(fit.params)), []).append(index)
         out: dict[int, Floats] = {}
-        for (_, settings), members in alike.items():
-            together = self._solve(pooled, [fits[i] for i in members], n_outputs, settings)
-            out.update(zip(members, together, strict=True))
+        for (n_train, settings), members in alike.items():
+            at_once = max(1, self._memory // _bytes(n_train, bags.dim, n_outputs))
+            for start in range(0, len(members), at_once):
+                part = members[start : start + at_once]
+                together = self._solve(pooled, [fits[i] for i in part], n_outputs, settings)
+                out.update(zip(part, together, strict=True))
         return [out[index] for index in range(len(fits))]
 
     def _build(self, params: Mapping[str, Any]) -> Any:
         return config.build(self._settings, {**self.params, **params}, f"head {self.card.name}")
+
+
+def _bytes(n_train: int, dim: int, n_outputs: int) -> int:
+    """What one fit takes at most while it is solved: its cases, scaled and rotated, and a Hessian.
+
+    Above `NEWTON_UNKNOWNS` of several classes fits are solved one by one and without a Hessian.
+    """
+    from spade_bench.heads._softmax import NEWTON_UNKNOWNS
+
+    width = min(n_train, dim) + 1
+    unknowns = width if n_outputs <= 2 else min(NEWTON_UNKNOWNS, width * n_outputs)
+    return 8 * (5 * n_train * dim + 4 * unknowns**2)

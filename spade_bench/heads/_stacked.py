@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spade_bench import config
 from spade_bench.errors import ConfigError
-from spade_bench.heads._base import Fit, HeadOptions, parse_memory
+from spade_bench.heads._base import CPU_MEMORY, Fit, HeadOptions, parse_memory
 from spade_bench.registry import heads
 from spade_bench.types import HeadCard
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Model", "StackedHead", "TrainConfig", "stacked_head"]
 
-CPU_MEMORY = 4 << 30  # a constant, so that results do not depend on the machine
 GPU_SHARE = 0.7  # of the memory that is free
 
 

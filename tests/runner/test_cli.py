@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from spade_bench.cli.main import main
+from spade_bench.heads import _trainer
+from spade_bench.results import ResultStore, read_predictions
 
 FAST = ["--shots", "1,2", "--draws", "2", "--device", "cpu"]
 
@@ -100,6 +103,49 @@ def test_shards_together_make_the_whole(study: Any, capsys: pytest.CaptureFixtur
         for out in ("parts", "whole")
     ]
     assert ids[0] == ids[1]
+
+
+def test_memory_bounds_training_and_never_changes_the_numbers(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stacks: list[int] = []
+    real = _trainer.Trainer.__init__
+
+    def count(self: Any, members: Any, *args: Any, **rest: Any) -> None:
+        stacks.append(len(members))
+        real(self, members, *args, **rest)
+
+    monkeypatch.setattr(_trainer.Trainer, "__init__", count)
+    given = ["--table", str(study.table), "--features", str(study.features), "--no-controls"]
+    given += ["--shots", "2", "--draws", "6", "--device", "cpu", "--head", "abmil"]
+    given += [
+        "--set",
+        "abmil.hidden=16",
+        "--set",
+        "abmil.attention=8",
+        "--set",
+        "abmil.min_steps=20",
+        "--set",
+        "abmil.epochs=2",
+    ]
+    found = {}
+    for out, more in (("free", []), ("bound", ["--memory", "200kB"])):
+        stacks.clear()
+        arguments = ["run", "--encoder", "mine", "--task", "t", *given, *more]
+        assert _main(*arguments, "--out", out) == 0
+        found[out] = (
+            list(stacks),
+            {
+                row.run_id: read_predictions(Path(out), row.run_id).scores
+                for row in ResultStore(Path(out)).rows()
+            },
+        )
+    assert found["free"][0] == [6]
+    assert len(found["bound"][0]) > 1
+    assert sum(found["bound"][0]) == 6
+    for run_id, scores in found["free"][1].items():
+        assert np.allclose(found["bound"][1][run_id], scores, rtol=0, atol=1e-5)
+    assert _main(*arguments[:-1], "1kB", "--out", "none") == 2
 
 
 def test_workspace_fills_in_everything(
