@@ -87,15 +87,9 @@ def train(
     """
     fingerprint = hash_obj([key, asdict(config), seed])
     path = out / "checkpoints" / "tangle.safetensors"
-    model = _new_model(bags.dim, expression.shape[1], config, seed).to(device)
     state = _load(path, fingerprint) or Trained()
-    if state.epoch:
-        console.say(f"continuing after epoch {state.epoch}")
-        model.load_state_dict(state.params, strict=True)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, foreach=False
-    )
-    _restore(optimizer, model, state)
+    model = _new_model(bags.dim, expression.shape[1], config, seed).to(device)
+    optimizer = _optimizer(model, config, state)
     target = torch.from_numpy(expression).to(device)  # (n, G)
     with console.progress("train TANGLE", total=config.epochs, unit="epochs") as bar:
         bar.advance(state.epoch)
@@ -112,15 +106,7 @@ def train(
             )
             slide, genes = embed(model, bags, expression, parts["val"])
             val = float(info_nce(slide, genes, config.temperature))
-            state.epoch += 1
-            state.history.append(
-                {"epoch": state.epoch, "train_loss": loss, "val_loss": val, "lr": _lr(optimizer)}
-            )
-            state.params = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
-            if val < state.best_loss:
-                state.best, state.best_loss = dict(state.params), val
-                state.best_epoch = state.epoch
-            _keep(optimizer, model, state)
+            _finish_epoch(state, model, optimizer, loss, val)
             _save(path, state, fingerprint)
             bar.advance(note=f"loss {loss:.3f}, validation {val:.3f}")
     if not state.best:
@@ -147,6 +133,33 @@ def _new_model(in_dim: int, n_genes: int, config: TrainingConfig, seed: int) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_key(seed, 0))
         return Tangle(in_dim, n_genes, config.hidden, config.attention, config.dropout)
+
+
+def _optimizer(model: Tangle, config: TrainingConfig, state: Trained) -> torch.optim.AdamW:
+    """Return the optimiser; it and the model continue where ``state`` stopped, if it did."""
+    if state.epoch:
+        console.say(f"continuing after epoch {state.epoch}")
+        model.load_state_dict(state.params, strict=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, weight_decay=config.weight_decay, foreach=False
+    )
+    _restore(optimizer, model, state)
+    return optimizer
+
+
+def _finish_epoch(
+    state: Trained, model: Tangle, optimizer: torch.optim.AdamW, loss: float, val: float
+) -> None:
+    """Note an epoch's losses and weights; the best one by validation loss is kept."""
+    state.epoch += 1
+    state.history.append(
+        {"epoch": state.epoch, "train_loss": loss, "val_loss": val, "lr": _lr(optimizer)}
+    )
+    state.params = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}
+    if val < state.best_loss:
+        state.best, state.best_loss = dict(state.params), val
+        state.best_epoch = state.epoch
+    _keep(optimizer, model, state)
 
 
 def _epoch(
