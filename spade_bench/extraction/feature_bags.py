@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench import console, files
-from spade_bench.data.bags import find_bags, read_bag, source_hash, write_features
-from spade_bench.errors import DataError, UserError
+from spade_bench.data.bags import read_bag, write_features
+from spade_bench.extraction.folders import EncodedFolder, over_bags
 
 if TYPE_CHECKING:
     from spade_bench.types import Bag, FeatureEncoder
 
-__all__ = ["EncodedFolder", "encode_bags"]
+__all__ = ["encode_bags"]
 
 _HDF5 = (".h5", ".hdf5")
-
-
-@dataclass(frozen=True)
-class EncodedFolder:
-    """What became of a folder of bags.
-
-    Attributes:
-        written: Slide id -> file, encoded now.
-        skipped: Slide id -> file, complete from an earlier run of the same recipe.
-        failed: One line for each file that could not be encoded.
-    """
-
-    written: Mapping[str, Path]
-    skipped: Mapping[str, Path]
-    failed: tuple[str, ...]
 
 
 def encode_bags(
@@ -53,36 +36,22 @@ def encode_bags(
     Raises:
         DataError: When the folder holds no features of the upstream encoder.
     """
-    card = encoder.card
-    upstream = None if card.upstream in (None, "", "any") else card.upstream
-    broken: list[DataError] = []
-    bags = find_bags(features, upstream, unreadable=broken)
-    failed = [str(error) for error in broken]
-    for line in failed:
-        console.warn(line)
-    written: dict[str, Path] = {}
-    skipped: dict[str, Path] = {}
-    with console.progress(f"encode {card.name}", total=len(bags), unit="bags") as bar:
-        for slide_id, source in bags.items():
-            target = _target(features, source, out, card.name)
-            key = files.hash_obj({**recipe, "source": source_hash(source)})
-            if _recipe_of(target) == key:
-                skipped[slide_id] = target
-            else:
-                try:
-                    _encode_one(encoder, source, target, recipe=recipe, key=key)
-                    written[slide_id] = target
-                except (UserError, OSError) as error:
-                    line = str(error) if slide_id in str(error) else f"{slide_id}: {error}"
-                    failed.append(line)
-                    console.warn(line)
-            bar.advance(note=slide_id)
-    return EncodedFolder(written, skipped, tuple(failed))
+    name = encoder.card.name
+
+    def write(source: Path, target: Path, attrs: dict[str, Any]) -> None:
+        _encode_one(encoder, source, target, attrs)
+
+    return over_bags(
+        encoder.card,
+        features,
+        unit="bags",
+        recipe=recipe,
+        target_of=lambda slide_id, source: _target(features, source, out, name),
+        write=write,
+    )
 
 
-def _encode_one(
-    encoder: FeatureEncoder, source: Path, target: Path, *, recipe: Mapping[str, Any], key: str
-) -> None:
+def _encode_one(encoder: FeatureEncoder, source: Path, target: Path, attrs: dict[str, Any]) -> None:
     import numpy as np
 
     bag = read_bag(source)
@@ -90,7 +59,6 @@ def _encode_one(
         encoded = encoder.encode(bag.features)  # (n, dim)
     else:
         encoded = np.empty((0, encoder.dim), dtype=np.float32)
-    attrs = _carried(source, bag) | {f"recipe_{k}": str(v) for k, v in recipe.items()}
     write_features(
         target,
         encoded,
@@ -98,7 +66,7 @@ def _encode_one(
         slide_id=bag.slide_id,
         encoder=encoder.card.name,
         barcodes=bag.barcodes,
-        attrs=attrs | {"upstream": bag.encoder, "recipe": key},
+        attrs={**_carried(source, bag), **attrs, "upstream": bag.encoder},
     )
 
 
@@ -114,17 +82,6 @@ def _target(root: Path, source: Path, out: Path, encoder: str) -> Path:
     if first and parts[first - 1].endswith("_overlap"):
         first -= 1  # this folder says magnification and patch size: it belongs to the layout
     return out.joinpath(*parts[first:], f"{source.stem}.h5")
-
-
-def _recipe_of(path: Path) -> str | None:
-    """Return the recipe of a finished file; None when there is none."""
-    import h5py
-
-    if not path.is_file():
-        return None
-    with h5py.File(path, "r") as file:
-        recipe = file["features"].attrs.get("recipe") if "features" in file else None
-    return None if recipe is None else str(recipe)
 
 
 def _carried(source: Path, bag: Bag) -> dict[str, Any]:

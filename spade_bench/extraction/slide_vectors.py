@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench import console, files
-from spade_bench.data.bags import find_bags, read_bag, source_hash
+from spade_bench import console
+from spade_bench.data.bags import read_bag
 from spade_bench.data.slidevectors import (
     check_patches,
     patch_px,
     slide_vector_path,
     write_slide_vector,
 )
-from spade_bench.errors import DataError, UserError
-from spade_bench.extraction.feature_bags import EncodedFolder
+from spade_bench.errors import DataError
+from spade_bench.extraction.folders import EncodedFolder, over_bags
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,50 +68,25 @@ def encode_slides(
     Raises:
         DataError: When the folder holds no features of the upstream encoder.
     """
-    card = encoder.card
-    upstream = None if card.upstream in (None, "", "any") else card.upstream
-    broken: list[DataError] = []
-    bags = find_bags(features, upstream, unreadable=broken)
-    failed = [str(error) for error in broken]
-    for line in failed:
-        console.warn(line)
-    written: dict[str, Path] = {}
-    skipped: dict[str, Path] = {}
+    name = encoder.card.name
     make = vector_maker(encoder)
-    with console.progress(f"encode {card.name}", total=len(bags), unit="slides") as bar:
-        for slide_id, source in bags.items():
-            target = slide_vector_path(out, card.name, slide_id)
-            key = files.hash_obj({**recipe, "source": source_hash(source)})
-            if _recipe_of(target) == key:
-                skipped[slide_id] = target
-            else:
-                try:
-                    bag, vector = make(source)
-                    attrs = {f"recipe_{k}": str(v) for k, v in recipe.items()}
-                    write_slide_vector(
-                        target,
-                        vector,
-                        slide_id=slide_id,
-                        encoder=card.name,
-                        coords=bag.coords,
-                        attrs=attrs
-                        | {"upstream": bag.encoder, "patches": len(bag.features), "recipe": key},
-                    )
-                    written[slide_id] = target
-                except (UserError, OSError) as error:
-                    line = str(error) if slide_id in str(error) else f"{slide_id}: {error}"
-                    failed.append(line)
-                    console.warn(line)
-            bar.advance(note=slide_id)
-    return EncodedFolder(written, skipped, tuple(failed))
 
+    def write(source: Path, target: Path, attrs: dict[str, Any]) -> None:
+        bag, vector = make(source)
+        write_slide_vector(
+            target,
+            vector,
+            slide_id=target.stem,
+            encoder=name,
+            coords=bag.coords,
+            attrs={**attrs, "upstream": bag.encoder, "patches": len(bag.features)},
+        )
 
-def _recipe_of(path: Path) -> str | None:
-    """Return the recipe of a finished file; None when there is none."""
-    import h5py
-
-    if not path.is_file():
-        return None
-    with h5py.File(path, "r") as file:
-        recipe = file["features"].attrs.get("recipe") if "features" in file else None
-    return None if recipe is None else str(recipe)
+    return over_bags(
+        encoder.card,
+        features,
+        unit="slides",
+        recipe=recipe,
+        target_of=lambda slide_id, _: slide_vector_path(out, name, slide_id),
+        write=write,
+    )
