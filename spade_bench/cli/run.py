@@ -45,7 +45,10 @@ def run(
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(help="few-shot, cv or external. Default: few-shot, or the published splits'."),
+        typer.Option(
+            help="few-shot, cv or external. Default: few-shot; external with --test-table; the "
+            "published splits' own."
+        ),
     ] = None,
     shots: Annotated[
         str | None, typer.Option(help="Training cases per class, such as 1,2,4,8.")

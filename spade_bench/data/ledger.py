@@ -21,6 +21,7 @@ __all__ = [
     "LEDGER",
     "UNKNOWN",
     "Provenance",
+    "cohort_sources",
     "contamination",
     "hest_bench_seen",
     "provenance",
@@ -37,6 +38,10 @@ HEST_BENCH: Mapping[str, tuple[str, ...]] = {
 }
 """Visium samples behind the tasks of HEST-Bench, which are part of HEST-1k."""
 
+_BARCODES = {
+    "TCGA": re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}.*", re.IGNORECASE),
+    "CPTAC": re.compile(r"C3[LN]-\d{5}.*", re.IGNORECASE),
+}
 _PARTS = {"hest-bench": "hest-1k", "hest": "hest-1k", "camelyon": "camelyon16"}
 _VAGUE = ("unnamed", "others", "other public")
 # "Patient 1", "P2", "B": names of which every study has one, so equality says nothing.
@@ -142,6 +147,20 @@ def contamination(
         else:
             unknown |= _unknown(source, seen, simulated)
     return (*flags, *(("contamination:unknown",) if unknown else ()))
+
+
+def cohort_sources(case_ids: Iterable[str]) -> tuple[str, ...]:
+    """Data sets of a cohort that no card describes, by the barcodes of its cases.
+
+    Returns:
+        `TCGA`, `CPTAC`, and `private` where some case has neither's barcode: nobody can then say
+        that an encoder has not seen it.
+    """
+    found: dict[str, None] = {}
+    for case in case_ids:
+        name = next((n for n, barcode in _BARCODES.items() if barcode.fullmatch(case)), "private")
+        found[name] = None
+    return tuple(sorted(found))
 
 
 def hest_bench_seen(samples: Iterable[str]) -> dict[str, tuple[int, int]]:

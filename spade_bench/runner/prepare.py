@@ -11,10 +11,11 @@ from spade_bench.data.bags import find_bags
 from spade_bench.data.casebags import BagInfo, CaseBags, scan_bags
 from spade_bench.data.cohort import cohort_hash, keep_covered
 from spade_bench.data.episodes import save_episodes
+from spade_bench.data.ledger import cohort_sources
 from spade_bench.errors import ConfigError, DataError, UserError
 from spade_bench.files import hash_obj
 from spade_bench.registry import kinds, suggest
-from spade_bench.runner.cases import draw, load_cases
+from spade_bench.runner.cases import TaskCases, draw, load_cases
 from spade_bench.runner.controls import Variant, random_weight_features, variants
 from spade_bench.runner.request import RunRequest, TaskRequest
 from spade_bench.runner.sources import Source, find_source, with_test_files
@@ -124,7 +125,7 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
         *cases.flags,
     )
     return Prepared(
-        card,
+        _with_sources(card, cases, cohort),
         kind,
         cohort,
         kind.targets(cohort),
@@ -178,6 +179,15 @@ def _check_metrics(card: TaskCard, kind: TaskKind) -> None:
                 where=f"task {card.name}",
                 fix=f"Did you mean {near}?" if near else f"Use {', '.join(kind.card.metrics)}",
             )
+
+
+def _with_sources(card: TaskCard, cases: TaskCases, cohort: Cohort) -> TaskCard:
+    """The card with the data sets of the cohort to test on, which it does not describe."""
+    tested = [case.case_id for case in cohort.cases if cases.tested.intersection(case.slide_ids)]
+    if not tested:
+        return card
+    both = (*(card.sources or ("private",)), *cohort_sources(tested))
+    return replace(card, sources=tuple(dict.fromkeys(both)))
 
 
 def _tell(card: TaskCard, cohort: Cohort, notes: Sequence[str]) -> None:
