@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from spade_bench.encoders.slides._table import SlideRow
-from spade_bench.encoders.zoo._load import (
-    check_options,
-    fit_or_fail,
-    need_remote_code,
-)
+from spade_bench.encoders.zoo._load import check_options
+from spade_bench.encoders.zoo._remote import load_by_own_code
 from spade_bench.engine.device import autocast, resolve_device, setup_numerics
-from spade_bench.errors import DataError, WeightsError
+from spade_bench.errors import DataError
 from spade_bench.types import LoadOptions
 
 __all__ = ["RemoteSlideEncoder", "load"]
@@ -97,28 +93,14 @@ def load(row: SlideRow, options: LoadOptions) -> RemoteSlideEncoder:
             fit; the message says what to do.
         ConfigError: When an option is unknown.
     """
-    import transformers
-
-    from spade_bench.encoders._hub import fetch
-    from spade_bench.encoders._weights import own_folder
-
-    name = row.card.name
-    check_options(name, options)
-    need_remote_code(name, row.repo, row.transformers_below, row.needs, options, verb="Encode")
-    source: str | Path | None = options.weights or own_folder((name,))
-    if source is None:
-        fetch(row.repo, "config.json", gated=row.card.gated)  # says at once what is missing
-        source = row.repo
-    elif not (Path(source) / "config.json").is_file():
-        raise WeightsError("folder holds no config.json with code beside it", where=str(source))
-    try:
-        model, problems = transformers.AutoModel.from_pretrained(
-            str(source), trust_remote_code=True, output_loading_info=True
-        )
-    except (ImportError, AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise WeightsError(
-            f"its own code fails here ({type(error).__name__}: {reason})", where=name
-        ) from error
-    fit_or_fail(problems, str(source))
+    check_options(row.card.name, options)
+    model = load_by_own_code(
+        row.card,
+        row.repo,
+        (row.card.name,),
+        needs=row.needs,
+        transformers_below=row.transformers_below,
+        options=options,
+        verb="Encode",
+    )
     return RemoteSlideEncoder(row, model.float(), options)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.encoders._timm import TimmEncoder, load_state, read_state
-from spade_bench.encoders._weights import locate, own_folder
+from spade_bench.encoders._weights import locate
 from spade_bench.encoders.zoo._entry import Entry, Package, Remote, Timm, Transformers
 from spade_bench.errors import ConfigError, WeightsError
 from spade_bench.registry import suggest
@@ -135,63 +135,19 @@ def _transformers(build: Transformers, state: dict[str, torch.Tensor], where: st
     return built
 
 
-def need_remote_code(
-    name: str,
-    repo: str,
-    transformers_below: int | None,
-    needs: tuple[str, ...],
-    options: LoadOptions,
-    *,
-    verb: str,
-) -> None:
-    """Refuse to run a hub repository's code unless it can run here and the user agreed to it.
-
-    Raises:
-        WeightsError: When transformers is too new, a package is missing or consent is not given.
-    """
-    import transformers
-
-    major = int(transformers.__version__.split(".")[0])
-    if transformers_below is not None and major >= transformers_below:
-        raise WeightsError(
-            f"its code needs transformers below {transformers_below}, "
-            f"here is {transformers.__version__}",
-            where=name,
-            fix=f"{verb} in an environment with 'transformers<{transformers_below}'",
-        )
-    need_packages(name, needs, " ".join(needs))
-    if not options.options.get("trust_remote_code"):
-        raise WeightsError(
-            f"would run code from the hub repository {repo} on this machine",
-            where=name,
-            fix="Read that code, then pass --trust-remote-code to agree",
-        )
-
-
 def _remote(entry: Entry, build: Remote, options: LoadOptions) -> nn.Module:
     """Load a model by the code that lies beside its weights, if the user agreed to run it."""
-    import transformers
+    from spade_bench.encoders.zoo._remote import load_by_own_code
 
-    from spade_bench.encoders._hub import fetch
-
-    name, repo = entry.card.name, entry.repos[0]
-    need_remote_code(name, repo, build.transformers_below, build.needs, options, verb="Extract")
-    source: str | Path | None = options.weights or own_folder(entry.names)
-    if source is None:
-        fetch(repo, "config.json", gated=entry.card.gated)  # says at once what is missing
-        source = repo
-    elif not (Path(source) / "config.json").is_file():
-        raise WeightsError("folder holds no config.json with code beside it", where=str(source))
-    try:
-        model, problems = transformers.AutoModel.from_pretrained(
-            str(source), trust_remote_code=True, output_loading_info=True
-        )
-    except (ImportError, AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise WeightsError(
-            f"its own code fails here ({type(error).__name__}: {reason})", where=name
-        ) from error
-    fit_or_fail(problems, str(source))
+    model = load_by_own_code(
+        entry.card,
+        entry.repos[0],
+        entry.names,
+        needs=build.needs,
+        transformers_below=build.transformers_below,
+        options=options,
+        verb="Extract",
+    )
     if build.branch:
         found = getattr(model, build.branch)()
         model = found[0] if isinstance(found, tuple) else found
