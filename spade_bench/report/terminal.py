@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from spade_bench import console
@@ -15,6 +16,7 @@ from spade_bench.report.risk_split import RiskSplit
 __all__ = ["print_differences", "print_failures", "print_leaderboard", "print_legend",
            "print_overall", "print_risk_splits"]  # fmt: skip
 
+_ENDING = re.compile(r"(-k1|-random-routing|\+pca\d+|\+random\d+)$")
 _CELL = {"missing", "failed", "undefined"}
 _DIRECTION = {1: "", -1: " (lower is better)", 0: " (1 is best)"}
 
@@ -190,9 +192,9 @@ def _ordered(
     mains = [key for key in lines if not _is_control(key[2])]
 
     def owner(key: tuple[str, str, tuple[str, ...]]) -> tuple[str, str, tuple[str, ...]]:
-        # A control is called like its encoder, with an ending.
-        own = [m for m in mains if m[1] == key[1] and key[0].startswith(m[0])]
-        return max(own, key=lambda m: len(m[0]), default=key)
+        # A control is called like its encoder, with an ending; a base may be named after it.
+        name = _ENDING.sub("", key[0]).rpartition("@")[2]
+        return next((m for m in mains if m[1] == key[1] and m[0] == name), key)
 
     best = {head: max(score[key] for key in lines if key[1] == head) for _, head, _ in lines}
     return sorted(

@@ -67,19 +67,23 @@ def variants(
         request: Says whether controls are wanted.
         random_files: Name and features of a random-weight encoder of images, when they are there.
     """
-    mains = [_main(source) for source in sources]
+    bases = _base_names(sources)
+    mains = [_main(source, bases.get(source.label)) for source in sources]
     if not request.controls:
         return mains
     rows = list(mains)
     rows += [replace(row, flags=("control:permuted-labels",), permute=True) for row in mains]
     labels = {row.label for row in mains}
     for source in sources:
-        rows += _controls(source, request)
+        rows += _controls(source, request, bases.get(source.label, ""))
     if random_files is not None:
         name, files = random_files
         rows.append(Variant(name, files, _same, ("control:random-weights",), Provenance(())))
     else:
-        rows += [_projection(source, request.seed) for source in sources]
+        rows += [
+            _projection(source, request.seed, bases.get(source.label, source.label))
+            for source in sources
+        ]
     unique: dict[tuple[str, tuple[str, ...]], Variant] = {}
     for row in rows:
         # A base or random encoder that was asked for by name is a row already.
@@ -107,7 +111,28 @@ def random_weight_features(request: RunRequest, task: Any) -> tuple[str, Mapping
     return None
 
 
-def _main(source: Source) -> Variant:
+def _base_names(sources: Sequence[Source]) -> dict[str, str]:
+    """What the base of each encoder that has one is called in the results.
+
+    Encoders may sit on features of one name from several folders. Their bases, and all controls
+    made of these, are then told apart as `BASE@ENCODER`, unless they are those of an encoder that
+    was asked for by the name of the base.
+    """
+    plain = {source.label: source.files for source in sources if source.base is None}
+    out: dict[str, str] = {}
+    for source in sources:
+        base = source.base
+        if base is None:
+            continue
+        alike = [other for other in sources if base == (other.base or other.label)]
+        same = [other for other in alike if other.files == source.files]
+        apart = len(same) < len(alike) and plain.get(base) != source.files
+        first = next(other for other in same if other.base is not None)
+        out[source.label] = f"{base}@{first.label}" if apart else base
+    return out
+
+
+def _main(source: Source, base: str | None) -> Variant:
     return Variant(
         source.label,
         source.files,
@@ -115,20 +140,20 @@ def _main(source: Source) -> Variant:
         seen=source.seen,
         identity=source.identity,
         dim=source.dim if source.encode is None and source.encode_slide is None else None,
-        base=source.base,
+        base=base,
     )
 
 
-def _controls(source: Source, request: RunRequest) -> list[Variant]:
+def _controls(source: Source, request: RunRequest, base: str) -> list[Variant]:
     """Controls of an encoder that sits on another one: its base, PCA, K = 1, random routing."""
     chained = source.encode is not None or source.encode_slide is not None
     if not chained or source.base is None or source.dim is None:
         return []
     base_seen = _seen_by_base(source)
     rows = [
-        Variant(source.base, source.files, _same, ("control:base",), base_seen),
+        Variant(base, source.files, _same, ("control:base",), base_seen),
         Variant(
-            f"{source.base}+pca{source.dim}",
+            f"{base}+pca{source.dim}",
             source.files,
             _pca(source.dim, request.seed),
             ("control:pca",),
@@ -173,12 +198,12 @@ def _controls(source: Source, request: RunRequest) -> list[Variant]:
     return rows
 
 
-def _projection(source: Source, seed: int) -> Variant:
+def _projection(source: Source, seed: int, base: str) -> Variant:
     """An untrained layer on top of the features, where no random-weight features are at hand."""
     chained = source.encode is not None or source.encode_slide is not None
     width = source.dim if chained and source.dim else PROJECTION_DIM
     return Variant(
-        f"{source.base or source.label}+random{width}",
+        f"{base}+random{width}",
         source.files,
         _random_layer(width, seed),
         ("control:random-weights", "random-projection"),
