@@ -23,7 +23,7 @@ __all__ = ["draw_survival", "km_band"]
 
 _DAYS_A_YEAR = 365.25
 _HALVES = (("low risk", False, "tab:blue"), ("high risk", True, "tab:red"))
-_TICKS = 6
+_TICKS = 8
 
 
 def draw_survival(series: Sequence[Series], resampler: Resampler, out: Path) -> list[Path]:
