@@ -70,6 +70,7 @@ def choose(
     cases: Sequence[Case],
     n_outputs: int,
     group_by_site: bool = False,
+    patient_of: Mapping[str, str] | None = None,
 ) -> dict[Hashable, dict[str, Any]]:
     """Pick the point of the grid with the best mean metric on cases that did not train it.
 
@@ -83,6 +84,8 @@ def choose(
         cases: The cohort's cases, by position; their classes stratify inner folds.
         n_outputs: Columns of a prediction.
         group_by_site: Keep sites together in inner folds.
+        patient_of: Slide -> patient where slides are the units; inner folds then keep the slides
+            of a patient together, whatever the outer splits do.
 
     Returns:
         The choice by `Job.shared`. The first of equally good points wins; nothing is chosen, and
@@ -93,6 +96,9 @@ def choose(
     points = list(grid_points(grid))
     fits: list[Fit] = []
     truth: list[tuple[Hashable, int, NDArray[Any]]] = []
+    if patient_of and not group_by_site:  # a site has its patients whole
+        cases = [replace(case, site=patient_of[case.case_id]) for case in cases]
+        group_by_site = True
     for job in jobs:
         for train, target, valid, answer in _splits(job, cases, group_by_site):
             for index, point in enumerate(points):
@@ -123,10 +129,12 @@ def _splits(
     if len(job.tune):
         return [(job.train, job.target, job.tune, job.tune_target)]
     own = [cases[i] for i in job.train]
-    counts: dict[str, int] = {}
+    dealt: dict[str, set[str]] = {}  # what goes to one fold: cases, or sites
     for case in own:
-        counts[stratum(case)] = counts.get(stratum(case), 0) + 1
-    n = min(INNER_FOLDS, *counts.values())
+        dealt.setdefault(stratum(case), set()).add(
+            str(case.site) if group_by_site else case.case_id
+        )
+    n = min(INNER_FOLDS, *map(len, dealt.values()))
     if n < 2:
         return []
     folds = assign_folds(own, n, [job.seed, 7], group_by_site=group_by_site, where="inner folds")

@@ -158,6 +158,7 @@ class TaskRun:
             cases=prepared.cohort.cases,
             n_outputs=prepared.kind.n_outputs(prepared.cohort),
             group_by_site=self._context.group_by_site,
+            patient_of=prepared.patient_of,
         )
 
     def _job(self, group: Group, cell: Cell) -> Job:

@@ -9,7 +9,7 @@ import pytest
 
 from spade_bench.errors import DataError, UserError
 from spade_bench.results import ResultStore, read_predictions
-from spade_bench.runner import RunRequest, run
+from spade_bench.runner import RunRequest, run, select
 from spade_bench.runner.request import EncoderRequest, resolve_task
 
 
@@ -82,6 +82,34 @@ def test_a_leak_is_refused_by_name_or_flagged_on_every_row(study: Any, tmp_path:
     for row in ResultStore(out).rows():
         told = read_predictions(out, row.run_id)
         assert told.patients == tuple(slide[: len("case000")] for slide in told.case_ids)
+
+
+def test_inner_folds_keep_the_slides_of_a_patient_together(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = _patho_bench(study, tmp_path / "tcga_x" / "kind", leaky=True)
+    lines = (folder / "k=all.tsv").read_text().replace("\tval\t", "\ttrain\t")
+    (folder / "k=all.tsv").write_text(lines)
+    seen: list[tuple[set[str], set[str]]] = []
+    real = select._splits
+
+    def spy(job: Any, cases: Any, *rest: Any) -> Any:
+        found = real(job, cases, *rest)
+        for train, _, valid, _ in found:
+            seen.append(
+                ({cases[i].case_id[:7] for i in train}, {cases[i].case_id[:7] for i in valid})
+            )
+        return found
+
+    monkeypatch.setattr(select, "_splits", spy)
+    task = resolve_task(f"patho-bench:{folder}", None, None)
+    asked = _ask(study, tmp_path / "out", task, allow_leaky_splits=True, select=True)
+    assert run(asked).failed == 0
+    assert len(seen) == 6  # three inner folds of two outer ones
+    for train, valid in seen:
+        assert train
+        assert valid
+        assert not train & valid
 
 
 def test_published_shots(study: Any, tmp_path: Path) -> None:
