@@ -4,56 +4,31 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 from pathlib import Path
 
 import pytest
-import yaml
+from label_files import CDR, FOLLOW_UP, labels_of, write
 
-from spade_bench.cli.cohort import cohort
-from spade_bench.config import names_of
-from spade_bench.data.cohort import read_cohort
-from spade_bench.data.sources.labels import label_cases, read_sources
+from spade_bench.data.sources.labels import read_sources
 from spade_bench.data.sources.outcomes import follow_cases
-from spade_bench.data.sources.recipes import load_recipe, recipe_names
+from spade_bench.data.sources.recipes import load_recipe
 from spade_bench.data.sources.slides import list_slides, parse_barcode
 from spade_bench.data.sources.tables import read_source
 from spade_bench.data.sources.values import judge_calls
-from spade_bench.errors import ConfigError, DataError, UserError
-from spade_bench.registry import tasks
-
-FOLLOW_UP = """bcr_patient_barcode\tacronym\tbreast_carcinoma_estrogen_receptor_status\t\
-lab_proc_her2_neu_immunohistochemistry_receptor_status\t\
-lab_procedure_her2_neu_in_situ_hybrid_outcome_type\tplace
-TCGA-AA-0001\tBRCA\tPositive\tPositive\tNegative\tM\xfcnchen
-TCGA-AA-0002\tBRCA\tNegative\tEquivocal\tPositive\t"x
-TCGA-AA-0003\tBRCA\tIndeterminate\tEquivocal\t[Not Available]\ty
-TCGA-AA-0004\tBRCA\t[Not Evaluated]\tNegative\tEquivocal\tz
-TCGA-AA-0005\tOV\tPositive\tPositive\tPositive\tz
-"""
-
-
-def _write(path: Path, text: str, encoding: str = "utf-8") -> Path:
-    path.write_text(text, encoding=encoding)
-    return path
-
-
-def _labels(recipe: str, *paths: Path, rule: str | None = None, **options: object) -> object:
-    found = load_recipe(recipe)
-    return label_cases(read_sources(paths), found, found.rule(rule)[1], **options)  # type: ignore[arg-type]
+from spade_bench.errors import ConfigError, DataError
 
 
 def test_receptors_from_the_follow_up_table(tmp_path: Path) -> None:
-    table = _write(tmp_path / "follow_up.tsv", FOLLOW_UP, "latin-1")
-    got = _labels("brca_er", table)
+    table = write(tmp_path / "follow_up.tsv", FOLLOW_UP, "latin-1")
+    got = labels_of("brca_er", table)
     assert got.label == {"TCGA-AA-0001": "positive", "TCGA-AA-0002": "negative"}
     assert got.dropped == {"TCGA-AA-0003": "indeterminate", "TCGA-AA-0004": "no value given"}
     assert got.filtered == {"rows of other cancer types": 1}
 
 
 def test_her2_rules_and_their_counts(tmp_path: Path) -> None:
-    table = _write(tmp_path / "follow_up.tsv", FOLLOW_UP, "latin-1")
-    fish = _labels("brca_her2", table)
+    table = write(tmp_path / "follow_up.tsv", FOLLOW_UP, "latin-1")
+    fish = labels_of("brca_her2", table)
     assert fish.label == {
         "TCGA-AA-0001": "negative",  # FISH overrules immunohistochemistry
         "TCGA-AA-0002": "positive",  # FISH resolves equivocal
@@ -63,15 +38,15 @@ def test_her2_rules_and_their_counts(tmp_path: Path) -> None:
     assert "decided by: fish 2, ihc 1" in fish.notes
     assert "ihc equivocal, decided by fish: 1 case(s)" in fish.notes
     assert any("contradict each other in 1 case(s); fish was taken" in note for note in fish.notes)
-    assert _labels("brca_her2", table, rule="ihc-first").label["TCGA-AA-0001"] == "positive"
-    only = _labels("brca_her2", table, rule="ihc-only")
+    assert labels_of("brca_her2", table, rule="ihc-first").label["TCGA-AA-0001"] == "positive"
+    only = labels_of("brca_her2", table, rule="ihc-only")
     assert set(only.dropped) == {"TCGA-AA-0002", "TCGA-AA-0003"}
 
 
 def test_an_unknown_value_is_refused_by_name(tmp_path: Path) -> None:
-    table = _write(tmp_path / "t.csv", "PATIENT_ID,ER_STATUS_BY_IHC\nTCGA-AA-0001,Maybe\n")
+    table = write(tmp_path / "t.csv", "PATIENT_ID,ER_STATUS_BY_IHC\nTCGA-AA-0001,Maybe\n")
     with pytest.raises(DataError, match=r"t\.csv, column ER_STATUS_BY_IHC: unknown value 'Maybe'"):
-        _labels("brca_er", table)
+        labels_of("brca_er", table)
 
 
 def test_cbioportal_study_file_and_web_download_are_the_same(tmp_path: Path) -> None:
@@ -80,8 +55,8 @@ def test_cbioportal_study_file_and_web_download_are_the_same(tmp_path: Path) -> 
     web = "Study ID\tPatient ID\tSample ID\tER Status By IHC\n"
     rows = "brca_tcga\tTCGA-AA-0001\tTCGA-AA-0001-01\tPositive\n"
     rows += "brca_tcga\tTCGA-AA-0001\tTCGA-AA-0001-06\tNegative\n"
-    first = _labels("brca_er", _write(tmp_path / "data_clinical_patient.txt", study + body))
-    second = _labels("brca_er", _write(tmp_path / "web.tsv", web + rows))
+    first = labels_of("brca_er", write(tmp_path / "data_clinical_patient.txt", study + body))
+    second = labels_of("brca_er", write(tmp_path / "web.tsv", web + rows))
     assert first.label == second.label == {"TCGA-AA-0001": "positive"}
     assert first.dropped == {"TCGA-AA-0002": "no value given"}
     assert second.filtered == {"rows of sample type 06": 1}
@@ -120,7 +95,7 @@ def test_not_sequenced_is_never_wild_type(tmp_path: Path) -> None:
             (5, "01", ""), (6, "01", "WT"), (6, "01", "V600E"),
         ]
     )  # fmt: skip
-    got = _labels("crc_braf", _write(tmp_path / "mutations.txt", table))
+    got = labels_of("crc_braf", write(tmp_path / "mutations.txt", table))
     assert got.label == {"TCGA-AA-0002": "wildtype", "TCGA-AA-0003": "mutant"}
     assert got.dropped == {
         "TCGA-AA-0001": "not sequenced",
@@ -131,7 +106,7 @@ def test_not_sequenced_is_never_wild_type(tmp_path: Path) -> None:
 
 
 def test_maf_needs_the_list_of_sequenced_samples(tmp_path: Path) -> None:
-    maf = _write(
+    maf = write(
         tmp_path / "data_mutations.txt",
         "Hugo_Symbol\tVariant_Classification\tTumor_Sample_Barcode\tHGVSp_Short\n"
         "BRAF\tMissense_Mutation\tTCGA-AA-0001-01\tp.V600E\n"
@@ -139,13 +114,13 @@ def test_maf_needs_the_list_of_sequenced_samples(tmp_path: Path) -> None:
         "KRAS\tMissense_Mutation\tTCGA-AA-0003-01\tp.G12D\n",
     )
     with pytest.raises(DataError, match="cases_sequenced"):
-        _labels("crc_braf", maf)
-    listed = _write(
+        labels_of("crc_braf", maf)
+    listed = write(
         tmp_path / "cases_sequenced.txt",
         "cancer_study_identifier: coadread\ncase_list_ids: "
         "TCGA-AA-0001-01\tTCGA-AA-0002-01\tTCGA-AA-0004-01\n",
     )
-    got = _labels("crc_braf", maf, listed)
+    got = labels_of("crc_braf", maf, listed)
     assert got.label == {
         "TCGA-AA-0001": "mutant",
         "TCGA-AA-0002": "wildtype",
@@ -158,11 +133,11 @@ def test_msi_rules(tmp_path: Path) -> None:
         f"TCGA-AA-000{i},{mantis},{sensor}\n"
         for i, (mantis, sensor) in enumerate([(0.7, 20), (0.3, 1), (0.5, 2), (0.4, 10), ("", 20)])
     )
-    got = _labels("crc_msi", _write(tmp_path / "s.csv", scores), rule="scores")
+    got = labels_of("crc_msi", write(tmp_path / "s.csv", scores), rule="scores")
     assert got.label == {"TCGA-AA-0000": "MSI-H", "TCGA-AA-0001": "MSS", "TCGA-AA-0003": "MSI-H"}
     assert set(got.dropped.values()) == {"mantis and sensor disagree", "no value given"}
     liu = "TCGA Participant Barcode,MSI Status\nTCGA-AA-0001,MSI-L\nTCGA-AA-0002,MSI-H\n"
-    assert _labels("crc_msi", _write(tmp_path / "liu.csv", liu)).label == {
+    assert labels_of("crc_msi", write(tmp_path / "liu.csv", liu)).label == {
         "TCGA-AA-0001": "MSS",
         "TCGA-AA-0002": "MSI-H",
     }
@@ -173,23 +148,13 @@ def test_gleason_groups(tmp_path: Path) -> None:
         f"TCGA-AA-000{i},PRAD,{one},{two}\n"
         for i, (one, two) in enumerate([(3, 3), (3, 4), (4, 3), (3, 5), (4, "[Not Available]")])
     )
-    got = _labels("tcga_prad_grade", _write(tmp_path / "t.csv", table))
+    got = labels_of("tcga_prad_grade", write(tmp_path / "t.csv", table))
     assert list(got.label.values()) == ["<=6", "3+4", "4+3", ">=8"]
     assert got.dropped == {"TCGA-AA-0004": "no value given"}
 
 
-CDR = """bcr_patient_barcode,type,PFI,PFI.time,OS,OS.time,Redaction
-TCGA-AA-0001,BRCA,1,30,0,400,
-TCGA-AA-0002,BRCA,0,0,1,5,
-TCGA-AA-0003,BRCA,0,100,0,100,Redacted
-TCGA-AA-0004,BRCA,1,#N/A,1,80,
-TCGA-AA-0005,BRCA,0,-3,1,80,
-TCGA-AA-0006,LUAD,0,70,1,80,
-"""
-
-
 def test_survival_from_tcga_cdr(tmp_path: Path) -> None:
-    sources = read_sources([_write(tmp_path / "cdr.csv", CDR)])
+    sources = read_sources([write(tmp_path / "cdr.csv", CDR)])
     recipe = load_recipe("tcga_brca_survival")
     got = follow_cases(sources, recipe, "PFI")
     assert got.survival == {"TCGA-AA-0001": (True, 30.0)}
@@ -212,7 +177,7 @@ def test_survival_from_cbioportal_counts_months(tmp_path: Path) -> None:
     table = "PATIENT_ID,PFS_STATUS,PFS_MONTHS\n"
     table += "TCGA-AA-0001,1:PROGRESSION,12\nTCGA-AA-0002,0:CENSORED,24\n"
     recipe = load_recipe("tcga_brca_survival")
-    got = follow_cases(read_sources([_write(tmp_path / "t.csv", table)]), recipe, "PFI").survival
+    got = follow_cases(read_sources([write(tmp_path / "t.csv", table)]), recipe, "PFI").survival
     assert got["TCGA-AA-0001"] == (True, pytest.approx(365.25))
     assert got["TCGA-AA-0002"] == (False, pytest.approx(730.5))
 
@@ -232,11 +197,11 @@ def test_workbook(tmp_path: Path) -> None:
 
 def test_tables_without_cases_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column names cases"):
-        read_source(_write(tmp_path / "a.csv", "x,y\n1,2\n"))
+        read_source(write(tmp_path / "a.csv", "x,y\n1,2\n"))
     with pytest.raises(DataError, match="no TCGA barcode"):
-        read_source(_write(tmp_path / "b.csv", "PATIENT_ID,y\nP-0001,2\n"))
+        read_source(write(tmp_path / "b.csv", "PATIENT_ID,y\nP-0001,2\n"))
     with pytest.raises(DataError, match="no rows"):
-        read_source(_write(tmp_path / "c.csv", "#only\n#comments\n"))
+        read_source(write(tmp_path / "c.csv", "#only\n#comments\n"))
     with gzip.open(tmp_path / "d.csv.gz", "wt") as file:
         file.write("PATIENT_ID,y\nTCGA-AA-0001,2\nother,3\n")
     assert read_source(tmp_path / "d.csv.gz").n_foreign == 1
@@ -262,163 +227,8 @@ def test_lists_of_slides(tmp_path: Path) -> None:
         (folder / name).touch()
     assert list_slides(folder) == ["a", "b.v2"]
     manifest = "id\tfilename\tmd5\tsize\tstate\n1\tb.svs\tx\t1\tok\n2\ta.svs\tx\t1\tok\n"
-    assert list_slides(_write(tmp_path / "gdc_manifest.txt", manifest)) == ["a", "b"]
-    assert list_slides(_write(tmp_path / "list.txt", "x.svs\ny.svs\n")) == ["x", "y"]
-    assert list_slides(_write(tmp_path / "t.csv", "case_id,slide_id\nc,s1\nc,s2\n")) == ["s1", "s2"]
+    assert list_slides(write(tmp_path / "gdc_manifest.txt", manifest)) == ["a", "b"]
+    assert list_slides(write(tmp_path / "list.txt", "x.svs\ny.svs\n")) == ["x", "y"]
+    assert list_slides(write(tmp_path / "t.csv", "case_id,slide_id\nc,s1\nc,s2\n")) == ["s1", "s2"]
     with pytest.raises(DataError, match="no column"):
-        list_slides(_write(tmp_path / "u.csv", "a,b\n1,2\n"))
-
-
-SLIDES = """TCGA-AA-0001-01Z-00-DX1.aa.svs
-TCGA-AA-0001-01Z-00-DX2.bb.svs
-TCGA-AA-0002-01Z-00-DX1.cc.svs
-TCGA-AA-0003-01Z-00-DX1.dd.svs
-TCGA-AA-0001-01A-01-TS1.ee.svs
-TCGA-AA-0002-06A-01-DX1.ff.svs
-TCGA-ZZ-0009-01Z-00-DX1.gg.svs
-scan_1.svs
-"""
-
-
-def test_command_writes_table_and_account(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    table = _write(tmp_path / "follow_up.tsv", FOLLOW_UP, "latin-1")
-    slides = _write(tmp_path / "slides.txt", SLIDES)
-    out = tmp_path / "tables" / "brca_er.csv"
-    cohort(task="brca_er", labels=[table], slides=slides, out=out, as_json=True)
-    account = json.loads(capsys.readouterr().out)
-    assert account == json.loads(out.with_suffix(".provenance.json").read_text())
-    excluded = {
-        c["what"]: c["n"] for c in account["counts"] if c["excluded"] and c["unit"] == "slides"
-    }
-    assert excluded == {
-        "slide type TS, not DX": 1,
-        "sample type 06, not 01": 1,
-        "case without label (indeterminate)": 1,
-        "case not among the labels": 1,
-        "no TCGA slide barcode": 1,
-    }
-    got = read_cohort(out, classes=("negative", "positive"))
-    assert [(c.case_id, len(c.slide_ids), c.label, c.site) for c in got.cases] == [
-        ("TCGA-AA-0001", 2, "positive", "AA"),
-        ("TCGA-AA-0002", 1, "negative", "AA"),
-    ]
-    n_slides = sum(c["n"] for c in account["counts"] if c["what"] == "slides")
-    assert n_slides + sum(excluded.values()) == len(SLIDES.split())
-
-
-def test_command_refuses_options_that_do_not_fit(tmp_path: Path) -> None:
-    table = _write(tmp_path / "cdr.csv", CDR)
-    with pytest.raises(UserError, match="--rule"):
-        cohort(task="tcga_brca_survival", labels=[table], rule="any")
-    with pytest.raises(UserError, match="--endpoint"):
-        cohort(task="brca_er", labels=[table], endpoint="OS")
-    with pytest.raises(UserError, match="mutation"):
-        cohort(task="brca_er", labels=[table], variant="V600E")
-    with pytest.raises(UserError, match="--slides is missing"):
-        cohort(task="brca_er", labels=[table], out=tmp_path / "o.csv")
-    with pytest.raises(ConfigError, match="Did you mean 'brca_er'"):
-        cohort(task="brca_err", labels=[table])
-    with pytest.raises(ConfigError, match="fish-first, ihc-first, ihc-only"):
-        cohort(task="brca_her2", labels=[table], rule="fish")
-
-
-def test_recipes_fit_their_task_cards() -> None:
-    assert set(recipe_names()) == set(names_of("cohorts"))
-    for name in recipe_names():
-        recipe = load_recipe(name)
-        if name in tasks:
-            card = tasks.get(name).card
-            assert recipe.classes == card.classes
-            assert recipe.endpoint == card.endpoint
-        labels = {one for field in recipe.fields.values() for one in field.labels.values()}
-        assert labels <= set(recipe.classes)
-
-
-def test_own_recipe(tmp_path: Path) -> None:
-    recipe = {
-        "name": "tp53", "types": ["BRCA"], "source": "x", "classes": ["wildtype", "mutant"],
-        "fields": {"calls": {"columns": ["TP53"], "gene": "TP53"}},
-        "rules": {"any": {"fields": ["calls"]}},
-    }  # fmt: skip
-    path = _write(tmp_path / "tp53.yaml", yaml.safe_dump(recipe))
-    assert load_recipe(str(path)).rule(None)[0] == "any"
-    path.write_text(yaml.safe_dump(recipe | {"rules": {"any": {"fields": ["other"]}}}))
-    with pytest.raises(ConfigError, match="unknown fields"):
-        load_recipe(str(path))
-
-
-@pytest.mark.parametrize(
-    ("task", "file", "options"),
-    [
-        ("brca_er", "er_pr_her2.csv", {}),
-        ("brca_pr", "er_pr_her2.csv", {}),
-        ("brca_her2", "er_pr_her2.csv", {"rule": "ihc-only"}),
-        ("tcga_brca_survival", "tcga_cdr.csv.gz", {"endpoint": "OS", "keep_redacted": True}),
-        ("tcga_luad_survival", "tcga_cdr.csv.gz", {"endpoint": "OS"}),
-        ("tcga_kirc_survival", "tcga_cdr.csv.gz", {"endpoint": "OS"}),
-    ],
-)
-def test_real_tables_come_out_as_they_lie_there(
-    shared_data: Path, tmp_path: Path, task: str, file: str, options: dict[str, object]
-) -> None:
-    out = tmp_path / "out.csv"
-    survival = task.endswith("survival")
-    cohort(
-        task=task,
-        labels=[shared_data / "tcga_labels" / file],
-        slides=shared_data / "tcga_hipt" / "features_hipt4k",
-        out=out,
-        keep_zero_times=survival,
-        **options,  # type: ignore[arg-type]
-    )
-    want = (shared_data / "tcga_hipt" / "tables" / f"{task}.csv").read_text()
-    assert out.read_text() == want.replace("\r\n", "\n")
-
-
-def test_real_counts(shared_data: Path) -> None:
-    labels = shared_data / "tcga_labels"
-    receptors = labels / "er_pr_her2.csv"
-    er, pr = _labels("brca_er", receptors), _labels("brca_pr", receptors)
-    her2 = _labels("brca_her2", receptors, rule="ihc-only")
-    assert _counts(er) == {"positive": 810, "negative": 238}
-    assert _counts(pr) == {"positive": 700, "negative": 345}
-    assert _counts(her2) == {"positive": 164, "negative": 566}
-    assert er.reasons == {"indeterminate": 2, "no value given": 49}
-    assert her2.reasons["equivocal"] == 179
-    sources = read_sources([labels / "tcga_cdr.csv.gz"])
-    recipe = load_recipe("tcga_brca_survival")
-    for endpoint, n, events in (
-        ("OS", 1096, 151),
-        ("PFI", 1096, 145),
-        ("DSS", 1077, 83),
-        ("DFI", 952, 84),
-    ):
-        got = follow_cases(sources, recipe, endpoint, keep_zero_times=True, keep_redacted=True)
-        assert (len(got.survival), sum(e for e, _ in got.survival.values())) == (n, events)
-    assert follow_cases(sources, recipe, "OS").dropped["TCGA-A7-A0DC"] == "redacted by TCGA"
-    histology = _labels("tcga_brca_subtype", labels / "tcga_cdr.csv.gz", keep_redacted=True)
-    assert _counts(histology) == {"IDC": 784, "ILC": 203}
-
-
-def _counts(labelled: object) -> dict[str, int]:
-    values = list(labelled.label.values())  # type: ignore[attr-defined]
-    return {value: values.count(value) for value in set(values)}
-
-
-def test_real_mutations_of_breast_cancer(shared_data: Path, tmp_path: Path) -> None:
-    path = shared_data / "tcga_labels" / "tcga_mutations.csv.gz"
-    recipe = {
-        "name": "brca_pik3ca", "types": ["BRCA"], "source": "x", "classes": ["wildtype", "mutant"],
-        "fields": {"calls": {"columns": ["PIK3CA"], "gene": "PIK3CA"}},
-        "rules": {"any": {"fields": ["calls"]}},
-    }  # fmt: skip
-    own = _write(tmp_path / "own.yaml", yaml.safe_dump(recipe))
-    got = _labels(str(own), path)
-    with gzip.open(path, "rt") as file:
-        rows = [row for row in csv.DictReader(file) if row["STUDY_ID"].startswith("brca")]
-    calls = [row["PIK3CA"] for row in rows]
-    assert got.reasons["not sequenced"] == calls.count("NS") > 0
-    assert _counts(got)["wildtype"] == calls.count("WT")
-    assert len(got.label) + len(got.dropped) == len(rows)
+        list_slides(write(tmp_path / "u.csv", "a,b\n1,2\n"))

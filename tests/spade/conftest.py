@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from release_files import write_release
 from scipy import sparse
 
 from spade_bench.encoders.spade.clustering import Experts
@@ -51,3 +54,9 @@ def spade_experts() -> Experts:
         ("Breast",) * 4 + ("Liver",) * 3,
         N_EXPERTS,
     )
+
+
+@pytest.fixture
+def release(tmp_path: Path) -> Path:
+    """Write a complete public release and return its folder."""
+    return write_release(tmp_path / "release")
