@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from spade_bench.cli.options import DeviceOption, JsonOption, SeedOption
+from spade_bench.cli.options import DeviceOption, JsonOption, SeedOption, TrustOption
 
 __all__ = ["check"]
 
@@ -26,13 +26,6 @@ WeightsOption = Annotated[
 ]
 PrecisionOption = Annotated[
     str | None, typer.Option(help="fp32, bf16 or fp16. Default: the encoder's own.")
-]
-TrustOption = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code",
-        help="Agree to run the code that some encoders keep beside their weights on the hub.",
-    ),
 ]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spade_bench.cli.options import BatchSizeOption, DeviceOption
+from spade_bench.cli.options import BatchSizeOption, DeviceOption, TrustOption
 
 __all__ = ["encode"]
 
@@ -38,10 +38,7 @@ def encode(
     ] = None,
     device: DeviceOption = None,
     batch_size: BatchSizeOption = 8192,
-    trust_remote_code: Annotated[
-        bool,
-        typer.Option("--trust-remote-code", help="Run code that lies beside hub weights."),
-    ] = False,
+    trust_remote_code: TrustOption = False,
 ) -> None:
     """Encode a folder of base features, with SPADE, another encoder of features or a slide encoder.
 

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spade_bench.cli.options import DeviceOption, SeedOption, WorkersOption, parse_shard
+from spade_bench.cli.options import (
+    DeviceOption,
+    SeedOption,
+    TrustOption,
+    WorkersOption,
+    parse_shard,
+)
 
 if TYPE_CHECKING:
     from spade_bench.extraction import EncoderSource, PatchGroup, Settings, Summary
@@ -37,13 +43,6 @@ WeightsOption = Annotated[
 ]
 PrecisionOption = Annotated[
     str | None, typer.Option(help="fp32, bf16 or fp16. Default: the encoder's own.")
-]
-TrustOption = Annotated[
-    bool,
-    typer.Option(
-        "--trust-remote-code",
-        help="Agree to run the code that some encoders keep beside their weights on the hub.",
-    ),
 ]
 ShardOption = Annotated[
     str | None, typer.Option(help="i/n: every n-th slide from the i-th on (1-based).")

@@ -12,6 +12,7 @@ __all__ = [
     "DeviceOption",
     "JsonOption",
     "SeedOption",
+    "TrustOption",
     "WorkersOption",
     "parse_named_paths",
     "parse_shard",
@@ -25,6 +26,13 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=0, help="Reader threads or processes; 0 picks by machine.")
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Agree to run the code that some encoders keep beside their weights on the hub.",
+    ),
 ]
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Patches a batch.")]
 

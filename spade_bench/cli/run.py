@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spade_bench.cli.options import DeviceOption, parse_named_paths, parse_shard
+from spade_bench.cli.options import DeviceOption, TrustOption, parse_named_paths, parse_shard
 
 if TYPE_CHECKING:
     from spade_bench.runner import RunRequest, RunSummary
@@ -100,13 +100,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run and how long, and stop.")
     ] = False,
-    trust_remote_code: Annotated[
-        bool | None,
-        typer.Option(
-            "--trust-remote-code",
-            help="Agree to run the code that some slide encoders keep beside their weights.",
-        ),
-    ] = None,
+    trust_remote_code: TrustOption = False,
     device: DeviceOption = None,
     memory: Annotated[
         str | None,
@@ -148,7 +142,7 @@ def run(
         controls=controls,
         allow_missing=allow_missing,
         allow_leaky_splits=allow_leaky_splits,
-        trust_remote_code=trust_remote_code,
+        trust_remote_code=trust_remote_code or None,
         device=device,
         memory=memory,
         set=parse_set(set_ or []),
