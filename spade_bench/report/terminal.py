@@ -66,16 +66,20 @@ def print_overall(rows: Sequence[OverallRow]) -> None:
 
 
 def print_differences(differences: Sequence[Difference], title: str) -> None:
-    """Print paired differences."""
+    """Print paired differences; of several pairs, each row says which."""
     common = shared([one.flags for one in differences])
-    columns = ("task", "head", "protocol", "k", "metric", "difference [95% interval]", "better",
-               "p", "p Holm", "p BH", "test", "flags")  # fmt: skip
+    several = len({(one.a, one.b) for one in differences}) > 1
+    columns = ["task", "head", "protocol", "k", "metric", "difference [95% interval]", "better",
+               "p", "p Holm", "p BH", "test", "flags"]  # fmt: skip
+    if several:
+        columns.insert(0, "a minus b")
     cells = []
     for one in differences:
         rest = [f for f in one.flags if f not in common]
         shot = "-" if one.protocol != "few-shot" else "mean" if one.k_shot is None else one.k_shot
         cells.append(
             (
+                *((f"{one.a} minus {one.b}",) if several else ()),
                 one.task,
                 one.head,
                 one.protocol,

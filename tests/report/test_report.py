@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from spade_bench.report import (
     verdict,
 )
 from spade_bench.report.leaderboard import COLUMNS, as_csv, as_markdown
+from spade_bench.report.terminal import print_differences
 from spade_bench.results import Predictions, ResultStore, Row, write_predictions
 
 LABEL = np.repeat([0, 1], 30)
@@ -156,6 +158,21 @@ def test_paired_difference_against_the_base(tmp_path: Path) -> None:
     by_shot = {d.k_shot: d.mean for d in found if d.metric == "auroc"}
     base = {r.k_shot: r.mean for r in alone if r.encoder == "lite0" and r.metric == "auroc"}
     assert by_shot[4] == pytest.approx(values["spade", 4] - base[4])
+
+
+def test_differences_of_several_encoders_name_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    _fill(tmp_path, "lite0", 0.6, ("control:base",))
+    _fill(tmp_path, "spade", 1.4, base="lite0", noise_seed=1)
+    found = against_base(collect(tmp_path), Resampler(tmp_path, n_boot=50))
+    print_differences(found, "one")
+    assert "minus" not in capsys.readouterr().out  # the title says it
+    print_differences([*found, dataclasses.replace(found[0], a="other")], "two")
+    printed = capsys.readouterr().out
+    assert "spade minus lite0" in printed
+    assert "other minus lite0" in printed
 
 
 def test_compare_needs_known_names_and_shared_episodes(tmp_path: Path) -> None:
