@@ -16,6 +16,7 @@ import torch
 
 from spade_bench import plugins
 from spade_bench.cli.check import Checked, check
+from spade_bench.data.bags import read_bag, write_features
 from spade_bench.doctor import Finding, check_encoder
 from spade_bench.encoders._timm import TimmEncoder
 from spade_bench.registry import Plugin, encoders
@@ -192,24 +193,45 @@ def test_the_command_exits_with_2_on_a_fault(
     assert '"status": "fail"' in capsys.readouterr().out
 
 
-def test_the_walk_through_of_the_contribution_guide_passes(repo: Path, tmp_path: Path) -> None:
+def _walk_through(repo: Path, word: str) -> str:
+    """The first example of the contribution guide that holds a word."""
     text = (repo / "CONTRIBUTING.md").read_text()
-    code = next(
-        block
-        for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-        if "EncoderCard" in block
-    )
-    plugin = tmp_path / "my_encoder.py"
-    plugin.write_text(code)
-    assert "spade-bench check encoder colour-histogram --plugin my_encoder.py" in text
-    arguments = ["check", "encoder", "colour-histogram", "--plugin", str(plugin)]
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    code = next(block for block in blocks if word in block)
+    assert sum(bool(line.strip()) for line in code.splitlines()) < 30
+    return code
+
+
+def _spade_bench(folder: Path, *arguments: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "spade_bench.cli.main", *arguments, "--device", "cpu"],
         capture_output=True,
         text=True,
         check=False,
         timeout=120,
-        cwd=tmp_path,
+        cwd=folder,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "0 fail" in done.stdout
+    return done.stdout
+
+
+def test_the_walk_through_of_the_contribution_guide_passes(repo: Path, tmp_path: Path) -> None:
+    (tmp_path / "my_encoder.py").write_text(_walk_through(repo, "EncoderCard"))
+    line = "check encoder colour-histogram --plugin my_encoder.py"
+    assert f"spade-bench {line}" in (repo / "CONTRIBUTING.md").read_text()
+    assert "0 fail" in _spade_bench(tmp_path, *line.split())
+
+
+def test_the_walk_through_of_a_slide_encoder_passes(repo: Path, tmp_path: Path) -> None:
+    (tmp_path / "my_pool.py").write_text(_walk_through(repo, 'level="slide"'))
+    line = "check encoder median-pool --plugin my_pool.py"
+    assert f"spade-bench {line}" in (repo / "CONTRIBUTING.md").read_text()
+    assert "0 fail" in _spade_bench(tmp_path, *line.split())
+    features = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32)
+    path = tmp_path / "features" / "features_one" / "s.h5"
+    write_features(path, features, slide_id="s", encoder="one")
+    line = "encode --plugin my_pool.py --encoder median-pool --features features/ --out slides/"
+    assert f"spade-bench {line}" in (repo / "CONTRIBUTING.md").read_text()
+    _spade_bench(tmp_path, *line.split())
+    vector = read_bag(tmp_path / "slides" / "slide_features_median-pool" / "s.h5").features
+    assert np.allclose(vector, np.median(features, axis=0))
