@@ -145,7 +145,7 @@ def pooled(found: list[dict[str, Any]]) -> dict[str, Any]:
         "studies": n,
         "difference": round(mean, 4),
         "ci": [round(mean - half, 4), round(mean + half, 4)],
-        "excludes_zero": abs(mean) > half,
+        "beats_base": mean - half > 0,
         "least": min(differences),
         "greatest": max(differences),
     }

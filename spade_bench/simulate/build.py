@@ -56,16 +56,7 @@ def simulate(
             not a study with the same images.
     """
     amount = _size(size)
-    if not 0 <= coupling <= 1:
-        raise ConfigError(f"coupling is {coupling}", fix="Give a number from 0 to 1")
-    if seed < 0:
-        raise ConfigError(f"seed is {seed}", fix="Give 0 or a positive number")
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "truth.json").exists()):
-        raise DataError(
-            "the folder holds something else than a simulated study",
-            where=str(out),
-            fix="Choose an empty or a new folder",
-        )
+    _check_request(out, seed, coupling)
     if images_of is not None:
         check_images(images_of, seed, size)
     st_seed, slide_seed, texture_seed, bulk_seed = np.random.SeedSequence(seed).spawn(4)
@@ -117,6 +108,19 @@ def check_images(study: Path, seed: int, size: str | Size) -> None:
             "not a study with these images: it must come from the same seed, size and version",
             where=str(study),
             fix="Leave --images-of out to draw them",
+        )
+
+
+def _check_request(out: Path, seed: int, coupling: float) -> None:
+    if not 0 <= coupling <= 1:
+        raise ConfigError(f"coupling is {coupling}", fix="Give a number from 0 to 1")
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}", fix="Give 0 or a positive number")
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "truth.json").exists()):
+        raise DataError(
+            "the folder holds something else than a simulated study",
+            where=str(out),
+            fix="Choose an empty or a new folder",
         )
 
 
