@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--size", default="small", help="tiny or small.")
     parser.add_argument("--task", default="crc_braf", help="crc_braf or sim_subtype.")
     parser.add_argument("--shots", default="1,2,4,8")
-    parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--draws", type=int, default=30)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--work", type=Path, help="Folder to keep; default: a temporary one.")
     parser.add_argument("--set", action="append", default=[], help="Setting of pretrain.")

@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--centroids", type=int, default=240)
     parser.add_argument("--dim", type=int, default=1024, help="width D of the base features")
     parser.add_argument("--spread", type=float, default=0.22, help="least scale of a centroid")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(arguments)
     model, features = make_world(args)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,28 +18,32 @@ from spade_bench.encoders._timm import one_core_each
 
 __all__ = ["in_lanes"]
 
+T = TypeVar("T")
+
 _ROWS = 512  # fewer rows a lane are not worth the threads
 
 
-def in_lanes(work: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """Return ``work(rows)``, computed in as many lanes as torch has threads.
+def in_lanes(work: Callable[[Tensor, Tensor], T], rows: Tensor, out: Tensor) -> list[T]:
+    """Run ``work`` on as many lanes of rows as torch has threads.
 
     Args:
-        work: Maps (m, D) to (m, width); a row's result must not depend on the other rows.
+        work: Reads rows (m, D) and fills their places (m, width); a row's result must not depend on
+            the other rows.
         rows: (n, D).
+        out: Where the results go, (n, width).
 
     Returns:
-        (n, width), on the CPU.
+        What ``work`` returned for each lane.
     """
     lanes = min(torch.get_num_threads(), len(rows) // _ROWS)
     if rows.device.type != "cpu" or lanes < 2:
-        return work(rows).cpu()
+        return [work(rows, out)]
 
-    def lane(part: Tensor) -> Tensor:
+    def lane(part: Tensor, place: Tensor) -> T:
         with torch.no_grad():  # a switch of the thread, not of the process
-            return work(part)
+            return work(part, place)
 
-    return torch.cat(list(_pool(lanes).map(lane, rows.tensor_split(lanes))))  # (n, width)
+    return list(_pool(lanes).map(lane, rows.tensor_split(lanes), out.tensor_split(lanes)))
 
 
 @cache

@@ -313,13 +313,18 @@ class SpadeModel:
 
     def _run(self, rows: Any, work: Callable[[Tensor], Tensor], width: int, like: Any) -> Any:
         out = torch.empty(rows.shape[0], width)
+
+        def fill(x: Tensor, place: Tensor) -> float:
+            place.copy_(work(x))
+            return float(x.sum())  # NaN and infinity survive a sum
+
         for start in range(0, rows.shape[0], _BLOCK):
             block = _tensor(rows[start : start + _BLOCK]).to(self.device)
-            if not math.isfinite(float(block.sum())):  # NaN and infinity survive a sum
-                bad = int((~torch.isfinite(block)).any(dim=1).sum())
-                raise DataError(f"{bad} rows from row {start} on hold NaN or infinite values")
             with fast_matmul(self.device):
-                out[start : start + _BLOCK] = in_lanes(work, block)
+                sums = in_lanes(fill, block, out[start : start + _BLOCK])
+            finite = all(map(math.isfinite, sums))
+            if not finite and (bad := int((~torch.isfinite(block)).any(dim=1).sum())):
+                raise DataError(f"{bad} rows from row {start} on hold NaN or infinite values")
         return _like(out, like)
 
 
