@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["fit_two_classes", "one_thread"]
 
+FEW = 256  # cases whose products are never worth a second thought
+MOST_SHARED = 8  # products of all cases worth computing, for each that the fits need
+CLOSE = 1e-6  # spread of a fit's cases, squared, below which it is not taken from all cases
+
 
 def one_thread() -> AbstractContextManager[Any]:
     """Keep small matrix products on one thread: handing them round takes longer than they do."""
@@ -52,24 +56,69 @@ def fit_two_classes(pooled: Floats, fits: Sequence[Fit], c: float) -> tuple[Floa
     """
     import numpy as np
 
-    n, dim = len(fits[0].train), pooled.shape[1]
-    gram = np.empty((len(fits), n, n))
-    scaled, means, scales = [], np.empty((len(fits), dim)), np.empty((len(fits), 1))
-    for b, fit in enumerate(fits):  # one at a time: each stays in the cache
-        x = pooled[fit.train]  # (n, D)
-        means[b] = mean = x.mean(axis=0)
-        x -= mean
-        scale = np.sqrt(np.vdot(x, x) / x.size)
-        # Rounding leaves equal cases with a tiny spread; scaling it up would invent signal.
-        tiny = 10 * np.finfo(np.float64).eps * max(np.abs(mean).max(), 1e-30)
-        scales[b] = scale = 1.0 if scale <= tiny else scale
-        x /= scale
-        gram[b] = x @ x.T
-        scaled.append(x)
+    trains = np.stack([fit.train for fit in fits])  # (B, n)
+    cases, at = np.unique(trains, return_inverse=True)  # (U,)
+    at = at.reshape(trains.shape)  # (B, n): the place of each training case among them
+    x = pooled[cases]  # (U, D)
+    origin = x.mean(axis=0)  # (D,)
+    x -= origin
+    scaled = _scaled_products(x, at, np.abs(origin).max())
+    if scaled is None:
+        half = len(fits) // 2
+        parts = [fit_two_classes(pooled, part, c) for part in (fits[:half], fits[half:])]
+        return _joined(parts)
+    gram, scale = scaled
     target = np.stack([fit.target for fit in fits]).astype(np.float64)  # (B, n)
     factors, shift = _newton(gram, target, c)  # (B, n), (B,)
-    weights = np.stack([a @ x for a, x in zip(factors, scaled, strict=True)]) / scales  # (B, D)
-    return weights.T, shift - (means * weights).sum(axis=1)
+    factors /= scale[:, None] ** 2
+    factors -= factors.mean(axis=1, keepdims=True)  # a weight on centred cases, as one on cases
+    many = len(cases)
+    spread = np.stack(
+        [np.bincount(*pair, many) for pair in zip(at, factors, strict=True)]
+    )  # (B, U)
+    mean = np.stack([np.bincount(own, minlength=many) for own in at]) / len(fits[0].train)  # (B, U)
+    weights: Floats = spread @ x  # (B, D)
+    return weights.T, shift - ((mean @ x + origin) * weights).sum(axis=1)
+
+
+def _joined(parts: Sequence[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    import numpy as np
+
+    weights, shifts = zip(*parts, strict=True)
+    return np.concatenate(weights, axis=1), np.concatenate(shifts)
+
+
+def _scaled_products(x: Floats, at: NDArray[np.intp], size: float) -> tuple[Floats, Floats] | None:
+    """Products among the training cases of B fits, from those of all cases that any fit has.
+
+    Args:
+        x: Features of these U cases minus their mean, (U, D).
+        at: Training cases of each fit among them, (B, n).
+        size: Largest number in that mean.
+
+    Returns:
+        Products of each fit's centred and scaled cases (B, n, n), and the scales (B,). None where
+        the fits had better be solved in smaller groups: they share too little, or the cases of one
+        lie so close together that digits would be lost.
+    """
+    import numpy as np
+
+    if len(at) > 1 and len(x) > FEW and len(x) ** 2 > MOST_SHARED * at.size * at.shape[1]:
+        return None
+    products = x @ x.T  # (U, U)
+    gram = products[at[:, :, None], at[:, None, :]]  # (B, n, n)
+    rows = gram.mean(axis=2)  # (B, n)
+    gram += rows.mean(axis=1)[:, None, None]
+    gram -= rows[:, :, None]
+    gram -= rows[:, None, :]
+    square = np.trace(gram, axis1=1, axis2=2) / (at.shape[1] * x.shape[1])  # (B,)
+    if len(at) > 1 and (square <= CLOSE * np.trace(products) / x.size).any():
+        return None
+    scale = np.sqrt(np.maximum(square, 0.0))  # (B,)
+    # Rounding leaves equal cases with a tiny spread; scaling it up would invent signal.
+    scale = np.where(scale <= 10 * np.finfo(np.float64).eps * max(size, 1e-30), 1.0, scale)
+    gram /= (scale**2)[:, None, None]
+    return gram, scale
 
 
 def _newton(gram: Floats, target: Floats, c: float) -> tuple[Floats, Floats]:

@@ -68,8 +68,12 @@ class PooledHead:
         """Fit and predict. See `Head.fit_predict`."""
         pooled = bags.pooled()  # (n_cases, D)
         alike: dict[Any, list[int]] = {}
+        built: dict[str, Any] = {}  # most fits share their settings, and building takes a while
         for index, fit in enumerate(fits):
-            alike.setdefault((len(fit.train), self._build(fit.params)), []).append(index)
+            text = repr(fit.params)
+            if text not in built:
+                built[text] = self._build(fit.params)
+            alike.setdefault((len(fit.train), built[text]), []).append(index)
         out: dict[int, Floats] = {}
         for (n_train, settings), members in alike.items():
             at_once = max(1, self._memory // _bytes(n_train, bags.dim, n_outputs))
@@ -88,8 +92,9 @@ def _bytes(n_train: int, dim: int, n_outputs: int) -> int:
 
     Above `NEWTON_UNKNOWNS` of several classes fits are solved one by one and without a Hessian.
     """
+    from spade_bench.heads._kernel import MOST_SHARED
     from spade_bench.heads._softmax import NEWTON_UNKNOWNS
 
     width = min(n_train, dim) + 1
     unknowns = width if n_outputs <= 2 else min(NEWTON_UNKNOWNS, width * n_outputs)
-    return 8 * (5 * n_train * dim + 4 * unknowns**2)
+    return 8 * (5 * n_train * dim + 4 * unknowns**2 + (MOST_SHARED + 2) * n_train**2)

@@ -69,6 +69,22 @@ def test_together_equals_alone() -> None:
         assert got == pytest.approx(head.fit_predict(bags, [fit], 3)[0], abs=1e-12)
 
 
+def test_close_cases_and_distant_ones_are_solved_as_if_alone() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 40)) + 1000.0
+    x[:20] = x[0] + 1e-4 * rng.normal(size=(20, 40))  # spread lost beside that of the others
+    x[20:24] = x[20]  # no spread at all
+    label = np.arange(600) % 2
+    trains = [np.arange(start, start + 4) for start in range(0, 600, 4)]  # no case in common
+    fits = [Fit(train, label[train], np.arange(600)) for train in trains]
+    bags = _bags([row[None] for row in x])
+    head = heads.get("logistic").load(HeadOptions())
+    for fit, got in zip(fits, head.fit_predict(bags, fits, 2), strict=True):
+        assert got == pytest.approx(head.fit_predict(bags, [fit], 2)[0], abs=1e-7)
+        if fit.train[0] != 20:
+            assert got == pytest.approx(_scikit(bags, fit, 1.0), abs=1e-5)
+
+
 def test_constant_and_duplicated_features_do_no_harm() -> None:
     rng = np.random.default_rng(0)
     base = rng.normal(size=(20, 4)).astype(np.float32)
