@@ -51,6 +51,9 @@ benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/pretrain.py --json
 	$(BIN)/python benchmarks/routing.py --json
 	$(BIN)/python benchmarks/prepare.py --json
+	$(BIN)/python benchmarks/heads.py --json
+	$(BIN)/python benchmarks/pack.py --json
+	$(BIN)/python benchmarks/extract.py --json
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
