@@ -242,6 +242,8 @@ class Trainer:
             most = max(most, each * min(at_once, len(own)))
             for start in range(0, len(own), at_once):
                 parts.append((self._groups[number], own[start : start + at_once]))
+        # Largest first, so that at the end no core waits long for another.
+        parts.sort(key=lambda part: -len(part[1]) * self._model.row_floats(part[1][0].settings))
         return parts, rows >= LARGE and most * self._workers.count <= self._budget
 
     def _encode(self, fit: Fit, settings: Any) -> dict[int, NDArray[np.float64]]:
