@@ -16,7 +16,7 @@ __all__ = ["SETTINGS", "WORKSPACE", "demo"]
 SETTINGS = (
     "clustering.k_organ=1",
     "clustering.k_experts=2",
-    "training.epochs=20",
+    "training.epochs=60",
     "training.lr=0.001",
 )
 """Settings of `pretrain` for a simulated study; the workspace says why."""
