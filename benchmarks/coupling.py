@@ -24,7 +24,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-
 BASE = "efficientnet-lite0"
 # An expert an organ, and a learning rate that arrives within some hundred steps.
 SETTINGS = (
