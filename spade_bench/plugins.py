@@ -12,7 +12,7 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,9 @@ _GROUPS = {
 }
 
 
+@cache
 def install() -> None:
-    """Tell each registry how to find its plugins when it is first read."""
+    """Tell each registry how to find its plugins when it is first read; once in a process."""
     for registry in (encoders, heads, kinds):
         registry.on_first_use(_discover)
     tasks.on_first_use(_discover_tasks)

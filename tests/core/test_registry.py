@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from spade_bench import plugins
 from spade_bench.errors import PluginError
-from spade_bench.registry import Registry
+from spade_bench.registry import Registry, tasks
 from spade_bench.types import EncoderCard
 
 
@@ -96,3 +97,10 @@ def test_a_prefix_of_a_broken_plugin_goes_with_it() -> None:
     with pytest.raises(ValueError, match="no"):
         registry.from_origin("my_file.py", broken)
     assert registry.prefixes == []
+
+
+def test_installing_twice_finds_nothing_twice() -> None:
+    before = tasks.names()
+    plugins.install()
+    assert tasks.names() == before
+    assert not tasks.broken
