@@ -10,19 +10,12 @@ import numpy as np
 
 from spade_bench.simulate.counts import Genome, draw_genome, permute_drivers, sample_counts
 from spade_bench.simulate.drawing import side_px
-from spade_bench.simulate.imaging import in_parallel, make_image
+from spade_bench.simulate.imaging import in_parallel, put_image
 from spade_bench.simulate.scanner import Site, draw_site
 from spade_bench.simulate.settings import NICHES, ORGANS, PROGRAMMES, GeneSettings, Nuisance, Size
 from spade_bench.simulate.spots import Spots, place_spots
 from spade_bench.simulate.tissue import CaseLevels, Tissue, draw_case, grow_tissue
-from spade_bench.simulate.writers import (
-    HEST_COLUMNS,
-    hest_row,
-    reuse_slide,
-    write_rows,
-    write_sample,
-    write_slide,
-)
+from spade_bench.simulate.writers import HEST_COLUMNS, hest_row, write_rows, write_sample
 
 if TYPE_CHECKING:
     from numpy.random import Generator, SeedSequence
@@ -146,12 +139,9 @@ def _write_one_sample(
 ) -> dict[str, Any]:
     """Draw, count and write one section; return its row of the metadata table."""
     organ, site = ORGANS[sample.organ], sample.site
-    name = f"{sample.sample_id}.tif"
-    if images is None:
-        image = make_image(sample.tissue, site, textures, np.random.default_rng(seeds[0]))
-        write_slide(folder / "wsis" / name, image, site.mpp, site.quality)
-    else:
-        reuse_slide(folder / "wsis" / name, images / name)
+    path = folder / "wsis" / f"{sample.sample_id}.tif"
+    rng = np.random.default_rng(seeds[0])
+    put_image(path, sample.tissue, site, textures, rng, drawn=images)
     counts, present = sample_counts(genome, drivers, sample.organ, np.random.default_rng(seeds[1]))
     row = hest_row(
         sample.sample_id,

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spade_bench.simulate.bulk import mean_drivers, write_bulk
-from spade_bench.simulate.imaging import in_parallel, make_image
+from spade_bench.simulate.imaging import in_parallel, put_image
 from spade_bench.simulate.labels import Labels, draw_labels
 from spade_bench.simulate.scanner import Site, draw_site
 from spade_bench.simulate.settings import ORGANS, LabelSettings, Nuisance, Size
 from spade_bench.simulate.tissue import draw_case, grow_tissue
-from spade_bench.simulate.writers import reuse_slide, write_rows, write_slide
+from spade_bench.simulate.writers import write_rows
 
 if TYPE_CHECKING:
     from numpy.random import SeedSequence
@@ -79,12 +79,8 @@ def simulate_slides(
         own = np.random.default_rng(slide.seed)
         site = case_sites[slide.case]
         tissue = grow_tissue(organ, cases[slide.case], size.slide_side_um, own)
-        name = f"{slide.slide_id}.tif"
-        if images_of is None:
-            image = make_image(tissue, site, textures, own)
-            write_slide(folder / "slides" / name, image, site.mpp, site.quality)
-        else:
-            reuse_slide(folder / "slides" / name, images_of / "slides" / name)
+        path = folder / "slides" / f"{slide.slide_id}.tif"
+        put_image(path, tissue, site, textures, own, drawn=images_of and images_of / "slides")
         return mean_drivers(tissue)
 
     drivers = np.stack(in_parallel("simulating slides", one, slides))  # (slides, drivers)
