@@ -22,6 +22,7 @@ __all__ = ["Progress", "emit", "progress", "say", "set_quiet", "table", "track",
 T = TypeVar("T")
 _PLAIN_INTERVAL = 20.0  # seconds between two plain progress lines
 _state = {"quiet": False}
+_open: list[Progress] = []  # displays that run at present, the outermost first
 
 
 class Progress(Protocol):
@@ -58,40 +59,24 @@ def fancy() -> bool:
 
 @contextlib.contextmanager
 def progress(description: str, total: float | None = None, unit: str = "") -> Iterator[Progress]:
-    """Show progress over a block of work.
+    """Show progress over a block of work; inside another one, below it and only while it lasts.
 
     Args:
         description: What is being done.
         total: Number of units, or None when unknown.
         unit: Name of one unit, such as "patches".
     """
-    if not fancy():
-        plain = _PlainProgress(description, total, unit)
-        yield plain
-        plain.close()
+    outer = _open[0] if _open else None
+    if isinstance(outer, _RichProgress):
+        with outer.part(description, total, unit) as inner:
+            yield inner
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as Bars
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(f"{unit} {{task.fields[note]}}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=Console(stderr=True), transient=False) as bars:
-        yield _RichProgress(bars, bars.add_task(description, total=total, note=""))
+    with _bars(description, total, unit) if fancy() else _lines(description, total, unit) as shown:
+        _open.append(shown)
+        try:
+            yield shown
+        finally:
+            _open.remove(shown)
 
 
 def track(
@@ -122,6 +107,40 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     Console(file=sys.stdout, width=width, highlight=False).print(grid)
 
 
+@contextlib.contextmanager
+def _bars(description: str, total: float | None, unit: str) -> Iterator[_RichProgress]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        SpinnerColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bars
+
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]} {task.fields[note]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Bars(*columns, console=Console(stderr=True), transient=False) as bars:
+        yield _RichProgress(bars, bars.add_task(description, total=total, unit=unit, note=""))
+
+
+@contextlib.contextmanager
+def _lines(description: str, total: float | None, unit: str) -> Iterator[_PlainProgress]:
+    plain = _PlainProgress(description, total, unit)
+    yield plain
+    if not _open:  # a part of something larger says nothing at its end
+        plain.close()
+
+
 class _RichProgress:
     def __init__(self, bars: RichProgress, task: TaskID) -> None:
         self._bars = bars
@@ -129,6 +148,15 @@ class _RichProgress:
 
     def advance(self, n: float = 1, note: str = "") -> None:
         self._bars.update(self._task, advance=n, note=note)
+
+    @contextlib.contextmanager
+    def part(self, description: str, total: float | None, unit: str) -> Iterator[_RichProgress]:
+        """Show a second bar below this one, and take it away at the end."""
+        task = self._bars.add_task(description, total=total, unit=unit, note="")
+        try:
+            yield _RichProgress(self._bars, task)
+        finally:
+            self._bars.remove_task(task)
 
 
 class _PlainProgress:

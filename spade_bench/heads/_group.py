@@ -213,7 +213,7 @@ class Group:
 
         The kernel misreads gradients laid out otherwise than their weights.
         """
-        steps = [torch.tensor(float(count)) for _ in grads]
+        steps = [torch.tensor(float(count))] * len(grads)
         torch.ops.aten._fused_adamw_(
             [self._w[name][member] for name in grads],
             [grad.contiguous() for grad in grads.values()],

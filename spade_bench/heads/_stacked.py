@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -78,6 +79,7 @@ class Model:
         dropped: Width of the dropout factors, H.
         row_floats: Numbers kept for the gradient a patch and model; plans the memory.
         shape: Settings in which models must agree to be stacked.
+        small: Whether most of its matrix products are small.
     """
 
     initial: Callable[[int, int, Any, torch.Generator], Params]
@@ -87,6 +89,7 @@ class Model:
     dropped: Callable[[Any], int]
     row_floats: Callable[[Any], int]
     shape: tuple[str, ...]
+    small: bool = False
 
 
 def stacked_head(card: HeadCard, settings: type[TrainConfig], model: Model, objective: str) -> None:
@@ -130,7 +133,7 @@ class StackedHead:
         """Train and predict. See `Head.fit_predict`."""
         import torch
 
-        from spade_bench.engine.device import resolve_device
+        from spade_bench.engine.device import resolve_device, small_products
         from spade_bench.heads._objectives import OBJECTIVES
         from spade_bench.heads._reader import Reader
         from spade_bench.heads._trainer import Member, Trainer
@@ -157,7 +160,8 @@ class StackedHead:
             for stack in self._stacks([members[i] for i in chosen], reader, n_outputs, memory):
                 own = [members[chosen[i]] for i in stack]
                 objective = OBJECTIVES[self._objective]
-                with Workers(device) as workers:
+                ready = small_products(device) if self._model.small else nullcontext()
+                with ready, Workers(device) as workers:
                     trainer = Trainer(
                         own,
                         reader,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from spade_bench import console
 from spade_bench.heads._group import Batch, Group
 from spade_bench.heads._workers import Workers
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Member", "Trainer"]
 
 CPU_ROOM = 4 << 20  # bytes of activations that stay in a core's cache
-LARGE = 256  # rows of bags from which a model's step is worth a thread
+LARGE = 200_000  # numbers kept for the gradient from which a model's step is worth a thread
 
 
 @dataclass
@@ -120,11 +121,15 @@ class Trainer:
 
     def train(self) -> None:
         """Train every member to its end, or until its tuning cases say stop."""
-        for epoch in range(max(member.epochs for member in self._members)):
-            live = [m for m in self._members if epoch < m.epochs and not m.stopped]
-            for cases, active in self._ticks(epoch, live):
-                self._step(cases, active)
-            self._tune([m for m in live if m.fit.tune is not None and len(m.fit.tune)])
+        total = sum(member.epochs * member.chunks for member in self._members)
+        with console.progress("Training", total, f"steps of {len(self._members)} models") as bar:
+            for epoch in range(max(member.epochs for member in self._members)):
+                live = [m for m in self._members if epoch < m.epochs and not m.stopped]
+                for cases, active in self._ticks(epoch, live):
+                    self._step(cases, active)
+                    bar.advance(len(active))
+                self._tune([m for m in live if m.fit.tune is not None and len(m.fit.tune)])
+                bar.advance(sum((m.epochs - epoch - 1) * m.chunks for m in live if m.stopped))
         for number, group in enumerate(self._groups):
             group.restore(
                 [m.slot for m in self._members if m.group == number and m.best < math.inf]
@@ -234,17 +239,19 @@ class Trainer:
         by_group: dict[int, list[Member]] = {}
         for member in members:
             by_group.setdefault(member.group, []).append(member)
-        parts, most = [], 0
+        parts, most, least = [], 0, math.inf
         for number, own in by_group.items():
             own.sort(key=lambda member: member.slot)
-            each = rows * self._model.row_floats(own[0].settings) * self._reference.element_size()
+            floats = rows * self._model.row_floats(own[0].settings)
+            each, least = floats * self._reference.element_size(), min(least, floats)
             at_once = max(1, self._room // max(1, each))
+            at_once = math.ceil(len(own) / math.ceil(len(own) / at_once))  # parts of one size
             most = max(most, each * min(at_once, len(own)))
             for start in range(0, len(own), at_once):
                 parts.append((self._groups[number], own[start : start + at_once]))
         # Largest first, so that at the end no core waits long for another.
         parts.sort(key=lambda part: -len(part[1]) * self._model.row_floats(part[1][0].settings))
-        return parts, rows >= LARGE and most * self._workers.count <= self._budget
+        return parts, least >= LARGE and most * self._workers.count <= self._budget
 
     def _encode(self, fit: Fit, settings: Any) -> dict[int, NDArray[np.float64]]:
         """Encoded target of each training and tuning case."""

@@ -219,6 +219,7 @@ stacked_head(
         dropped=lambda s: int(s.hidden),
         row_floats=lambda s: 40 * int(s.hidden),
         shape=("hidden",),
+        small=True,
     ),
     "classes",
 )

@@ -70,6 +70,14 @@ class Context:
         self.first_error = self.first_error or text
 
 
+@dataclass(frozen=True)
+class Work:
+    """A cell to fit, and the group it belongs to."""
+
+    group: Group
+    cell: Cell
+
+
 class TaskRun:
     """The cells of one task; base bags are shared by all rows that start from them."""
 
@@ -82,78 +90,85 @@ class TaskRun:
         self._at = {case.case_id: i for i, case in enumerate(prepared.cohort.cases)}
 
     def run(self, todo: Sequence[Group]) -> None:
-        """Run groups in order: all heads of a row before the next row."""
-        total = sum(len(group.cells) for group in todo)
-        with console.progress(f"Running {self._prepared.card.name}", total, "cells") as bar:
-            for group in todo:
-                finished = self._context.finished
-                pending = [cell for cell in group.cells if cell.run_id not in finished]
-                self._context.skipped += len(group.cells) - len(pending)
-                bar.advance(len(group.cells) - len(pending))
-                for cells in _together([c for c in pending if not c.members], group.row.fitted):
-                    self._fit(group, cells)
-                    bar.advance(len(cells), _note(group, cells[0]))
-                for cell in (cell for cell in pending if cell.members):
-                    self._average(cell)
-                    bar.advance(1, _note(group, cell))
+        """Run groups, those over the same bags together: their fits train in one pass."""
+        finished = self._context.finished
+        with console.progress(
+            f"Running {self._prepared.card.name}", sum(len(g.cells) for g in todo), "cells"
+        ) as bar:
+            for alike in _over_the_same_bags(todo):
+                work = [Work(group, cell) for group in alike for cell in group.cells]
+                pending = [own for own in work if own.cell.run_id not in finished]
+                self._context.skipped += len(work) - len(pending)
+                bar.advance(len(work) - len(pending))
+                for part in _together([own for own in pending if not own.cell.members]):
+                    self._fit(part)
+                    bar.advance(len(part), _note(part[0]))
+                for own in (own for own in pending if own.cell.members):
+                    self._average(own.cell)
+                    bar.advance(1, _note(own))
 
-    def _fit(self, group: Group, cells: list[Cell]) -> None:
+    def _fit(self, work: Sequence[Work]) -> None:
         """Fit cells together; when that fails, one by one, so that only the culprit is lost."""
         started = time.perf_counter()
+        cells = [own.cell for own in work]
         try:
-            fits, chosen = self._fits(group, cells)
+            fits, chosen = self._fits(work)
             outputs = self._prepared.kind.n_outputs(self._prepared.cohort)
-            bags = self._bags_of(group, cells)
-            scores = self._made[group.head].fit_predict(bags, fits, outputs)
+            scores = self._made[cells[0].head].fit_predict(self._bags_of(work), fits, outputs)
         except Exception as error:
-            if len(cells) > 1 and not isinstance(error, UserError):
-                for cell in cells:
-                    self._fit(group, [cell])
+            if len(work) > 1 and not isinstance(error, UserError):
+                for own in work:
+                    self._fit([own])
                 return
             self._context.fail(cells, error, time.perf_counter() - started)
             return
         seconds = (time.perf_counter() - started) / len(cells)
         rows = []
-        for cell, own, params in zip(cells, scores, chosen, strict=True):
+        for cell, found, params in zip(cells, scores, chosen, strict=True):
             try:
-                rows.append(self._row(cell, self._predictions(cell, own), seconds, params))
+                rows.append(self._row(cell, self._predictions(cell, found), seconds, params))
             except DataError as error:  # such as a risk that is not finite
                 self._context.fail([cell], error, seconds)
         self._stored(rows)
 
-    def _fits(
-        self, group: Group, cells: Sequence[Cell]
-    ) -> tuple[list[Fit], list[dict[str, Any] | None]]:
+    def _fits(self, work: Sequence[Work]) -> tuple[list[Fit], list[dict[str, Any] | None]]:
         """Jobs of the head, and the hyperparameters chosen for each; None without a choice."""
-        chosen = self._chosen(group, cells)
+        chosen = self._chosen(work)
         fits, params = [], []
-        for cell in cells:
-            job = self._job(group, cell)
-            own = None if chosen is None else chosen.get(job.shared, {})
-            test = self._positions(cell.episode.test)
+        for own in work:
+            job = self._job(own)
+            point = None if chosen is None else chosen.get(job.shared, {})
+            test = self._positions(own.cell.episode.test)
             if self._prepared.kind.card.scores_training:
                 test = _join(test, job.train)
-            fit = Fit(job.train, job.target, test, job.seed, own or {})
+            fit = Fit(job.train, job.target, test, job.seed, point or {})
             if len(job.tune):
                 fit = replace(fit, tune=job.tune, tune_target=job.tune_target)
             fits.append(fit)
-            params.append(own)
+            params.append(point)
         return fits, params
 
-    def _chosen(self, group: Group, cells: Sequence[Cell]) -> dict[Hashable, dict[str, Any]] | None:
-        grid = self._context.grids.get(group.head)
+    def _chosen(self, work: Sequence[Work]) -> dict[Hashable, dict[str, Any]] | None:
+        head = work[0].group.head
+        grid = self._context.grids.get(head)
         if not grid:
             return None
         prepared = self._prepared
-        wanted = {self._job(group, cell).shared for cell in cells}
+        wanted = {self._job(own).shared for own in work}
         # A choice that folds share needs all of them, also those that had finished before.
-        jobs = [self._job(group, cell) for cell in group.cells if not cell.members]
+        every = {id(own.group): own.group for own in work}.values()
+        jobs = [
+            self._job(Work(group, cell))
+            for group in every
+            for cell in group.cells
+            if not cell.members
+        ]
         return choose(
-            self._made[group.head],
+            self._made[head],
             prepared.kind,
             ranking_metric(prepared.kind, prepared.card),
             grid=grid,
-            bags=self._bags_of(group, cells),
+            bags=self._bags_of(work),
             jobs=[job for job in jobs if job.shared in wanted],
             cases=prepared.cohort.cases,
             n_outputs=prepared.kind.n_outputs(prepared.cohort),
@@ -161,22 +176,24 @@ class TaskRun:
             patient_of=prepared.patient_of,
         )
 
-    def _job(self, group: Group, cell: Cell) -> Job:
-        prepared, episode = self._prepared, cell.episode
+    def _job(self, own: Work) -> Job:
+        prepared, group, episode = self._prepared, own.group, own.cell.episode
         train, tune = self._positions(episode.train), self._positions(episode.tune)
         target, tune_target = prepared.target[train], prepared.target[tune]
-        seed = fit_seed(cell.seed, episode)
+        seed = fit_seed(own.cell.seed, episode)
         if group.row.permute:
             target = prepared.kind.permute(target, seed)
             tune_target = prepared.kind.permute(tune_target, seed)
         ensemble = any(episode.draw == other.episode.draw for other in group.cells if other.members)
-        place = (episode.k_shot, episode.draw, None if ensemble else episode.fold)
+        fold = None if ensemble else episode.fold
+        place = (group.row.permute, episode.k_shot, episode.draw, fold)
         return Job(train, target, tune, tune_target, seed, place)
 
-    def _bags_of(self, group: Group, cells: Sequence[Cell]) -> CaseBags:
-        row = group.row
-        episodes = [cell.episode for cell in cells] if row.fitted else self._prepared.episodes
-        pool = self._prepared.pool(episodes).tolist() if row.fitted else []
+    def _bags_of(self, work: Sequence[Work]) -> CaseBags:
+        row = work[0].group.row
+        pool: list[int] = []
+        if row.fitted:
+            pool = self._prepared.pool([own.cell.episode for own in work]).tolist()
         key = id(row.files)
         # Encoders whose features are used as they are share `make`: the files tell them apart.
         wanted = (key, row.make, pool)
@@ -271,19 +288,25 @@ def make_row(cell: Cell, status: Any, device: str, seconds: float, **rest: Any) 
     )
 
 
-def _together(cells: Sequence[Cell], fitted: bool) -> list[list[Cell]]:
-    """Cells that are trained together: of one shot and, for fitted features, one test set."""
-    out: dict[Any, list[Cell]] = {}
-    for cell in cells:
-        test = cell.episode.test if fitted else ()
-        out.setdefault((cell.episode.k_shot, test), []).append(cell)
+def _over_the_same_bags(todo: Sequence[Group]) -> list[list[Group]]:
+    """Groups with one head over the same bags, such as an encoder and its permuted labels."""
+    out: dict[Any, list[Group]] = {}
+    for group in todo:
+        row = group.row
+        out.setdefault((group.head, id(row.files), row.make, row.fitted), []).append(group)
     return list(out.values())
 
 
-def _note(group: Group, cell: Cell) -> str:
-    episode = cell.episode
-    place = f" k={episode.k_shot}" if episode.k_shot else ""
-    return f"{group.row.label} {group.head}{place}"
+def _together(work: Sequence[Work]) -> list[list[Work]]:
+    """Cells that are trained together: all; of features fitted to a pool, those of one test set."""
+    out: dict[Any, list[Work]] = {}
+    for own in work:
+        out.setdefault(own.cell.episode.test if own.group.row.fitted else (), []).append(own)
+    return list(out.values())
+
+
+def _note(own: Work) -> str:
+    return f"{own.group.row.label} {own.group.head}"
 
 
 def _join(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:

@@ -147,11 +147,37 @@ def test_interruption_leaves_everything_readable(
     monkeypatch.setattr(PooledHead, "fit_predict", interrupted)
     assert _main(*command, *given, "--out", "o") == 130
     before = _rows(tmp_path / "o")
-    assert len(before) == 3
+    assert len(before) == 6  # the encoder and its permuted labels, not yet the projections
     monkeypatch.setattr(PooledHead, "fit_predict", fit)
     assert _main(*command, *given, "--out", "o") == 0
-    assert _rows(tmp_path / "o")[:3] == before
+    assert _rows(tmp_path / "o")[:6] == before
     assert len(_rows(tmp_path / "o")) == 9
+
+
+def test_all_that_starts_from_the_same_bags_trains_in_one_pass(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["--table", str(study.table), "--features", str(study.features), "--device", "cpu"]
+    command = ["run", "--encoder", "mine", "--task", "t", *given, "--draws", "2"]
+    fit, calls = PooledHead.fit_predict, []
+
+    def counted(self: Any, bags: Any, fits: Any, n_outputs: int) -> Any:
+        calls.append(len(fits))
+        return fit(self, bags, fits, n_outputs)
+
+    monkeypatch.setattr(PooledHead, "fit_predict", counted)
+    assert _main(*command, "--shots", "1,2,4", "--out", "whole") == 0
+    # Three shots x two draws of the encoder and of its permuted labels; then the projections.
+    assert calls == [12, 6]
+    for shot in ("4", "1", "2"):
+        assert _main(*command, "--shots", shot, "--out", "parts") == 0
+    whole, parts = (
+        {row["run_id"]: row["metrics"] for row in _rows(tmp_path / out)}
+        for out in ("whole", "parts")
+    )
+    assert whole.keys() == parts.keys()
+    for run_id, metrics in whole.items():
+        assert metrics == pytest.approx(parts[run_id], abs=1e-9, nan_ok=True)
 
 
 def test_dry_run_counts_and_estimates(
