@@ -68,6 +68,7 @@ class Group:
     ) -> None:
         self._model, self._objective, self._settings = model, objective, settings
         self._mean, self._scale = mean, scale
+        self._shifted = bool(mean.any())
         self._device, dtype = mean.device, mean.dtype
         self._precision = settings[0].precision
         # Every member draws on the CPU from a stream of its own, so that it starts and drops alike
@@ -78,6 +79,7 @@ class Group:
         self._m = {k: torch.zeros_like(w) for k, w in self._w.items()}
         self._v = {k: torch.zeros_like(w) for k, w in self._w.items()}
         self._best: Params | None = None
+        self._own: dict[int, tuple[list[torch.Tensor], ...]] = {}
         self._taken = np.zeros(len(settings), dtype=np.int64)
         self._steps = np.asarray(steps, dtype=np.float64)
         self._lr = np.array([s.lr for s in settings])
@@ -140,7 +142,7 @@ class Group:
 
     def free(self) -> None:
         """Drop what only training needs."""
-        self._m, self._v, self._best = {}, {}, None
+        self._m, self._v, self._best, self._own = {}, {}, None, {}
 
     def _outputs(
         self, batches: Sequence[Batch], p: Params, part: Part, noise: torch.Tensor | None
@@ -159,8 +161,9 @@ class Group:
         # Scaling is folded into the first layer: one bag serves members scaled differently.
         p = dict(leaves)
         p["w1"] = leaves["w1"] / self._scale[part].unsqueeze(1)  # (s, H, D)
-        shift = (p["w1"] @ self._mean[part].unsqueeze(2)).squeeze(2)  # (s, H)
-        p["b1"] = leaves["b1"] - shift  # (s, H)
+        if self._shifted:
+            shift = (p["w1"] @ self._mean[part].unsqueeze(2)).squeeze(2)  # (s, H)
+            p["b1"] = leaves["b1"] - shift  # (s, H)
         with autocast(self._device, self._precision):
             out = self._model.forward(batch.x, batch.mask, p, noise)  # (s, B, K)
         return out.to(self._dtype)
@@ -213,14 +216,18 @@ class Group:
 
         The kernel misreads gradients laid out otherwise than their weights.
         """
-        steps = [torch.tensor(float(count))] * len(grads)
+        if member not in self._own:  # views of its slice: all updates are made in place
+            self._own[member] = tuple(
+                [state[name][member] for name in grads] for state in (self._w, self._m, self._v)
+            )
+        w, m, v = self._own[member]
         torch.ops.aten._fused_adamw_(
-            [self._w[name][member] for name in grads],
+            w,
             [grad.contiguous() for grad in grads.values()],
-            [self._m[name][member] for name in grads],
-            [self._v[name][member] for name in grads],
+            m,
+            v,
             [],
-            steps,
+            [torch.tensor(float(count))] * len(w),
             lr=rate,
             beta1=BETA1,
             beta2=BETA2,

@@ -110,7 +110,8 @@ class Reader:
         for case in sorted({int(case) for train in fits for case in train}):
             if case not in self._moments:
                 x = self.load(case).double()  # (n, D)
-                self._moments[case] = x.mean(dim=0), (x * x).mean(dim=0)
+                variance, mean = torch.var_mean(x, dim=0, correction=0)  # (D,) each
+                self._moments[case] = mean, variance + mean * mean
         known: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
         for train in fits:
             if train.tobytes() not in known:
@@ -124,12 +125,12 @@ class Reader:
         mean = torch.stack([known[train.tobytes()][0] for train in fits])  # (S, D)
         scale = torch.stack([known[train.tobytes()][1] for train in fits])  # (S, D)
         # Features far from zero lose digits; all members are shown them minus one reference.
-        reference = mean.mean(dim=0)  # (D,)
-        return (
-            reference.to(self._dtype),
-            (mean - reference.to(self._dtype)).to(self._dtype),
-            scale.to(self._dtype),
-        )
+        reference = mean.mean(dim=0).to(self._dtype)  # (D,)
+        mean -= reference
+        # What rounding leaves between members with the same cases is no difference.
+        rounding = 4 * torch.finfo(self._dtype).eps * (reference.abs() + scale)  # (S, D)
+        mean[mean.abs() <= rounding] = 0
+        return reference, mean.to(self._dtype), scale.to(self._dtype)
 
     def _fits(self, cases: Sequence[int], order: list[int], start: int, stop: int) -> bool:
         """Whether one more bag, the longest so far, can be padded to without much waste."""

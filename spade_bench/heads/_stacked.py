@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -168,6 +168,7 @@ class StackedHead:
                         self._model,
                         objective,
                         n_outputs,
+                        name=self.card.name,
                         room=memory // 4,
                         workers=workers,
                     )
@@ -191,8 +192,13 @@ class StackedHead:
         """
         stacks: list[list[int]] = [[]]
         used, room = 0, memory // 4
+        sizes: dict[Hashable, int] = {}
         for index, member in enumerate(members):
-            size = self._state_bytes(member, reader.dim, n_outputs)
+            settings = member.settings
+            kind = settings.precision, *(getattr(settings, name) for name in self._model.shape)
+            if kind not in sizes:
+                sizes[kind] = self._state_bytes(member, reader.dim, n_outputs)
+            size = sizes[kind]
             if self._memory is not None:
                 longest = max(reader.length(int(case)) for case in member.fit.train)
                 floats = self._model.row_floats(member.settings) + 2 * reader.dim
@@ -218,8 +224,8 @@ class StackedHead:
         from spade_bench.heads._objectives import OBJECTIVES
 
         width = OBJECTIVES[self._objective].width(n_outputs, member.settings)
-        with torch.device("meta"):
-            p = self._model.initial(dim, width, member.settings, torch.Generator("cpu"))
+        # Drawn for real: on torch's meta device the first draw takes a second of imports.
+        p = self._model.initial(dim, width, member.settings, torch.Generator())
         floats = sum(w.numel() for w in p.values())
         return floats * 6 * (8 if member.settings.precision == "fp64" else 4)
 

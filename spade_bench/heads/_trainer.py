@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -73,6 +75,7 @@ class Trainer:
         model: Architecture.
         objective: Loss and prediction.
         n_outputs: Classes, or 1.
+        name: What to call them while they train.
         room: Bytes that the activations of one step may take.
         workers: Cores to spread models over.
     """
@@ -85,10 +88,11 @@ class Trainer:
         objective: Objective,
         n_outputs: int,
         *,
+        name: str,
         room: int,
         workers: Workers,
     ) -> None:
-        self._workers, self._budget = workers, room
+        self._workers, self._budget, self._name = workers, room, name
         self._members, self._reader = members, reader
         self._model, self._objective, self._n_outputs = model, objective, n_outputs
         self._room = min(room, CPU_ROOM) if reader.device.type == "cpu" else room
@@ -122,12 +126,14 @@ class Trainer:
     def train(self) -> None:
         """Train every member to its end, or until its tuning cases say stop."""
         total = sum(member.epochs * member.chunks for member in self._members)
-        with console.progress("Training", total, f"steps of {len(self._members)} models") as bar:
+        unit = f"steps of {len(self._members)} models"
+        with console.progress(f"Training {self._name}", total, unit) as bar:
             for epoch in range(max(member.epochs for member in self._members)):
                 live = [m for m in self._members if epoch < m.epochs and not m.stopped]
-                for cases, active in self._ticks(epoch, live):
-                    self._step(cases, active)
+                for cases, active, batches in self._read(self._ticks(epoch, live)):
+                    self._step(cases, active, batches)
                     bar.advance(len(active))
+                self._workers.wait()
                 self._tune([m for m in live if m.fit.tune is not None and len(m.fit.tune)])
                 bar.advance(sum((m.epochs - epoch - 1) * m.chunks for m in live if m.stopped))
         for number, group in enumerate(self._groups):
@@ -167,13 +173,27 @@ class Trainer:
             for chunk in np.array_split(cases, members[0].chunks):
                 yield chunk.tolist(), members
 
+    def _read(
+        self, ticks: Iterable[tuple[list[int], list[Member]]]
+    ) -> Iterator[tuple[list[int], list[Member], list[Batch]]]:
+        """Read the bags of each tick while the one before trains, so that no core waits."""
+        with ThreadPoolExecutor(1) as pool:
+            ahead: deque[tuple[list[int], list[Member], Future[list[Batch]]]] = deque()
+            for cases, active in ticks:
+                bags = pool.submit(self._reader.batches, cases, self._reference)
+                ahead.append((cases, active, bags))
+                if len(ahead) > 1:
+                    before, members, read = ahead.popleft()
+                    yield before, members, read.result()
+            for before, members, read in ahead:
+                yield before, members, read.result()
+
     def _order(self, order: int, epoch: int) -> list[int]:
         """All cases of the cohort in the order of one epoch, whoever trains on them."""
         rng = np.random.default_rng([order, epoch])
         return [int(case) for case in rng.permutation(self._reader.n_cases)]
 
-    def _step(self, cases: list[int], active: Sequence[Member]) -> None:
-        batches = self._reader.batches(cases, self._reference)
+    def _step(self, cases: list[int], active: Sequence[Member], batches: Sequence[Batch]) -> None:
         parts, large = self._parts(active, batches)
 
         def step(group: Group, members: list[Member]) -> None:
@@ -181,7 +201,8 @@ class Trainer:
             target = torch.tensor(np.array(rows)).to(self._reference)  # (s, B, T)
             group.step(batches, target, [m.slot for m in members])
 
-        self._workers.run([partial(step, *part) for part in parts], large)
+        jobs = [(partial(step, *part), [(m.group, m.slot) for m in part[1]]) for part in parts]
+        self._workers.start(jobs, large)
 
     def _tune(self, members: Sequence[Member]) -> None:
         """See whether tuning cases still improve, for each member by itself."""

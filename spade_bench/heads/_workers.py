@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TypeVar
 
@@ -28,6 +28,8 @@ class Workers:
     def __init__(self, device: torch.device) -> None:
         self.count = torch.get_num_threads() if device.type == "cpu" else 1
         self._pool: ThreadPoolExecutor | None = None
+        self._last: dict[Hashable, Future[None]] = {}  # owner -> its latest job
+        self._running: list[Future[None]] = []
 
     def __enter__(self) -> Workers:
         if self.count > 1:
@@ -61,6 +63,44 @@ class Workers:
         if self._pool is None or not large or len(jobs) == 1:
             return [job() for job in jobs]
         return [running.result() for running in [self._pool.submit(job) for job in jobs]]
+
+    def start(
+        self, jobs: Sequence[tuple[Callable[[], None], Sequence[Hashable]]], large: bool
+    ) -> None:
+        """Run jobs without waiting for the last of them: a core that is done goes on with the next.
+
+        A job begins when the earlier ones of its owners have finished. The call returns when the
+        jobs of the call before it have, so that no more than two calls' jobs are in hand.
+
+        Args:
+            jobs: What to run, and whose state it changes.
+            large: Whether each is worth a thread.
+        """
+        if self._pool is None or not large:
+            self.wait()
+            for job, _ in jobs:
+                job()
+            return
+        before, self._running = self._running, []
+        for job, owners in jobs:
+            earlier = {self._last[owner] for owner in owners if owner in self._last}
+            running = self._pool.submit(_after, earlier, job)
+            self._last.update(dict.fromkeys(owners, running))
+            self._running.append(running)
+        for running in before:
+            running.result()
+
+    def wait(self) -> None:
+        """Wait for all that was started."""
+        for running in self._running:
+            running.result()
+        self._running, self._last = [], {}
+
+
+def _after(earlier: Iterable[Future[None]], job: Callable[[], None]) -> None:
+    for running in earlier:  # started before this one, so it is done or on another core
+        running.result()
+    job()
 
 
 def _alone(all_here: threading.Barrier) -> None:
