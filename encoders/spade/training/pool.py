@@ -48,8 +48,10 @@ def run_pool(path: Path, job: Job, experts: Sequence[int], workers: int) -> None
     for expert in experts:
         waiting.put(expert)
     own = _take(waiting)
-    others = [_Worker(path, waiting) for _ in range(min(workers, len(experts)) - 1)]
+    others: list[_Worker] = []
     try:
+        for _ in range(min(workers, len(experts)) - 1):
+            others.append(_Worker(path, waiting))  # noqa: PERF401 - those made are to be stopped
 
         def report(row: dict[str, Any]) -> None:
             job.report(row)
