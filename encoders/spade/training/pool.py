@@ -51,7 +51,7 @@ def run_pool(path: Path, job: Job, experts: Sequence[int], workers: int) -> None
     others: list[_Worker] = []
     try:
         for _ in range(min(workers, len(experts)) - 1):
-            others.append(_Worker(path, waiting))  # noqa: PERF401 - those made are to be stopped
+            others.append(_Worker(path, waiting))
 
         def report(row: dict[str, Any]) -> None:
             job.report(row)
