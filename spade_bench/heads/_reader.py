@@ -127,9 +127,8 @@ class Reader:
         # Features far from zero lose digits; all members are shown them minus one reference.
         reference = mean.mean(dim=0).to(self._dtype)  # (D,)
         mean -= reference
-        # What rounding leaves between members with the same cases is no difference.
-        rounding = 4 * torch.finfo(self._dtype).eps * (reference.abs() + scale)  # (S, D)
-        mean[mean.abs() <= rounding] = 0
+        # What rounding the reference leaves is no shift worth a product.
+        mean[mean.abs() <= 16 * torch.finfo(self._dtype).eps * scale] = 0
         return reference, mean.to(self._dtype), scale.to(self._dtype)
 
     def _fits(self, cases: Sequence[int], order: list[int], start: int, stop: int) -> bool:
