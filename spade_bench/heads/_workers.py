@@ -60,9 +60,10 @@ class Workers:
         Returns:
             Their results, in order.
         """
-        if self._pool is None or not large or len(jobs) == 1:
+        pool = self._pool_for(jobs, large)
+        if pool is None:
             return [job() for job in jobs]
-        return [running.result() for running in [self._pool.submit(job) for job in jobs]]
+        return [running.result() for running in [pool.submit(job) for job in jobs]]
 
     def start(
         self, jobs: Sequence[tuple[Callable[[], None], Sequence[Hashable]]], large: bool
@@ -76,7 +77,8 @@ class Workers:
             jobs: What to run, and whose state it changes.
             large: Whether each is worth a thread.
         """
-        if self._pool is None or not large:
+        pool = self._pool_for(jobs, large)
+        if pool is None:
             self.wait()
             for job, _ in jobs:
                 job()
@@ -84,7 +86,7 @@ class Workers:
         before, self._running = self._running, []
         for job, owners in jobs:
             earlier = {self._last[owner] for owner in owners if owner in self._last}
-            running = self._pool.submit(_after, earlier, job)
+            running = pool.submit(_after, earlier, job)
             self._last.update(dict.fromkeys(owners, running))
             self._running.append(running)
         for running in before:
@@ -95,6 +97,10 @@ class Workers:
         for running in self._running:
             running.result()
         self._running, self._last = [], {}
+
+    def _pool_for(self, jobs: Sequence[object], large: bool) -> ThreadPoolExecutor | None:
+        """The threads, where they help: a job that is alone has all of torch's own instead."""
+        return self._pool if large and len(jobs) > 1 else None
 
 
 def _after(earlier: Iterable[Future[None]], job: Callable[[], None]) -> None:

@@ -50,6 +50,12 @@ def test_small_jobs_follow_what_still_runs(workers: Workers) -> None:
     assert told == [1, 1, 2]
 
 
+def test_a_job_that_is_alone_runs_here_with_all_of_torchs_threads(workers: Workers) -> None:
+    where: list[threading.Thread] = []
+    workers.start([(lambda: where.append(threading.current_thread()), ["a"])], large=True)
+    assert where == [threading.current_thread()]
+
+
 def test_an_error_in_a_job_is_raised(workers: Workers) -> None:
     def fail() -> None:
         raise ValueError("no such bag")
