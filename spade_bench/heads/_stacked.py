@@ -91,6 +91,10 @@ class Model:
     shape: tuple[str, ...]
     small: bool = False
 
+    def shape_of(self, settings: Any) -> tuple[Any, ...]:
+        """Values of `shape`: models in which they are equal can be stacked."""
+        return tuple(getattr(settings, name) for name in self.shape)
+
 
 def stacked_head(card: HeadCard, settings: type[TrainConfig], model: Model, objective: str) -> None:
     """Register a head that is trained by gradient steps.
@@ -194,8 +198,7 @@ class StackedHead:
         used, room = 0, memory // 4
         sizes: dict[Hashable, int] = {}
         for index, member in enumerate(members):
-            settings = member.settings
-            kind = settings.precision, *(getattr(settings, name) for name in self._model.shape)
+            kind = member.settings.precision, *self._model.shape_of(member.settings)
             if kind not in sizes:
                 sizes[kind] = self._state_bytes(member, reader.dim, n_outputs)
             size = sizes[kind]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -102,8 +101,7 @@ class Trainer:
             fit, settings = member.fit, member.settings
             member.epochs = max(settings.epochs, math.ceil(settings.min_steps / member.chunks))
             member.rows = self._encode(fit, settings)
-            key = tuple(getattr(settings, name) for name in model.shape)
-            shapes.setdefault(key, []).append(index)
+            shapes.setdefault(model.shape_of(settings), []).append(index)
         self._groups = []
         for number, indices in enumerate(shapes.values()):
             for slot, index in enumerate(indices):
@@ -178,15 +176,14 @@ class Trainer:
     ) -> Iterator[tuple[list[int], list[Member], list[Batch]]]:
         """Read the bags of each tick while the one before trains, so that no core waits."""
         with ThreadPoolExecutor(1) as pool:
-            ahead: deque[tuple[list[int], list[Member], Future[list[Batch]]]] = deque()
-            for cases, active in ticks:
-                bags = pool.submit(self._reader.batches, cases, self._reference)
-                ahead.append((cases, active, bags))
-                if len(ahead) > 1:
-                    before, members, read = ahead.popleft()
-                    yield before, members, read.result()
-            for before, members, read in ahead:
-                yield before, members, read.result()
+            reads = (
+                (cases, active, pool.submit(self._reader.batches, cases, self._reference))
+                for cases, active in ticks
+            )
+            upcoming = next(reads, None)
+            while upcoming is not None:
+                (cases, active, bags), upcoming = upcoming, next(reads, None)
+                yield cases, active, bags.result()
 
     def _order(self, order: int, epoch: int) -> list[int]:
         """All cases of the cohort in the order of one epoch, whoever trains on them."""
