@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -117,17 +117,22 @@ def validate(
                 runs[split] = found
     report |= _descriptions(model, spots, obs, out, batch_size=batch_size, seed=seed)
     if out is not None:
-        files.write_json(out / "validation.json", report)
-        plot_losses(out / "losses.png", report["experts"])
-        for split, (spade, untrained, k1) in runs.items():
-            path = out / f"percentiles_{split}.png"
-            named = {"SPADE": spade} | ({} if k1 is None else {"K = 1": k1})
-            plot_percentiles(path, named, untrained, tables.caption(report, split))
+        _write(out, report, runs)
     tables.print_report(report)
     return report
 
 
 _Runs = tuple[Retrieval, list[Retrieval], Retrieval | None]
+
+
+def _write(out: Path, report: Mapping[str, Any], runs: Mapping[str, _Runs]) -> None:
+    """Write the report and its pictures into the model's folder."""
+    files.write_json(out / "validation.json", report)
+    plot_losses(out / "losses.png", report["experts"])
+    for split, (spade, untrained, k1) in runs.items():
+        path = out / f"percentiles_{split}.png"
+        named = {"SPADE": spade} | ({} if k1 is None else {"K = 1": k1})
+        plot_percentiles(path, named, untrained, tables.caption(report, split))
 
 
 def _score(
