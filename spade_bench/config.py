@@ -16,9 +16,22 @@ from typing import Any, TypeVar
 from spade_bench.errors import ConfigError
 from spade_bench.registry import suggest
 
-__all__ = ["build", "merge", "named_config", "names_of", "parse_set", "read_yaml", "to_dict"]
+__all__ = [
+    "build",
+    "load_yaml",
+    "merge",
+    "named_config",
+    "names_of",
+    "parse_set",
+    "read_yaml",
+    "to_dict",
+]
 
 C = TypeVar("C")
+
+_MAX_BYTES = 4 << 20  # of a YAML file: settings, cards and tables of a few thousand lines
+_MAX_DEPTH = 40
+_MAX_NODES = 200_000  # once aliases are written out
 
 
 def build(cls: type[C], mapping: Mapping[str, Any], source: str = "configuration") -> C:
@@ -72,7 +85,7 @@ def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
                 fix="Write key=value, such as --set training.epochs=30",
             )
         try:
-            value = yaml.safe_load(text)
+            value = load_yaml(text, "--set")
         except yaml.YAMLError as error:
             raise ConfigError(f"value of '{key}' is not valid YAML", where="--set") from error
         nested: Any = value
@@ -86,12 +99,14 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 
     Raises:
-        ConfigError: When it is missing, not YAML or not a mapping.
+        ConfigError: When it is missing, not YAML or not a mapping; see also :func:`load_yaml`.
     """
     import yaml
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        if (size := Path(path).stat().st_size) > _MAX_BYTES:
+            raise ConfigError(f"{size:,} bytes are no settings file", where=str(path))
+        content = load_yaml(Path(path).read_text(encoding="utf-8-sig"), str(path))
     except FileNotFoundError as error:
         raise ConfigError("no such file", where=str(path)) from error
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
@@ -101,6 +116,82 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError("must hold keys and values at the top", where=str(path))
     return content
+
+
+def load_yaml(text: str, where: str) -> Any:
+    """Read YAML that a stranger may have written.
+
+    Args:
+        text: The YAML.
+        where: Its file or option, for messages.
+
+    Raises:
+        ConfigError: When a key stands twice in one mapping, it nests deeper than 40 levels, or its
+            aliases would grow beyond 200,000 values.
+        yaml.YAMLError: When it is not valid YAML.
+    """
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.events.CollectionStartEvent)
+        depth -= isinstance(event, yaml.events.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise ConfigError(
+                f"nested deeper than {_MAX_DEPTH} levels{_line(event)}",
+                where=where,
+                fix="Write it flatter",
+            )
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    if node is None:
+        return None
+    _check_node(node, where, {})
+    return yaml.safe_load(text)
+
+
+def _line(event: Any) -> str:
+    return f" (line {event.start_mark.line + 1})" if event.start_mark else ""
+
+
+def _check_node(node: Any, where: str, sizes: dict[int, int]) -> int:
+    """Return how many values a node stands for with its aliases written out.
+
+    Args:
+        node: A node of the composed graph.
+        where: For messages.
+        sizes: Sizes of the nodes seen, by identity; 0 for those still open.
+    """
+    import yaml
+
+    if id(node) in sizes:
+        if sizes[id(node)] == 0:
+            raise ConfigError("an alias contains itself", where=where)
+        return sizes[id(node)]
+    sizes[id(node)] = 0
+    total = 1
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[tuple[str, str], int] = {}
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                name, line = (key.tag, key.value), key.start_mark.line + 1
+                if name in seen:
+                    raise ConfigError(
+                        f"key '{key.value}' stands twice (lines {seen[name]} and {line})",
+                        where=where,
+                        fix="Keep one of them",
+                    )
+                seen[name] = line
+            total += _check_node(key, where, sizes) + _check_node(value, where, sizes)
+    elif isinstance(node, yaml.SequenceNode):
+        total += sum(_check_node(item, where, sizes) for item in node.value)
+    if total > _MAX_NODES:
+        raise ConfigError(
+            f"its aliases stand for more than {_MAX_NODES:,} values",
+            where=where,
+            fix="Write the values out",
+        )
+    sizes[id(node)] = total
+    return total
 
 
 def names_of(group: str) -> list[str]:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from spade_bench.errors import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
@@ -39,7 +41,7 @@ def set_quiet(quiet: bool) -> None:
 
 def say(text: str) -> None:
     """Print one line of information on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
@@ -49,7 +51,7 @@ def warn(text: str) -> None:
 
 def emit(text: str) -> None:
     """Print a result on stdout."""
-    print(text, flush=True)
+    print(printable(text), flush=True)
 
 
 def fancy() -> bool:
@@ -99,11 +101,13 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
 
     # A pipe has no width: folding at 80 columns would break what scripts grep for.
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
-    grid = Table(title=Text(title, style="bold") if title else None, title_justify="left")
+    grid = Table(
+        title=Text(printable(title), style="bold") if title else None, title_justify="left"
+    )
     for column in columns:
-        grid.add_column(column, overflow="fold")
+        grid.add_column(printable(column), overflow="fold")
     for row in rows:
-        grid.add_row(*[Text("" if cell is None else str(cell)) for cell in row])
+        grid.add_row(*[Text("" if cell is None else printable(cell)) for cell in row])
     Console(file=sys.stdout, width=width, highlight=False).print(grid)
 
 
@@ -147,7 +151,7 @@ class _RichProgress:
         self._task = task
 
     def advance(self, n: float = 1, note: str = "") -> None:
-        self._bars.update(self._task, advance=n, note=note)
+        self._bars.update(self._task, advance=n, note=printable(note))
 
     @contextlib.contextmanager
     def part(self, description: str, total: float | None, unit: str) -> Iterator[_RichProgress]:

@@ -2,15 +2,52 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import unicodedata
+
 __all__ = [
     "ConfigError",
     "DataError",
     "PluginError",
     "SpadeBenchError",
+    "SystemFaultError",
     "UserError",
     "WeightsError",
     "WorkspaceError",
+    "machine_fault",
+    "printable",
 ]
+
+# What a machine answers, in words, and what to do about it.
+_FAULTS = {
+    errno.ENOSPC: ("the disk is full", "Free some space or choose another place"),
+    errno.EDQUOT: ("the disk quota is used up", "Free some space or choose another place"),
+    errno.EROFS: ("the file system is read-only", "Choose a place that can be written"),
+    errno.EACCES: ("permission denied", "Change the permissions or choose another place"),
+    errno.EPERM: ("permission denied", "Change the permissions or choose another place"),
+    errno.ENOTDIR: ("a file is where a folder is needed", "Move the file or choose another place"),
+    errno.EEXIST: ("a file is where a folder is needed", "Move the file or choose another place"),
+    errno.EISDIR: ("a folder is where a file is needed", "Give a file name"),
+    errno.ENAMETOOLONG: ("the name is too long for the file system", "Use a shorter name or path"),
+    errno.ELOOP: ("links point at each other", "Give the real file"),
+    errno.ENOENT: ("no such file or folder", "Check the path"),
+    errno.EMFILE: ("too many open files", "Raise the limit with `ulimit -n` or use fewer workers"),
+    errno.ENFILE: ("too many open files", "Close other programs or use fewer workers"),
+    errno.EIO: ("the disk cannot be read or written", "Check the disk and the cable to it"),
+    errno.ESTALE: (
+        "the network file system lost the file",
+        "Mount it again and repeat the command",
+    ),
+    errno.EFBIG: ("the file is too large for the file system", "Choose another place"),
+    errno.ENOMEM: ("out of memory", "Use fewer workers or smaller batches"),
+    errno.EBUSY: ("the file is in use", "Wait for the other program, then repeat the command"),
+    errno.ETXTBSY: ("the file is in use", "Wait for the other program, then repeat the command"),
+}
+# How HDF5, Rust and C++ libraries quote the number that the system gave them.
+_QUOTED = re.compile(r"\b(?:errno = |os error |errno: )(\d+)|\[Errno (\d+)\]")
+_QUOTED_PATH = re.compile(r"(?:name|filename) = '([^']+)'")
 
 
 class SpadeBenchError(Exception):
@@ -33,7 +70,7 @@ class UserError(SpadeBenchError):
         parts = [f"{self.where}: {self.what}" if self.where else self.what]
         if self.fix:
             parts.append(self.fix)
-        super().__init__(". ".join(part.rstrip(".") for part in parts) + ".")
+        super().__init__(" ".join(_stopped(part) for part in parts))
 
 
 class ConfigError(UserError):
@@ -48,6 +85,10 @@ class WeightsError(UserError):
     """Model weights are missing, gated or do not fit the architecture."""
 
 
+class SystemFaultError(UserError):
+    """The machine refused: a full disk, missing permissions, no memory."""
+
+
 class PluginError(UserError):
     """A plugin is unknown, broken or collides with another one."""
 
@@ -56,5 +97,75 @@ class WorkspaceError(UserError):
     """The workspace file is missing or incomplete."""
 
 
+def machine_fault(error: BaseException) -> SystemFaultError | None:
+    """Say in words what the user's machine refused, or None when the error is something else.
+
+    Looks through the causes of an error, because libraries wrap what the system told them.
+    """
+    seen: BaseException | None = error
+    for _ in range(8):
+        if seen is None:
+            break
+        found = _fault(seen)
+        if found is not None:
+            return found
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return None
+
+
+def printable(text: object) -> str:
+    r"""Return text that cannot steer a terminal: control characters are shown, not sent.
+
+    Line breaks and tabs stay. Escapes, other control characters and marks that reverse the
+    reading direction become ``\xNN`` or ``\uNNNN``, and so do lone surrogates, which
+    cannot be encoded.
+    """
+    return "".join(
+        char if char in "\n\t" or not _steers(char) else ascii(char)[1:-1] for char in str(text)
+    )
+
+
+def _fault(error: BaseException) -> SystemFaultError | None:
+    if isinstance(error, MemoryError):
+        return SystemFaultError("out of memory", fix="Use fewer workers or smaller batches")
+    number, where = None, ""
+    if isinstance(error, OSError):
+        number = error.errno
+        names = [os.fsdecode(n) for n in (error.filename, error.filename2)
+                 if isinstance(n, (str, bytes, os.PathLike))]  # fmt: skip
+        where = names[0] if names else ""
+    if (number is None and isinstance(error, (OSError, RuntimeError, ValueError))) or (
+        type(error).__name__ == "SafetensorError"
+    ):
+        quoted = _QUOTED.search(str(error))
+        number = int(quoted[1] or quoted[2]) if quoted else number
+        path = _QUOTED_PATH.search(str(error))
+        where = where or (path[1] if path else "")
+    if number not in _FAULTS:
+        return None
+    what, fix = _FAULTS[number]
+    return SystemFaultError(what, where=where, fix=fix)
+
+
+def _steers(char: str) -> bool:
+    if char.isascii():
+        return not char.isprintable()
+    kind = unicodedata.category(char)
+    return (
+        kind in ("Cc", "Cs")
+        or char in "\u2028\u2029"
+        or (
+            kind == "Cf"
+            and char in "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+        )
+    )
+
+
+def _stopped(text: str) -> str:
+    """End a sentence in exactly one stop, or in the mark of its own that it has."""
+    bare = text.rstrip(". ")
+    return bare if bare.endswith(("?", "!", ":")) else f"{bare}."
+
+
 def _one_line(text: object) -> str:
-    return " ".join(str(text).split())
+    return printable(" ".join(str(text).split()))

@@ -1,4 +1,4 @@
-"""Files that are never half-written, and hashes that name their content."""
+"""Files that are never half-written, names that are never paths, hashes that name content."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
+import socket
+import unicodedata
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,28 +24,73 @@ if TYPE_CHECKING:
 __all__ = [
     "atomic_dir",
     "atomic_path",
+    "file_name",
     "hash_array",
     "hash_file",
     "hash_obj",
     "read_json",
+    "read_sealed",
+    "remove_leftovers",
+    "sync",
     "write_json",
+    "write_sealed",
     "write_text",
 ]
+
+_NAME_BYTES = 120  # of a name made from somebody's text; room for a suffix and a temporary's mark
+_MAX_NAME_BYTES = 255  # what common file systems take
+_RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt")
+                                                     for n in range(1, 10))})  # fmt: skip
+_LEFTOVER = re.compile(r"\.(?P<host>[0-9a-f]{6})-(?P<pid>\d+)-[0-9a-f]{8}\.(?:tmp|old)(?:\.|$)")
+_swept: set[Path] = set()  # folders whose leftovers this process has removed
+
+
+def file_name(text: str) -> str:
+    """Return a file name for a task, encoder, case or slide: one rule for all that are written.
+
+    Letters, digits, dot, dash, underscore and other harmless characters stay, so that ordinary
+    names are their own file names. Anything that could leave the folder, hide the file or upset
+    a file system becomes ``_``, and then a short hash of the text keeps different names apart.
+
+    Args:
+        text: Any text, from a user, a table or a stored file.
+
+    Returns:
+        At most 120 bytes, never empty, without separators, control characters, or a leading dot.
+    """
+    kept = [
+        "_" if char in '/\\:*?"<>|\0' or unicodedata.category(char)[0] == "C" else char
+        for char in text
+    ]
+    name = "".join(kept).strip(" ")
+    name = re.sub(r"^\.+", lambda dots: "_" * len(dots.group()), name)
+    name = re.sub(r"[. ]+$", lambda end: "_" * len(end.group()), name)
+    if name.split(".")[0].lower() in _RESERVED:
+        name = f"_{name}"
+    if name == text and name and len(name.encode()) <= _NAME_BYTES:
+        return name
+    mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    start = name.encode("utf-8", "replace")[: _NAME_BYTES - 9].decode("utf-8", "ignore")
+    return f"{start or '_'}-{mark}"
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary file name beside ``path``; rename it to ``path`` on success.
 
-    The temporary keeps the suffix of ``path``, because several writers look at it. On an error
-    nothing is left behind and an older ``path`` stays as it was.
+    The temporary keeps the suffix of ``path``, because several writers look at it. Its content
+    reaches the disk before it takes the name. On an error nothing is left behind and an older
+    ``path`` stays as it was; what a killed process left is removed by the next one that writes.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}.tmp{target.suffix}")
+    remove_leftovers(target.parent)
+    temporary = _temporary(target, target.stem, "tmp", target.suffix)
     try:
         yield temporary
+        sync(temporary)
         temporary.replace(target)
+        sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -52,12 +100,15 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; it takes the place of ``path`` on success."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    token = uuid.uuid4().hex[:8]
-    temporary = target.with_name(f".{target.name}.{token}.tmp")
-    retired = target.with_name(f".{target.name}.{token}.old")
+    remove_leftovers(target.parent)
+    temporary = _temporary(target, target.name, "tmp", "")
+    retired = _temporary(target, target.name, "old", "")
     temporary.mkdir()
     try:
         yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                sync(file)
         if target.exists():
             target.rename(retired)
         try:
@@ -66,9 +117,73 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
             if retired.exists():
                 retired.rename(target)
             raise
+        sync(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(retired, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Have a file or folder reach the disk, where the system can."""
+    if path.is_dir():
+        # Windows opens no folders, and some network file systems refuse to sync them.
+        with contextlib.suppress(OSError):
+            _fsync(path)
+    elif path.exists():
+        _fsync(path)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files and folders that dead processes of this machine left in ``folder``.
+
+    Done once per process and folder. What another machine or a living process writes stays.
+    """
+    folder = folder.absolute()
+    if folder in _swept:
+        return
+    _swept.add(folder)
+    host = _host()
+    for entry in os.scandir(folder):
+        found = _LEFTOVER.search(entry.name) if entry.name.startswith(".") else None
+        if found is None or found["host"] != host or _alive(int(found["pid"])):
+            continue
+        with contextlib.suppress(OSError):  # another process may be removing it too
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                Path(entry.path).unlink()
+
+
+def _temporary(target: Path, stem: str, kind: str, suffix: str) -> Path:
+    mark = f".{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.{kind}{suffix}"
+    room = _MAX_NAME_BYTES - 1 - len(mark.encode())
+    short = stem.encode("utf-8", "surrogateescape")[:room].decode("utf-8", "ignore")
+    return target.with_name(f".{short}{mark}")
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:6]
+
+
+def _alive(pid: int) -> bool:
+    if os.name == "nt":  # there os.kill would end the process
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _fsync(path: Path) -> None:
+    flags = os.O_RDONLY if os.name != "nt" or path.is_dir() else os.O_RDWR
+    handle = os.open(path, flags)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -94,6 +209,27 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise DataError("no such file", where=str(path)) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"not valid JSON ({error})", where=str(path)) from error
+
+
+def write_sealed(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write ``content`` as JSON with a checksum of itself under ``seal``, atomically."""
+    plain = _plain({key: value for key, value in content.items() if key != "seal"})
+    write_json(path, {**plain, "seal": hash_obj(plain)})
+
+
+def read_sealed(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what :func:`write_sealed` wrote; files of older versions have no seal and pass.
+
+    Raises:
+        DataError: When it is missing, not a JSON mapping, or was changed after it was written.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError("does not hold keys and values", where=str(path))
+    seal = content.pop("seal", None)
+    if seal is not None and seal != hash_obj(content):
+        raise DataError("damaged or edited: its checksum does not fit", where=str(path))
+    return content
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -80,6 +82,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
     # Spinning OpenMP threads beside a second busy process cost an order of magnitude on small
     # machines; this must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A locale without an em dash or a micro sign must not end a command.
+            stream.reconfigure(errors="backslashreplace")
     arguments = _globals_first(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:
@@ -92,7 +98,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
-        from spade_bench.errors import UserError
+        from spade_bench.errors import UserError, machine_fault
 
         if debug:
             raise
@@ -102,6 +108,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
         # errors are told apart by what they can do, which is the same in both.
         if hasattr(error, "format_message"):
             _fail(f"{error.format_message()} See `spade-bench --help`", 2)
+        if (fault := machine_fault(error)) is not None:
+            _fail(str(fault), 2)
         _fail(
             f"internal error: {type(error).__name__}: {error}. This is a bug: run again with "
             "--debug and report the traceback",
@@ -111,7 +119,11 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    from spade_bench import console
+
+    # A full disk behind a redirected stderr must not turn the message into a traceback.
+    with contextlib.suppress(OSError):
+        console.say(f"error: {' '.join(message.split())}")
     sys.exit(code)
 
 
