@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spade_bench import console
+from spade_bench.encoders._folders import begun, hold, store_settings
 from spade_bench.encoders.spade.clustering import Experts, fit_experts, space_points
 from spade_bench.encoders.spade.config import ClusteringConfig, PretrainConfig
 from spade_bench.encoders.spade.evaluation import validate
@@ -17,13 +18,13 @@ from spade_bench.encoders.spade.model import SpadeModel
 from spade_bench.encoders.spade.prepare.features import BaseEncoder
 from spade_bench.encoders.spade.prepare.provenance import plain_config
 from spade_bench.encoders.spade.prepare.run import Prepared, prepare
-from spade_bench.encoders.spade.prepare.spots import Spots
+from spade_bench.encoders.spade.prepare.spots import Spots, columns_digest
 from spade_bench.encoders.spade.prepare.stages import Stages
 from spade_bench.encoders.spade.scan import scan_k
-from spade_bench.encoders.spade.store import ModelInfo
+from spade_bench.encoders.spade.store import MODEL_FILES, ModelInfo
 from spade_bench.encoders.spade.training import TrainingData, TrainResult, train_experts
 from spade_bench.engine.device import resolve_device, setup_numerics
-from spade_bench.files import atomic_path, hash_file, hash_obj, write_text
+from spade_bench.files import atomic_path, hash_file, hash_obj
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +34,7 @@ __all__ = ["MIN_SPOTS_PER_EXPERT", "cap_clusters", "run_pretrain"]
 MIN_SPOTS_PER_EXPERT = 16
 """Fewer training spots an expert than this, on average, give a contrast with nothing in it."""
 _MIN_SPOTS_PER_CLUSTER = 4
+_LAYOUT = ("layout", "workers")  # how training is spread; the weights do not depend on it
 
 
 def run_pretrain(
@@ -44,8 +46,11 @@ def run_pretrain(
     workers: int = 0,
     experts: Sequence[int] | None = None,
     scan: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Pretrains SPADE; the same call continues after it was stopped at any moment.
+
+    A finished model is left alone when its files are whole; a damaged part is made again.
 
     Args:
         config: All settings.
@@ -55,6 +60,7 @@ def run_pretrain(
         workers: Readers of the feature extraction; 0 picks by machine.
         experts: Train only these; controls and validation then wait for the others.
         scan: Also write the elbow curves of both clustering steps.
+        overwrite: Replace a model of other settings or data that `out` holds.
 
     Returns:
         `out`.
@@ -72,20 +78,11 @@ def run_pretrain(
         patch_px=config.samples.patch_px,
         mpp=config.samples.mpp,
     )
-    _store_config(config, out)
-    prepared = prepare(config, out, base)
-    run = _Run(config, out, device, prepared, base.revision)
-    spots, centroids, notes = run.cluster(scan)
-    model = run.train(spots, centroids, notes, experts)
-    if model.n_experts > len(model.heads):
-        left = sorted(set(range(model.n_experts)) - set(model.heads))
-        console.say(
-            f"experts {', '.join(map(str, left))} are not trained yet: run again without "
-            "--experts for them, the K = 1 control and the validation"
-        )
-        return out
-    control = run.control(spots, centroids)
-    run.validate(model, control, spots)
+    with hold(out):
+        keep = begun(out, "spade.json") and not overwrite
+        _store_config(config, out, keep)
+        prepared = prepare(config, out, base, keep=keep)
+        _Run(config, out, device, prepared, base.revision, keep).all(scan, experts)
     return out
 
 
@@ -96,6 +93,25 @@ class _Run:
     device: str
     prepared: Prepared
     revision: str
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        self.stages = Stages(self.out / "prepare" / "stages", self.keep)
+        self.stages.key = self.prepared.key
+
+    def all(self, scan: bool, experts: Sequence[int] | None) -> None:
+        """Clusters, trains, controls and validates."""
+        spots, centroids, notes = self.cluster(scan)
+        model = self.train(spots, centroids, notes, experts)
+        if model.n_experts > len(model.heads):
+            left = sorted(set(range(model.n_experts)) - set(model.heads))
+            console.say(
+                f"experts {', '.join(map(str, left))} are not trained yet: run again without "
+                "--experts for them, the K = 1 control and the validation"
+            )
+            return
+        control = self.control(spots, centroids)
+        self.validate(model, control, spots)
 
     def cluster(self, scan: bool) -> tuple[Spots, Experts, tuple[str, ...]]:
         """Fits the experts on training spots and writes them into `spots.h5ad`."""
@@ -133,11 +149,9 @@ class _Run:
             )
             return {"said": said}
 
-        stages = Stages(self.out / "prepare" / "stages")
-        stages.key = self.prepared.key
         settings_key = {**asdict(settings), "seed": self.config.seed}
-        outputs = (target, spots.path)
-        stages.run("clustering", settings_key, work, outputs=outputs)
+        outputs = {target: hash_file, spots.path: columns_digest("cluster", "expert")}
+        self.stages.run("clustering", settings_key, work, outputs=outputs)
         return Spots(spots.path), _load_experts(target), notes
 
     def train(
@@ -147,10 +161,18 @@ class _Run:
         notes: tuple[str, ...],
         experts: Sequence[int] | None,
     ) -> SpadeModel:
-        """Trains the experts and writes the SPADE folder."""
+        """Trains the experts and writes the SPADE folder, unless that was done."""
         data = _training_data(spots, spots.obs["expert"].to_numpy(), centroids.n_experts)
-        result = self._train(data, self.out, experts)
-        return self._save(self.out, spots, centroids, result, (*self.prepared.notes, *notes))
+        known = (*self.prepared.notes, *notes)
+        return self._model(
+            "model",
+            self.out,
+            data=data,
+            centroids=centroids,
+            spots=spots,
+            notes=known,
+            experts=experts,
+        )
 
     def control(self, spots: Spots, centroids: Experts) -> SpadeModel | None:
         """Trains the single expert on the same split into `controls/k1`; None where K is 1."""
@@ -164,9 +186,16 @@ class _Run:
             centroids, centroid_expert=np.zeros_like(centroids.centroid_expert), n_experts=1
         )
         data = _training_data(spots, np.zeros(len(spots), dtype=np.int64), 1)
-        folder = self.out / "controls" / "k1"
-        result = self._train(data, folder, None)
-        return self._save(folder, spots, single, result, ("the K = 1 control of its parent",))
+        folder, note = self.out / "controls" / "k1", "the K = 1 control of its parent"
+        return self._model(
+            "control-k1",
+            folder,
+            data=data,
+            centroids=single,
+            spots=spots,
+            notes=(note,),
+            experts=None,
+        )
 
     def validate(self, model: SpadeModel, control: SpadeModel | None, spots: Spots) -> None:
         """Scores held-out samples into `validation.json`, unless that was done for this model."""
@@ -174,8 +203,6 @@ class _Run:
         files = [self.out / "spade.json"]
         if control is not None:
             files.append(self.out / "controls" / "k1" / "spade.json")
-        stages = Stages(self.out / "prepare" / "stages")
-        stages.key = self.prepared.key
         settings = {"models": [hash_file(f) for f in files], "untrained": seeds, "seed": seed}
 
         def work() -> dict[str, Any]:
@@ -190,7 +217,42 @@ class _Run:
             )
             return {"said": "written to validation.json"}
 
-        stages.run("validation", settings, work, outputs=(self.out / "validation.json",))
+        outputs = {self.out / "validation.json": hash_file}
+        self.stages.run("validation", settings, work, outputs=outputs)
+
+    def _model(
+        self,
+        stage: str,
+        folder: Path,
+        *,
+        data: TrainingData,
+        centroids: Experts,
+        spots: Spots,
+        notes: Sequence[str],
+        experts: Sequence[int] | None,
+    ) -> SpadeModel:
+        """Trains and writes a model once; one that is whole and of the same settings stays.
+
+        Training that does not cover all experts is no finished stage: it continues next time.
+        """
+        training = {k: v for k, v in asdict(self.config.training).items() if k not in _LAYOUT}
+        settings = {"training": training, "seed": self.config.seed, "experts": centroids.n_experts}
+        outputs = dict.fromkeys((folder / name for name in MODEL_FILES), hash_file)
+        made: list[SpadeModel] = []
+
+        def work() -> dict[str, Any]:
+            result = self._train(data, folder, experts)
+            made.append(self._save(folder, spots, centroids, result, notes))
+            if made[0].n_experts > len(made[0].heads):
+                raise _UnfinishedError
+            return {"said": f"model written to {folder} ({result.seconds:.1f} s of training)"}
+
+        before = self.stages.key
+        try:
+            self.stages.run(stage, settings, work, outputs=outputs)
+        except _UnfinishedError:
+            self.stages.key = before
+        return made[0] if made else SpadeModel.load(folder, device=self.device)
 
     def _train(
         self, data: TrainingData, folder: Path, experts: Sequence[int] | None
@@ -211,7 +273,6 @@ class _Run:
         info = self._info(spots.obs, spots, (*notes, *result.notes))
         model = SpadeModel(info, centroids, spots.genes, result.weights, device=self.device)
         model.save(folder, result.history)
-        console.say(f"model written to {folder} ({result.seconds:.1f} s of training)")
         return model
 
     def _info(self, obs: pd.DataFrame, spots: Spots, notes: Sequence[str]) -> ModelInfo:
@@ -238,6 +299,10 @@ class _Run:
             notes=tuple(dict.fromkeys(notes)),
             extra={"split": dict(split), "spots": spots.provenance["samples"]},
         )
+
+
+class _UnfinishedError(Exception):
+    """Training was asked for some experts only."""
 
 
 def cap_clusters(
@@ -298,13 +363,11 @@ def _load_experts(path: Path) -> Experts:
         )
 
 
-def _store_config(config: PretrainConfig, out: Path) -> None:
-    """Prints, hashes and stores the resolved settings."""
-    import yaml
-
+def _store_config(config: PretrainConfig, out: Path, keep: bool) -> None:
+    """Prints, hashes and stores the resolved settings, unless a model of others is to be kept."""
     plain = plain_config(config)
-    text = yaml.safe_dump(plain, sort_keys=False)
-    write_text(out / "config.yaml", text)
+    ignored = [f"training.{name}" for name in _LAYOUT]
+    store_settings(out, plain, keep=keep, ignored=ignored)
     flat = []
     for key, value in plain.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]

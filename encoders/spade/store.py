@@ -21,14 +21,24 @@ from torch import Tensor
 
 from spade_bench.encoders.spade.clustering import Experts
 from spade_bench.encoders.spade.experts import MLP_NAMES, PARAMETER_NAMES
-from spade_bench.errors import WeightsError
-from spade_bench.files import atomic_path, hash_file, read_json, write_json
+from spade_bench.errors import DataError, WeightsError
+from spade_bench.files import atomic_path, hash_file, read_sealed, write_sealed
 
-__all__ = ["SCHEMA", "TRAINING_COLUMNS", "ModelInfo", "read_folder", "versions", "write_folder"]
+__all__ = [
+    "MODEL_FILES",
+    "SCHEMA",
+    "TRAINING_COLUMNS",
+    "ModelInfo",
+    "read_folder",
+    "versions",
+    "write_folder",
+]
 
 SCHEMA = "spade/1"
 TRAINING_COLUMNS = ("expert", "epoch", "train_loss", "val_loss", "lr", "seconds")
 _HASHED = ("genes.csv", "centroids.safetensors", "experts.safetensors")
+MODEL_FILES = ("spade.json", *_HASHED)
+"""What a model consists of; `training.csv` beside it is a record."""
 _SIZES = ("D", "G", "K", "P")
 _HEADS = ("image", "spot")
 
@@ -142,7 +152,7 @@ def write_folder(
         "organs": organs,
         "files": {name: hash_file(folder / name) for name in _HASHED},
     }
-    write_json(folder / "spade.json", content)
+    write_sealed(folder / "spade.json", content)
 
 
 def read_folder(
@@ -246,8 +256,13 @@ def _read_description(folder: Path) -> dict[str, Any]:
             where=str(folder),
             fix="Give the folder that `spade-bench pretrain` or `import-spade` wrote",
         )
-    content = read_json(path)
-    schema = content.get("schema") if isinstance(content, dict) else None
+    try:
+        content = read_sealed(path)
+    except DataError as error:
+        raise WeightsError(
+            error.what, where=str(path), fix="Pretrain again, or copy the folder anew"
+        ) from error
+    schema = content.get("schema")
     if schema != SCHEMA:
         raise WeightsError(
             f"unknown schema {schema!r}; this version reads {SCHEMA!r}",

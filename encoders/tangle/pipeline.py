@@ -13,6 +13,7 @@ import numpy as np
 
 from spade_bench import console
 from spade_bench.config import to_dict
+from spade_bench.encoders._folders import begun, hold, store_settings
 from spade_bench.encoders.tangle.config import TangleConfig
 from spade_bench.encoders.tangle.data import PairedCases, fit_scale, read_pairs, split
 from spade_bench.encoders.tangle.model import Tangle
@@ -23,18 +24,22 @@ from spade_bench.engine.device import resolve_device, setup_numerics
 from spade_bench.files import hash_obj, write_json, write_text
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
 __all__ = ["run_tangle"]
 
 
-def run_tangle(config: TangleConfig, out: Path, *, device: str = "auto") -> dict[str, Any]:
+def run_tangle(
+    config: TangleConfig, out: Path, *, device: str = "auto", overwrite: bool = False
+) -> dict[str, Any]:
     """Train TANGLE and score it on held-out cases; the same call again continues.
 
     Args:
         config: What to do.
         out: Folder to write: the model, `training.csv`, `retrieval.json`, `config.yaml`.
         device: `auto`, `cpu` or `cuda[:n]`.
+        overwrite: Replace a model of other settings that `out` holds.
 
     Returns:
         The content of `retrieval.json`.
@@ -46,7 +51,15 @@ def run_tangle(config: TangleConfig, out: Path, *, device: str = "auto") -> dict
     where = resolve_device(device)
     setup_numerics(where)
     pairs = read_pairs(config)
-    _store_config(config, out)
+    with hold(out):
+        keep = begun(out, "tangle.json") and not overwrite
+        _store_config(config, out, keep)
+        return _run(config, pairs, out, where)
+
+
+def _run(
+    config: TangleConfig, pairs: PairedCases, out: Path, where: torch.device
+) -> dict[str, Any]:
     parts = split(len(pairs.cases), config.split, config.seed)
     values = pairs.expression
     if config.permute_pairs:
@@ -164,11 +177,9 @@ def _write_history(path: Path, state: Trained) -> None:
     write_text(path, text.getvalue())
 
 
-def _store_config(config: TangleConfig, out: Path) -> None:
-    import yaml
-
+def _store_config(config: TangleConfig, out: Path, keep: bool) -> None:
     plain = {k: str(v) if isinstance(v, Path) else v for k, v in to_dict(config).items()}
     if plain["pretrained_on"] is not None:
         plain["pretrained_on"] = list(plain["pretrained_on"])
-    write_text(out / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
+    store_settings(out, plain, keep=keep)
     console.say(f"config {hash_obj(plain)} written to {out / 'config.yaml'}")

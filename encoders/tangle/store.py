@@ -19,7 +19,7 @@ from torch import Tensor
 from spade_bench.encoders.tangle.data import GeneScale
 from spade_bench.encoders.tangle.model import Tangle
 from spade_bench.errors import DataError, WeightsError
-from spade_bench.files import hash_file, read_json, write_json, write_text
+from spade_bench.files import hash_file, read_sealed, write_sealed, write_text
 
 __all__ = ["SCHEMA", "TangleInfo", "read_folder", "write_folder"]
 
@@ -81,7 +81,7 @@ def write_folder(
     with atomic_path(folder / "tangle.safetensors") as path:
         path.write_bytes(save(tensors))
     files = {name: hash_file(folder / name) for name in ("genes.csv", "tangle.safetensors")}
-    write_json(folder / "tangle.json", {"schema": SCHEMA, "files": files, **asdict(info)})
+    write_sealed(folder / "tangle.json", {"schema": SCHEMA, "files": files, **asdict(info)})
 
 
 def read_folder(folder: Path) -> tuple[TangleInfo, Tangle, GeneScale]:
@@ -101,9 +101,9 @@ def read_folder(folder: Path) -> tuple[TangleInfo, Tangle, GeneScale]:
             fix="Make one with `spade-bench pretrain --config tangle`",
         )
     try:
-        described = dict(read_json(folder / "tangle.json"))
+        described = read_sealed(folder / "tangle.json")
     except (DataError, TypeError, ValueError) as error:
-        raise WeightsError("tangle.json cannot be read", where=str(folder)) from error
+        raise WeightsError(f"tangle.json cannot be read: {error}", where=str(folder)) from error
     if described.pop("schema", None) != SCHEMA:
         raise WeightsError(f"tangle.json is not of schema {SCHEMA}", where=str(folder))
     files = described.pop("files", {})

@@ -6,7 +6,6 @@ from its checkpoint and ends at the same weights.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,10 +16,11 @@ import torch
 from torch import Tensor
 
 from spade_bench import console
+from spade_bench.encoders._checkpoint import load_checkpoint, save_checkpoint
 from spade_bench.encoders.tangle.config import TrainingConfig
 from spade_bench.encoders.tangle.model import Tangle, info_nce
 from spade_bench.errors import DataError
-from spade_bench.files import atomic_path, hash_obj
+from spade_bench.files import hash_obj
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Trained", "embed", "train"]
 
 _KEPT = ("params", "exp_avg", "exp_avg_sq", "best")
+_SCALARS = ("epoch", "step", "best_epoch", "best_loss", "history")
 
 
 @dataclass
@@ -251,38 +252,16 @@ def _keep(optimizer: torch.optim.AdamW, model: Tangle, state: Trained) -> None:
 
 
 def _save(path: Path, state: Trained, fingerprint: str) -> None:
-    from safetensors.torch import save_file
-
-    tensors = {
-        f"{group}/{name}": tensor.clone()
-        for group in _KEPT
-        for name, tensor in getattr(state, group).items()
-    }
-    scalars: dict[str, Any] = {
-        name: getattr(state, name)
-        for name in ("epoch", "step", "best_epoch", "best_loss", "history")
-    }
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, {"fingerprint": fingerprint, "state": json.dumps(scalars)})
+    # Clones: the best parameters and the present ones may be the same tensors.
+    groups = {g: {name: t.clone() for name, t in getattr(state, g).items()} for g in _KEPT}
+    scalars = {name: getattr(state, name) for name in _SCALARS}
+    save_checkpoint(path, groups, scalars, fingerprint)
 
 
 def _load(path: Path, fingerprint: str) -> Trained | None:
-    """Read a checkpoint; None when there is none, or it belongs to other data or settings."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
+    """Read a checkpoint; None when none applies to this data and these settings, or is whole."""
+    found = load_checkpoint(path, fingerprint)
+    if found is None:
         return None
-    try:
-        with safe_open(path, framework="pt") as handle:
-            metadata = handle.metadata() or {}
-            if metadata.get("fingerprint") != fingerprint:
-                console.say(f"{path.name}: data or settings have changed since; starting over")
-                return None
-            state = Trained(**json.loads(metadata["state"]))
-            for name in handle.keys():  # noqa: SIM118 - not a mapping
-                group, key = name.split("/", 1)
-                getattr(state, group)[key] = handle.get_tensor(name).clone()
-    except SafetensorError as error:
-        console.warn(f"{path}: unreadable checkpoint ({error}); starting over")
-        return None
-    return state
+    values: dict[str, Any] = {**found[1], **found[0]}
+    return Trained(**values)

@@ -57,6 +57,10 @@ def pretrain(
         typer.Option("--set", help="One setting, key=value, such as training.epochs=30."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace a model of other settings or data in --out."),
+    ] = False,
     device: DeviceOption = None,
     workers: WorkersOption = 0,
 ) -> None:
@@ -79,7 +83,14 @@ def pretrain(
         only_spade = {"--hest": hest, "--manifest": manifest, "--spaceranger": spaceranger,
                       "--experts": experts, "--scan-k": scan_k, "--weights": weights}  # fmt: skip
         flags = settings_of.merge(flags, settings_of.parse_set(settings or []))
-        _tangle(config, flags, out, device, [name for name, value in only_spade.items() if value])
+        _tangle(
+            config,
+            flags,
+            out,
+            device,
+            overwrite=overwrite,
+            refused=[n for n, v in only_spade.items() if v],
+        )
         return
     if table is not None:
         raise UserError("bulk expression is for TANGLE", where="--table", fix="--config tangle")
@@ -102,11 +113,18 @@ def pretrain(
         workers=workers,
         experts=_experts(experts),
         scan=scan_k,
+        overwrite=overwrite,
     )
 
 
 def _tangle(
-    name: str, flags: Mapping[str, Any], out: Path | None, device: str | None, refused: list[str]
+    name: str,
+    flags: Mapping[str, Any],
+    out: Path | None,
+    device: str | None,
+    *,
+    overwrite: bool,
+    refused: list[str],
 ) -> None:
     """Train TANGLE: the named or given YAML under the flags."""
     from spade_bench import config as settings_of
@@ -122,7 +140,8 @@ def _tangle(
     merged = settings_of.merge(settings_of.named_config("pretrain", name), flags)
     resolved = settings_of.build(TangleConfig, merged, "tangle settings")
     space = workspace.load()
-    run_tangle(resolved, out, device=device or (space.device if space is not None else "auto"))
+    where = device or (space.device if space is not None else "auto")
+    run_tangle(resolved, out, device=where, overwrite=overwrite)
 
 
 def _sources(

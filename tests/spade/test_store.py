@@ -14,7 +14,7 @@ from spade_bench.encoders.spade.clustering import Experts
 from spade_bench.encoders.spade.experts import ExpertPair
 from spade_bench.encoders.spade.store import TRAINING_COLUMNS, ModelInfo
 from spade_bench.errors import WeightsError
-from spade_bench.files import hash_file
+from spade_bench.files import hash_file, write_sealed
 
 K, D, G, P = 4, 12, 20, 8
 GENES = tuple(f"gene{i}" for i in range(G))
@@ -54,7 +54,7 @@ def _rewrite(folder: Path, **changes: object) -> None:
     content = json.loads((folder / "spade.json").read_text())
     content["files"] = {name: hash_file(folder / name) for name in content["files"]}
     content |= changes
-    (folder / "spade.json").write_text(json.dumps(content))
+    write_sealed(folder / "spade.json", content)
 
 
 def test_a_folder_holds_the_whole_model(model: SpadeModel, folder: Path) -> None:
@@ -156,7 +156,7 @@ def test_files_that_are_not_safetensors_are_never_unpickled(folder: Path) -> Non
 def test_a_description_without_its_keys_is_refused(folder: Path) -> None:
     content = json.loads((folder / "spade.json").read_text())
     del content["T"], content["samples"]
-    (folder / "spade.json").write_text(json.dumps(content))
+    write_sealed(folder / "spade.json", content)
     with pytest.raises(WeightsError, match="keys missing: T, samples"):
         SpadeModel.load(folder)
 

@@ -18,7 +18,7 @@ from spade_bench.doctor import check_encoder
 from spade_bench.encoders.tangle.config import TangleConfig
 from spade_bench.encoders.tangle.pipeline import run_tangle
 from spade_bench.errors import ConfigError, DataError, WeightsError
-from spade_bench.files import hash_file
+from spade_bench.files import hash_file, write_sealed
 from spade_bench.registry import encoders
 from spade_bench.types import LoadOptions, SlideEncoder
 
@@ -86,10 +86,10 @@ def test_every_change_of_the_folder_is_refused(folder: Path) -> None:
         load(folder)
     described = json.loads((folder / "tangle.json").read_text())
     described["files"]["tangle.safetensors"] = hash_file(folder / "tangle.safetensors")
-    (folder / "tangle.json").write_text(json.dumps(described))
+    write_sealed(folder / "tangle.json", described)
     with pytest.raises(WeightsError, match=r"do not fit: slide\.extra, slide\.gate\.bias"):
         load(folder)
-    (folder / "tangle.json").write_text(json.dumps({**described, "schema": "tangle-9"}))
+    write_sealed(folder / "tangle.json", {**described, "schema": "tangle-9"})
     with pytest.raises(WeightsError, match="schema"):
         load(folder)
 

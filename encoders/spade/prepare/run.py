@@ -19,7 +19,7 @@ from spade_bench.encoders.spade.prepare.features import BaseEncoder, collect_fea
 from spade_bench.encoders.spade.prepare.panel import make_panel
 from spade_bench.encoders.spade.prepare.provenance import provenance, write_table
 from spade_bench.encoders.spade.prepare.split import Member, split_samples
-from spade_bench.encoders.spade.prepare.spots import Spots
+from spade_bench.encoders.spade.prepare.spots import Spots, columns_digest, content_digest
 from spade_bench.encoders.spade.prepare.stages import Stages
 from spade_bench.encoders.spade.prepare.writer import write_spots
 from spade_bench.errors import DataError
@@ -46,7 +46,9 @@ class Prepared:
     key: str
 
 
-def prepare(config: PretrainConfig, out: Path, base: BaseEncoder) -> Prepared:
+def prepare(
+    config: PretrainConfig, out: Path, base: BaseEncoder, *, keep: bool = False
+) -> Prepared:
     """Prepares all samples a config names into `OUT/spots.h5ad`, one sample in memory at a time.
 
     Every stage says what it did; stages and samples done before are not done again, and a
@@ -56,11 +58,12 @@ def prepare(config: PretrainConfig, out: Path, base: BaseEncoder) -> Prepared:
         config: All settings.
         out: Output folder; work files go to `OUT/prepare`.
         base: The base encoder and how to run it.
+        keep: Refuse to prepare anew what differs from that of an existing model.
 
     Raises:
         UserError: Nothing usable is left, or settings and data contradict each other.
     """
-    return _Preparation(config, out, base).run()
+    return _Preparation(config, out, base, keep).run()
 
 
 @dataclass
@@ -68,13 +71,14 @@ class _Preparation:
     config: PretrainConfig
     out: Path
     base: BaseEncoder
+    keep: bool = False
     unwanted: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     findings: dict[str, list[Finding]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.folder = self.out / "prepare"
-        self.stages = Stages(self.folder / "stages")
+        self.stages = Stages(self.folder / "stages", self.keep)
 
     def run(self) -> Prepared:
         """All stages in order."""
@@ -199,7 +203,7 @@ class _Preparation:
             return {"spots": spots, "findings": listed, "said": said}
 
         found = self.stages.run(
-            "align", {"expression": self.config.expression}, work, outputs=(target,)
+            "align", {"expression": self.config.expression}, work, outputs={target: content_digest}
         )
         for name, listed in found["findings"].items():
             findings = [Finding.from_dict(f) for f in listed]
@@ -225,7 +229,8 @@ class _Preparation:
             return {"split": dict(result.split), "notes": list(result.notes), "said": said}
 
         settings = {**asdict(self.config.split), "seed": self.config.seed}
-        found = self.stages.run("split", settings, work, outputs=(target,))
+        outputs = {target: columns_digest("split")}
+        found = self.stages.run("split", settings, work, outputs=outputs)
         return found["split"], found["notes"]
 
     def _usable(self, records: Sequence[Record]) -> list[Record]:

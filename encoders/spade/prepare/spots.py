@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,11 +18,14 @@ from spade_bench.encoders.spade.prepare.writer import PROVENANCE, write_column
 from spade_bench.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import pandas as pd
 
-__all__ = ["Spots"]
+__all__ = ["Spots", "columns_digest", "content_digest"]
+
+_LATER = ("obs/split/codes", "obs/cluster", "obs/expert")  # columns that later stages fill in
+_BLOCK = 1 << 24  # bytes hashed at once
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,10 @@ class Spots:
 
     def with_split(self, split: Mapping[str, str]) -> Spots:
         """Writes the split of every sample into the file and reads it anew."""
-        codes = np.array([SPLITS.index(split[s]) for s in self.obs["sample"]])
+        with h5py.File(self.path, "r") as handle:  # not `obs`: it holds the split of before
+            names = [name.decode() for name in handle["obs/sample/categories"][:]]
+            sample = handle["obs/sample/codes"][:]
+        codes = np.array([SPLITS.index(split[name]) for name in names])[sample]
         write_column(self.path, "split", codes)
         return Spots(self.path)
 
@@ -120,3 +127,46 @@ class Spots:
                 return np.zeros(shape, dtype)
             raise DataError(f"'{name}' is not contiguous", where=str(self.path), fix="prepare anew")
         return np.memmap(self.path, dtype=dtype, mode="r", offset=offset, shape=shape)
+
+
+def content_digest(path: Path) -> str:
+    """Return a digest of all that the preparation wrote, without the columns set later."""
+    with h5py.File(path, "r") as handle:
+        names: list[str] = []
+        handle.visititems(
+            lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None
+        )
+        return _digest(handle, sorted(set(names) - set(_LATER)))
+
+
+def columns_digest(*columns: str) -> Callable[[Path], str]:
+    """Return a function that digests the named columns of a `spots.h5ad`.
+
+    Args:
+        columns: Of `split`, `cluster` and `expert`.
+    """
+    names = [name for name in _LATER if name.split("/")[1] in columns]
+
+    def digest(path: Path) -> str:
+        with h5py.File(path, "r") as handle:
+            return _digest(handle, names)
+
+    return digest
+
+
+def _digest(handle: h5py.File, names: list[str]) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        data = handle[name]
+        digest.update(f"{name}{data.dtype.str}{data.shape}".encode())
+        if data.shape == () or data.dtype.kind == "O":
+            values = np.atleast_1d(data[()]).tolist()
+            digest.update(
+                "\0".join(v.decode() if isinstance(v, bytes) else v for v in values).encode()
+            )
+            continue
+        row = max(1, int(np.prod(data.shape[1:], dtype=np.int64)) * data.dtype.itemsize)
+        step = max(1, _BLOCK // row)
+        for start in range(0, data.shape[0], step):
+            digest.update(np.ascontiguousarray(data[start : start + step]).data)
+    return digest.hexdigest()[:16]

@@ -7,7 +7,6 @@ the last checkpoint and ends at the same weights.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spade_bench import console
+from spade_bench.encoders._checkpoint import load_checkpoint, save_checkpoint
 from spade_bench.encoders.spade.experts import ExpertPair
-from spade_bench.files import atomic_path
 
 __all__ = ["ExpertState", "checkpoint_path", "load_state", "new_state", "save_state"]
 
 _SCALARS = ("expert", "step", "best_epoch", "best_loss", "loss_sum", "history", "seconds", "done")
+_GROUPS = ("params", "exp_avg", "exp_avg_sq", "best")
 
 
 @dataclass
@@ -113,38 +112,14 @@ def checkpoint_path(out_dir: Path, expert: int) -> Path:
 
 def save_state(path: Path, state: ExpertState, fingerprint: str) -> None:
     """Write a checkpoint, atomically."""
-    from safetensors.torch import save_file
-
-    tensors = {
-        f"{group}/{name}": tensor.detach().cpu().contiguous()
-        for group in ("params", "exp_avg", "exp_avg_sq", "best")
-        for name, tensor in getattr(state, group).items()
-    }
-    scalars = {key: getattr(state, key) for key in _SCALARS}
-    metadata = {"fingerprint": fingerprint, "state": json.dumps(scalars)}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    groups = {group: getattr(state, group) for group in _GROUPS}
+    save_checkpoint(path, groups, {key: getattr(state, key) for key in _SCALARS}, fingerprint)
 
 
 def load_state(path: Path, fingerprint: str) -> ExpertState | None:
-    """Read a checkpoint; None when there is none, or it belongs to other data or settings."""
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
+    """Read a checkpoint; None when none applies to this data and these settings, or is whole."""
+    found = load_checkpoint(path, fingerprint)
+    if found is None:
         return None
-    try:
-        with safe_open(path, framework="pt") as handle:
-            metadata = handle.metadata() or {}
-            if metadata.get("fingerprint") != fingerprint:
-                console.say(f"{path.name}: data or settings have changed since; starting it over")
-                return None
-            groups: dict[str, dict[str, Tensor]] = {}
-            for key in handle.keys():  # noqa: SIM118 - not a mapping
-                group, name = key.split("/", 1)
-                # A copy: the tensor itself is a map of a file that the next checkpoint replaces.
-                groups.setdefault(group, {})[name] = handle.get_tensor(key).clone()
-    except SafetensorError as error:
-        console.warn(f"{path}: unreadable checkpoint ({error}); starting it over")
-        return None
-    values: dict[str, Any] = {**json.loads(metadata["state"]), **groups}
+    values: dict[str, Any] = {**found[1], **found[0]}
     return ExpertState(**values)

@@ -1,0 +1,113 @@
+"""The output folder of a pretraining: held by one process, and never given to other settings."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spade_bench import console
+from spade_bench.config import read_yaml
+from spade_bench.errors import ConfigError, DataError
+from spade_bench.files import read_json, write_json, write_text
+
+__all__ = ["begun", "hold", "store_settings"]
+
+_LOCK, _HOLDER, _SETTINGS = ".pretrain.lock", ".pretrain.holder.json", "config.yaml"
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold an output folder while a pretraining writes to it; a second one waits, saying for whom.
+
+    Args:
+        folder: The folder; made where it does not exist.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        console.say(f"{folder} is in use by {_holder(folder)}; waiting for it to end")
+        lock.acquire()
+    try:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        about = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
+        write_json(folder / _HOLDER, about)
+        yield
+    finally:
+        (folder / _HOLDER).unlink(missing_ok=True)
+        lock.release()
+
+
+def begun(folder: Path, model: str) -> bool:
+    """Return whether ``folder`` holds a model or the checkpoints of one.
+
+    Args:
+        folder: Output folder of a pretraining.
+        model: Name of the file that describes a finished model.
+    """
+    return (folder / model).exists() or any((folder / "checkpoints").glob("*.safetensors"))
+
+
+def store_settings(
+    folder: Path,
+    settings: Mapping[str, Any],
+    *,
+    keep: bool,
+    ignored: Sequence[str] = (),
+) -> None:
+    """Write the settings of a pretraining, unless the folder belongs to others.
+
+    Args:
+        folder: Output folder.
+        settings: All settings as plain values.
+        keep: Whether the folder holds training that other settings must not replace.
+        ignored: Dotted names of settings that do not change the model.
+
+    Raises:
+        ConfigError: When the folder was made with other settings; it names them.
+    """
+    import yaml
+
+    path = folder / _SETTINGS
+    text = yaml.safe_dump(dict(settings), sort_keys=False)
+    if keep and path.is_file():
+        before, now = _flat(read_yaml(path)), _flat(yaml.safe_load(text))
+        changed = [
+            f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name) and name not in ignored
+        ]
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise ConfigError(
+                f"holds a model of other settings: {'; '.join(changed[:3])}{more}",
+                where=str(folder),
+                fix="Choose another --out, or pass --overwrite to replace it",
+            )
+    write_text(path, text)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            out |= _flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
+
+
+def _holder(folder: Path) -> str:
+    try:
+        about = read_json(folder / _HOLDER)
+        return f"process {about['pid']} on {about['host']} since {about['since']}"
+    except (DataError, KeyError, TypeError):  # it has only just begun
+        return "another pretrain"
