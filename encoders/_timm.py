@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.encoders._weights import refuse_impostor
 from spade_bench.errors import DataError, WeightsError
 from spade_bench.types import EncoderCard, LoadOptions, Normalisation
 
@@ -165,10 +166,7 @@ def read_state(path: Path, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
     Raises:
         WeightsError: When there is no such file or it cannot be read safely.
     """
-    import pickle
-
     import torch
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     file = path
@@ -179,11 +177,14 @@ def read_state(path: Path, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
         file = found[0]
     if not file.is_file():
         raise WeightsError("no such weights file", where=str(file))
+    refuse_impostor(file)
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
         loaded = torch.load(file, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises many kinds for a damaged or unsafe file
         reason = (str(error).splitlines() or ["damaged"])[0]
         raise WeightsError(f"not a readable checkpoint ({reason})", where=str(file)) from error
     state = loaded if isinstance(loaded, Mapping) else None

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spade_bench.encoders._hub import Kind, fetch
-from spade_bench.errors import WeightsError
+from spade_bench.errors import WeightsError, machine_fault
 from spade_bench.types import LoadOptions
 
-__all__ = ["FILES", "FOLDER_VARIABLE", "locate", "own_folder"]
+__all__ = ["FILES", "FOLDER_VARIABLE", "locate", "own_folder", "refuse_impostor"]
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 FOLDER_VARIABLE = "SPADE_BENCH_WEIGHTS"
@@ -61,3 +61,30 @@ def locate(
             fix=f"Download {files[0]} from the authors' page and pass --weights FILE",
         )
     return fetch(repos, files, gated=gated, kind=kind)
+
+
+def refuse_impostor(file: Path) -> None:
+    """Refuse what people download in place of weights.
+
+    Raises:
+        WeightsError: When the file is empty, a git-lfs pointer, or a page or message of a web site.
+    """
+    try:
+        with file.open("rb") as handle:
+            start = handle.read(512)
+    except OSError as error:
+        fault = machine_fault(error)
+        what = fault.what if fault else "cannot be read"
+        raise WeightsError(what, where=str(file), fix=fault.fix if fault else "") from error
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        what, fix = "it is empty", "Download it again"
+    elif text.startswith(b"version https://git-lfs"):
+        what, fix = "it is a git-lfs pointer", "Run `git lfs pull`, or download the file itself"
+    elif text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")):
+        what, fix = "it is a web page", "Log in or accept the licence there, then download again"
+    elif text.startswith((b'{"error', b"access to model", b"repository not found", b"entry not")):
+        what, fix = "it is a refusal of the server", "Accept the licence, then download again"
+    else:
+        return
+    raise WeightsError(f"not a checkpoint: {what}", where=str(file), fix=fix)

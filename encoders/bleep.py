@@ -52,7 +52,8 @@ def load(options: LoadOptions) -> SpadeEncoder:
     if options.weights is None:
         raise WeightsError(
             "the encoder 'bleep' has no weights of its own",
-            fix="Give --weights FOLDER, written by `spade-bench pretrain`",
+            fix="Give `run` --weights bleep=FOLDER, or `encode` --weights FOLDER, which "
+            "`spade-bench pretrain` wrote",
         )
     folder = Path(options.weights)
     control = folder / "controls" / "k1"

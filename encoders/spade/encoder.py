@@ -97,7 +97,8 @@ class SpadeEncoder:
         if options.weights is None:
             raise WeightsError(
                 "the encoder 'spade' has no weights of its own",
-                fix="Give --weights FOLDER, written by `spade-bench pretrain`",
+                fix="Give `run` --weights spade=FOLDER, or `encode` --weights FOLDER, which "
+                "`spade-bench pretrain` wrote",
             )
         for key in options.options:
             if key not in _OPTIONS:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spade_bench.encoders._weights import refuse_impostor
 from spade_bench.encoders.spade.release_heads import listed, recognise, unwrap
 from spade_bench.errors import ConfigError, DataError, WeightsError
 
@@ -189,6 +190,7 @@ def read_checkpoint(path: Path, number: int | None) -> ReleaseExpert:
     """
     import torch
 
+    refuse_impostor(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged or unsafe file

@@ -63,7 +63,8 @@ class TangleEncoder:
         if options.weights is None:
             raise WeightsError(
                 "the encoder 'tangle' has no weights of its own",
-                fix="Give --weights FOLDER, written by `spade-bench pretrain --config tangle`",
+                fix="Give `run` --weights tangle=FOLDER, or `encode` --weights FOLDER, which "
+                "`spade-bench pretrain --config tangle` wrote",
             )
         if options.options:
             raise ConfigError(f"'tangle' has no options, got {', '.join(options.options)}")

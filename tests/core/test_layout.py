@@ -87,7 +87,7 @@ def test_every_package_of_the_tree_is_listed_for_the_wheel() -> None:
 
 def test_modules_are_small() -> None:
     lengths = {p: len(p.read_text().splitlines()) for p in python_files()}
-    assert {str(p): n for p, n in lengths.items() if n > 350} == {}
+    assert {str(p): n for p, n in lengths.items() if n > 600} == {}
     assert statistics.median(lengths.values()) < 200
 
 
