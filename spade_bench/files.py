@@ -37,7 +37,7 @@ __all__ = [
     "write_text",
 ]
 
-_NAME_BYTES = 120  # of a name made from somebody's text; room for a suffix and a temporary's mark
+_NAME_BYTES = 200  # of a name made from somebody's text; room for a suffix and a mark
 _MAX_NAME_BYTES = 255  # what common file systems take
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt")
                                                      for n in range(1, 10))})  # fmt: skip
@@ -56,7 +56,7 @@ def file_name(text: str) -> str:
         text: Any text, from a user, a table or a stored file.
 
     Returns:
-        At most 120 bytes, never empty, without separators, control characters, or a leading dot.
+        At most 200 bytes, never empty, without separators, control characters, or a leading dot.
     """
     kept = [
         "_" if char in '/\\:*?"<>|\0' or unicodedata.category(char)[0] == "C" else char

@@ -24,7 +24,7 @@ from spade_bench.data.bagformats import (
 from spade_bench.data.pack import PACK_SUFFIX, is_pack, open_pack, split_path
 from spade_bench.data.packcache import KnownFiles
 from spade_bench.errors import DataError
-from spade_bench.files import atomic_path, hash_file
+from spade_bench.files import atomic_path, file_name, hash_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,7 +78,8 @@ def features_folder(out: Path, encoder: str, mpp: float, patch_px: int, overlap:
         overlap: Overlap of neighbouring patches in pixels.
     """
     magnification = f"{round(10 / mpp, 2):g}"
-    name = re.sub(r"[:/\\]+", "-", encoder)  # `hf:owner/model` is one folder, on any system
+    # `hf:owner/model` is one folder, on any system
+    name = file_name(re.sub(r"[:/\\]+", "-", encoder))
     return out / f"{magnification}x_{patch_px}px_{overlap}px_overlap" / f"features_{name}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.data.bagformats import HDF5
 from spade_bench.data.bags import same_encoder
 from spade_bench.errors import DataError
-from spade_bench.files import atomic_path
+from spade_bench.files import atomic_path, file_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,8 @@ _TOLERANCE = 0.02  # of the field of view: magnifications are written rounded
 
 def slide_vector_path(out: Path, encoder: str, slide_id: str) -> Path:
     """Return `OUT/slide_features_{encoder}/{slide}.h5`."""
-    return out / f"slide_features_{encoder.replace('/', '-')}" / f"{slide_id}.h5"
+    name = re.sub(r"[:/\\]+", "-", encoder)
+    return out / f"slide_features_{file_name(name)}" / f"{file_name(slide_id)}.h5"
 
 
 def write_slide_vector(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from spade_bench.files import atomic_path
+from spade_bench.files import atomic_path, file_name
 from spade_bench.report.leaderboard import ReportRow
 
 __all__ = ["draw_curves"]
@@ -68,7 +68,7 @@ def _draw(rows: Sequence[ReportRow], task: str, head: str, out: Path) -> Path:
     simulated = any("simulated" in row.flags for row in own)
     axes.set_title(f"{task}, {head}{' (simulated data)' if simulated else ''}")
     figure.legend(fontsize=7, loc="outside right upper")
-    path = out / f"{task}-{head}.png"
+    path = out / f"{file_name(f'{task}-{head}')}.png"
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130)
     return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from spade_bench.files import atomic_path
+from spade_bench.files import atomic_path, file_name
 from spade_bench.report.differences import Difference, summaries
 
 __all__ = ["draw_forest"]
@@ -52,11 +52,7 @@ def draw_forest(differences: Sequence[Difference], out: Path) -> Path:
     axes.set_title(f"{a} against {b}{simulated}; coloured: 5% after Holm", fontsize=9)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    path = out / f"forest-{_safe(a)}-{_safe(b)}.png"
+    path = out / f"forest-{file_name(a)}-{file_name(b)}.png"
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130)
     return path
-
-
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_.+" else "_" for c in name)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from spade_bench.escaping import csv_cell, markdown_cell
 from spade_bench.report.collect import Series
 from spade_bench.report.values import Resampler
 
@@ -120,7 +121,7 @@ def as_csv(rows: Sequence[ReportRow]) -> str:
     for row in rows:
         content = row.as_dict()
         content["flags"] = ";".join(row.flags)
-        writer.writerow([content[name] for name in COLUMNS])
+        writer.writerow([csv_cell(content[name]) for name in COLUMNS])
     return buffer.getvalue().rstrip("\n")
 
 
@@ -138,8 +139,7 @@ def as_markdown(rows: Sequence[ReportRow]) -> str:
                 for name, end in (("ci_low", row.ci_low), ("ci_high", row.ci_high))
             },
         }
-        cells = ["" if content[name] is None else str(content[name]) for name in COLUMNS]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("| " + " | ".join(markdown_cell(content[name]) for name in COLUMNS) + " |")
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError
-from spade_bench.files import atomic_path
+from spade_bench.files import atomic_path, file_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +59,8 @@ class Predictions:
 
 def predictions_path(out: Path, run_id: str) -> Path:
     """Where the predictions of a run id lie."""
-    return out / "predictions" / run_id[:2] / f"{run_id}.csv"
+    name = file_name(run_id)  # a hash, unless the results come from a stranger
+    return out / "predictions" / name[:2] / f"{name}.csv"
 
 
 def write_predictions(out: Path, run_id: str, predictions: Predictions) -> None:

@@ -13,7 +13,7 @@ from spade_bench.data.cohort import cohort_hash, keep_covered
 from spade_bench.data.episodes import save_episodes
 from spade_bench.data.ledger import cohort_sources
 from spade_bench.errors import ConfigError, DataError, UserError
-from spade_bench.files import hash_obj
+from spade_bench.files import file_name, hash_obj
 from spade_bench.registry import kinds, suggest
 from spade_bench.runner.cases import TaskCases, draw, load_cases
 from spade_bench.runner.controls import Variant, random_weight_features, variants
@@ -117,7 +117,7 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
         hashes["splits"] = hash_obj(dealt)
     if not request.dry_run:
         about = {"task": card.name, "cohort": hashes["cohort"], "settings": settings}
-        name = f"{card.name}-{episodes[0].protocol}-{hash_obj(about)[:8]}.json"
+        name = f"{file_name(card.name)}-{episodes[0].protocol}-{hash_obj(about)[:8]}.json"
         save_episodes(request.out / "episodes" / name, episodes, about)
     flags = (
         *(("simulated",) if cohort.simulated else ()),

@@ -13,7 +13,10 @@ import pytest
 
 from spade_bench import console
 from spade_bench.config import load_yaml, parse_set, read_yaml
+from spade_bench.data.bags import features_folder
+from spade_bench.data.slidevectors import slide_vector_path
 from spade_bench.errors import ConfigError, DataError, UserError, machine_fault, printable
+from spade_bench.escaping import csv_cell, markdown_cell
 from spade_bench.files import (
     atomic_dir,
     atomic_path,
@@ -23,6 +26,7 @@ from spade_bench.files import (
     write_json,
     write_sealed,
 )
+from spade_bench.results.predictions import predictions_path
 
 NAMES = [
     *("../../x", "/abs", "x/../y", "..", ".", "", "C:\\x", "a" * 300, "é" * 200, "a\nb"),
@@ -37,7 +41,7 @@ def test_no_name_leaves_its_folder(name: str, tmp_path: Path) -> None:
     path.write_text("x", encoding="utf-8")
     assert path.resolve().parent == tmp_path.resolve()
     assert [entry.name for entry in tmp_path.iterdir()] == [f"{made}.csv"]
-    assert len(made.encode()) <= 120
+    assert len(made.encode()) <= 200
     assert not made.startswith(".")
     assert made == printable(made)
 
@@ -167,3 +171,29 @@ def test_a_message_ends_in_one_stop(fix: str) -> None:
     text = str(UserError("wrong.", fix=fix))
     assert text.startswith("wrong. D")
     assert text.endswith(("it.", "'x'?"))
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+cmd|'/c calc'!A0", "-2+3", "@SUM(A1)", "\t=1"])
+def test_a_spreadsheet_never_runs_a_cell(text: str) -> None:
+    assert csv_cell(text).startswith(("'", " "))
+    assert csv_cell(text).endswith(text.strip())
+    for number in ("-0.5", "+1e-3", "0", -0.25, 3):
+        assert csv_cell(number) == str(number)
+    assert csv_cell(None) == ""
+
+
+def test_markdown_cells_end_where_they_should() -> None:
+    cell = markdown_cell("a|b\nc <script>x</script> [l](u) `q`")
+    assert cell == "a\\|b c &lt;script>x&lt;/script> \\[l\\](u) \\`q\\`"
+
+
+@pytest.mark.parametrize("name", ["../../x", "/abs", "..", "x/../y", "n" * 400])
+def test_stored_names_never_become_paths(name: str, tmp_path: Path) -> None:
+    out = (tmp_path / "out").resolve()
+    for path in (
+        predictions_path(out, name),
+        features_folder(out, name, 0.5, 224),
+        slide_vector_path(out, name, name),
+    ):
+        assert out in path.resolve().parents
+        assert all(len(part.encode()) <= 255 for part in path.parts)

@@ -16,6 +16,7 @@ _TOP = {"encoders": "spade_bench.encoders", "tasks": "spade_bench.tasks"}
 # A module may import from its own layer or a lower one.
 LAYERS = {
     "errors": 0, "types": 0, "console": 0, "files": 0,
+    "escaping": 0,
     "registry": 1, "plugins": 1, "config": 1, "workspace": 1, "configs": 1,
     "data": 2, "engine": 2, "statistics": 2, "simulate": 2,
     "extraction": 3, "heads": 3,
