@@ -128,6 +128,11 @@ def printable(text: object) -> str:
 def _fault(error: BaseException) -> SystemFaultError | None:
     if isinstance(error, MemoryError):
         return SystemFaultError("out of memory", fix="Use fewer workers or smaller batches")
+    if isinstance(error, UnicodeEncodeError):
+        return SystemFaultError(
+            f"{error.object!r} cannot be written in this locale's encoding, {error.encoding}",
+            fix="Set LC_ALL=C.UTF-8 or PYTHONUTF8=1",
+        )
     number, where = None, ""
     if isinstance(error, OSError):
         number = error.errno

@@ -75,12 +75,17 @@ def file_name(text: str) -> str:
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary file name beside ``path``; rename it to ``path`` on success.
 
     The temporary keeps the suffix of ``path``, because several writers look at it. Its content
     reaches the disk before it takes the name. On an error nothing is left behind and an older
     ``path`` stays as it was; what a killed process left is removed by the next one that writes.
+
+    Args:
+        path: The file.
+        durable: Wait for the disk. Without it a power cut may leave a file empty: for many small
+            files whose checksum stands elsewhere and that are made again.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -88,9 +93,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = _temporary(target, target.stem, "tmp", target.suffix)
     try:
         yield temporary
-        sync(temporary)
+        if durable:
+            sync(temporary)
         temporary.replace(target)
-        sync(target.parent)
+        if durable:
+            sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -139,7 +139,10 @@ def _fit(points: np.ndarray, k: int, config: ClusteringConfig, seed: int) -> KMe
 
 
 def _write_csv(path: Path, rows: Sequence[ScanRow]) -> None:
-    with files.atomic_path(path) as temporary, temporary.open("w", newline="") as handle:
+    with (
+        files.atomic_path(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as handle,
+    ):
         writer = csv.DictWriter(handle, list(asdict(rows[0])))
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)

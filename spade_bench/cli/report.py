@@ -49,7 +49,8 @@ def report(
     if as_json + as_csv + as_markdown > 1:
         raise UserError("--json, --csv and --markdown exclude each other")
     out = _folder(folder)
-    series = collect(out)
+    problems: list[str] = []
+    series = collect(out, problems)
     machine = as_json or as_csv or as_markdown
     wanted = metric or ("all" if machine else "primary")
     resampler = Resampler(out)
@@ -69,6 +70,7 @@ def report(
         _print(series, resampler, rows, ranks, splits)
     if plots:
         _plot(series, resampler, out / "plots")
+    _left_out(problems, out)
 
 
 def compare(
@@ -100,7 +102,8 @@ def compare(
     if a == b:
         raise UserError(f"'{a}' is compared with itself", fix="Give two encoders")
     out = _folder(folder)
-    series = reports.collect(out)
+    problems: list[str] = []
+    series = reports.collect(out, problems)
     wanted = metric or ("all" if as_json else "primary")
     _check_metric(wanted, series)
     differences = reports.compare(series, Resampler(out), a, b)
@@ -120,6 +123,29 @@ def compare(
         console.emit(sentence)
     if plots:
         console.say(f"forest plot: {draw_forest(differences, out / 'plots')}")
+    _left_out(problems, out)
+
+
+def _left_out(problems: Sequence[str], out: Path) -> None:
+    """Name what was damaged, after everything else has been shown.
+
+    Raises:
+        DataError: When anything was.
+    """
+    from spade_bench import console
+    from spade_bench.errors import DataError
+
+    if not problems:
+        return
+    for problem in problems[:10]:
+        console.warn(problem)
+    if len(problems) > 10:
+        console.warn(f"and {len(problems) - 10} more")
+    raise DataError(
+        f"{len(problems)} stored result(s) are damaged and were left out",
+        where=str(out),
+        fix="Repeat the `spade-bench run` command: it computes again what is missing",
+    )
 
 
 def _print(

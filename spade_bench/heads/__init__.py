@@ -9,6 +9,7 @@ comes with these.
 from __future__ import annotations
 
 from spade_bench.heads._base import Fit, Head, HeadOptions, grid_points, parse_memory
+from spade_bench.heads._outputs import checked_scores, fit_predict
 from spade_bench.heads._pooled import pooled_head
 from spade_bench.heads._stacked import Model, TrainConfig, stacked_head
 
@@ -18,6 +19,8 @@ __all__ = [
     "HeadOptions",
     "Model",
     "TrainConfig",
+    "checked_scores",
+    "fit_predict",
     "grid_points",
     "parse_memory",
     "pooled_head",

@@ -9,6 +9,7 @@ from pathlib import Path
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
 from spade_bench.results import ResultStore, Row
+from spade_bench.results.store import prediction_problem
 
 __all__ = ["Place", "Series", "collect"]
 
@@ -59,16 +60,25 @@ class Series:
         return found[0].removeprefix("control:") if found else ""
 
 
-def collect(out: Path) -> list[Series]:
+def collect(out: Path, problems: list[str] | None = None) -> list[Series]:
     """Group the rows of a results folder.
+
+    A finished row whose predictions are missing or damaged counts as failed.
 
     Rows of one name that come from other features, cohorts, settings or seeds are different
     series; a flag `inputs:HASH` then tells them apart.
 
+    Args:
+        out: The folder.
+        problems: Takes a sentence for each damaged line or file that is left out.
+
     Raises:
-        DataError: When the folder holds no results or damaged ones.
+        DataError: When the folder holds no results.
     """
-    rows = ResultStore(out).rows()
+    store = ResultStore(out)
+    rows = [_with_whole_predictions(out, row, store.problems) for row in store.rows()]
+    if problems is not None:
+        problems.extend(store.problems)
     if not rows:
         raise DataError(
             "no results here", where=str(out), fix="Make some with `spade-bench run --out DIR`"
@@ -84,6 +94,14 @@ def collect(out: Path) -> list[Series]:
             extra = (f"inputs:{key[:8]}",) if len(versions) > 1 else ()
             series.append(_series(members, extra))
     return _with_wanted(sorted(series, key=_order))
+
+
+def _with_whole_predictions(out: Path, row: Row, problems: list[str]) -> Row:
+    problem = prediction_problem(out, row) if row.status == "ok" else ""
+    if not problem:
+        return row
+    problems.append(problem)
+    return replace(row, status="failed", error=problem)
 
 
 def _series(members: Sequence[Row], extra: tuple[str, ...]) -> Series:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from spade_bench.results.predictions import Predictions, read_predictions, write_predictions
 from spade_bench.results.rows import SCHEMA, Row, environment
-from spade_bench.results.store import ResultStore
+from spade_bench.results.store import Finished, ResultStore
 
 __all__ = [
     "SCHEMA",
+    "Finished",
     "Predictions",
     "ResultStore",
     "Row",

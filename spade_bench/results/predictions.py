@@ -9,6 +9,8 @@ need the training cases, which are never part of a score. Where the cases are sl
 from __future__ import annotations
 
 import csv
+import hashlib
+import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,31 +65,50 @@ def predictions_path(out: Path, run_id: str) -> Path:
     return out / "predictions" / name[:2] / f"{name}.csv"
 
 
-def write_predictions(out: Path, run_id: str, predictions: Predictions) -> None:
-    """Write predictions so that metrics rebuilt from the file are the stored ones, to the bit."""
+def write_predictions(out: Path, run_id: str, predictions: Predictions) -> str:
+    """Write predictions so that metrics rebuilt from the file are the stored ones, to the bit.
+
+    Returns:
+        SHA-256 of the file, which the row carries.
+    """
     lines = _survival_lines(predictions) if predictions.survival else _class_lines(predictions)
     if predictions.patients:
         n = len(predictions.case_ids)
         told = [_PATIENT, *predictions.patients, *[""] * (len(lines) - 1 - n)]
         lines = [[*line, patient] for line, patient in zip(lines, told, strict=True)]
-    with (
-        atomic_path(predictions_path(out, run_id)) as path,
-        path.open("w", newline="", encoding="utf-8") as handle,
-    ):
-        csv.writer(handle).writerows(lines)
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(lines)
+    content = text.getvalue().encode()
+    # Not durable: the row's checksum tells whether the file is whole, and the cell runs again.
+    with atomic_path(predictions_path(out, run_id), durable=False) as path:
+        path.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
-def read_predictions(out: Path, run_id: str) -> Predictions:
+def read_predictions(out: Path, run_id: str, *, sha256: str = "") -> Predictions:
     """Read the predictions of a run id.
 
+    Args:
+        out: Folder of the results.
+        run_id: Whose.
+        sha256: What the row says of the file; empty where an older row says nothing.
+
     Raises:
-        DataError: When they are missing or damaged.
+        DataError: When they are missing, damaged or not those of the row.
     """
     path = predictions_path(out, run_id)
-    if not path.exists():
-        raise DataError("no predictions for a finished row", where=str(path))
-    with path.open(newline="", encoding="utf-8") as handle:
-        header, *lines = list(csv.reader(handle)) or [[]]
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError("no predictions for a finished row", where=str(path)) from error
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise DataError(
+            "predictions were damaged or edited: their checksum is not the row's", where=str(path)
+        )
+    try:
+        header, *lines = list(csv.reader(io.StringIO(content.decode(), newline=""))) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"damaged predictions ({error})", where=str(path)) from error
     patients: tuple[str, ...] = ()
     if header[-1:] == [_PATIENT] and all(len(line) == len(header) for line in lines):
         patients = tuple(line[-1] for line in lines)

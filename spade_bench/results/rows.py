@@ -42,6 +42,8 @@ class Row:
         seconds: Time of fitting and predicting.
         created_utc: ISO 8601 time.
         error: Why it failed or was skipped.
+        predictions_sha256: SHA-256 of the file of its predictions; empty in rows of older versions
+            and in those that have none.
         schema: Version of this layout.
     """
 
@@ -63,6 +65,7 @@ class Row:
     seconds: float = 0.0
     created_utc: str = ""
     error: str | None = None
+    predictions_sha256: str = ""
     schema: str = SCHEMA
 
     def to_line(self) -> str:

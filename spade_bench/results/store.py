@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from filelock import FileLock
+
 from spade_bench.console import warn
+from spade_bench.errors import DataError
+from spade_bench.results.predictions import read_predictions
 from spade_bench.results.rows import Row
 
-__all__ = ["ResultStore"]
+__all__ = ["Finished", "ResultStore", "prediction_problem"]
 
 
 class ResultStore:
@@ -18,11 +21,15 @@ class ResultStore:
 
     Args:
         out: The folder; it is made when the first row is written.
+
+    Attributes:
+        problems: Lines that :meth:`rows` could not read, each as a sentence.
     """
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self.path = out / "results.jsonl"
+        self.problems: list[str] = []
 
     def append(self, rows: Iterable[Row]) -> None:
         """Append rows in one write under a lock; a torn line before them is mended first."""
@@ -30,16 +37,16 @@ class ResultStore:
         if not text:
             return
         self.out.mkdir(parents=True, exist_ok=True)
-        handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            _mend(handle, self.path)
-            view = memoryview(text)
-            while view:  # one write in practice; a signal may cut it short
-                view = view[os.write(handle, view) :]
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with FileLock(f"{self.path}.lock"):
+            handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                _mend(handle, self.path)
+                view = memoryview(text)
+                while view:  # one write in practice; a signal may cut it short
+                    view = view[os.write(handle, view) :]
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
     def rows(self) -> list[Row]:
         """Return the standing row of every run id, in order of first appearance.
@@ -47,11 +54,9 @@ class ResultStore:
         A finished row stands against failed ones, a later row against an earlier one of the same
         status. A row that failed before its inputs were known (it has none) stands until the same
         encoder, task, head and protocol finish a cell. A torn last line is passed over, with a
-        warning.
-
-        Raises:
-            DataError: When a complete line is not a row.
+        warning; a complete line that is no row, or one of another version, is named in `problems`.
         """
+        self.problems = []
         if not self.path.exists():
             return []
         body, _, torn = self.path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
@@ -62,16 +67,69 @@ class ResultStore:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            row = Row.from_line(line, f"{self.path} line {number}")
+            try:
+                row = Row.from_line(line, f"{self.path} line {number}")
+            except DataError as error:
+                self.problems.append(str(error))
+                continue
             before = standing.get(row.run_id)
             if before is None or row.status == "ok" or before.status != "ok":
                 standing[row.run_id] = row
         done = {_name(row) for row in standing.values() if row.status == "ok"}
         return [row for row in standing.values() if not (_unknown(row) and _name(row) in done)]
 
-    def finished(self) -> set[str]:
-        """Return the run ids that are done and need not run again."""
-        return {row.run_id for row in self.rows() if row.status == "ok"}
+
+class Finished:
+    """Which cells are done: a row says so, and its predictions are whole.
+
+    Predictions are read when a cell is asked for, once each; damaged ones are named, and then
+    their cell counts as not done.
+
+    Args:
+        out: Folder of the results.
+        rows: Standing rows.
+    """
+
+    def __init__(self, out: Path, rows: Iterable[Row]) -> None:
+        self._out = out
+        self._rows = {row.run_id: row for row in rows if row.status == "ok"}
+        self._whole: dict[str, bool] = {}
+
+    def __contains__(self, run_id: object) -> bool:
+        """Whether a run id is done and need not run again."""
+        row = self._rows.get(str(run_id))
+        if row is None:
+            return False
+        if row.run_id not in self._whole:
+            problem = prediction_problem(self._out, row)
+            self._whole[row.run_id] = not problem
+            if problem:
+                warn(f"{problem} The cell runs again")
+        return self._whole[row.run_id]
+
+    def sha256(self, run_id: str) -> str:
+        """Return the checksum of the predictions of a finished cell; empty where none is known."""
+        row = self._rows.get(run_id)
+        return "" if row is None else row.predictions_sha256
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Count cells that have just been stored."""
+        for row in rows:
+            self._rows[row.run_id] = row
+            self._whole[row.run_id] = True
+
+
+def prediction_problem(out: Path, row: Row) -> str:
+    """Return what is wrong with the predictions behind a finished row, or an empty string."""
+    name = f"{row.encoder} {row.head} on {row.task}"
+    try:
+        found = read_predictions(out, row.run_id, sha256=row.predictions_sha256)
+    except DataError as error:
+        return f"{name}: {error}"
+    wanted = row.n.get("test")
+    if wanted is not None and len(found.case_ids) != wanted:
+        return f"{name}: its predictions hold {len(found.case_ids)} of {wanted} cases."
+    return ""
 
 
 def _unknown(row: Row) -> bool:
@@ -87,15 +145,20 @@ def _name(row: Row) -> tuple[str, str, str, str]:
 def _mend(handle: int, path: Path) -> None:
     """Cut a line that a crash left unfinished; called under the lock."""
     size = os.fstat(handle).st_size
-    if size == 0 or os.pread(handle, 1, size - 1) == b"\n":
+    if size == 0 or _read_at(handle, 1, size - 1) == b"\n":
         return
     end, block = size, 1 << 16
     while end > 0:
         start = max(0, end - block)
-        found = os.pread(handle, end - start, start).rfind(b"\n")
+        found = _read_at(handle, end - start, start).rfind(b"\n")
         if found >= 0:
             end = start + found + 1
             break
         end = start
     warn(f"{path}: removing an incomplete last line of {size - end} bytes")
     os.ftruncate(handle, end)
+
+
+def _read_at(handle: int, size: int, offset: int) -> bytes:
+    os.lseek(handle, offset, os.SEEK_SET)
+    return os.read(handle, size)

@@ -11,7 +11,7 @@ from spade_bench.errors import UserError
 from spade_bench.files import hash_obj
 from spade_bench.heads import Head, HeadOptions
 from spade_bench.registry import heads, kinds
-from spade_bench.results import ResultStore, Row, environment
+from spade_bench.results import Finished, ResultStore, Row, environment
 from spade_bench.results.rows import now
 from spade_bench.runner.cells import Group, groups
 from spade_bench.runner.estimate import Planned, estimate
@@ -55,7 +55,12 @@ def run(request: RunRequest) -> RunSummary:
     setup_numerics(device)
     made = _make_heads(request, str(device))
     store = ResultStore(request.out)
-    context = Context(store, store.finished(), str(device), group_by_site=request.group_by_site)
+    rows = store.rows()
+    for problem in store.problems:
+        console.warn(f"{problem} It is left where it is and not counted")
+    context = Context(
+        store, Finished(store.out, rows), str(device), group_by_site=request.group_by_site
+    )
     summary = RunSummary()
     stored = request.dry_run
     for task in request.tasks:
@@ -106,7 +111,7 @@ def _run_task(
     TaskRun(prepared, fitting, context).run(todo)
 
 
-def _planned(group: Group, finished: set[str]) -> Planned:
+def _planned(group: Group, finished: Finished) -> Planned:
     return (
         group.cells[0].task,
         group.row.label,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.data.episodes import stratum
 from spade_bench.data.folds import assign_folds
-from spade_bench.heads import Fit, Head, grid_points
+from spade_bench.errors import DataError
+from spade_bench.heads import Fit, Head, checked_scores, fit_predict, grid_points
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,13 +109,30 @@ def choose(
                 fits.append(fit)
                 truth.append((job.shared, index, answer))
     found: dict[Hashable, list[list[float]]] = {}
-    told = head.fit_predict(bags, fits, n_outputs) if fits else []
-    for (shared, index, answer), scores in zip(truth, told, strict=True):
+    name = head.card.name
+    told = fit_predict(head, bags, fits, n_outputs, name=name) if fits else []
+    for (shared, index, answer), fit, result in zip(truth, fits, told, strict=True):
+        try:
+            scores = checked_scores(
+                result,
+                len(fit.test),
+                n_outputs,
+                name=name,
+                probabilities=kind.card.head_kind == "classification",
+            )
+        except DataError:  # such as a rate at which training diverges: never the best
+            found.setdefault(shared, [[] for _ in points])[index].append(-np.inf)
+            continue
         value = kind.score([metric], answer, scores)[metric]
         found.setdefault(shared, [[] for _ in points])[index].append(value)
     chosen: dict[Hashable, dict[str, Any]] = {}
     for shared, by_point in found.items():
-        means = [np.mean([v for v in own if np.isfinite(v)] or [-np.inf]) for own in by_point]
+        means = [
+            -np.inf
+            if -np.inf in own
+            else float(np.mean([v for v in own if np.isfinite(v)] or [-np.inf]))
+            for own in by_point
+        ]
         best = int(np.argmax(means))
         chosen[shared] = points[best] if np.isfinite(means[best]) else {}
     return chosen

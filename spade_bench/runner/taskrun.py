@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench import console
 from spade_bench.errors import DataError, SpadeBenchError, UserError
-from spade_bench.heads import Fit, Head
+from spade_bench.heads import Fit, Head, checked_scores, fit_predict
 from spade_bench.results import (
+    Finished,
     Predictions,
     ResultStore,
     Row,
@@ -38,7 +39,7 @@ class Context:
 
     Attributes:
         store: Where rows go.
-        finished: Run ids that need not run again.
+        finished: Which run ids need not run again.
         device: Name of the device.
         grids: Head -> grid to choose from; no entry without a choice.
         group_by_site: Whether inner folds keep sites together.
@@ -49,7 +50,7 @@ class Context:
     """
 
     store: ResultStore
-    finished: set[str]
+    finished: Finished
     device: str
     grids: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
     group_by_site: bool = False
@@ -114,7 +115,8 @@ class TaskRun:
         try:
             fits, chosen = self._fits(work)
             outputs = self._prepared.kind.n_outputs(self._prepared.cohort)
-            scores = self._made[cells[0].head].fit_predict(self._bags_of(work), fits, outputs)
+            name = cells[0].head
+            scores = fit_predict(self._made[name], self._bags_of(work), fits, outputs, name=name)
         except Exception as error:
             if len(work) > 1 and not isinstance(error, UserError):
                 for own in work:
@@ -124,12 +126,23 @@ class TaskRun:
             return
         seconds = (time.perf_counter() - started) / len(cells)
         rows = []
-        for cell, found, params in zip(cells, scores, chosen, strict=True):
+        for cell, fit, found, params in zip(cells, fits, scores, chosen, strict=True):
             try:
-                rows.append(self._row(cell, self._predictions(cell, found), seconds, params))
-            except DataError as error:  # such as a risk that is not finite
+                checked = self._checked(cell, found, len(fit.test))
+                rows.append(self._row(cell, self._predictions(cell, checked), seconds, params))
+            except DataError as error:  # such as predictions that are not finite
                 self._context.fail([cell], error, seconds)
         self._stored(rows)
+
+    def _checked(self, cell: Cell, found: Any, n: int) -> NDArray[np.float64]:
+        kind, cohort = self._prepared.kind, self._prepared.cohort
+        return checked_scores(
+            found,
+            n,
+            kind.n_outputs(cohort),
+            name=cell.head,
+            probabilities=kind.card.head_kind == "classification",
+        )
 
     def _fits(self, work: Sequence[Work]) -> tuple[list[Fit], list[dict[str, Any] | None]]:
         """Jobs of the head, and the hyperparameters chosen for each; None without a choice."""
@@ -225,7 +238,7 @@ class TaskRun:
         """The ensemble: the mean of what the fold models said, from their stored predictions."""
         started = time.perf_counter()
         try:
-            told = [read_predictions(self._context.store.out, m.run_id) for m in cell.members]
+            told = [self._stored_predictions(member.run_id) for member in cell.members]
             scores = _mean([(p.case_ids, p.scores) for p in told], cell.episode.test)
             if self._prepared.kind.card.scores_training:
                 parts = [(p.train_ids, p.train_scores) for p in told]
@@ -237,6 +250,10 @@ class TaskRun:
             return
         self._stored([row])
 
+    def _stored_predictions(self, run_id: str) -> Predictions:
+        sha256 = self._context.finished.sha256(run_id)
+        return read_predictions(self._context.store.out, run_id, sha256=sha256)
+
     def _row(
         self,
         cell: Cell,
@@ -245,7 +262,7 @@ class TaskRun:
         params: Mapping[str, Any] | None,
     ) -> Row:
         prepared = self._prepared
-        write_predictions(self._context.store.out, cell.run_id, predictions)
+        sha256 = write_predictions(self._context.store.out, cell.run_id, predictions)
         train = None
         if predictions.train_target is not None and predictions.train_scores is not None:
             train = predictions.train_target, predictions.train_scores
@@ -254,7 +271,15 @@ class TaskRun:
         )
         events = int(predictions.target[:, 0].sum()) if predictions.survival else None
         n = {"train": len(cell.episode.train), "test": len(predictions.target), "events": events}
-        row = make_row(cell, "ok", self._context.device, seconds, metrics=metrics, n=n)
+        row = make_row(
+            cell,
+            "ok",
+            self._context.device,
+            seconds,
+            metrics=metrics,
+            n=n,
+            predictions_sha256=sha256,
+        )
         if params is None:
             return row
         told = ", ".join(f"{k}={v}" for k, v in params.items()) or "defaults: too few cases"
@@ -262,6 +287,7 @@ class TaskRun:
 
     def _stored(self, rows: Sequence[Row]) -> None:
         self._context.store.append(rows)
+        self._context.finished.add(rows)
         self._context.done += len(rows)
 
 

@@ -1,0 +1,191 @@
+"""Predictions that are not numbers never become a result, and damaged results never a table."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spade_bench.cli.main import main
+from spade_bench.heads._pooled import PooledHead
+from spade_bench.results import ResultStore
+from spade_bench.results.predictions import predictions_path, read_predictions
+
+FAST = ["--shots", "4", "--draws", "2", "--no-controls"]
+
+
+def run_main(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    code = stopped.value.code
+    return code if isinstance(code, int) else 0
+
+
+def ask(study: Any, out: Path, head: str = "logistic") -> int:
+    given = ["--table", str(study.table), "--features", str(study.features), "--out", str(out)]
+    return run_main("run", "--encoder", "mine", "--task", "my_task", "--head", head, *given, *FAST)
+
+
+def nan(good: np.ndarray) -> Any:
+    good = good.copy()
+    good[0, 0] = np.nan
+    return good
+
+
+BROKEN: dict[str, tuple[Callable[[np.ndarray], Any], str]] = {
+    "nan": (nan, "are not finite for 1 of 20 cases"),
+    "inf": (lambda x: x * np.inf, "not finite"),
+    "extra rows": (lambda x: np.vstack([x, x]), "have shape (40, 2), not (20, 2)"),
+    "too few rows": (lambda x: x[:11], "have shape (11, 2)"),
+    "one column": (lambda x: x[:, :1], "have shape (20, 1)"),
+    "flat": (lambda x: x[:, 0], "have shape (20,)"),
+    "too large": (lambda x: x * 3, "probabilities lie within 0 and 1"),
+    "negative": (lambda x: x - 0.5, "probabilities lie within 0 and 1"),
+    "None": (lambda x: None, "are a NoneType, not an array (20, 2)"),
+    "a list": (lambda x: x.tolist(), "are a list, not an array"),
+    "text": (lambda x: x.astype(str).astype(object) + "x", "no real numbers"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_predictions_that_are_not_numbers_are_a_failed_cell(
+    kind: str, study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    spoil, said = BROKEN[kind]
+    fit = PooledHead.fit_predict
+
+    def broken(self: Any, bags: Any, fits: Any, n_outputs: int) -> Any:
+        found = fit(self, bags, fits, n_outputs)
+        return [spoil(found[0]), *found[1:]]
+
+    monkeypatch.setattr(PooledHead, "fit_predict", broken)
+    assert ask(study, tmp_path) == 2
+    printed = capsys.readouterr().err
+    assert "head 'logistic'" in printed
+    assert said in printed
+    assert "bug" not in printed
+    rows = ResultStore(tmp_path).rows()
+    assert sorted(row.status for row in rows) == ["failed", "ok"]
+    assert said in str(next(row.error for row in rows if row.status == "failed"))
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"), [(None, "NoneType"), ([], "0 results"), (7, "int")], ids=str
+)
+def test_a_head_that_returns_something_else_is_named(
+    returned: Any, said: str, study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(PooledHead, "fit_predict", lambda *_: returned)
+    assert ask(study, tmp_path) == 2
+    assert f"head 'logistic' returned {said} for 2 fits" in capsys.readouterr().err
+
+
+def test_a_head_that_prints_or_exits_spoils_no_output(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    fit = PooledHead.fit_predict
+
+    def loud(self: Any, bags: Any, fits: Any, n_outputs: int) -> Any:
+        print("chatter")
+        return fit(self, bags, fits, n_outputs)
+
+    monkeypatch.setattr(PooledHead, "fit_predict", loud)
+    assert ask(study, tmp_path / "loud") == 0
+    printed = capsys.readouterr()
+    assert "chatter" not in printed.out
+    assert "chatter" in printed.err
+    monkeypatch.setattr(PooledHead, "fit_predict", lambda *_: sys.exit(0))
+    assert ask(study, tmp_path / "exit") == 2
+    assert "head 'logistic' called sys.exit(0)" in capsys.readouterr().err
+
+
+def cut(path: Path) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:12]))
+
+
+def edit(path: Path) -> None:
+    text = path.read_text()
+    path.write_text(text.replace(text.splitlines()[3].split(",")[2], "0.5", 1))
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+DAMAGE: dict[str, Callable[[Path], Any]] = {
+    "cut": cut,
+    "edited": edit,
+    "flipped": flip,
+    "missing": Path.unlink,
+    "empty": lambda path: path.write_text(""),
+    "binary": lambda path: path.write_bytes(b"\xff\x00" * 40),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_predictions_are_left_out_and_made_again(
+    kind: str, study: Any, tmp_path: Path, capsys: Any
+) -> None:
+    assert ask(study, tmp_path) == 0
+    rows = ResultStore(tmp_path).rows()
+    assert all(len(row.predictions_sha256) == 64 for row in rows)
+    path = predictions_path(tmp_path, rows[1].run_id)
+    before = read_predictions(tmp_path, rows[1].run_id)
+    DAMAGE[kind](path)
+    capsys.readouterr()
+    assert run_main("report", str(tmp_path), "--json", "--no-plots") == 2
+    printed = capsys.readouterr()
+    assert "mine logistic on my_task" in printed.err
+    assert "1 stored result(s) are damaged and were left out" in printed.err
+    shown = next(row for row in json.loads(printed.out) if row["metric"] == "auroc")
+    assert shown["mean"] == pytest.approx(rows[0].metrics["auroc"])
+    assert "failed" in shown["flags"]
+    assert ask(study, tmp_path) == 0
+    assert "1 cells done, 1 finished before" in capsys.readouterr().err
+    after = read_predictions(tmp_path, rows[1].run_id)
+    assert after.case_ids == before.case_ids
+    # Fitted alone instead of beside the other draw, which may change the last bit.
+    np.testing.assert_allclose(after.scores, before.scores, rtol=1e-9)
+    assert run_main("report", str(tmp_path), "--json", "--no-plots") == 0
+
+
+def test_rows_without_a_checksum_are_held_against_their_count(
+    study: Any, tmp_path: Path, capsys: Any
+) -> None:
+    assert ask(study, tmp_path) == 0
+    path = tmp_path / "results.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        del row["predictions_sha256"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run_main("report", str(tmp_path), "--json", "--no-plots") == 0
+    cut(predictions_path(tmp_path, rows[0]["run_id"]))
+    assert run_main("report", str(tmp_path), "--json", "--no-plots") == 2
+    assert "hold 11 of 20 cases" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", ["{not json", '{"schema": "spade-bench/results/9"}', "[]", "null", '{"schema": 1'],
+)  # fmt: skip
+def test_a_bad_line_is_named_and_the_rest_goes_on(
+    line: str, study: Any, tmp_path: Path, capsys: Any
+) -> None:
+    assert ask(study, tmp_path) == 0
+    path = tmp_path / "results.jsonl"
+    path.write_text(f"{line}\n" + path.read_text())
+    capsys.readouterr()
+    assert run_main("report", str(tmp_path), "--json", "--no-plots") == 2
+    printed = capsys.readouterr()
+    assert "results.jsonl line 1" in printed.err
+    assert json.loads(printed.out)
+    assert ask(study, tmp_path) == 0
+    assert "0 cells done, 2 finished before" in capsys.readouterr().err
+    assert path.read_text().startswith(line)  # nothing is thrown away
