@@ -9,6 +9,7 @@ from pathlib import Path
 
 from spade_bench.data.checks.leaks import name_some
 from spade_bench.data.cohort import read_table
+from spade_bench.data.tabletext import is_workbook, read_lines
 from spade_bench.errors import DataError
 
 __all__ = ["Barcode", "list_slides", "parse_barcode", "site_of"]
@@ -84,14 +85,10 @@ def list_slides(path: Path) -> list[str]:
 
 
 def _names_in(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    if not lines or not re.search(r"[,\t]", lines[0]):
-        named = [line.strip() for line in lines if line.strip()]
-        return named[1:] if named and named[0] in _COLUMNS else named
-    if "\t" in lines[0]:  # GDC manifests are tab-separated but end in .txt
-        rows = [line.split("\t") for line in lines if line.strip()]
-        column = next((rows[0].index(name) for name in _COLUMNS if name in rows[0]), None)
-        return _need([row[column] for row in rows[1:]] if column is not None else None, path)
+    lines = [] if is_workbook(path) else [line for line in read_lines(path) if line.strip()]
+    if lines and not re.search(r"[,;\t]", lines[0]):
+        named = [line.strip() for line in lines]
+        return named[1:] if named[0] in _COLUMNS else named
     frame = read_table(path)
     found = next((name for name in _COLUMNS if name in frame), None)
     return _need(list(frame[found].dropna()) if found else None, path)
