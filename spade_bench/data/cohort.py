@@ -9,12 +9,13 @@ are compared by one spelling (`spelling.fold`).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spade_bench.console import warn
 from spade_bench.data.columns import Columns
+from spade_bench.data.ids import describe_near, near_ids
 from spade_bench.data.spelling import (
     MISSING_WORDS,
     fold,
@@ -31,7 +32,7 @@ from spade_bench.types import Case, Cohort
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Coverage", "cohort_hash", "keep_covered", "read_cohort", "read_table"]
+__all__ = ["Coverage", "cohort_hash", "keep_covered", "read_cohort", "read_table", "spell_targets"]
 
 _SPLITS = ("train", "val", "test")
 _POSITIVE = ("positive", "mutant", "MSI-H", "1", "true", "True", "yes", "tumor")
@@ -114,7 +115,7 @@ def read_cohort(
             "with --allow-missing",
         )
     frame = frame[~blank]
-    frame = _outcomes(frame, event_value) if survival else _labels(frame, classes, where)
+    frame = spell_targets(frame, classes, survival, event_value, where)
     _name_like_cases(frame, where)
     cases = _cases(frame, targets, survival, where)
     if not cases:
@@ -133,6 +134,7 @@ class Coverage:
         unusable: Slide -> what is wrong with its file.
         dropped_cases: Cases left without any slide.
         n_extra: Feature files that the table does not name.
+        near: Missing slide -> the file that would be it, were its id spelt otherwise.
     """
 
     n_slides: int
@@ -140,6 +142,7 @@ class Coverage:
     unusable: Mapping[str, str]
     dropped_cases: tuple[str, ...]
     n_extra: int
+    near: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -152,6 +155,7 @@ class Coverage:
         text = f"{self.n_slides - n_bad} of {self.n_slides} slides of the table have features"
         if self.missing:
             text += f"; {len(self.missing)} missing: {_some(self.missing)}"
+            text += f"; {told}" if (told := describe_near(self.near)) else ""
         if self.unusable:
             shown = [f"{slide} ({why})" for slide, why in self.unusable.items()]
             text += f"; {len(self.unusable)} unusable: {_some(shown)}"
@@ -187,7 +191,9 @@ def keep_covered(
             kept.append(replace(case, slide_ids=left))
         else:
             dropped.append(case.case_id)
-    coverage = Coverage(len(slides), missing, bad, tuple(dropped), len(present.difference(slides)))
+    extra = present.difference(slides)
+    near = near_ids(missing, extra) if missing else {}
+    coverage = Coverage(len(slides), missing, bad, tuple(dropped), len(extra), near)
     return replace(cohort, cases=tuple(kept)), coverage
 
 
@@ -200,10 +206,26 @@ def cohort_hash(cohort: Cohort) -> str:
     return hash_obj([cohort.classes, rows])
 
 
+def spell_targets(
+    frame: pd.DataFrame, classes: Sequence[str], survival: bool, event_value: str, where: str
+) -> pd.DataFrame:
+    """Spell the targets of a table one way, whoever reads it; both spellings are named.
+
+    Args:
+        frame: The table with the usual names of columns.
+        classes: Declared classes; empty takes the most frequent spelling.
+        survival: Whether the targets are `event` and `duration_days`, else `label`.
+        event_value: Value of the event column that means that it happened; 1 by default.
+        where: The table, for messages.
+    """
+    return _outcomes(frame, event_value) if survival else _labels(frame, classes, where)
+
+
 def _labels(frame: pd.DataFrame, classes: Sequence[str], where: str) -> pd.DataFrame:
     """Spell labels one way: as the classes do, else as most rows do; both spellings are named."""
     given = frame["label"]
-    changes = to_classes(given, classes) if classes else one_spelling(given)
+    known = given.dropna()
+    changes = to_classes(known, classes) if classes else one_spelling(known)
     if not changes:
         return frame
     counts = given.value_counts()
@@ -214,13 +236,14 @@ def _labels(frame: pd.DataFrame, classes: Sequence[str], where: str) -> pd.DataF
 
 def _outcomes(frame: pd.DataFrame, event_value: str) -> pd.DataFrame:
     """Spell events as 1 and 0 and days one way; what cannot be read stays for the error."""
-    event = frame["event"]
-    if event_value:
-        happened = event.map(fold) == fold(event_value)
-        event = happened.map({True: "1", False: "0"})
-    else:
-        event = event.map(lambda v: v if (known := read_flag(v)) is None else str(int(known)))
-    return frame.assign(event=event, duration_days=frame["duration_days"].map(fold))
+
+    def event(value: object) -> object:
+        happened = fold(value) == fold(event_value) if event_value else read_flag(value)
+        return value if value is None or happened is None else str(int(happened))
+
+    events = [event(value) for value in frame["event"]]
+    days = [None if value is None else fold(value) for value in frame["duration_days"]]
+    return frame.assign(event=events, duration_days=days)
 
 
 def _name_like_cases(frame: pd.DataFrame, where: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spade_bench.data.checks.leaks import name_some
 from spade_bench.errors import DataError
@@ -14,7 +14,23 @@ if TYPE_CHECKING:
 
     from spade_bench.types import TaskCard
 
-__all__ = ["Columns", "columns_of", "missing_columns"]
+__all__ = [
+    "COLUMN_FIELDS",
+    "PUBLISHED_FIELDS",
+    "USUAL",
+    "Columns",
+    "columns_of",
+    "missing_columns",
+    "said_columns",
+]
+
+# Fields of a task's card, a cohort of the workspace and a sweep that say what columns are called;
+# published tasks bring their own labels.
+COLUMN_FIELDS = (
+    *("case_column", "slide_column", "label_column", "event_column", "days_column"),
+    "event_value",
+)
+PUBLISHED_FIELDS = ("case_column", "slide_column")
 
 # Names that other tools give to a column, for suggestions only: nothing is renamed unasked.
 _OTHER_NAMES = {
@@ -89,6 +105,9 @@ class Columns:
         return frame.drop(columns=[n for n in moved.values() if n in frame]).rename(columns=moved)
 
 
+USUAL = Columns()
+
+
 def columns_of(card: TaskCard) -> Columns:
     """Return the columns that a task's card names."""
     plain = Columns(label=card.label_column)
@@ -99,6 +118,11 @@ def columns_of(card: TaskCard) -> Columns:
         "duration_days": card.days_column,
     }
     return replace(plain, **{name: column for name, column in said.items() if column})
+
+
+def said_columns(source: Any) -> dict[str, str]:
+    """Return what a cohort of the workspace says of its columns, by field of the card."""
+    return {name: said for name in COLUMN_FIELDS if (said := getattr(source, name))}
 
 
 def missing_columns(
