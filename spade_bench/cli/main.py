@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 from pathlib import Path
@@ -80,6 +81,10 @@ def main(argv: list[str] | None = None) -> NoReturn:
     # Spinning OpenMP threads beside a second busy process cost an order of magnitude on small
     # machines; this must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A locale without an em dash or a micro sign must not end a command.
+            stream.reconfigure(errors="backslashreplace")
     arguments = _globals_first(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     try:

@@ -60,11 +60,9 @@ def validate(
     as_json: JsonOption = False,
 ) -> None:
     """Check a cohort table and its features; exit code 2 when something must be fixed."""
-    from dataclasses import replace
-
     from spade_bench import workspace
     from spade_bench.data.checks.run import Question, validate_cohort
-    from spade_bench.data.columns import COLUMN_FIELDS, columns_of
+    from spade_bench.data.columns import COLUMN_FIELDS, columns_of, with_columns
     from spade_bench.data.ids import check_match
     from spade_bench.types import TaskCard
 
@@ -75,7 +73,7 @@ def validate(
     flags = (case_column, slide_column, label_column, event_column, days_column, event_value)
     given = dict(zip(COLUMN_FIELDS, flags, strict=True))
     said |= {name: value for name, value in given.items() if value}
-    card_or_any = replace(card or TaskCard("", "", "", ""), **said)
+    card_or_any = with_columns(card or TaskCard("", "", "", ""), said)
     if where[0] is None:
         raise workspace.need("the cohort table", "--table CSV")
     question = Question(

@@ -13,18 +13,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spade_bench.console import warn
 from spade_bench.data.columns import Columns
 from spade_bench.data.ids import describe_near, near_ids
-from spade_bench.data.spelling import (
-    MISSING_WORDS,
-    fold,
-    is_missing,
-    one_spelling,
-    read_flag,
-    to_classes,
-)
+from spade_bench.data.spelling import MISSING_WORDS, is_missing, read_flag
 from spade_bench.data.tabletext import read_frame
+from spade_bench.data.targets import name_like_cases, spell_targets
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
 from spade_bench.types import Case, Cohort
@@ -32,7 +25,7 @@ from spade_bench.types import Case, Cohort
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Coverage", "cohort_hash", "keep_covered", "read_cohort", "read_table", "spell_targets"]
+__all__ = ["Coverage", "cohort_hash", "keep_covered", "read_cohort", "read_table"]
 
 _SPLITS = ("train", "val", "test")
 _POSITIVE = ("positive", "mutant", "MSI-H", "1", "true", "True", "yes", "tumor")
@@ -49,14 +42,14 @@ def read_table(path: Path, keep: Collection[str] = ()) -> pd.DataFrame:
         DataError: When the file is missing, unreadable or empty, or a column is there twice.
     """
     frame = read_frame(path)
-    frame.columns = [str(column).strip() for column in frame.columns]
+    names = [str(column).strip() for column in frame.columns]
+    frame.columns = names
     # pandas numbers a name that is there twice.
-    twice = [c for c in frame if c.endswith(".1") and c.removesuffix(".1") in set(frame.columns)]
-    if {"case_id.1", "slide_id.1", "label.1", "event.1", "duration_days.1"} & set(twice):
+    needed = ("case_id", "slide_id", "label", "event", "duration_days")
+    twice = [name for name in needed if name in names and f"{name}.1" in names]
+    if twice:
         raise DataError(
-            f"two columns are called {twice[0].removesuffix('.1')}",
-            where=str(path),
-            fix="Rename one of them",
+            f"two columns are called {twice[0]}", where=str(path), fix="Rename one of them"
         )
     frame = frame.apply(lambda column: column.str.strip())
     blank = frame.apply(lambda column: column.map(lambda value: is_missing(value, keep)))
@@ -116,7 +109,7 @@ def read_cohort(
         )
     frame = frame[~blank]
     frame = spell_targets(frame, classes, survival, event_value, where)
-    _name_like_cases(frame, where)
+    name_like_cases(frame, where)
     cases = _cases(frame, targets, survival, where)
     if not cases:
         raise DataError(f"no row has {' and '.join(targets)}", where=where)
@@ -204,54 +197,6 @@ def cohort_hash(cohort: Cohort) -> str:
         for case in cohort.cases
     ]
     return hash_obj([cohort.classes, rows])
-
-
-def spell_targets(
-    frame: pd.DataFrame, classes: Sequence[str], survival: bool, event_value: str, where: str
-) -> pd.DataFrame:
-    """Spell the targets of a table one way, whoever reads it; both spellings are named.
-
-    Args:
-        frame: The table with the usual names of columns.
-        classes: Declared classes; empty takes the most frequent spelling.
-        survival: Whether the targets are `event` and `duration_days`, else `label`.
-        event_value: Value of the event column that means that it happened; 1 by default.
-        where: The table, for messages.
-    """
-    return _outcomes(frame, event_value) if survival else _labels(frame, classes, where)
-
-
-def _labels(frame: pd.DataFrame, classes: Sequence[str], where: str) -> pd.DataFrame:
-    """Spell labels one way: as the classes do, else as most rows do; both spellings are named."""
-    given = frame["label"]
-    known = given.dropna()
-    changes = to_classes(known, classes) if classes else one_spelling(known)
-    if not changes:
-        return frame
-    counts = given.value_counts()
-    told = [f"'{old}' as '{new}' ({counts[old]} row(s))" for old, new in changes.items()]
-    warn(f"{where}: label spelt otherwise, taken as one: {_some(told)}")
-    return frame.assign(label=given.replace(changes))
-
-
-def _outcomes(frame: pd.DataFrame, event_value: str) -> pd.DataFrame:
-    """Spell events as 1 and 0 and days one way; what cannot be read stays for the error."""
-
-    def event(value: object) -> object:
-        happened = fold(value) == fold(event_value) if event_value else read_flag(value)
-        return value if value is None or happened is None else str(int(happened))
-
-    events = [event(value) for value in frame["event"]]
-    days = [None if value is None else fold(value) for value in frame["duration_days"]]
-    return frame.assign(event=events, duration_days=days)
-
-
-def _name_like_cases(frame: pd.DataFrame, where: str) -> None:
-    """Name cases whose ids differ in spelling only: they may be one patient on two sides."""
-    changes = one_spelling(frame["case_id"].unique())
-    if changes:
-        told = [f"{old} and {new}" for old, new in changes.items()]
-        warn(f"{where}: taken as different cases, though only spelt otherwise: {_some(told)}")
 
 
 def _cases(frame: pd.DataFrame, targets: list[str], survival: bool, where: str) -> tuple[Case, ...]:

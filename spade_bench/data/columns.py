@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ __all__ = [
     "columns_of",
     "missing_columns",
     "said_columns",
+    "with_columns",
 ]
 
 # Fields of a task's card, a cohort of the workspace and a sweep that say what columns are called;
@@ -118,6 +119,11 @@ def columns_of(card: TaskCard) -> Columns:
         "duration_days": card.days_column,
     }
     return replace(plain, **{name: column for name, column in said.items() if column})
+
+
+def with_columns(card: TaskCard, said: Mapping[str, Any] | None) -> TaskCard:
+    """Return the card with what was said of the columns, by field of the card."""
+    return replace(card, **(said or {}))
 
 
 def said_columns(source: Any) -> dict[str, str]:

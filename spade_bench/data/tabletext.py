@@ -5,12 +5,12 @@ One reader for cohort tables, published splits, lists of slides and downloaded l
 
 from __future__ import annotations
 
-import csv
 import gzip
+import importlib
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from spade_bench.console import say
 from spade_bench.errors import DataError
@@ -102,9 +102,10 @@ def _delimited(path: Path, comments: bool, stray_quotes: bool) -> pd.DataFrame:
     if skip == len(lines):
         raise DataError("the table has no rows", where=str(path))
     separator = separator_of(lines[skip], path.suffix.removesuffix(".gz"))
-    quoting = csv.QUOTE_NONE if stray_quotes and separator == "\t" else csv.QUOTE_MINIMAL
+    # csv.QUOTE_NONE or csv.QUOTE_MINIMAL
+    quoting: Literal[3, 0] = 3 if stray_quotes and separator == "\t" else 0
     try:
-        frame = pd.read_csv(
+        frame: pd.DataFrame = pd.read_csv(
             io.StringIO("\n".join(lines[skip:])),
             sep=separator,
             dtype=str,
@@ -119,7 +120,8 @@ def _delimited(path: Path, comments: bool, stray_quotes: bool) -> pd.DataFrame:
             where=str(path),
             fix="Put cells that hold the separator in double quotes",
         )
-    return frame.fillna("")  # rows that end early
+    filled: pd.DataFrame = frame.fillna("")  # rows that end early
+    return filled
 
 
 def _sheet(path: Path, wanted: Callable[[list[str]], bool] | None) -> pd.DataFrame:
@@ -130,8 +132,7 @@ def _sheet(path: Path, wanted: Callable[[list[str]], bool] | None) -> pd.DataFra
             "an old or encrypted workbook", where=str(path), fix="Save it as xlsx or csv"
         )
     try:
-        import openpyxl  # noqa: F401  # asked for by name, before pandas looks into the file
-
+        importlib.import_module("openpyxl")  # before pandas looks into the file
         sheets = pd.read_excel(path, sheet_name=None, dtype=str, keep_default_na=False)
     except ImportError as error:
         raise DataError(
@@ -146,7 +147,8 @@ def _sheet(path: Path, wanted: Callable[[list[str]], bool] | None) -> pd.DataFra
     full = {name: frame for name, frame in sheets.items() if len(frame)}
     for frame in full.values():
         if wanted is None or wanted([str(column) for column in frame.columns]):
-            return frame.fillna("").astype(str)
+            text: pd.DataFrame = frame.fillna("").astype(str)
+            return text
     if not full:
         raise DataError("the workbook has no rows", where=str(path))
     raise DataError(

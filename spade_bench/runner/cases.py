@@ -69,8 +69,8 @@ def load_cases(request: RunRequest, task: TaskRequest, kind: TaskKind) -> TaskCa
     where = str(task.test_table)
     other = kind.cohort(card, task.test_table, request.allow_missing, partial=True)
     refuse_unsound(other, task.card, where, partial=True)
-    found = _two_cohorts(cohort, other, request.allow_leaky_splits, where)
-    return replace(found, flags=(*found.flags, *_absent_classes(other, where)))
+    both = _two_cohorts(cohort, other, request.allow_leaky_splits, where)
+    return replace(both, flags=(*both.flags, *_absent_classes(other, where)))
 
 
 def draw(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spade_bench import workspace as ws
-from spade_bench.data.columns import PUBLISHED_FIELDS, said_columns
+from spade_bench.data.columns import PUBLISHED_FIELDS, said_columns, with_columns
 from spade_bench.errors import DataError, PluginError, UserError
 from spade_bench.registry import kinds, tasks
 from spade_bench.types import TaskCard
@@ -180,7 +180,7 @@ def resolve_task(
             option = "--" + next(iter(own)).replace("_", "-")
             raise UserError(f"a Patho-Bench task names its own labels, not {option}", where=name)
         path = Path(name.removeprefix(PATHO_BENCH)).expanduser()
-        return TaskRequest(replace(patho_bench_card(path), **(columns or {})), path, published=path)
+        return TaskRequest(with_columns(patho_bench_card(path), columns), path, published=path)
     card, named = _card(name, table, columns or {})
     if card.kind not in kinds:
         known = ", ".join(kinds.names())
@@ -193,7 +193,7 @@ def resolve_task(
             table = workspace.resolve(entry.tables[card.name])
             # These say what the workspace's own table calls its columns.
             columns = {**said_columns(entry), **(columns or {})}
-    card = replace(card, **(columns or {}))
+    card = with_columns(card, columns)
     if table is None:
         raise ws.need(f"the table of task '{card.name}'", "--table CSV and --features DIR")
     for given in (table, test_table):

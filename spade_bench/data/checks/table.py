@@ -111,6 +111,8 @@ def respell(
         target: What it is for.
         event_value: Value that means that the event happened; events are then left as they are.
     """
+    import pandas as pd
+
     issues = []
     if "case_id" in frame:
         alike = one_spelling(frame["case_id"].dropna().unique())
@@ -125,9 +127,10 @@ def respell(
         if event_value is None:
             flags = [None if value is None else read_flag(value) for value in event]
             plain = [v if f is None else str(int(f)) for v, f in zip(event, flags, strict=True)]
-            frame = frame.assign(**{target.event_column: plain})
+            told = pd.Series(plain, frame.index, dtype=object)
+            frame = frame.assign(**{target.event_column: told})
         days = [None if value is None else fold(value) for value in frame["duration_days"]]
-        return frame.assign(duration_days=days), issues
+        return frame.assign(duration_days=pd.Series(days, frame.index, dtype=object)), issues
     given = frame[target.label_column]
     known = given.dropna()
     changes = to_classes(known, target.classes) if target.classes else one_spelling(known)

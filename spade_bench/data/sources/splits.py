@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.config import read_yaml
 from spade_bench.data.checks.leaks import find_leaks, name_some
-from spade_bench.data.cohort import read_table, spell_targets
+from spade_bench.data.cohort import read_table
 from spade_bench.data.columns import USUAL, Columns
 from spade_bench.data.ids import describe_near, match_files, near_ids
 from spade_bench.data.sources.units import PublishedSplits, Unit, assemble
 from spade_bench.data.spelling import to_classes
+from spade_bench.data.targets import spell_targets
 from spade_bench.errors import DataError
 
 if TYPE_CHECKING:
