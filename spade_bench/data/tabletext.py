@@ -5,6 +5,7 @@ One reader for cohort tables, published splits, lists of slides and downloaded l
 
 from __future__ import annotations
 
+import csv
 import gzip
 import importlib
 import io
@@ -18,7 +19,7 @@ from spade_bench.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["is_workbook", "read_frame", "read_lines", "separator_of"]
+__all__ = ["is_workbook", "read_dicts", "read_frame", "read_lines", "separator_of"]
 
 _SEPARATORS = (",", "\t", ";")
 _WORKBOOKS = {".xlsx", ".xls", ".xlsm"}
@@ -59,6 +60,34 @@ def is_workbook(path: Path) -> bool:
     if path.suffix.lower() in _WORKBOOKS:
         return True
     return _head(path) in {_ZIP, _OLE}
+
+
+def read_dicts(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
+    """Read a small table row by row, in any encoding and with any separator.
+
+    Args:
+        path: csv, tsv or text.
+
+    Returns:
+        Names of the columns, and each row by column; blank names and cells beyond the header are
+        kept under the empty name.
+
+    Raises:
+        DataError: When it cannot be read.
+    """
+    if is_workbook(path):
+        frame = read_frame(path)
+        header = [str(column).strip() for column in frame]
+        rows = frame.to_numpy().tolist()
+        return header, [dict(zip(header, row, strict=True)) for row in rows]
+    lines = read_lines(path)
+    separator = separator_of(lines[0] if lines else "", path.suffix)
+    reader = csv.DictReader(io.StringIO("\n".join(lines)), delimiter=separator)
+    try:
+        header = [name.strip() for name in reader.fieldnames or []]
+        return header, [{(k or "").strip(): v for k, v in row.items()} for row in reader]
+    except csv.Error as error:
+        raise DataError(f"cannot read the table ({error})", where=str(path)) from error
 
 
 def read_frame(

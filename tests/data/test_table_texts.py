@@ -12,9 +12,13 @@ import pytest
 
 from spade_bench.data.cohort import read_cohort, read_table
 from spade_bench.data.columns import Columns
+from spade_bench.data.sources.labels import read_sources
 from spade_bench.data.sources.slides import list_slides
+from spade_bench.data.sources.splits import read_patho_bench
 from spade_bench.data.sources.tables import read_source
 from spade_bench.data.spelling import fold, is_missing, read_flag
+from spade_bench.data.st.hest import read_hest
+from spade_bench.data.st.manifest import read_manifest
 from spade_bench.errors import DataError
 
 TEXT = "case_id,slide_id,label,site\nä1,s1,wt,Köln\nb2,s2,mut,Bad Tölz\nc3,s3,wt,Wien …\n"
@@ -193,3 +197,56 @@ def test_a_cohort_to_test_on_may_lack_a_class(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no case is labelled mut"):
         read_cohort(path, classes=("wt", "mut"))
     assert read_cohort(path, classes=("wt", "mut"), partial=True).classes == ("wt", "mut")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("kind", ["manifest", "hest"])
+def test_lists_of_sections_read_the_same_way(
+    tmp_path: Path, encoding: str, separator: str, kind: str
+) -> None:
+    name = "sample_id" if kind == "manifest" else "id"
+    text = f"{name},h5ad,organ\nA,a.h5ad,Darm Größe\n".replace(",", separator)
+    path = tmp_path / ("m.csv" if kind == "manifest" else "HEST_v1_1_0.csv")
+    path.write_bytes(text.encode(encoding))
+    (tmp_path / "st").mkdir()
+    (tmp_path / "st" / "A.h5ad").touch()
+    (tmp_path / "a.h5ad").touch()
+    samples = read_manifest(path) if kind == "manifest" else read_hest(tmp_path)
+    assert [(sample.sample_id, sample.organ) for sample in samples] == [("A", "Darm Größe")]
+
+
+def test_cohort_reads_columns_by_any_name(tmp_path: Path) -> None:
+    labels, slides = tmp_path / "labels.csv", tmp_path / "slides.csv"
+    labels.write_text("Pat;er_status_by_ihc\nTCGA-AA-0001;Positive\nTCGA-AA-0002;Negative\n")
+    rows = [f"TCGA-AA-000{i}-01Z-00-DX1.svs;x" for i in (1, 2)]
+    slides.write_text("\n".join(["Bild;y", *rows]) + "\n")
+    assert list(read_source(labels, "Pat").frame["_CASE"]) == ["TCGA-AA-0001", "TCGA-AA-0002"]
+    with pytest.raises(DataError, match="--case-column"):
+        read_source(labels)
+    assert list_slides(slides, "Bild") == [f"TCGA-AA-000{i}-01Z-00-DX1" for i in (1, 2)]
+    with pytest.raises(DataError, match="--slide-column"):
+        list_slides(slides)
+
+
+def test_patho_bench_tables_read_the_same_way(tmp_path: Path) -> None:
+    folder = tmp_path / "source" / "task"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(
+        "task_col: status\nsample_col: case_id\nlabel_dict: {0: wt, 1: mut}\n"
+    )
+    rows = [f"c{i};s{i};{i % 2}.0;{'Test' if i < 4 else 'train'}" for i in range(12)]
+    text = "\n".join(["patient;wsi;status;fold_0", *rows]) + "\n"
+    (folder / "k=all.tsv").write_bytes(text.encode("utf-16"))
+    with pytest.raises(DataError, match="--case-column patient --slide-column wsi"):
+        read_patho_bench(folder)
+    found = read_patho_bench(folder, columns=Columns(case_id="patient", slide_id="wsi"))
+    assert found.cohort.classes == ("wt", "mut")
+    assert len(found.episodes[0].test) == 4
+
+
+def test_a_case_column_that_no_table_has_is_refused(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("PATIENT_ID,er\nTCGA-AA-0001,Positive\n")
+    with pytest.raises(DataError, match="no given table has a column 'Pat'"):
+        read_sources([labels], "Pat")

@@ -83,16 +83,17 @@ def column_key(name: str) -> str:
     return re.sub(r"[^A-Z0-9]+", "_", str(name).upper()).strip("_")
 
 
-def read_source(path: Path) -> SourceTable:
+def read_source(path: Path, case_column: str = "") -> SourceTable:
     """Read one table.
 
     Args:
         path: csv, tsv or txt, also compressed, or xlsx.
+        case_column: Column that holds the TCGA barcode, where it is none of the known ones.
 
     Raises:
         DataError: When it cannot be read or no column names TCGA cases.
     """
-    raw = _raw(path)
+    raw = _raw(path, case_column)
     keys = [column_key(column) for column in raw.columns]
     columns = {key: str(name) for key, name in zip(keys, raw.columns, strict=True)}
     frame = raw.set_axis(keys, axis=1)
@@ -101,12 +102,15 @@ def read_source(path: Path) -> SourceTable:
     frame, columns = _with_gleason(frame, columns)
     sample = next((key for key in _SAMPLE_COLUMNS if key in columns), None)
     case = next((key for key in _CASE_COLUMNS if key in columns), None)
+    if case_column and column_key(case_column) in columns:
+        sample, case = None, column_key(case_column)
     named = sample or case
     if named is None:
         raise DataError(
             f"no column names cases (found {name_some(raw.columns, 8)})",
             where=str(path),
-            fix="TCGA barcodes are expected in bcr_patient_barcode, PATIENT_ID or SAMPLE_ID",
+            fix="TCGA barcodes are expected in bcr_patient_barcode, PATIENT_ID or SAMPLE_ID; name "
+            "another column with --case-column",
         )
     parts = frame[named].fillna("").str.extract(_BARCODE)
     known = parts[0].notna()
@@ -146,9 +150,9 @@ def _types(frame: pd.DataFrame) -> Any:
     return None
 
 
-def _raw(path: Path) -> pd.DataFrame:
+def _raw(path: Path, case_column: str = "") -> pd.DataFrame:
     """The table as text, whatever its separator and encoding; of a workbook, the fitting sheet."""
-    names = {*_CASE_COLUMNS, *_SAMPLE_COLUMNS}
+    names = {*_CASE_COLUMNS, *_SAMPLE_COLUMNS, column_key(case_column)}
     return read_frame(
         path,
         wanted=lambda header: bool({column_key(column) for column in header} & names),
