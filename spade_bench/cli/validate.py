@@ -86,6 +86,7 @@ def validate(
         match_ids=match_ids or "exact",
         classes=card.classes if card else (),
         event_value=card_or_any.event_value or None,
+        told=event_value is None or event_column is not None,
         expected=_expected(encoder),
     )
     if write_table is not None:

@@ -91,6 +91,7 @@ def test_survival_columns_and_the_value_of_an_event(survival: Any) -> None:
     frame.rename(columns={"duration_days": "OS.time"}).to_csv("other.csv", index=False)
     columns = ("--event-column", "status", "--days-column", "OS.time", "--event-value", "dead")
     assert _run(survival, Path("other.csv"), *columns, task="death") == 0
+    assert _main("validate", "--table", "other.csv", *columns) == 0
     assert {row.head for row in ResultStore(Path("out")).rows()} == {"cox"}
 
 
@@ -226,3 +227,19 @@ def test_validate_works_where_the_locale_knows_ascii_only(
     if as_json:
         found = json.loads(done.stdout.decode("ascii"))["findings"]
         assert any("Größe" in finding["text"] for finding in found)
+
+
+@pytest.mark.parametrize("how", ["", "--json", "--csv", "--markdown"])
+def test_report_works_where_the_locale_knows_ascii_only(study: Any, how: str) -> None:
+    frame = pd.read_csv(study.table)
+    frame["label"] = frame["label"].map({"tumor": "Größe", "normal": "Grün"})
+    frame.to_csv("umlauts.csv", index=False, encoding="utf-16")
+    assert _run(study, Path("umlauts.csv"), task="tumour") == 0
+    done = subprocess.run(
+        [sys.executable, "-m", "spade_bench.cli.main", "report", "out", *([how] if how else [])],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": ""},
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"mine" in done.stdout

@@ -88,7 +88,8 @@ def check_outcomes(
                 "event-values",
                 f"{column} = {event_value} means that it happened, as you say; runs read event = 1",
                 count=len(event),
-                fix="Write such a table with --write-table FILE",
+                fix="Write such a table with --write-table FILE, or give the run --event-column "
+                "and --event-value too",
             )
         )
     issues.append(
