@@ -218,6 +218,12 @@ class TaskCard:
         version: Raised whenever the definition changes.
         classes: Class names in order; for binary tasks the last one is positive.
         label_column: Column of the table that holds the label.
+        case_column: Column of the case, where it is not called `case_id`.
+        slide_column: Column of the slide, where it is not called `slide_id`.
+        event_column: Column of the event, where it is not called `event`.
+        days_column: Column of the days, where it is not called `duration_days`.
+        event_value: Value that means that the event happened, where it is not 1; naming 1
+            confirms a table whose events look inverted.
         endpoint: Survival endpoint, such as `PFI`.
         unit: What a row of the result stands for, `case` or `slide`.
         metrics: Metric names, the primary one first.
@@ -245,6 +251,11 @@ class TaskCard:
     data: str = ""
     pitfalls: tuple[str, ...] = ()
     simulated: bool = False
+    case_column: str = ""
+    slide_column: str = ""
+    event_column: str = ""
+    days_column: str = ""
+    event_value: str = ""
 
 
 @dataclass(frozen=True)

@@ -51,11 +51,24 @@ class CohortEntry:
         tables: Task name -> cohort table.
         features: Encoder name -> folder of its features.
         slides: Folder of whole slides, for `extract`.
+        case_column: Column of the case in the tables, where it is not the usual one; likewise the
+            next five, see `TaskCard`.
+        slide_column: Column of the slide.
+        label_column: Column of the label.
+        event_column: Column of the event.
+        days_column: Column of the days.
+        event_value: Value that means that the event happened.
     """
 
     tables: Mapping[str, Path] = field(default_factory=dict)
     features: Mapping[str, Path] = field(default_factory=dict)
     slides: Path | None = None
+    case_column: str = ""
+    slide_column: str = ""
+    label_column: str = ""
+    event_column: str = ""
+    days_column: str = ""
+    event_value: str = ""
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,10 @@ class TaskKind(Protocol):
 
     card: KindCard
 
-    def cohort(self, task: TaskCard, table: Path, drop_unlabelled: bool = False) -> Cohort:
-        """Read a cohort table for a task of this kind."""
+    def cohort(
+        self, task: TaskCard, table: Path, drop_unlabelled: bool = False, partial: bool = False
+    ) -> Cohort:
+        """Read a cohort table for a task of this kind; one to test on may lack a class."""
 
     def check(self, cohort: Cohort, where: str) -> Cohort:
         """Return the cases that this kind can use, or refuse a cohort that it cannot."""

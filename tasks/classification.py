@@ -43,25 +43,30 @@ class Classification:
 
     card = CARD
 
-    def cohort(self, task: TaskCard, table: Path, drop_unlabelled: bool = False) -> Cohort:
+    def cohort(
+        self, task: TaskCard, table: Path, drop_unlabelled: bool = False, partial: bool = False
+    ) -> Cohort:
         """Read a table of labels.
 
         Args:
             task: Its `classes` are the labels allowed; empty takes them from the table.
             table: csv with case_id, slide_id and the label column.
             drop_unlabelled: Leave cases without a label out instead of refusing them.
+            partial: Accept a table without any case of some of the classes.
 
         Raises:
             DataError: When the table is not a sound cohort table.
         """
         from spade_bench.data.cohort import read_cohort
+        from spade_bench.data.columns import columns_of
 
         cohort = read_cohort(
             table,
             name=task.cohort or task.name,
             classes=task.classes,
-            label_column=task.label_column,
+            columns=columns_of(task),
             drop_unlabelled=drop_unlabelled,
+            partial=partial,
         )
         return self.check(cohort, str(table))
 

@@ -44,21 +44,31 @@ class Survival:
 
     card = CARD
 
-    def cohort(self, task: TaskCard, table: Path, drop_unlabelled: bool = False) -> Cohort:
+    def cohort(
+        self, task: TaskCard, table: Path, drop_unlabelled: bool = False, partial: bool = False
+    ) -> Cohort:
         """Read a table of events and durations.
 
         Args:
             task: Names the cohort.
             table: csv with case_id, slide_id, event (1 = it happened) and duration_days.
             drop_unlabelled: Leave cases without event or duration out instead of refusing them.
+            partial: Has no meaning here.
 
         Raises:
             DataError: When the table is not a sound cohort table, or has nothing to learn.
         """
         from spade_bench.data.cohort import read_cohort
+        from spade_bench.data.columns import columns_of
 
-        name = task.cohort or task.name
-        cohort = read_cohort(table, name=name, survival=True, drop_unlabelled=drop_unlabelled)
+        cohort = read_cohort(
+            table,
+            name=task.cohort or task.name,
+            survival=True,
+            drop_unlabelled=drop_unlabelled,
+            columns=columns_of(task),
+            event_value=task.event_value,
+        )
         return self.check(cohort, str(table))
 
     def check(self, cohort: Cohort, where: str) -> Cohort:

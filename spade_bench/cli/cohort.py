@@ -38,6 +38,13 @@ def cohort(
             "only the labels are counted."
         ),
     ] = None,
+    case_column: Annotated[
+        str | None,
+        typer.Option(help="Column of the label tables that holds the TCGA barcode of the case."),
+    ] = None,
+    slide_column: Annotated[
+        str | None, typer.Option(help="Column of the slide, where --slides is a table.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Table to write; its provenance goes beside it.")
     ] = None,
@@ -84,7 +91,7 @@ def cohort(
         )
     labelled, definition = _label(
         recipe,
-        read_sources(labels),
+        read_sources(labels, case_column or ""),
         rule=rule,
         endpoint=endpoint,
         sample_type=sample_type,
@@ -96,7 +103,11 @@ def cohort(
     if slides is not None and out is not None:
         kind = "" if slide_type == "any" else slide_type
         table = build_table(
-            labelled, recipe, _slides(slides), sample_type=sample_type, slide_type=kind
+            labelled,
+            recipe,
+            _slides(slides, slide_column or ""),
+            sample_type=sample_type,
+            slide_type=kind,
         )
         counts += table.counts
         write_table(out, table)
@@ -132,10 +143,10 @@ def _label(recipe: Recipe, sources: Any, **options: Any) -> tuple[Labelled, dict
     return labelled, definition | ({"variant": options["variant"]} if options["variant"] else {})
 
 
-def _slides(path: Path) -> list[str]:
+def _slides(path: Path, column: str) -> list[str]:
     from spade_bench.data.sources.slides import list_slides
 
-    return list_slides(path)
+    return list_slides(path, column)
 
 
 def _account(

@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spade_bench.cli.columns import (
+    CaseColumn,
+    DaysColumn,
+    EventColumn,
+    EventValue,
+    LabelColumn,
+    MatchIds,
+    SlideColumn,
+)
 from spade_bench.cli.options import DeviceOption, TrustOption, parse_named_paths, parse_shard
 
 if TYPE_CHECKING:
@@ -81,6 +90,13 @@ def run(
         list[str] | None,
         typer.Option(help="Its features folder, or ENCODER=DIR, where it has one of its own."),
     ] = None,
+    case_column: CaseColumn = None,
+    slide_column: SlideColumn = None,
+    label_column: LabelColumn = None,
+    event_column: EventColumn = None,
+    days_column: DaysColumn = None,
+    event_value: EventValue = None,
+    match_ids: MatchIds = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     controls: Annotated[
         bool | None,
@@ -130,6 +146,13 @@ def run(
         test_tables=_paths(test_table, "--test-table"),
         test_features=_paths(test_features, "--test-features"),
         splits=_paths(splits, "--splits"),
+        case_column=case_column,
+        slide_column=slide_column,
+        label_column=label_column,
+        event_column=event_column,
+        days_column=days_column,
+        event_value=event_value,
+        match_ids=match_ids,
         protocol=protocol,
         shots=_shots(shots),
         draws=draws,

@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from spade_bench.cli.columns import (
+    CaseColumn,
+    DaysColumn,
+    EventColumn,
+    EventValue,
+    LabelColumn,
+    MatchIds,
+    SlideColumn,
+)
 from spade_bench.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from spade_bench.data.checks.features import Expected
-    from spade_bench.data.checks.issues import Issue
     from spade_bench.data.checks.run import Question, Validation
     from spade_bench.types import TaskCard
 
@@ -38,14 +46,13 @@ def validate(
         Path | None,
         typer.Option(help="Published splits: a Patho-Bench task folder or CLAM split files."),
     ] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
-    event_value: Annotated[
-        str | None,
-        typer.Option(
-            help="Value of the event column that means it happened: 1 to confirm the table, 0 "
-            "where 1 stands for censored."
-        ),
-    ] = None,
+    case_column: CaseColumn = None,
+    slide_column: SlideColumn = None,
+    label_column: LabelColumn = None,
+    event_column: EventColumn = None,
+    days_column: DaysColumn = None,
+    match_ids: MatchIds = None,
+    event_value: EventValue = None,
     write_table: Annotated[
         Path | None,
         typer.Option(help="Write the table with event = 1 as it happened; needs --event-value."),
@@ -55,9 +62,18 @@ def validate(
     """Check a cohort table and its features; exit code 2 when something must be fixed."""
     from spade_bench import workspace
     from spade_bench.data.checks.run import Question, validate_cohort
+    from spade_bench.data.columns import COLUMN_FIELDS, columns_of, with_columns
+    from spade_bench.data.ids import check_match
+    from spade_bench.types import TaskCard
 
+    check_match(match_ids)
     card = _card(task)
     where = _from_workspace(card, encoder, table, features)
+    said = {} if table is not None else _said(card)
+    flags = (case_column, slide_column, label_column, event_column, days_column, event_value)
+    given = dict(zip(COLUMN_FIELDS, flags, strict=True))
+    said |= {name: value for name, value in given.items() if value}
+    card_or_any = with_columns(card or TaskCard("", "", "", ""), said)
     if where[0] is None:
         raise workspace.need("the cohort table", "--table CSV")
     question = Question(
@@ -65,9 +81,12 @@ def validate(
         features=where[1],
         splits=splits,
         kind="" if card is None else "survival" if card.kind == "survival" else "classification",
-        label_column=label_column or (card.label_column if card else "label"),
+        label_column=card_or_any.label_column,
+        columns=columns_of(card_or_any),
+        match_ids=match_ids or "exact",
         classes=card.classes if card else (),
-        event_value=event_value,
+        event_value=card_or_any.event_value or None,
+        told=event_value is None or event_column is not None,
         expected=_expected(encoder),
     )
     if write_table is not None:
@@ -88,6 +107,17 @@ def _card(task: str | None) -> TaskCard | None:
     from spade_bench import registry
 
     return None if task is None else registry.tasks.get(task).card
+
+
+def _said(card: TaskCard | None) -> dict[str, str]:
+    """What the workspace says of the columns of a task's table."""
+    from spade_bench import workspace
+    from spade_bench.data.columns import said_columns
+
+    space = workspace.load()
+    if space is None or card is None or card.cohort not in space.cohorts:
+        return {}
+    return said_columns(space.cohorts[card.cohort])
 
 
 def _from_workspace(
@@ -123,7 +153,7 @@ def _rewrite(question: Question, out: Path) -> None:
 
     frame = rewrite_events(question)
     with atomic_path(out) as temporary:
-        frame.to_csv(temporary, index=False)
+        frame.to_csv(temporary, index=False, encoding="utf-8")
     console.say(f"wrote {out}: event = 1 in {int((frame['event'] == '1').sum())} rows")
 
 
@@ -131,7 +161,7 @@ def _print(found: Validation, question: Question) -> None:
     from spade_bench import console
 
     rows = [
-        (issue.severity, issue.check, issue.count, _finding(issue), issue.fix)
+        (issue.severity, issue.check, issue.count, issue.sentence, issue.fix)
         for issue in found.issues
     ]
     console.table(f"{question.table}", ("severity", "check", "n", "finding", "what to do"), rows)
@@ -139,11 +169,3 @@ def _print(found: Validation, question: Question) -> None:
     console.emit(
         f"{counts['error']} to fix, {counts['warning']} to look at, {counts['note']} to know"
     )
-
-
-def _finding(issue: Issue) -> str:
-    """The sentence, with the first things it concerns; notes concern everything."""
-    if issue.severity == "note" or not issue.examples:
-        return issue.text
-    more = " ..." if issue.count > 5 else ""
-    return f"{issue.text}: {', '.join(issue.examples[:5])}{more}"

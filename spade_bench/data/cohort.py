@@ -2,16 +2,22 @@
 
 Columns: ``case_id, slide_id`` and ``label``, or ``event`` (1 = it happened) and ``duration_days``;
 ``site``, ``split`` (train, val, test), ``holdout`` (1 = test) and ``simulated`` (1) are optional
-and any other column is allowed and ignored.
+and any other column is allowed and ignored. Columns may be called otherwise (`Columns`), and values
+are compared by one spelling (`spelling.fold`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spade_bench.data.columns import Columns
+from spade_bench.data.ids import describe_near, near_ids
+from spade_bench.data.spelling import MISSING_WORDS, is_missing, read_flag
+from spade_bench.data.tabletext import read_frame
+from spade_bench.data.targets import name_like_cases, spell_targets
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
 from spade_bench.types import Case, Cohort
@@ -21,33 +27,33 @@ if TYPE_CHECKING:
 
 __all__ = ["Coverage", "cohort_hash", "keep_covered", "read_cohort", "read_table"]
 
-_MISSING = ("", "NA", "N/A", "NaN", "nan")
 _SPLITS = ("train", "val", "test")
 _POSITIVE = ("positive", "mutant", "MSI-H", "1", "true", "True", "yes", "tumor")
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a comma- or tab-separated table as text, blanks as None.
+def read_table(path: Path, keep: Collection[str] = ()) -> pd.DataFrame:
+    """Read a table as text, whatever its encoding and separator, blanks as None.
+
+    Args:
+        path: csv, tsv or workbook; see `read_frame`.
+        keep: Values that are no blanks here, such as a declared class called `none`.
 
     Raises:
-        DataError: When the file is missing, unreadable or empty.
+        DataError: When the file is missing, unreadable or empty, or a column is there twice.
     """
-    import pandas as pd
-
-    if not path.is_file():
-        raise DataError("no such table", where=str(path), fix="Give a csv file with --table")
-    separator = "\t" if path.suffix.lower() in {".tsv", ".tab"} else ","
-    try:
-        frame = pd.read_csv(
-            path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+    frame = read_frame(path)
+    names = [str(column).strip() for column in frame.columns]
+    frame.columns = names
+    # pandas numbers a name that is there twice.
+    needed = ("case_id", "slide_id", "label", "event", "duration_days")
+    twice = [name for name in needed if name in names and f"{name}.1" in names]
+    if twice:
+        raise DataError(
+            f"two columns are called {twice[0]}", where=str(path), fix="Rename one of them"
         )
-    except (ValueError, UnicodeDecodeError, pd.errors.ParserError) as error:
-        raise DataError(f"cannot read the table ({error})", where=str(path)) from error
-    frame.columns = [str(column).strip() for column in frame.columns]
-    if frame.empty:
-        raise DataError("the table has no rows", where=str(path))
     frame = frame.apply(lambda column: column.str.strip())
-    blanked: pd.DataFrame = frame.where(~frame.isin(_MISSING), None)
+    blank = frame.apply(lambda column: column.map(lambda value: is_missing(value, keep)))
+    blanked: pd.DataFrame = frame.where(~blank, None)
     return blanked
 
 
@@ -59,6 +65,9 @@ def read_cohort(
     label_column: str = "label",
     survival: bool = False,
     drop_unlabelled: bool = False,
+    columns: Columns | None = None,
+    event_value: str = "",
+    partial: bool = False,
 ) -> Cohort:
     """Read a cohort table.
 
@@ -70,20 +79,18 @@ def read_cohort(
         label_column: Column of the label.
         survival: Read ``event`` and ``duration_days`` instead of a label.
         drop_unlabelled: Leave cases without a label out instead of refusing the table.
+        columns: Names of the columns; they win over `label_column`.
+        event_value: Value of the event column that means that it happened; 1 by default.
+        partial: Accept a table without any case of some of `classes`, as a cohort to test on.
 
     Raises:
         DataError: On missing columns, duplicate slides, contradicting rows of one case, unknown
             or missing labels, or values that cannot be what they should be.
     """
     where = str(path)
-    frame = read_table(path)
-    wanted = ["case_id", "slide_id", *(["event", "duration_days"] if survival else [label_column])]
-    absent = [column for column in wanted if column not in frame]
-    if absent:
-        raise DataError(
-            f"missing column(s) {', '.join(absent)} (found {', '.join(map(str, frame.columns))})",
-            where=where,
-        )
+    columns = columns or Columns(label=label_column)
+    wanted = ["case_id", "slide_id", *(["event", "duration_days"] if survival else ["label"])]
+    frame = columns.rename(read_table(path, classes), wanted, where)
     _refuse_blank(frame, ["case_id", "slide_id"], where)
     twice = frame["slide_id"][frame["slide_id"].duplicated()].unique()
     if len(twice):
@@ -94,15 +101,19 @@ def read_cohort(
     blank = frame[targets].isna().any(axis=1)
     if blank.any() and not drop_unlabelled:
         raise DataError(
-            f"{int(blank.sum())} row(s) without {' or '.join(targets)}: "
+            f"{int(blank.sum())} row(s) without {' or '.join(columns.named(targets))}: "
             f"{_some(frame['slide_id'][blank])}",
             where=where,
-            fix="Remove them, or leave these cases out with --allow-missing",
+            fix=f"Nothing is what {MISSING_WORDS} say. Remove these rows, or leave the cases out "
+            "with --allow-missing",
         )
-    cases = _cases(frame[~blank], targets, survival, where)
+    frame = frame[~blank]
+    frame = spell_targets(frame, classes, survival, event_value, where)
+    name_like_cases(frame, where)
+    cases = _cases(frame, targets, survival, where)
     if not cases:
         raise DataError(f"no row has {' and '.join(targets)}", where=where)
-    order = () if survival else _check_classes(cases, tuple(classes), where)
+    order = () if survival else _check_classes(cases, tuple(classes), where, partial)
     return Cohort(name or path.stem, cases, order, simulated=_is_simulated(frame, where))
 
 
@@ -116,6 +127,7 @@ class Coverage:
         unusable: Slide -> what is wrong with its file.
         dropped_cases: Cases left without any slide.
         n_extra: Feature files that the table does not name.
+        near: Missing slide -> the file that would be it, were its id spelt otherwise.
     """
 
     n_slides: int
@@ -123,6 +135,7 @@ class Coverage:
     unusable: Mapping[str, str]
     dropped_cases: tuple[str, ...]
     n_extra: int
+    near: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -135,6 +148,7 @@ class Coverage:
         text = f"{self.n_slides - n_bad} of {self.n_slides} slides of the table have features"
         if self.missing:
             text += f"; {len(self.missing)} missing: {_some(self.missing)}"
+            text += f"; {told}" if (told := describe_near(self.near)) else ""
         if self.unusable:
             shown = [f"{slide} ({why})" for slide, why in self.unusable.items()]
             text += f"; {len(self.unusable)} unusable: {_some(shown)}"
@@ -170,7 +184,9 @@ def keep_covered(
             kept.append(replace(case, slide_ids=left))
         else:
             dropped.append(case.case_id)
-    coverage = Coverage(len(slides), missing, bad, tuple(dropped), len(present.difference(slides)))
+    extra = present.difference(slides)
+    near = near_ids(missing, extra) if missing else {}
+    coverage = Coverage(len(slides), missing, bad, tuple(dropped), len(extra), near)
     return replace(cohort, cases=tuple(kept)), coverage
 
 
@@ -220,7 +236,8 @@ def _cases(frame: pd.DataFrame, targets: list[str], survival: bool, where: str) 
 def _splits(frame: pd.DataFrame, where: str) -> list[str | None]:
     """One split a row, from ``split`` or ``holdout``."""
     if "split" in frame:
-        unknown = [v for v in frame["split"].dropna().unique() if v not in _SPLITS]
+        sides = [None if v is None else str(v).lower() for v in frame["split"]]
+        unknown = [v for v in frame["split"].dropna().unique() if str(v).lower() not in _SPLITS]
         if unknown:
             raise DataError(
                 f"unknown value(s) of split: {_some(unknown)}",
@@ -228,19 +245,21 @@ def _splits(frame: pd.DataFrame, where: str) -> list[str | None]:
                 fix=f"Use {', '.join(_SPLITS)}",
             )
         _refuse_blank(frame, ["split"], where)
-        return list(frame["split"])
+        return list(sides)
     if "holdout" in frame:
-        names = {"0": "train", "1": "test", "False": "train", "True": "test"}
-        unknown = [v for v in frame["holdout"].unique() if v not in names]
+        flags = {v: read_flag(v) for v in frame["holdout"].unique()}
+        unknown = [v for v, flag in flags.items() if flag is None]
         if unknown:
             raise DataError(
                 f"unknown value(s) of holdout: {_some(unknown)}", where=where, fix="Use 0 or 1"
             )
-        return [names[v] for v in frame["holdout"]]
+        return ["test" if flags[v] else "train" for v in frame["holdout"]]
     return [None] * len(frame)
 
 
-def _check_classes(cases: Sequence[Case], classes: tuple[str, ...], where: str) -> tuple[str, ...]:
+def _check_classes(
+    cases: Sequence[Case], classes: tuple[str, ...], where: str, partial: bool = False
+) -> tuple[str, ...]:
     found = sorted({str(case.label) for case in cases})
     if not classes:
         if len(found) < 2:
@@ -254,7 +273,7 @@ def _check_classes(cases: Sequence[Case], classes: tuple[str, ...], where: str) 
             fix=f"This task knows {', '.join(classes)}",
         )
     absent = [label for label in classes if label not in found]
-    if absent:
+    if absent and not partial:
         raise DataError(f"no case is labelled {_some(absent)}", where=where)
     return classes
 
@@ -262,17 +281,21 @@ def _check_classes(cases: Sequence[Case], classes: tuple[str, ...], where: str) 
 def _is_simulated(frame: pd.DataFrame, where: str) -> bool:
     if "simulated" not in frame:
         return False
-    values = set(frame["simulated"].dropna())
-    if not values <= {"0", "1", "True", "False"}:
-        raise DataError(f"column simulated holds {_some(sorted(values))}", where=where)
-    return bool(values & {"1", "True"})
+    flags = {value: read_flag(value) for value in frame["simulated"].dropna().unique()}
+    if None in flags.values():
+        raise DataError(f"column simulated holds {_some(sorted(flags))}", where=where)
+    return any(flags.values())
 
 
 def _event(value: str | None, case_id: str, where: str) -> bool:
-    events = {"1": True, "1.0": True, "True": True, "0": False, "0.0": False, "False": False}
-    if value not in events:
-        raise DataError(f"event of case {case_id} is {value}", where=where, fix="Use 1 or 0")
-    return events[value]
+    happened = None if value is None else read_flag(value)
+    if happened is None:
+        raise DataError(
+            f"event of case {case_id} is {value}",
+            where=where,
+            fix="Use 1 or 0, or say which value means that it happened with --event-value",
+        )
+    return happened
 
 
 def _days(value: str | None, case_id: str, where: str) -> float:
@@ -281,7 +304,8 @@ def _days(value: str | None, case_id: str, where: str) -> float:
     except ValueError:
         days = -1.0
     if not 0 <= days < float("inf"):
-        raise DataError(f"duration_days of case {case_id} is {value}", where=where)
+        fix = "Use a decimal point" if "," in str(value) else "Days are numbers from 0 on"
+        raise DataError(f"duration_days of case {case_id} is {value}", where=where, fix=fix)
     return days
 
 

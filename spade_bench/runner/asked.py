@@ -10,6 +10,8 @@ from typing import Any
 
 from spade_bench import config
 from spade_bench import workspace as ws
+from spade_bench.data.columns import COLUMN_FIELDS
+from spade_bench.data.ids import check_match
 from spade_bench.errors import UserError
 from spade_bench.registry import encoders as registered
 from spade_bench.registry import heads as known_heads
@@ -60,6 +62,13 @@ class Asked:
         test_tables: Task -> table of another cohort; `*` for every task.
         test_features: Like `features`, for the other cohort.
         splits: Task -> CLAM split files; `*` for every task.
+        case_column: Column of the case in every table; likewise the next four.
+        slide_column: Column of the slide.
+        label_column: Column of the label.
+        event_column: Column of the event.
+        days_column: Column of the days.
+        event_value: Value that means that the event happened.
+        match_ids: `exact`, or `loose`; see `spade_bench.data.ids`.
         protocol: few-shot, cv or external.
         shots: Training cases per class.
         draws: Draws per number of shots.
@@ -88,6 +97,13 @@ class Asked:
     test_tables: Mapping[str, Path] = field(default_factory=dict)
     test_features: Mapping[str, Path] = field(default_factory=dict)
     splits: Mapping[str, Path] = field(default_factory=dict)
+    case_column: str | None = None
+    slide_column: str | None = None
+    label_column: str | None = None
+    event_column: str | None = None
+    days_column: str | None = None
+    event_value: str | None = None
+    match_ids: str | None = None
     protocol: str | None = None
     shots: tuple[int, ...] = ()
     draws: int | None = None
@@ -182,7 +198,7 @@ def to_request(asked: Asked, workspace: ws.Workspace | None, **rest: Any) -> Run
         name: getattr(asked, name)
         for name in (
             *("protocol", "folds", "repeats", "holdout", "group_by_site", "select", "controls"),
-            *("allow_missing", "allow_leaky_splits", "memory"),
+            *("allow_missing", "allow_leaky_splits", "memory", "match_ids"),
         )
         if getattr(asked, name) is not None
     }
@@ -231,9 +247,16 @@ def _tasks(asked: Asked, workspace: ws.Workspace | None) -> tuple[TaskRequest, .
                 workspace,
                 test_table=tests.get(*names),
                 splits=splits.get(*names),
+                columns=_columns(asked),
             )
         )
     return tuple(requests)
+
+
+def _columns(asked: Asked) -> dict[str, str]:
+    """Columns that were asked for, by their field of the card; refuse a way to match unknown."""
+    check_match(asked.match_ids)
+    return {name: said for name in COLUMN_FIELDS if (said := getattr(asked, name))}
 
 
 def _encoders(

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.console import warn
 from spade_bench.data.checks.leaks import name_some
+from spade_bench.data.checks.refuse import refuse_unsound
 from spade_bench.data.episodes import episode_hash
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
@@ -53,17 +55,22 @@ def load_cases(request: RunRequest, task: TaskRequest, kind: TaskKind) -> TaskCa
         checked = kind.check(found.cohort, str(task.splits or task.published))
         if task.splits is not None:
             checked = replace(checked, simulated=_is_simulated(task.table))
+        refuse_unsound(checked, task.card, str(task.splits or task.published))
         outside = {id_ for e in found.episodes if e.protocol == "external" for id_ in e.test}
         tested = _slides(case for case in checked.cases if case.case_id in outside)
         patient_of = found.patient_of if found.unit == "slide" else {}
         return TaskCases(checked, found.episodes, found.flags, tested, patient_of)
     cohort = kind.cohort(task.card, task.table, drop_unlabelled=request.allow_missing)
+    refuse_unsound(cohort, task.card, str(task.table))
     if task.test_table is None:
         return TaskCases(cohort)
     # Classes are the training cohort's, so that columns of predictions mean the same.
     card = replace(task.card, classes=cohort.classes)
-    other = kind.cohort(card, task.test_table, drop_unlabelled=request.allow_missing)
-    return _two_cohorts(cohort, other, request.allow_leaky_splits, str(task.test_table))
+    where = str(task.test_table)
+    other = kind.cohort(card, task.test_table, request.allow_missing, partial=True)
+    refuse_unsound(other, task.card, where, partial=True)
+    both = _two_cohorts(cohort, other, request.allow_leaky_splits, where)
+    return replace(both, flags=(*both.flags, *_absent_classes(other, where)))
 
 
 def draw(
@@ -118,11 +125,21 @@ def _two_cohorts(train: Cohort, test: Cohort, allow_leaky: bool, where: str) -> 
     return TaskCases(cohort, None, flags, _slides(test.cases), patient_of)
 
 
+def _absent_classes(other: Cohort, where: str) -> list[str]:
+    """Flags of the classes that a cohort to test on lacks, and a word to the person."""
+    there = {case.label for case in other.cases}
+    absent = [name for name in other.classes if name not in there]
+    if absent:
+        warn(f"{where}: no case is labelled {', '.join(absent)}; metrics that need it are left out")
+    return [f"missing-class:{name}" for name in absent]
+
+
 def _is_simulated(table: Path) -> bool:
     from spade_bench.data.cohort import read_table
+    from spade_bench.data.spelling import read_flag
 
     frame = read_table(table)
-    return "simulated" in frame and bool(frame["simulated"].isin(("1", "True")).any())
+    return "simulated" in frame and any(map(read_flag, frame["simulated"]))
 
 
 def _as_slides(cohort: Cohort) -> Cohort:

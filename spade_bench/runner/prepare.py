@@ -11,6 +11,7 @@ from spade_bench.data.bags import find_bags
 from spade_bench.data.casebags import BagInfo, CaseBags, scan_bags
 from spade_bench.data.cohort import cohort_hash, keep_covered
 from spade_bench.data.episodes import save_episodes
+from spade_bench.data.ids import match_files
 from spade_bench.data.ledger import cohort_sources
 from spade_bench.errors import ConfigError, DataError, UserError
 from spade_bench.files import file_name, hash_obj
@@ -100,12 +101,15 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
     if not task.named and cases.cohort.classes:
         say(f"task '{card.name}' is not registered; classes from the table: "
             f"{', '.join(cases.cohort.classes)}")  # fmt: skip
-    sources, unusable = _sources(request, card, cases.tested)
+    wanted = [slide for case in cases.cohort.cases for slide in case.slide_ids]
+    sources, unusable = _sources(request, card, cases.tested, wanted)
     random_files = random_weight_features(request, card) if request.controls else None
     if random_files is not None and cases.tested:
         random_files = _random_elsewhere(request, random_files, cases.tested)
+    if random_files is not None:
+        name, files = random_files
+        random_files = name, match_files(files, wanted, request.match_ids, name)
     rows = variants(sources, request, random_files)
-    wanted = [slide for case in cases.cohort.cases for slide in case.slide_ids]
     cohort, infos, complete = _cover(cases.cohort, wanted, rows, request.allow_missing)
     rows = [_fits_width(row, cohort, infos) for row in rows]
     cohort = replace(cohort, simulated=cohort.simulated or card.simulated)
@@ -140,14 +144,16 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
 
 
 def _sources(
-    request: RunRequest, card: TaskCard, tested: frozenset[str]
+    request: RunRequest, card: TaskCard, tested: frozenset[str], wanted: Sequence[str]
 ) -> tuple[list[Source], list[tuple[str, str]]]:
     """Find every encoder; one of several that cannot be used does not stop the others."""
     found, unusable = [], []
     for encoder in request.encoders:
         try:
             source = find_source(request, encoder, card)
-            found.append(with_test_files(request, source, tested) if tested else source)
+            source = with_test_files(request, source, tested) if tested else source
+            files = match_files(source.files, wanted, request.match_ids, source.label)
+            found.append(replace(source, files=files))
         except UserError as error:
             if len(request.encoders) == 1:
                 raise

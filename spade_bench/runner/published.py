@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spade_bench.config import read_yaml
+from spade_bench.data.columns import Columns, columns_of
 from spade_bench.errors import DataError, UserError
 from spade_bench.types import Case, Cohort, TaskCard
 
@@ -76,12 +77,14 @@ def read_published(request: RunRequest, task: TaskRequest) -> PublishedSplits:
     """
     from spade_bench.data.sources import splits as readers
 
-    allow = request.allow_leaky_splits
+    allow, columns = request.allow_leaky_splits, columns_of(task.card)
     if task.published is None:
         found = readers.read_clam(
             _given(task.splits),
             task.table,
-            label_column=task.card.label_column,
+            columns=columns,
+            event_value=task.card.event_value,
+            match_ids=request.match_ids,
             classes=task.card.classes,
             survival=task.card.kind == "survival",
             unit="slide" if task.card.unit == "slide" else "case",
@@ -89,12 +92,12 @@ def read_published(request: RunRequest, task: TaskRequest) -> PublishedSplits:
         )
     elif "==" in task.published.name:
         found = readers.read_patho_bench_pair(
-            task.published.parent, task.published.name, allow_leaky=allow
+            task.published.parent, task.published.name, allow_leaky=allow, columns=columns
         )
     elif request.protocol == "few-shot":
-        found = _published_shots(request, task.published)
+        found = _published_shots(request, task.published, columns)
     else:
-        found = readers.read_patho_bench(task.published, allow_leaky=allow)
+        found = readers.read_patho_bench(task.published, allow_leaky=allow, columns=columns)
     protocol = found.episodes[0].protocol
     if request.protocol not in {"", protocol}:
         raise UserError(
@@ -112,7 +115,7 @@ def read_published(request: RunRequest, task: TaskRequest) -> PublishedSplits:
     return replace(found, episodes=episodes)
 
 
-def _published_shots(request: RunRequest, folder: Path) -> PublishedSplits:
+def _published_shots(request: RunRequest, folder: Path, columns: Columns) -> PublishedSplits:
     """Published few-shot episodes: `k=1.tsv`, `k=2.tsv`, ..., as many as were asked for."""
     from spade_bench.data.sources.splits import read_patho_bench
 
@@ -124,7 +127,9 @@ def _published_shots(request: RunRequest, folder: Path) -> PublishedSplits:
             fix="Leave --protocol out to run the published folds",
         )
     parts = [
-        read_patho_bench(folder, shots=str(k), allow_leaky=request.allow_leaky_splits)
+        read_patho_bench(
+            folder, shots=str(k), allow_leaky=request.allow_leaky_splits, columns=columns
+        )
         for k in there
     ]
     if len({part.unit for part in parts}) > 1:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spade_bench import workspace as ws
+from spade_bench.data.columns import PUBLISHED_FIELDS, said_columns, with_columns
 from spade_bench.errors import DataError, PluginError, UserError
 from spade_bench.registry import kinds, tasks
 from spade_bench.types import TaskCard
@@ -84,6 +85,7 @@ class RunRequest:
         allow_missing: Go on without slides that have no usable features.
         device: Device name.
         memory: What training may take besides cached bags, such as `4GB`; None for a share.
+        match_ids: `exact`, or `loose`; see `spade_bench.data.ids`.
         shard: Run every n-th row of the table from the i-th on, as (i, n), i from 0.
         dry_run: Say what would run, and stop.
     """
@@ -112,6 +114,7 @@ class RunRequest:
     allow_missing: bool = False
     device: str = "auto"
     memory: str | None = None
+    match_ids: str = "exact"
     shard: tuple[int, int] = (0, 1)
     dry_run: bool = False
 
@@ -149,6 +152,7 @@ def resolve_task(
     *,
     test_table: Path | None = None,
     splits: Path | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> TaskRequest:
     """Find the card and the table of a task.
 
@@ -159,6 +163,7 @@ def resolve_task(
         workspace: Names the table otherwise.
         test_table: Table of another cohort to test on.
         splits: CLAM split files over the table.
+        columns: What columns are called, by field of the card, over the workspace and the card.
 
     Raises:
         PluginError: When the task is unknown and no table is given.
@@ -170,9 +175,13 @@ def resolve_task(
 
         if table is not None or splits is not None:
             raise UserError("a Patho-Bench task brings its own table and splits", where=name)
+        own = {key: said for key, said in (columns or {}).items() if key not in PUBLISHED_FIELDS}
+        if own:
+            option = "--" + next(iter(own)).replace("_", "-")
+            raise UserError(f"a Patho-Bench task names its own labels, not {option}", where=name)
         path = Path(name.removeprefix(PATHO_BENCH)).expanduser()
-        return TaskRequest(patho_bench_card(path), path, published=path)
-    card, named = _card(name, table)
+        return TaskRequest(with_columns(patho_bench_card(path), columns), path, published=path)
+    card, named = _card(name, table, columns or {})
     if card.kind not in kinds:
         known = ", ".join(kinds.names())
         raise UserError(
@@ -182,6 +191,9 @@ def resolve_task(
         entry = _cohort_entry(workspace, card)
         if entry is not None and card.name in entry.tables:
             table = workspace.resolve(entry.tables[card.name])
+            # These say what the workspace's own table calls its columns.
+            columns = {**said_columns(entry), **(columns or {})}
+    card = with_columns(card, columns)
     if table is None:
         raise ws.need(f"the table of task '{card.name}'", "--table CSV and --features DIR")
     for given in (table, test_table):
@@ -210,7 +222,7 @@ def _is_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
-def _card(name: str, table: Path | None) -> tuple[TaskCard, bool]:
+def _card(name: str, table: Path | None, columns: Mapping[str, str]) -> tuple[TaskCard, bool]:
     from spade_bench import config
 
     if _is_file(name):
@@ -225,17 +237,22 @@ def _card(name: str, table: Path | None) -> tuple[TaskCard, bool]:
                 error.what,
                 fix=f"{error.fix} Or give a task of your own with --table CSV --features DIR",
             ) from error
-    if table is not None and table.is_file() and _is_survival(table):
+    if table is not None and table.is_file() and _is_survival(table, columns):
         card = TaskCard(name, "survival", name, name, metrics=("c_index", "c_index_uno", "ibs"))
         return card, False
     return TaskCard(name=name, kind="classification", title=name, cohort=name), False
 
 
-def _is_survival(table: Path) -> bool:
+def _is_survival(table: Path, columns: Mapping[str, str]) -> bool:
     from spade_bench.data.cohort import read_table
 
-    columns = set(read_table(table).columns)
-    return "label" not in columns and {"event", "duration_days"} <= columns
+    if "label_column" in columns:
+        return False
+    there = set(read_table(table).columns)
+    wanted = {columns.get("event_column", "event"), columns.get("days_column", "duration_days")}
+    # A label that lies beside two columns that were named is not what was asked for.
+    asked = bool({"event_column", "days_column"} & set(columns))
+    return wanted <= there and (asked or "label" not in there)
 
 
 def _cohort_entry(workspace: ws.Workspace, task: TaskCard) -> ws.CohortEntry | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench import workspace as ws
 from spade_bench.console import say
 from spade_bench.data.bags import bag_encoder, find_bags
+from spade_bench.data.ids import match_files
 from spade_bench.data.ledger import UNKNOWN, Provenance, provenance
 from spade_bench.errors import DataError
 from spade_bench.files import hash_file, hash_obj
@@ -93,7 +94,7 @@ def with_test_files(request: RunRequest, source: Source, tested: frozenset[str])
     if folder is None:
         return source
     made_by = bag_encoder(next(iter(source.files.values())))
-    files = find_bags(folder, made_by)
+    files = match_files(find_bags(folder, made_by), tested, request.match_ids, source.label)
     own = {slide: path for slide, path in files.items() if slide in tested}
     return replace(source, files={**source.files, **own})
 

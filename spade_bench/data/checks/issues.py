@@ -34,6 +34,14 @@ class Issue:
     examples: tuple[str, ...] = ()
     fix: str = ""
 
+    @property
+    def sentence(self) -> str:
+        """The finding with the first things it concerns; notes concern everything."""
+        if self.severity == "note" or not self.examples:
+            return self.text
+        more = " ..." if self.count > 5 else ""
+        return f"{self.text}: {', '.join(self.examples[:5])}{more}"
+
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
         return asdict(self) | {"examples": list(self.examples)}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from spade_bench.data.checks.issues import Issue, error, note, warning
 from spade_bench.data.checks.table import Target, case_labels
+from spade_bench.data.spelling import fold, read_flag
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,19 +34,26 @@ def event_column(frame: pd.DataFrame) -> str:
 
 def events_of(column: pd.Series, event_value: str | None) -> NDArray[np.bool_] | None:
     """True where the event happened; None when the values do not say which one means it."""
+    import numpy as np
+
     if event_value is not None:
-        return (column.map(_plain) == _plain(event_value)).to_numpy()
-    values = {_plain(value) for value in column.unique()}
-    return (column.map(_plain) == "1").to_numpy() if values <= {"0", "1"} else None
+        return (column.map(fold) == fold(event_value)).to_numpy()
+    flags = [read_flag(value) for value in column]
+    if None in [flag for flag, known in zip(flags, column.notna(), strict=True) if known]:
+        return None
+    return np.array([bool(flag) for flag in flags])
 
 
-def check_outcomes(frame: pd.DataFrame, target: Target, event_value: str | None) -> list[Issue]:
+def check_outcomes(
+    frame: pd.DataFrame, target: Target, event_value: str | None, *, read: bool = False
+) -> list[Issue]:
     """Check the outcome of each case.
 
     Args:
         frame: The table as text, blanks as None.
         target: Names the event column.
         event_value: Value that means that the event happened, where the user says so.
+        read: Whether events were read by that value before, so that 1 is what a run takes.
     """
     import numpy as np
     import pandas as pd
@@ -69,18 +77,19 @@ def check_outcomes(frame: pd.DataFrame, target: Target, event_value: str | None)
             )
         )
         return issues
-    if event_value is not None and _plain(event_value) not in set(event.map(_plain)):
+    if event_value is not None and fold(event_value) not in set(event.map(fold)):
         issues.append(
             error("event-values", f"no case has {column} = {event_value}", fix="See --event-value")
         )
         return issues
-    if event_value is not None and (_plain(event_value) != "1" or column != "event"):
+    if not read and event_value is not None and (fold(event_value) != "1" or column != "event"):
         issues.append(
             error(
                 "event-values",
                 f"{column} = {event_value} means that it happened, as you say; runs read event = 1",
                 count=len(event),
-                fix="Write such a table with --write-table FILE",
+                fix="Write such a table with --write-table FILE, or give the run --event-column "
+                "and --event-value too",
             )
         )
     issues.append(
@@ -182,13 +191,6 @@ def _polarity(
             fix=ask,
         )
     ]
-
-
-def _plain(value: object) -> str:
-    """One spelling for 1, 1.0 and True."""
-    text = str(value).strip()
-    known = {"true": "1", "false": "0", "1.0": "1", "0.0": "0"}
-    return known.get(text.lower(), text.lower())
 
 
 def _median(values: NDArray[np.float64]) -> float:

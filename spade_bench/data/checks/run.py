@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.data.checks.features import Expected, check_features
-from spade_bench.data.checks.issues import Issue, error, note, sort_issues
+from spade_bench.data.checks.issues import Issue, error, note, sort_issues, warning
 from spade_bench.data.checks.leaks import find_leaks
 from spade_bench.data.checks.outcomes import check_outcomes, event_column, events_of
 from spade_bench.data.checks.scan import scan_features
@@ -19,9 +19,12 @@ from spade_bench.data.checks.table import (
     check_rows,
     check_splits,
     is_usable,
+    respell,
     target_of,
 )
 from spade_bench.data.cohort import read_table
+from spade_bench.data.columns import Columns, missing_columns
+from spade_bench.data.ids import describe_near, near_ids
 from spade_bench.errors import ConfigError, DataError, UserError
 
 if TYPE_CHECKING:
@@ -41,7 +44,11 @@ class Question:
         kind: `classification` or `survival`; empty goes by the columns.
         label_column: Column of the label.
         classes: Classes the task knows; empty takes any.
+        columns: What the table calls its columns; `label_column` says it of the label.
         event_value: Value that means that the event happened.
+        told: Whether a run is told of the event column and its value too, by the task's card, the
+            workspace or the same options.
+        match_ids: `exact`, or `loose`; see `spade_bench.data.ids`.
         expected: What the features should be like.
     """
 
@@ -51,7 +58,10 @@ class Question:
     kind: str = ""
     label_column: str = "label"
     classes: tuple[str, ...] = ()
+    columns: Columns = field(default_factory=Columns)
     event_value: str | None = None
+    told: bool = False
+    match_ids: str = "exact"
     expected: Expected = field(default_factory=Expected)
 
 
@@ -87,16 +97,17 @@ def validate_cohort(question: Question) -> Validation:
     Raises:
         DataError: When the table or the features folder cannot be read at all.
     """
-    frame = read_table(question.table)
+    frame = _read(question)
     target = _target(frame, question)
-    issues = check_rows(frame, target)
+    frame, issues = respell(frame, target, question.event_value)
+    issues += check_rows(frame, target)
     if not is_usable(frame):
         return Validation(tuple(sort_issues(issues)))
     if target.kind == "survival":
-        issues += check_outcomes(frame, target, question.event_value)
+        issues += check_outcomes(frame, target, question.event_value, read=question.told)
     issues += check_splits(frame)
     if question.splits is not None:
-        issues += _published(frame, question.splits)
+        issues += _published(frame, question)
     issues += _sites(frame, target, question.event_value)
     if question.features is not None:
         slides = dict(
@@ -117,8 +128,8 @@ def rewrite_events(question: Question) -> pd.DataFrame:
     """
     if question.event_value is None:
         raise ConfigError("which value means that it happened?", where="--event-value")
-    frame = read_table(question.table)
-    column = event_column(frame)
+    frame = _read(question)
+    column = _event_column(frame, question)
     if column not in frame:
         raise DataError("no event column", where=str(question.table))
     happened = events_of(frame[column], question.event_value)
@@ -129,12 +140,31 @@ def rewrite_events(question: Question) -> pd.DataFrame:
     return frame.drop(columns=[column]).assign(event=event)
 
 
+def _read(question: Question) -> pd.DataFrame:
+    """The table with the usual names of case, slide and days; those that were named must exist."""
+    where, columns = str(question.table), question.columns
+    frame = read_table(question.table, question.classes)
+    named = [n for n in ("case_id", "slide_id", "duration_days") if getattr(columns, n) != n]
+    frame = columns.rename(frame, named, where)
+    if columns.event != "event" and (absent := missing_columns(frame, columns, ["event"])):
+        raise DataError(absent[0], where=where, fix=absent[1])
+    return frame
+
+
+def _event_column(frame: pd.DataFrame, question: Question) -> str:
+    named = question.columns.event
+    return event_column(frame) if named == "event" else named
+
+
 def _target(frame: pd.DataFrame, question: Question) -> Target:
     kind = question.kind or target_of(frame, question.label_column).kind
-    if kind != "survival" and not question.kind and event_column(frame) in frame:
+    event = _event_column(frame, question)
+    if kind != "survival" and not question.kind and event in frame:
         kind = "classification" if question.label_column in frame else "survival"
+    if not question.kind and question.columns.event != "event":
+        kind = "survival"
     if kind == "survival":
-        return Target("survival", question.label_column, event_column(frame))
+        return Target("survival", question.label_column, event)
     return Target("classification", question.label_column, classes=question.classes)
 
 
@@ -158,19 +188,28 @@ def _sites(frame: pd.DataFrame, target: Target, event_value: str | None) -> list
 def _features(question: Question, slides: Mapping[str, str]) -> list[Issue]:
     if question.features is None:
         return []
-    scan = scan_features(question.features, slides, question.expected.encoder)
-    return check_features(scan, slides, question.expected)
+    scan = scan_features(question.features, slides, question.expected.encoder, question.match_ids)
+    missing = [slide for slide in slides if slide not in scan.files]
+    near = near_ids(missing, set(scan.files).difference(slides))
+    issues = check_features(scan, slides, question.expected)
+    if near:
+        issues.append(warning("ids", describe_near(near), near, fix="Use --match-ids loose"))
+    return issues
 
 
-def _published(frame: pd.DataFrame, path: Path) -> list[Issue]:
+def _published(frame: pd.DataFrame, question: Question) -> list[Issue]:
     """Check published splits against the table: leaks, and slides that one of them lacks."""
     from spade_bench.data.sources.splits import split_rows
 
+    case_of = dict(zip(frame["slide_id"], frame["case_id"], strict=True))
+    if question.splits is None:
+        return []
     try:
-        rows = split_rows(path)
+        rows = split_rows(
+            question.splits, question.columns, known=case_of, match_ids=question.match_ids
+        )
     except UserError as problem:
         return [error("splits", problem.what, count=1, fix=problem.fix)]
-    case_of = dict(zip(frame["slide_id"], frame["case_id"], strict=True))
     known = {
         name: [(case_of[slide], side) for slide, side in pairs if slide in case_of]
         for name, pairs in rows.items()
@@ -192,7 +231,8 @@ def _published(frame: pd.DataFrame, path: Path) -> list[Issue]:
                 "splits",
                 f"{len(unknown)} slide(s) of the splits are not in the table",
                 unknown,
-                fix="Give the table that belongs to these splits",
+                fix=describe_near(near_ids(unknown, case_of))
+                or "Give the table that belongs to these splits",
             )
         )
     unused = sorted(set(case_of) - named)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from spade_bench.data.bagformats import SUFFIXES, look, read_bag
 from spade_bench.data.bags import find_bags
 from spade_bench.data.casebags import BagInfo, scan_bags
+from spade_bench.data.ids import match_files
 from spade_bench.errors import UserError
 from spade_bench.files import hash_array
 
@@ -51,7 +52,9 @@ class BagFacts:
     bad: int
 
 
-def scan_features(folder: Path, slides: Iterable[str], encoder: str | None = None) -> FeatureScan:
+def scan_features(
+    folder: Path, slides: Iterable[str], encoder: str | None = None, match_ids: str = "exact"
+) -> FeatureScan:
     """List feature files and read those of the table's slides.
 
     Sound files that an earlier run or check has read, and that have not changed since, are not
@@ -61,6 +64,7 @@ def scan_features(folder: Path, slides: Iterable[str], encoder: str | None = Non
         folder: Searched recursively, whatever tool wrote it.
         slides: Slides of the table.
         encoder: Take this encoder's files where the folder holds several encoders'.
+        match_ids: `exact`, or `loose`; see `spade_bench.data.ids`.
 
     Raises:
         DataError: When the folder is missing or holds no features at all.
@@ -74,6 +78,8 @@ def scan_features(folder: Path, slides: Iterable[str], encoder: str | None = Non
         _list_leniently(folder, scan)
         if not scan.files and not scan.unreadable:
             raise
+    slides = list(slides)
+    scan.files = dict(match_files(scan.files, slides, match_ids, str(folder)))
     wanted = {slide: scan.files[slide] for slide in slides if slide in scan.files}
     for slide, info in scan_bags(wanted).items():
         try:

@@ -7,13 +7,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from spade_bench.data.checks.issues import Issue, error, note, warning
-from spade_bench.data.checks.leaks import find_leaks, name_some
+from spade_bench.data.checks.leaks import find_leaks
+from spade_bench.data.columns import Columns, missing_columns
 from spade_bench.data.sources.slides import parse_barcode
+from spade_bench.data.spelling import fold, one_spelling, read_flag, to_classes
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Target", "case_labels", "check_rows", "check_splits", "is_usable", "target_of"]
+__all__ = [
+    "Target",
+    "case_labels",
+    "check_rows",
+    "check_splits",
+    "is_usable",
+    "respell",
+    "target_of",
+]
 
 _FEW = 10
 # Values that downloaded tables hold where nothing was measured or nothing was decided.
@@ -67,15 +77,18 @@ def check_rows(frame: pd.DataFrame, target: Target) -> list[Issue]:
         frame: The table as text, blanks as None.
         target: What it is for.
     """
+    names = ("event", "duration_days") if target.kind == "survival" else ("label",)
+    columns = Columns(label=target.label_column, event=target.event_column)
     missing = [name for name in ("case_id", "slide_id", *target.columns) if name not in frame]
     issues = []
-    if missing:
+    absent = missing_columns(frame, columns, ("case_id", "slide_id", *names))
+    if absent:
         issues.append(
             error(
                 "columns",
-                f"the table lacks {', '.join(missing)} (found {name_some(frame.columns, 12)})",
+                absent[0].replace("missing column(s)", "the table lacks"),
                 missing,
-                fix="Cohort tables hold case_id, slide_id and label, or event and duration_days",
+                fix=absent[1],
             )
         )
     if not is_usable(frame):
@@ -86,6 +99,48 @@ def check_rows(frame: pd.DataFrame, target: Target) -> list[Issue]:
         if target.kind == "classification":
             issues += _classes(frame, target)
     return issues
+
+
+def respell(
+    frame: pd.DataFrame, target: Target, event_value: str | None = None
+) -> tuple[pd.DataFrame, list[Issue]]:
+    """Spell labels, events and days as a run does, and say what was spelt otherwise.
+
+    Args:
+        frame: The table as text, blanks as None.
+        target: What it is for.
+        event_value: Value that means that the event happened; events are then left as they are.
+    """
+    import pandas as pd
+
+    issues = []
+    if "case_id" in frame:
+        alike = one_spelling(frame["case_id"].dropna().unique())
+        if alike:
+            pairs = [f"{old} and {new}" for old, new in alike.items()]
+            text = f"{len(pairs)} pair(s) of cases are only spelt otherwise, and taken as different"
+            issues.append(warning("spelling", text, pairs, fix="Spell a case one way"))
+    if not set(target.columns) <= set(frame.columns):
+        return frame, issues
+    if target.kind == "survival":
+        event = frame[target.event_column]
+        if event_value is None:
+            flags = [None if value is None else read_flag(value) for value in event]
+            plain = [v if f is None else str(int(f)) for v, f in zip(event, flags, strict=True)]
+            told = pd.Series(plain, frame.index, dtype=object)
+            frame = frame.assign(**{target.event_column: told})
+        days = [None if value is None else fold(value) for value in frame["duration_days"]]
+        return frame.assign(duration_days=pd.Series(days, frame.index, dtype=object)), issues
+    given = frame[target.label_column]
+    known = given.dropna()
+    changes = to_classes(known, target.classes) if target.classes else one_spelling(known)
+    if changes:
+        pairs = [f"'{old}' as '{new}'" for old, new in changes.items()]
+        text = f"{len(pairs)} label(s) are spelt otherwise and taken as one"
+        issues.append(warning("spelling", text, pairs, fix="Spell a class one way"))
+        label = [changes.get(value, value) for value in given]
+        frame = frame.assign(**{target.label_column: label})
+    return frame, issues
 
 
 def case_labels(frame: pd.DataFrame, column: str) -> pd.Series:

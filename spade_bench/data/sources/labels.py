@@ -15,6 +15,7 @@ from spade_bench.data.sources.tables import (
     SAMPLE_TYPE,
     STUDY,
     SourceTable,
+    column_key,
     expand_study,
     read_source,
 )
@@ -94,14 +95,24 @@ class Labelled:
         return Counter(self.dropped.values())
 
 
-def read_sources(paths: Sequence[Path]) -> Sources:
+def read_sources(paths: Sequence[Path], case_column: str = "") -> Sources:
     """Read tables and lists of sequenced samples, told apart by content.
+
+    Args:
+        paths: The downloads.
+        case_column: Column of the tables that holds the case, where it is none of the known ones.
 
     Raises:
         DataError: When a file cannot be read or no table is among them.
     """
     lists = [path for path in paths if is_case_list(path)]
-    tables = tuple(read_source(path) for path in paths if path not in lists)
+    tables = tuple(read_source(path, case_column) for path in paths if path not in lists)
+    if case_column and not any(column_key(case_column) in table.columns for table in tables):
+        raise DataError(
+            f"no given table has a column '{case_column}'",
+            where="--case-column",
+            fix=f"The first has {name_some((tables[0].columns if tables else {}).values(), 12)}",
+        )
     if not tables:
         raise DataError("no table of labels given", where="--labels")
     return Sources(tables, tuple(sample for path in lists for sample in read_case_list(path)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spade_bench.data.sources.tables import CASE, SAMPLE_TYPE, STUDY, SourceTable
+from spade_bench.data.tabletext import read_lines
 from spade_bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def read_case_list(path: Path) -> tuple[str, ...]:
     Raises:
         DataError: When it lists none.
     """
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_lines(path):
         key, _, rest = line.partition(":")
         if key.strip() == "case_list_ids":
             samples = tuple(rest.split())

@@ -14,6 +14,7 @@ from spade_bench.data.sources.labels import (
 )
 from spade_bench.data.sources.recipes import Recipe
 from spade_bench.data.sources.tables import SourceTable
+from spade_bench.data.spelling import read_flag
 from spade_bench.errors import ConfigError, DataError
 
 __all__ = ["ENDPOINTS", "follow_cases"]
@@ -110,10 +111,10 @@ def _columns(sources: Sources, endpoint: str) -> tuple[SourceTable, str, str, fl
 def _event(value: str | None, where: str) -> bool | None:
     if value is None:
         return None
-    code = value.split(":")[0]
-    if code not in {"0", "1", "0.0", "1.0"}:
+    happened = read_flag(value)
+    if happened is None:
         raise DataError(f"event is '{value}'", where=where, fix="Expected 0 or 1, or 1:DECEASED")
-    return code.startswith("1")
+    return happened
 
 
 def _days(value: str | None, scale: float, where: str) -> float | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from spade_bench.data.checks.leaks import name_some
 from spade_bench.data.cohort import read_table
+from spade_bench.data.tabletext import is_workbook, read_lines
 from spade_bench.errors import DataError
 
 __all__ = ["Barcode", "list_slides", "parse_barcode", "site_of"]
@@ -55,13 +55,14 @@ def site_of(case_id: str) -> str:
     return case_id[5:7]
 
 
-def list_slides(path: Path) -> list[str]:
+def list_slides(path: Path, slide_column: str = "") -> list[str]:
     """Slide ids in a folder or in a list.
 
     Args:
         path: A folder of slides or of features, searched recursively; or a text file with one
             name a line; or a table with a column `slide_id` or `filename`, such as a manifest of
             the GDC portal.
+        slide_column: Column of the slide in such a table, where it is none of the known ones.
 
     Returns:
         Distinct ids, sorted: file names without the suffix of a slide or feature file.
@@ -75,7 +76,7 @@ def list_slides(path: Path) -> list[str]:
         # Coordinate files that lie beside features name the same slides again.
         names = [name for name in names if "_patches." not in name and ".coordinates." not in name]
     elif path.is_file():
-        names = _names_in(path)
+        names = _names_in(path, slide_column)
     else:
         raise DataError("no such folder or list of slides", where=str(path))
     if not names:
@@ -83,24 +84,21 @@ def list_slides(path: Path) -> list[str]:
     return sorted({_stem(name) for name in names})
 
 
-def _names_in(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
-    if not lines or not re.search(r"[,\t]", lines[0]):
-        named = [line.strip() for line in lines if line.strip()]
-        return named[1:] if named and named[0] in _COLUMNS else named
-    if "\t" in lines[0]:  # GDC manifests are tab-separated but end in .txt
-        rows = [line.split("\t") for line in lines if line.strip()]
-        column = next((rows[0].index(name) for name in _COLUMNS if name in rows[0]), None)
-        return _need([row[column] for row in rows[1:]] if column is not None else None, path)
+def _names_in(path: Path, slide_column: str = "") -> list[str]:
+    wanted = (slide_column,) if slide_column else _COLUMNS
+    lines = [] if is_workbook(path) else [line for line in read_lines(path) if line.strip()]
+    if lines and not re.search(r"[,;\t]", lines[0]):
+        named = [line.strip() for line in lines]
+        return named[1:] if named[0] in wanted else named
     frame = read_table(path)
-    found = next((name for name in _COLUMNS if name in frame), None)
-    return _need(list(frame[found].dropna()) if found else None, path)
-
-
-def _need(names: Iterable[str] | None, path: Path) -> list[str]:
-    if names is None:
-        raise DataError(f"no column {name_some(_COLUMNS, 2)}", where=str(path))
-    return list(names)
+    found = next((name for name in wanted if name in frame), None)
+    if found is None:
+        raise DataError(
+            f"no column {name_some(wanted, 2)} (found {name_some(frame.columns, 12)})",
+            where=str(path),
+            fix="Say which one holds the slides: --slide-column NAME",
+        )
+    return list(frame[found].dropna())
 
 
 def _stem(name: str) -> str:

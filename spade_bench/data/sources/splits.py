@@ -7,14 +7,18 @@ becomes the unit, because no division of cases can express such splits, and flag
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.config import read_yaml
 from spade_bench.data.checks.leaks import find_leaks, name_some
 from spade_bench.data.cohort import read_table
+from spade_bench.data.columns import USUAL, Columns
+from spade_bench.data.ids import describe_near, match_files, near_ids
 from spade_bench.data.sources.units import PublishedSplits, Unit, assemble
+from spade_bench.data.spelling import to_classes
+from spade_bench.data.targets import spell_targets
 from spade_bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -38,6 +42,7 @@ def read_patho_bench(
     shots: str = "all",
     unit: Unit | None = None,
     allow_leaky: bool = False,
+    columns: Columns = USUAL,
 ) -> PublishedSplits:
     """Read a Patho-Bench task folder: `k=all.tsv` and `config.yaml`.
 
@@ -46,13 +51,14 @@ def read_patho_bench(
         shots: Which `k=*.tsv` to read: `all`, or a number of cases per class.
         unit: `case` or `slide`; None takes the folder's `sample_col`.
         allow_leaky: Accept cases on both sides of a split; the unit is then the slide.
+        columns: What the tables call case and slide.
 
     Raises:
         DataError: When files, columns or values are not as the format has them, or a split leaks.
     """
     config = read_yaml(folder / "config.yaml")
     path = folder / f"k={shots}.tsv"
-    frame, classes = _labels(read_table(path), config, path)
+    frame, classes = _labels(_table(path, columns, config), config, path)
     folds = [column for column in frame if _FOLD.fullmatch(str(column))]
     if not folds:
         raise DataError("no fold_0, fold_1, ... column", where=str(path))
@@ -72,7 +78,12 @@ def read_patho_bench(
 
 
 def read_patho_bench_pair(
-    root: Path, code: str, *, unit: Unit | None = None, allow_leaky: bool = False
+    root: Path,
+    code: str,
+    *,
+    unit: Unit | None = None,
+    allow_leaky: bool = False,
+    columns: Columns = USUAL,
 ) -> PublishedSplits:
     """Read the cross-cohort task `{train}=={test}--{task}`: all of one cohort against another.
 
@@ -81,6 +92,7 @@ def read_patho_bench_pair(
         code: Such as `cptac_lung==tcga_lung--subtype`.
         unit: As for :func:`read_patho_bench`.
         allow_leaky: As for :func:`read_patho_bench`.
+        columns: As for :func:`read_patho_bench`.
 
     Raises:
         DataError: When the code is not of that form, the classes differ, or cohorts share cases.
@@ -95,7 +107,8 @@ def read_patho_bench_pair(
     for cohort, side in ((train, "train"), (test, "test")):
         folder = root / cohort / task
         config = read_yaml(folder / "config.yaml")
-        frame, names = _labels(read_table(folder / "k=all.tsv"), config, folder / "k=all.tsv")
+        path = folder / "k=all.tsv"
+        frame, names = _labels(_table(path, columns, config), config, path)
         parts.append(frame.assign(_side=side))
         classes.append(names)
         sample_cols.add(config.get("sample_col"))
@@ -128,6 +141,9 @@ def read_clam(
     survival: bool = False,
     unit: Unit = "case",
     allow_leaky: bool = False,
+    columns: Columns | None = None,
+    event_value: str = "",
+    match_ids: str = "exact",
 ) -> PublishedSplits:
     """Read CLAM's `splits_{i}.csv` with the table of labels.
 
@@ -139,22 +155,31 @@ def read_clam(
         survival: Read `event` and `duration_days` instead of a label.
         unit: `case` concatenates the slides of a case, `slide` is what CLAM itself does.
         allow_leaky: Accept cases on both sides of a split; the unit is then the slide.
+        columns: What the table calls its columns; they win over `label_column`.
+        event_value: Value of the event column that means that it happened; 1 by default.
+        match_ids: `exact`, or `loose`: how slides of the splits are found in the table.
 
     Raises:
         DataError: When files or columns are missing, a slide is unknown or on two sides, or a
             split leaks.
     """
-    frame = read_table(table).rename(columns={} if survival else {label_column: "label"})
+    frame = (columns or Columns(label=label_column)).rename(
+        read_table(table, classes),
+        ["case_id", "slide_id", *(["event", "duration_days"] if survival else ["label"])],
+        str(table),
+    )
+    frame = spell_targets(frame, tuple(classes), survival, event_value, str(table))
     files = _clam_files(splits)
     known = _column(frame, "slide_id", table)
     sides: dict[str, list[str | None]] = {}
     for fold, path in files.items():
-        side = _clam_side(path)
+        side = match_files(_clam_side(path), known, match_ids, str(path))
         unknown = sorted(set(side) - set(known))
         if unknown:
             raise DataError(
                 f"{len(unknown)} slide(s) are not in {table.name}: {name_some(unknown)}",
                 where=str(path),
+                fix=describe_near(near_ids(unknown, known)),
             )
         sides[f"fold_{fold}"] = [side.get(slide) for slide in known]
     if not survival and not classes:
@@ -170,12 +195,21 @@ def read_clam(
     )
 
 
-def split_rows(path: Path) -> dict[str, list[tuple[str, str]]]:
+def split_rows(
+    path: Path,
+    columns: Columns = USUAL,
+    *,
+    known: Iterable[str] = (),
+    match_ids: str = "exact",
+) -> dict[str, list[tuple[str, str]]]:
     """Slides and sides of published splits, without their labels and whether they leak or not.
 
     Args:
         path: A Patho-Bench task folder or one of its `k=*.tsv`, a CLAM `splits_{i}.csv`, or a
             folder of those.
+        columns: What Patho-Bench tables call the slide.
+        known: Slides of the table that the splits are for.
+        match_ids: `exact`, or `loose`: how slides of the splits are found among these.
 
     Returns:
         `fold_{i}` -> (slide, side) of each slide that it uses.
@@ -186,12 +220,16 @@ def split_rows(path: Path) -> dict[str, list[tuple[str, str]]]:
     tables = sorted(path.glob("k=*.tsv")) if path.is_dir() else [path]
     if not any(file.suffix == ".tsv" for file in tables):
         return {
-            f"fold_{i}": list(_clam_side(file).items()) for i, file in _clam_files(path).items()
+            f"fold_{i}": list(match_files(_clam_side(file), known, match_ids, str(file)).items())
+            for i, file in _clam_files(path).items()
         }
     rows: dict[str, list[tuple[str, str]]] = {}
     for file in tables:
-        frame = read_table(file)
-        slides = _column(frame, "slide_id", file)
+        frame = columns.rename(read_table(file), ["slide_id"], str(file))
+        given = _column(frame, "slide_id", file)
+        named = match_files({slide: slide for slide in given}, known, match_ids, str(file))
+        ours = {theirs: mine for mine, theirs in named.items()}
+        slides = [ours[slide] for slide in given]
         prefix = "" if len(tables) == 1 else f"{file.stem} "
         for fold in (str(column) for column in frame if _FOLD.fullmatch(str(column))):
             sides = _side(frame, fold, file)
@@ -199,6 +237,13 @@ def split_rows(path: Path) -> dict[str, list[tuple[str, str]]]:
     if not rows:
         raise DataError("no fold_0, fold_1, ... column", where=str(path))
     return rows
+
+
+def _table(path: Path, columns: Columns, config: Mapping[str, Any]) -> pd.DataFrame:
+    """A Patho-Bench table with the usual names of case and slide."""
+    codes = config.get("label_dict") or {}
+    frame = read_table(path, [str(code) for code in codes])
+    return columns.rename(frame, ["case_id", "slide_id"], str(path))
 
 
 def _labels(
@@ -216,6 +261,7 @@ def _labels(
         return frame.rename(columns=names), ()
     codes = {str(code): str(name) for code, name in (config.get("label_dict") or {}).items()}
     given = _column(frame, task, path)
+    given = given.replace(to_classes(given.dropna(), tuple(codes)))
     unknown = sorted(set(given.dropna()) - set(codes))
     if codes and unknown:
         raise DataError(
@@ -228,7 +274,7 @@ def _labels(
 
 
 def _side(frame: pd.DataFrame, fold: str, path: Path) -> list[str | None]:
-    values = [None if value in _UNUSED else str(value) for value in frame[fold]]
+    values = [None if value in _UNUSED else str(value).lower() for value in frame[fold]]
     unknown = sorted({value for value in values if value} - {"train", "val", "test"})
     if unknown:
         raise DataError(

@@ -8,12 +8,13 @@ wide mutation table, and a MAF with the list of sequenced samples.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.data.checks.leaks import name_some
+from spade_bench.data.tabletext import read_frame
 from spade_bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -82,16 +83,17 @@ def column_key(name: str) -> str:
     return re.sub(r"[^A-Z0-9]+", "_", str(name).upper()).strip("_")
 
 
-def read_source(path: Path) -> SourceTable:
+def read_source(path: Path, case_column: str = "") -> SourceTable:
     """Read one table.
 
     Args:
         path: csv, tsv or txt, also compressed, or xlsx.
+        case_column: Column that holds the TCGA barcode, where it is none of the known ones.
 
     Raises:
         DataError: When it cannot be read or no column names TCGA cases.
     """
-    raw = _raw(path)
+    raw = _raw(path, case_column)
     keys = [column_key(column) for column in raw.columns]
     columns = {key: str(name) for key, name in zip(keys, raw.columns, strict=True)}
     frame = raw.set_axis(keys, axis=1)
@@ -100,12 +102,15 @@ def read_source(path: Path) -> SourceTable:
     frame, columns = _with_gleason(frame, columns)
     sample = next((key for key in _SAMPLE_COLUMNS if key in columns), None)
     case = next((key for key in _CASE_COLUMNS if key in columns), None)
+    if case_column and column_key(case_column) in columns:
+        sample, case = None, column_key(case_column)
     named = sample or case
     if named is None:
         raise DataError(
             f"no column names cases (found {name_some(raw.columns, 8)})",
             where=str(path),
-            fix="TCGA barcodes are expected in bcr_patient_barcode, PATIENT_ID or SAMPLE_ID",
+            fix="TCGA barcodes are expected in bcr_patient_barcode, PATIENT_ID or SAMPLE_ID; name "
+            "another column with --case-column",
         )
     parts = frame[named].fillna("").str.extract(_BARCODE)
     known = parts[0].notna()
@@ -145,70 +150,12 @@ def _types(frame: pd.DataFrame) -> Any:
     return None
 
 
-def _raw(path: Path) -> pd.DataFrame:
-    """The table as text, whatever its separator and encoding."""
-    import pandas as pd
-
-    if not path.is_file():
-        raise DataError("no such table", where=str(path))
-    if path.suffix.lower() in {".xlsx", ".xls"}:
-        return _sheet(path)
-    last: Exception | None = None
-    for encoding in ("utf-8-sig", "latin-1"):  # the follow-up table of PanCanAtlas is Latin-1
-        try:
-            skip, separator = _layout(path, encoding)
-            frame = pd.read_csv(
-                path,
-                sep=separator,
-                dtype=str,
-                keep_default_na=False,
-                skiprows=skip,
-                encoding=encoding,
-                quoting=0 if separator == "," else 3,
-            )
-        except UnicodeDecodeError as error:
-            last = error
-        except (ValueError, OSError, pd.errors.ParserError) as error:
-            raise DataError(f"cannot read the table ({error})", where=str(path)) from error
-        else:
-            if frame.empty:
-                raise DataError("the table has no rows", where=str(path))
-            return frame
-    raise DataError(f"cannot read the table ({last})", where=str(path))
-
-
-def _layout(path: Path, encoding: str) -> tuple[int, str]:
-    """Number of comment lines above the header, and the separator."""
-    import gzip
-
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding=encoding) as handle:
-        for skip, line in enumerate(handle):
-            if not line.startswith("#"):
-                return skip, "\t" if "\t" in line else ","
-    raise DataError("the table has no rows", where=str(path))
-
-
-def _sheet(path: Path) -> pd.DataFrame:
-    """The first sheet of a workbook whose header names cases."""
-    import pandas as pd
-
-    try:
-        sheets = pd.read_excel(path, sheet_name=None, dtype=str, keep_default_na=False)
-    except ImportError as error:
-        raise DataError(
-            "reading a workbook needs openpyxl",
-            where=str(path),
-            fix="pip install 'spade-bench[xlsx]', or save the sheet as csv",
-        ) from error
-    except (ValueError, OSError, KeyError) as error:
-        raise DataError(f"cannot read the workbook ({error})", where=str(path)) from error
-    wanted: Sequence[str] = (*_CASE_COLUMNS, *_SAMPLE_COLUMNS)
-    for frame in sheets.values():
-        if {column_key(str(column)) for column in frame.columns} & set(wanted) and len(frame):
-            return frame.fillna("").astype(str)
-    raise DataError(
-        f"no sheet names cases (sheets: {name_some(sheets, 8)})",
-        where=str(path),
-        fix="The header must be in the first row of its sheet",
+def _raw(path: Path, case_column: str = "") -> pd.DataFrame:
+    """The table as text, whatever its separator and encoding; of a workbook, the fitting sheet."""
+    names = {*_CASE_COLUMNS, *_SAMPLE_COLUMNS, column_key(case_column)}
+    return read_frame(
+        path,
+        wanted=lambda header: bool({column_key(column) for column in header} & names),
+        comments=True,
+        stray_quotes=True,
     )

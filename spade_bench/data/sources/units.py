@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from spade_bench.data.checks.leaks import Leak, find_leaks, name_some, refuse_leaks
+from spade_bench.data.spelling import read_flag
 from spade_bench.errors import DataError
 from spade_bench.types import Case, Cohort, Episode
 
@@ -163,13 +164,14 @@ def _episode(
 
 
 def _event(value: object, unit: str, where: str) -> bool:
-    try:
-        number = float(str(value))
-    except ValueError:
-        number = -1.0
-    if number not in (0.0, 1.0):
-        raise DataError(f"event of {unit} is {value}", where=where, fix="Use 1 or 0")
-    return number == 1.0
+    happened = read_flag(value)
+    if happened is None:
+        raise DataError(
+            f"event of {unit} is {value}",
+            where=where,
+            fix="Use 1 or 0, or say which value means that it happened with --event-value",
+        )
+    return happened
 
 
 def _days(value: object, unit: str, where: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from spade_bench.data.st.fields import as_float, as_int, as_text
 from spade_bench.data.st.sample import StSample
+from spade_bench.data.tabletext import read_dicts
 from spade_bench.errors import DataError
 from spade_bench.files import read_json
 
@@ -54,16 +54,16 @@ def _metadata_rows(folder: Path) -> dict[str, dict[str, Any]]:
             )
         return {}
     rows: dict[str, dict[str, Any]] = {}
-    with tables[-1].open(newline="", encoding="utf-8-sig") as handle:
-        reader = csv.DictReader(handle)
-        if "id" not in (reader.fieldnames or []):
-            raise DataError("no column 'id'", where=str(tables[-1]), fix="use HEST's own csv")
-        for row in reader:
-            if row["id"] in rows:
-                raise DataError(
-                    f"id {row['id']} is there twice", where=str(tables[-1]), fix="remove one row"
-                )
-            rows[row["id"]] = dict(row)
+    columns, listed = read_dicts(tables[-1])
+    if "id" not in columns:
+        raise DataError("no column 'id'", where=str(tables[-1]), fix="use HEST's own csv")
+    for row in listed:
+        sample_id = str(row["id"])
+        if sample_id in rows:
+            raise DataError(
+                f"id {sample_id} is there twice", where=str(tables[-1]), fix="remove one row"
+            )
+        rows[sample_id] = dict(row)
     return rows
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
 from spade_bench.data.st.fields import as_float, as_text
 from spade_bench.data.st.sample import StSample
+from spade_bench.data.tabletext import read_dicts
 from spade_bench.errors import DataError
 
 __all__ = ["MANIFEST_COLUMNS", "read_manifest"]
@@ -39,10 +39,8 @@ def read_manifest(path: Path) -> list[StSample]:
     path = Path(path)
     if not path.is_file():
         raise DataError("no such manifest", where=str(path), fix="give a csv file")
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        reader = csv.DictReader(handle)
-        _check_columns(path, [c.strip() for c in reader.fieldnames or []])
-        rows = [{(k or "").strip(): v for k, v in row.items()} for row in reader]
+    columns, rows = read_dicts(path)
+    _check_columns(path, columns)
     if not rows:
         raise DataError("the manifest has no rows", where=str(path), fix="add a row a sample")
     samples = [_row(path, line, row) for line, row in enumerate(rows, start=2)]
