@@ -109,6 +109,9 @@ def resampled(
 def interval(plain: Floats, boot: Floats, seed: int = 0) -> Interval:
     """Mean over draws with a 95% percentile interval over draws and cases.
 
+    For many cases of each class: with 5 of one it covers 85%, not 95%. Reports use
+    :func:`spade_bench.statistics.score_intervals.score_interval`, which holds there.
+
     Args:
         plain: (D,) metric per draw.
         boot: (D, B) metric per draw and case resample; resamples in which the metric is undefined
