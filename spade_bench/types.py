@@ -106,6 +106,7 @@ class Episode:
         draw: Number of the repetition, for few-shot.
         fold: Number of the fold, for cross-validation.
         seed: Seed from which the episode was drawn.
+        pool: Training cases of the smallest class that few-shot draws are taken from.
     """
 
     protocol: str
@@ -116,6 +117,7 @@ class Episode:
     draw: int | None = None
     fold: int | None = None
     seed: int = 0
+    pool: int | None = None
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,9 @@ def few_shot(cohort: Cohort, config: FewShot) -> tuple[list[Episode], tuple[int,
         }
         for k in shots:
             train = tuple(sorted(case for cases in order.values() for case in cases[:k]))
-            episode = Episode("few-shot", train, test, k_shot=k, draw=draw, seed=config.seed)
+            episode = Episode(
+                "few-shot", train, test, k_shot=k, draw=draw, seed=config.seed, pool=smallest
+            )
             check_disjoint(episode)
             episodes.append(episode)
     return episodes, tuple(k for k in sorted(set(config.shots)) if k > smallest)

@@ -54,8 +54,8 @@ def _draw(rows: Sequence[ReportRow], task: str, head: str, out: Path) -> Path:
             linewidth=1.2 if flags else 2.0,
             label=f"{encoder} ({what})" if what else encoder,
         )
-        low = [row.ci_low or 0.0 for row in ordered]
-        high = [row.ci_high or 0.0 for row in ordered]
+        low = [row.mean or 0.0 if row.ci_low is None else row.ci_low for row in ordered]
+        high = [row.mean or 0.0 if row.ci_high is None else row.ci_high for row in ordered]
         if not flags:
             axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     if metric == "auroc":

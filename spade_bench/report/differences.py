@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError
 from spade_bench.registry import suggest
+from spade_bench.report.caveats import caveats, speaks_of
 from spade_bench.report.collect import Place, Series
-from spade_bench.report.values import Resampler, Values
+from spade_bench.report.values import Resampler, Values, single
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +42,8 @@ class Difference:
         p_adjusted: The same, adjusted by Holm over tasks and heads; the primary metrics of all
             tasks are one family.
         p_bh: The same, adjusted by Benjamini and Hochberg.
-        test: How p and the interval were made: `delong`, `bootstrap` or `nadeau-bengio`.
+        test: How p and the interval were made: `delong`, `bootstrap`, `nadeau-bengio` or, where
+            a difference shows no variance, `square-and-add` of both intervals.
         better: The encoder that the interval favours, or an empty string.
         n_cases: Test cases.
         n_draws: Draws or folds that both have.
@@ -67,9 +69,14 @@ class Difference:
     n_draws: int
     flags: tuple[str, ...] = ()
 
+    @property
+    def covers(self) -> str:
+        """What the interval and the test speak of."""
+        return speaks_of("ensemble" if "ensemble" in self.flags else self.protocol)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the difference ready for JSON."""
-        return {**asdict(self), "flags": list(self.flags)}
+        return {**asdict(self), "flags": list(self.flags), "covers": self.covers}
 
 
 def compare(series: Sequence[Series], resampler: Resampler, a: str, b: str) -> list[Difference]:
@@ -186,11 +193,11 @@ def _differences(
     values = [(resampler.values(a, metric), resampler.values(b, metric)) for a, b in curve]
     out = []
     for pair, both in zip(curve, values, strict=True):
-        found = _interval(*both, resampler.seed)
+        found = _interval(*both, metric, resampler.seed)
         if found is not None:
             out.append(_difference(pair, pair[0].k_shot, metric, found, resampler))
     mean = _over_shots(values) if len(values) > 1 else None
-    if mean is not None and (found := _interval(*mean, resampler.seed)) is not None:
+    if mean is not None and (found := _interval(*mean, metric, resampler.seed)) is not None:
         whole = _difference(curve[0], None, metric, found, resampler)
         out.append(replace(whole, n_draws=len(mean[0].names)))
     return out
@@ -220,7 +227,36 @@ def _over_shots(values: Sequence[tuple[Values, Values]]) -> tuple[Values, Values
     return sides[0], sides[1]
 
 
-def _interval(a: Values, b: Values, seed: int) -> tuple[Interval, str] | None:
+def _interval(a: Values, b: Values, metric: str, seed: int) -> tuple[Interval, str] | None:
+    """Interval of ``a - b`` within what a difference can be; None where the metric is undefined."""
+    import numpy as np
+
+    from spade_bench.statistics.evaluate import bounds
+    from spade_bench.statistics.score_intervals import square_and_add
+
+    found = _tested(a, b, seed)
+    if found is None:
+        return None
+    if found[0].high - found[0].low < 1e-12 and not _informative(a, b):
+        one, two = single(a, metric, seed), single(b, metric, seed)
+        if one is not None and two is not None and np.isfinite([one.low, two.low]).all():
+            found = square_and_add(one, two), "square-and-add"
+    low, high = bounds(metric, a.n_classes)
+    span = high - low
+    got = found[0]
+    return replace(got, low=max(-span, got.low), high=min(span, got.high)), found[1]
+
+
+def _informative(a: Values, b: Values) -> bool:
+    """Whether a difference without variance is that of equal predictions, not of perfect ones."""
+    import numpy as np
+
+    if a.plain.shape != b.plain.shape or not np.allclose(a.plain, b.plain):
+        return False
+    return bool(np.nanmax(a.boot.std(axis=1)) > 1e-12) if a.fixed else a.plain.std() > 1e-12
+
+
+def _tested(a: Values, b: Values, seed: int) -> tuple[Interval, str] | None:
     """Interval of ``a - b`` with its test; None where the metric is undefined."""
     import numpy as np
 
@@ -239,7 +275,7 @@ def _interval(a: Values, b: Values, seed: int) -> tuple[Interval, str] | None:
             return found, "delong"
     if not np.isfinite(a.boot - b.boot).any():
         return None
-    return paired_interval((a.plain, a.boot), (b.plain, b.boot), seed), "bootstrap"
+    return paired_interval((a.plain, a.boot), (b.plain, b.boot), seed, a.size), "bootstrap"
 
 
 def _difference(
@@ -252,7 +288,11 @@ def _difference(
     from spade_bench.statistics.evaluate import direction
 
     (a, b), (interval, test) = pair, found
-    flags = [f for f in dict.fromkeys((*a.flags, *b.flags)) if not f.startswith("control:")]
+    flags = [
+        f
+        for f in dict.fromkeys((*a.flags, *b.flags, *caveats(a, resampler)))
+        if not f.startswith("control:")
+    ]
     sign = direction(metric)
     low, high = sorted((sign * interval.low, sign * interval.high))
     return Difference(

@@ -21,6 +21,11 @@ _EXACT = {
     "control:k1": "the same training with a single expert",
     "control:random-routing": "patches sent to experts at random",
     "ensemble": "mean prediction of the fold models on held-out cases",
+    "few-cases": "fewer than 10 test cases (or events) of some class: intervals are wide, and left "
+    "out below 5 (AUROC: 2; sensitivity at a specificity and calibration slope: 20)",
+    "same-draws": "all draws train on the same cases: they are one draw, not several",
+    "small-pool": "the shots are more than a third of the pool's smallest class: draws share "
+    "training cases, and their spread says too little about other training cases",
     "failed": "some cells failed, see the errors in results.jsonl",
     "leaky-splits": "cases on both sides of the given splits: numbers are too good",
     "missing": "other encoders have results here, this one lacks some or all",

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from spade_bench.escaping import csv_cell, markdown_cell
+from spade_bench.report.caveats import caveats, known, speaks_of
 from spade_bench.report.collect import Series
 from spade_bench.report.values import Resampler
 
@@ -16,7 +17,7 @@ __all__ = ["COLUMNS", "ReportRow", "as_csv", "as_markdown", "chosen", "leaderboa
 
 COLUMNS = (
     *("encoder", "task", "head", "protocol", "k_shot", "metric"),
-    *("mean", "ci_low", "ci_high", "n_cases", "n_draws", "flags"),
+    *("mean", "ci_low", "ci_high", "n_cases", "n_draws", "flags", "covers"),
 )
 
 
@@ -56,7 +57,15 @@ class ReportRow:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row with `flags` as a list, ready for JSON."""
-        return {**asdict(self), "flags": list(self.flags)}
+        return {**asdict(self), "flags": list(self.flags), "covers": self.covers}
+
+    @property
+    def covers(self) -> str:
+        """What the interval speaks of; empty where there is none."""
+        if self.ci_low is None:
+            return ""
+        way = "ensemble" if "ensemble" in self.flags else self.protocol
+        return speaks_of("overall" if self.task == "overall" else way)
 
 
 def leaderboard(
@@ -74,6 +83,7 @@ def leaderboard(
     """
     rows = []
     for one in series:
+        told = caveats(one, resampler)
         for metric in chosen(one.metrics, wanted):
             found = resampler.interval(one, metric) if one.rows else None
             undefined = ("undefined",) if one.rows and found is None else ()
@@ -86,11 +96,11 @@ def leaderboard(
                     k_shot=one.k_shot,
                     metric=metric,
                     mean=found.mean if found else None,
-                    ci_low=found.low if found else None,
-                    ci_high=found.high if found else None,
+                    ci_low=known(found.low) if found else None,
+                    ci_high=known(found.high) if found else None,
                     n_cases=resampler.cases(one),
                     n_draws=len(one.rows),
-                    flags=(*one.flags, *status(one), *undefined),
+                    flags=(*one.flags, *told, *status(one), *undefined),
                 )
             )
     return rows

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from spade_bench import console
+from spade_bench.report.caveats import speaks_of
 from spade_bench.report.collect import Series
 from spade_bench.report.differences import Difference
 from spade_bench.report.flags import explain, shared
@@ -42,7 +43,7 @@ def print_overall(rows: Sequence[OverallRow]) -> None:
         counted = own[0].tasks
         title = (
             f"overall, {protocol}: mean rank over {_count(len(counted), 'task')} by each task's "
-            f"first metric, 1 is best [95% interval]{_common(common)}"
+            f"first metric, 1 is best [95% interval {speaks_of('overall')}]{_common(common)}"
         )
         cells = [
             (
@@ -93,6 +94,8 @@ def print_differences(differences: Sequence[Difference], title: str) -> None:
             )
         )
     _table(f"{title}{_common(common)}", columns, cells)
+    ways = dict.fromkeys(one.covers for one in differences)
+    console.emit(f"[95% interval {'; '.join(ways)}]")
 
 
 def print_risk_splits(splits: Sequence[RiskSplit]) -> None:
@@ -171,14 +174,14 @@ def _print_place(title: str, rows: Sequence[ReportRow]) -> None:
 def _protocol(protocol: str, way: str, rows: Sequence[ReportRow]) -> str:
     """How the numbers of a table were made."""
     cases, n = max(row.n_cases for row in rows), max(row.n_draws for row in rows)
-    one, many, interval = {
-        "cv": ("fold", "folds", "corrected for shared training cases"),
-        "fold models": ("fold model", "fold models", "over models and held-out cases"),
-        "ensemble": ("ensemble", "ensembles", "over held-out cases"),
-        "external": ("fit", "fits", "over fits and cases"),
-    }.get(way, ("draw", "draws", "over draws and cases"))
+    one, many = {
+        "cv": ("fold", "folds"),
+        "fold models": ("fold model", "fold models"),
+        "ensemble": ("ensemble", "ensembles"),
+        "external": ("fit", "fits"),
+    }.get(way, ("draw", "draws"))
     what = f"1 {one}" if n == 1 else f"mean of {n} {many}"
-    return f"{protocol}, {cases} test cases, {what} [95% interval {interval}]"
+    return f"{protocol}, {cases} test cases, {what} [95% interval {speaks_of(way)}]"
 
 
 def _ordered(
@@ -230,7 +233,8 @@ def _cell(row: ReportRow | None) -> str:
         return "missing"
     if row.mean is None:
         return next((name for name in ("undefined", "failed") if name in row.flags), "missing")
-    text = f"{row.mean:.3f} [{row.ci_low or 0:.3f}, {row.ci_high or 0:.3f}]"
+    ends = "no interval" if row.ci_low is None else f"{row.ci_low:.3f}, {row.ci_high or 0:.3f}"
+    text = f"{row.mean:.3f} [{ends}]"
     absent = [flag for flag in ("missing", "failed") if flag in row.flags]
     return f"{text} ({row.n_draws} only, some {' and '.join(absent)})" if absent else text
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["N_BOOT", "Resampler", "Values"]
+__all__ = ["N_BOOT", "Resampler", "Values", "class_sizes", "single"]
 
 N_BOOT = 1000
 
@@ -40,6 +40,9 @@ class Values:
         target: Targets of the test cases when they are the same for all rows, else None.
         influence: (D, n) contribution of each case to the AUROC of each row; for AUROC on fixed
             test cases only, None where a class has fewer than two cases or cases are slides.
+        size: Test cases (patients, where cases are slides) of the smallest class, over all rows;
+            for survival those with an event.
+        units: Distinct test cases, or patients, over all rows.
     """
 
     names: tuple[tuple[int, int], ...]
@@ -50,6 +53,15 @@ class Values:
     test_size: float
     target: NDArray[Any] | None = None
     influence: Floats | None = None
+    size: int = 0
+    units: int = 0
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes; 0 for survival and where test cases differ from row to row."""
+        return (
+            int(self.target.max()) + 1 if self.target is not None and self.target.ndim == 1 else 0
+        )
 
     def rows(self, keep: Sequence[int]) -> Values:
         """Cut to some rows, by position."""
@@ -63,6 +75,8 @@ class Values:
             self.test_size,
             self.target,
             None if self.influence is None else self.influence[at],
+            self.size,
+            self.units,
         )
 
 
@@ -81,6 +95,7 @@ class Resampler:
     seed: int = 0
     _values: dict[tuple[str, ...], Values] = field(default_factory=dict)
     _weights: dict[str, Floats] = field(default_factory=dict)
+    _sizes: dict[tuple[str, ...], tuple[int, int]] = field(default_factory=dict)
     _told: dict[str, Predictions] = field(default_factory=dict)
 
     def values(self, series: Series, metric: str) -> Values:
@@ -97,25 +112,9 @@ class Resampler:
     def interval(self, series: Series, metric: str) -> Interval | None:
         """Mean over the rows of a series with its 95% interval; None where undefined.
 
-        Draws on the same test cases are resampled together with the cases. Folds share training
-        cases, so their spread is corrected after Nadeau and Bengio; see
-        :func:`spade_bench.statistics.paired.corrected_t_test`.
+        See :func:`single`.
         """
-        import numpy as np
-
-        from spade_bench.statistics.evaluate import bounds
-        from spade_bench.statistics.intervals import Interval, interval
-        from spade_bench.statistics.paired import corrected_t_test
-
-        found = self.values(series, metric)
-        if not np.isfinite(found.plain).all() or not np.isfinite(found.boot).any():
-            return None
-        if found.fixed:
-            got = interval(found.plain, found.boot, seed=self.seed)
-        else:
-            got = corrected_t_test(found.plain, found.train_size, found.test_size)
-        low, high = bounds(metric)
-        return Interval(got.mean, max(low, got.low), min(high, got.high))
+        return single(self.values(series, metric), metric, self.seed)
 
     def predictions(self, row: Row) -> Predictions:
         """Read the predictions of a row, once."""
@@ -131,6 +130,13 @@ class Resampler:
         if series.protocol != "cv" and len(sizes) == 1:
             return sizes.pop()
         return len({case for row in series.rows for case in self.predictions(row).case_ids})
+
+    def sizes(self, series: Series) -> tuple[int, int]:
+        """Return the test cases, or events, of the smallest class of a series and all of them."""
+        key = tuple(row.run_id for row in series.rows)
+        if key not in self._sizes:
+            self._sizes[key] = class_sizes([self.predictions(row) for row in series.rows])
+        return self._sizes[key]
 
     def _evaluate(self, series: Series, metric: str) -> Values:
         import numpy as np
@@ -165,6 +171,8 @@ class Resampler:
             test_size=float(np.mean([len(one.case_ids) for one in told])),
             target=first.target if fixed else None,
             influence=_influence(told) if fixed and metric == "auroc" else None,
+            size=self.sizes(series)[0],
+            units=self.sizes(series)[1],
         )  # fmt: skip
 
     def weights(self, predictions: Predictions) -> Floats:
@@ -181,6 +189,86 @@ class Resampler:
             groups = strata(predictions.target)
             self._weights[key] = case_weights(groups, self.n_boot, self.seed, patients)
         return self._weights[key]
+
+
+def single(found: Values, metric: str, seed: int = 0) -> Interval | None:
+    """Mean over rows with a 95% interval; None where the metric is undefined.
+
+    Draws on the same test cases vary with the draw and with the cases; see
+    :mod:`spade_bench.statistics.score_intervals`. Folds share training cases, so their spread is
+    corrected after Nadeau and Bengio; see :func:`spade_bench.statistics.paired.corrected_t_test`.
+
+    Args:
+        found: The metric of each row.
+        metric: Its name.
+        seed: Seed of the chance of the draws, for a metric without bounds.
+
+    Returns:
+        The interval; its ends are NaN where a class has too few cases for one that would hold.
+    """
+    import numpy as np
+
+    from spade_bench.statistics import score_intervals as scores
+    from spade_bench.statistics.evaluate import bounds
+    from spade_bench.statistics.intervals import Interval, interval
+    from spade_bench.statistics.paired import corrected_t_test
+
+    if not np.isfinite(found.plain).all() or not np.isfinite(found.boot.mean(axis=0)).any():
+        return None
+    mean, (floor, top) = float(found.plain.mean()), bounds(metric, found.n_classes)
+    if found.size < scores.least_cases(metric):
+        return Interval(mean, float("nan"), float("nan"))
+    if not np.isfinite(top):
+        if found.fixed:
+            return interval(found.plain, found.boot, seed=seed)
+        return corrected_t_test(found.plain, found.train_size, found.test_size)
+    span, size = top - floor, _effective(found, metric)
+    plain, boot = (found.plain - floor) / span, (found.boot - floor) / span
+    if found.fixed:
+        if found.influence is not None and found.target is not None:
+            spread = scores.influence_spread(found.target, plain, found.influence)
+        else:
+            spread = scores.boot_spread(plain, boot, found.size)
+        low, high = scores.score_interval(float(plain.mean()), spread, size)
+    else:
+        got = corrected_t_test(plain, found.train_size, found.test_size)
+        low, high = max(0.0, got.low), min(1.0, got.high)
+        if found.size < scores.FEW_CASES or got.high == got.low:
+            # Folds of few cases may agree by chance; no less than what the cases allow is said.
+            none = scores.Spread(0.0, float(len(plain) - 1))
+            alone = scores.score_interval(float(plain.mean()), none, size)
+            low, high = min(low, alone[0]), max(high, alone[1])
+    return Interval(mean, floor + span * low, floor + span * high)
+
+
+def _effective(found: Values, metric: str) -> int:
+    """Cases that bound the variance of a metric: of a mean over classes or cases more than one."""
+    if metric == "brier":
+        # Squared errors of probabilities vary by far less than between right and wrong.
+        return max(found.size, 4 * found.units)
+    if metric == "balanced_accuracy":
+        return found.size * max(1, found.n_classes)
+    return found.size
+
+
+def class_sizes(told: Sequence[Predictions]) -> tuple[int, int]:
+    """Test cases of the smallest class and of all, over all rows, each case once.
+
+    For survival the cases with an event stand for the smallest class. Where cases are slides, the
+    patients that have slides of the class count.
+    """
+    import numpy as np
+
+    seen: dict[str, tuple[str, int]] = {}
+    for one in told if any(one.case_ids != told[0].case_ids for one in told) else told[:1]:
+        label = (one.target[:, 0] > 0).astype(int) if one.survival else one.target
+        owners = one.patients or one.case_ids
+        seen.update(zip(one.case_ids, zip(owners, label.tolist(), strict=True), strict=True))
+    classes = np.array([label for _, label in set(seen.values())], dtype=np.int64)
+    owned = {owner for owner, _ in seen.values()}
+    if told[0].survival:
+        return int(classes.sum()), len(owned)
+    return int(np.bincount(classes, minlength=len(told[0].classes)).min()), len(owned)
 
 
 def _influence(told: Sequence[Predictions]) -> Floats | None:

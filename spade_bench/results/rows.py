@@ -35,7 +35,8 @@ class Row:
         fold: Fold, for cross-validation; None for the ensemble of the fold models.
         seed: Seed of the episodes.
         metrics: Metric name -> value; an undefined value is null.
-        n: Number of train and test cases; for survival also of events among the test cases.
+        n: Number of train and test cases; for survival also of events among the test cases;
+            for few-shot `pool`, the cases of the smallest class that draws are taken from.
         inputs: Hashes of what went in.
         flags: Controls, contamination, simulated data, missing slides.
         env: Versions, device and, with selection, what was selected; informative only.

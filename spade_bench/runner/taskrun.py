@@ -271,6 +271,8 @@ class TaskRun:
         )
         events = int(predictions.target[:, 0].sum()) if predictions.survival else None
         n = {"train": len(cell.episode.train), "test": len(predictions.target), "events": events}
+        if cell.episode.pool is not None:
+            n["pool"] = cell.episode.pool
         row = make_row(
             cell,
             "ok",

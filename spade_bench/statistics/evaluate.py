@@ -67,10 +67,12 @@ def direction(name: str) -> int:
     return 0 if name in _NEITHER else -1 if name in _LOWER_IS_BETTER else 1
 
 
-def bounds(name: str) -> tuple[float, float]:
-    """Lowest and highest value that a metric can take."""
+def bounds(name: str, n_classes: int = 0) -> tuple[float, float]:
+    """Lowest and highest value that a metric can take, with any number of classes or this one."""
     if name in _NEITHER:
         return -float("inf"), float("inf")
     if name == "kappa_quadratic":
         return -1.0, 1.0
+    if name == "brier" and n_classes == 2:
+        return 0.0, 1.0
     return 0.0, 2.0 if name in _LOWER_IS_BETTER else 1.0

@@ -48,7 +48,9 @@ def test_more_slides_of_the_same_patients_tell_nothing_new(
             next(r for r in leaderboard(collect(out), Resampler(out)) if r.metric == metric)
             for out in outs
         )
-        assert (slides.ci_low, slides.ci_high) == pytest.approx((cases.ci_low, cases.ci_high))
+        # The AUROC of cases has DeLong's variance, that of slides the bootstrap's.
+        near = pytest.approx((cases.ci_low, cases.ci_high), abs=0.02 if metric == "auroc" else 1e-9)
+        assert (slides.ci_low, slides.ci_high) == near
         width = [(r.ci_high or 0) - (r.ci_low or 0) for r in (cases, naive)]
         # With the independence that slides lack, an interval is half as wide: one over root of 4.
         assert 0.35 < width[1] / width[0] < 0.7

@@ -53,7 +53,7 @@ def test_rows_predictions_and_episodes_are_stored(study: Any, tmp_path: Path) ->
     hashes = {(e["k_shot"], e["draw"]): e["hash"] for e in stored["episodes"]}
     for row in rows:
         assert row.flags == ("contamination:unknown",)
-        assert row.n == {"train": 2 * (row.k_shot or 0), "test": 20, "events": None}
+        assert row.n == {"train": 2 * (row.k_shot or 0), "test": 20, "events": None, "pool": 10}
         assert row.inputs["episode"] == hashes[row.k_shot, row.draw]
         told = read_predictions(out, row.run_id)
         assert list(told.case_ids) == stored["test_sets"][0]

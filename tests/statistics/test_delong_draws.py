@@ -17,7 +17,7 @@ from spade_bench.statistics.metrics import auroc
 @given(st.integers(0, 10_000), st.booleans())
 def test_one_draw_of_two_classes_is_delongs_test(seed: int, tied: bool) -> None:
     rng = np.random.default_rng(seed)
-    label = rng.permutation(np.r_[0, 0, 1, 1, rng.integers(0, 2, 30)])
+    label = rng.permutation(np.r_[np.repeat([0, 1], 10), rng.integers(0, 2, 30)])
     first, second = rng.normal(size=(2, len(label))) + label
     if tied:
         first, second = np.round(first), np.round(second)
