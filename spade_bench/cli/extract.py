@@ -58,6 +58,16 @@ MppOption = Annotated[
 AssumeOption = Annotated[
     float | None, typer.Option(help="Resolution, µm/px, of input that does not say its own.")
 ]
+OverrideOption = Annotated[
+    float | None,
+    typer.Option(help="Resolution, µm/px, of all these slides, where what they say is wrong."),
+]
+SeriesOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Which image of slide files that hold several, from 0. Default: the first."
+    ),
+]
 OverlapOption = Annotated[
     int, typer.Option(min=0, help="Overlap of neighbouring patches of a slide, in pixels.")
 ]
@@ -108,6 +118,8 @@ def extract(
     shard: ShardOption = None,
     mpp: MppOption = None,
     assume_mpp: AssumeOption = None,
+    override_mpp: OverrideOption = None,
+    series: SeriesOption = None,
     overlap: OverlapOption = 0,
     min_tissue: TissueOption = 0.25,
     preview: PreviewOption = True,
@@ -132,13 +144,21 @@ def extract(
         raise UserError("goes with --patches only", where="--write-table")
     own = {"trust_remote_code": True} if trust_remote_code else {}
     options = _options(encoder, weights, device, precision, seed, own)
-    for name, wanted in (("pen", drop_pen), ("blur", drop_blur)):
+    of_slides = {
+        "--drop-pen": drop_pen,
+        "--drop-blur": drop_blur,
+        "--override-mpp": override_mpp is not None,
+        "--series": series is not None,
+    }
+    for name, wanted in of_slides.items():
         if wanted and slides is None:
-            raise UserError("goes with --slides only", where=f"--drop-{name}")
+            raise UserError("goes with --slides only", where=name)
     settings = Settings(
         overlap=overlap,
         min_tissue=min_tissue,
         assume_mpp=assume_mpp,
+        override_mpp=override_mpp,
+        series=series,
         batch_size=batch_size,
         workers=workers,
         shard=parse_shard(shard),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from spade_bench.console import warn
+from spade_bench.data.images import read_rgb
 from spade_bench.data.slides import Slide, open_slide
 from spade_bench.errors import DataError
 
@@ -68,25 +69,16 @@ def fit_patch(
 
 
 def read_patch(path: Path) -> np.ndarray:
-    """Read an image file as (h, w, 3) uint8 RGB; transparency becomes white.
+    """Read an image file as (h, w, 3) uint8 RGB; see `images.to_rgb`.
 
     Raises:
         DataError: When it is no readable image.
     """
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(path) as image:
-            if image.mode not in {"RGBA", "LA", "PA"} and "transparency" not in image.info:
-                return np.array(image.convert("RGB"))
-            rgba = image.convert("RGBA")
-            white = Image.new("RGBA", rgba.size, "white")
-            return np.array(Image.alpha_composite(white, rgba).convert("RGB"))
-    except UnidentifiedImageError as error:
-        raise DataError("not a readable image (unknown format)", where=str(path)) from error
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"not a readable image ({error})", where=str(path)) from error
+        return read_rgb(path)
+    except DataError as error:
+        what = f"not a readable image ({error.what})"
+        raise DataError(what, where=str(path), fix=error.fix) from error
 
 
 @dataclass(frozen=True)

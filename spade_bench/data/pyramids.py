@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from spade_bench.data.images import read_rgb, without_size_warning
+from spade_bench.data.tiffpages import TiffImage, tiff_images
 from spade_bench.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["PLAIN_SUFFIXES", "Pyramid", "open_pyramid"]
+__all__ = ["PLAIN_SUFFIXES", "Opened", "Pyramid", "open_pyramid"]
 
 PLAIN_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 _CACHE = 128 << 20  # bytes of decoded tiles: two rows of tiles of the widest slides
@@ -32,32 +33,90 @@ class Pyramid(Protocol):
         """Release the file."""
 
 
-def open_pyramid(path: Path) -> tuple[Pyramid, Mapping[str, str]]:
+@dataclass(frozen=True)
+class Opened:
+    """An open image.
+
+    Attributes:
+        pyramid: Its pixels.
+        properties: OpenSlide's properties; of a plain TIFF its resolution tags, under the names
+            that OpenSlide gives them.
+        images: The images that the file holds, where it is a TIFF of one or more.
+        image: Which of them it is.
+    """
+
+    pyramid: Pyramid
+    properties: Mapping[str, str] = field(default_factory=dict)
+    images: tuple[TiffImage, ...] = ()
+    image: int = 0
+
+
+def open_pyramid(path: Path, series: int | None = None) -> Opened:
     """Open a whole-slide file, or a plain JPEG or PNG image.
 
-    Returns:
-        The pixels, and OpenSlide's properties; of a plain TIFF its resolution tags, under the
-        names that OpenSlide gives them.
+    Args:
+        path: The file.
+        series: Which image of a TIFF of several, from 0; None takes the first.
 
     Raises:
-        DataError: When the file is missing or cannot be opened.
+        DataError: When the file is missing or cannot be opened, or holds no such image.
     """
     if not path.is_file():
-        raise DataError("no such slide file", where=str(path))
+        what = "is a link to a file that is not there" if path.is_symlink() else None
+        raise DataError(what or "no such slide file", where=path.name if what else str(path))
     if path.suffix.lower() in PLAIN_SUFFIXES:
-        return _ArrayPyramid(_plain_pixels(path)), {}
+        _check_series(path, series, ())
+        return Opened(_ArrayPyramid(_plain_pixels(path)))
     import openslide
 
     try:
         handle = openslide.OpenSlide(str(path))
     except openslide.OpenSlideError as error:
-        # OpenSlide opens tiled TIFF only; a plain one is an image like any other.
-        if isinstance(error, openslide.OpenSlideUnsupportedFormatError) and _is_plain_tiff(path):
-            return _ArrayPyramid(_plain_pixels(path)), _tiff_tags(path)
-        raise DataError(f"cannot be opened as a slide ({error})", where=path.name) from error
+        return _without_openslide(path, series, error)
+    vendor = handle.properties.get("openslide.vendor")
+    # Scanners' files hold one slide, with labels and macro images that OpenSlide tells apart.
+    images = tiff_images(path) if vendor == "generic-tiff" else ()
+    try:
+        _check_series(path, series, images)
+    except DataError:
+        handle.close()
+        raise
+    if images and images[series or 0].page != 0:  # OpenSlide opens the first page only
+        handle.close()
+        return _plain(path, series or 0, images)
     # A grid is read row by row, and each tile meets four patches: keep two rows decoded.
     handle.set_cache(openslide.OpenSlideCache(_CACHE))
-    return _OpenSlidePyramid(handle), dict(handle.properties)
+    return Opened(_OpenSlidePyramid(handle), dict(handle.properties), images, series or 0)
+
+
+def _without_openslide(path: Path, series: int | None, error: Exception) -> Opened:
+    """Open what OpenSlide does not: it knows tiled TIFF only; a plain one is an image like any."""
+    import openslide
+
+    images = tiff_images(path)
+    _check_series(path, series, images)
+    unsupported = isinstance(error, openslide.OpenSlideUnsupportedFormatError)
+    if unsupported and _is_plain_tiff(path):
+        return _plain(path, series or 0, images)
+    if images and (what := images[series or 0].not_rgb):
+        raise DataError(f"is not an RGB brightfield image ({what})", where=path.name) from error
+    raise DataError(f"cannot be opened as a slide ({error})", where=path.name) from error
+
+
+def _check_series(path: Path, series: int | None, images: tuple[TiffImage, ...]) -> None:
+    if series is not None and not 0 <= series < max(len(images), 1):
+        count = max(len(images), 1)
+        raise DataError(
+            f"has no series {series}: it holds {count} image{'s' * (count > 1)}, numbered from 0",
+            where=path.name,
+        )
+
+
+def _plain(path: Path, series: int, images: tuple[TiffImage, ...]) -> Opened:
+    """An image of a TIFF, read into memory."""
+    page = images[series].page if images else 0
+    tags = _tiff_tags(path, page)
+    return Opened(_ArrayPyramid(_plain_pixels(path, page)), tags, images, series)
 
 
 def _is_plain_tiff(path: Path) -> bool:
@@ -66,34 +125,28 @@ def _is_plain_tiff(path: Path) -> bool:
     if path.suffix.lower() not in {".tif", ".tiff"}:
         return False
     try:
-        with _no_size_warning(), Image.open(path) as image:
+        with without_size_warning(), Image.open(path) as image:
             return image.format == "TIFF"
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
 
 
-@contextlib.contextmanager
-def _no_size_warning() -> Iterator[None]:
-    """Pillow warns of images above 89 megapixels; scanned sections are that large."""
+def _tiff_tags(path: Path, page: int) -> dict[str, str]:
+    """Resolution tags and description of an image of a TIFF, named as OpenSlide names them."""
     from PIL import Image
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        yield
-
-
-def _tiff_tags(path: Path) -> dict[str, str]:
-    """Resolution tags and description of a TIFF, named as OpenSlide names them."""
-    from PIL import Image
-
-    with _no_size_warning(), Image.open(path) as image:
+    with without_size_warning(), Image.open(path) as image:
+        description = getattr(image, "tag_v2", {}).get(270)
+        if page:
+            image.seek(page)
         tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
+        ome = description is not None and "<OME" in str(description)  # says all, in the first page
         unit = {2: "inch", 3: "centimeter"}.get(tags.get(296, 2))
         found = {
             "tiff.XResolution": tags.get(282),
             "tiff.YResolution": tags.get(283),
             "tiff.ResolutionUnit": unit,
-            "tiff.ImageDescription": tags.get(270),
+            "tiff.ImageDescription": description if ome else tags.get(270),
         }
         return {key: str(value) for key, value in found.items() if value is not None}
 
@@ -164,12 +217,14 @@ class _ArrayPyramid:
         self._pixels = self._pixels[:0]
 
 
-def _plain_pixels(path: Path) -> np.ndarray:
-    import numpy as np
-    from PIL import Image, UnidentifiedImageError
-
+def _plain_pixels(path: Path, page: int = 0) -> np.ndarray:
     try:
-        with _no_size_warning(), Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise DataError(f"cannot be opened as an image ({error})", where=path.name) from error
+        with without_size_warning():
+            return read_rgb(path, page)
+    except DataError as error:
+        fix = error.fix
+        if page:
+            fix = fix or f"Save it as a file of its own, such as with `tiffcp FILE,{page} NEW`"
+        raise DataError(
+            f"cannot be opened as an image ({error.what})", where=path.name, fix=fix
+        ) from error

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import re
+import os
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from spade_bench.console import say
-from spade_bench.data.pyramids import PLAIN_SUFFIXES, Pyramid, open_pyramid
+from spade_bench.data.pyramids import PLAIN_SUFFIXES, Opened, open_pyramid
+from spade_bench.data.resolution import Resolution, find_resolution, resolution
 from spade_bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,9 +22,8 @@ __all__ = ["SLIDE_SUFFIXES", "Slide", "find_slides", "open_slide", "resolution"]
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm"}
 )
-# Outside of this range a stored resolution is a default of the writing program (72 dpi reads as
-# 353 µm/px), not a measurement.
-_PLAUSIBLE_MPP = (0.02, 20.0)
+_WIDEST_MM = 250.0  # glass slides are 76 mm long, those of whole organs up to 200 mm
+_LISTED = 6  # images of a file named in a message
 _MARGIN = 4  # px read around a region, so that resampling sees its surroundings
 
 
@@ -38,17 +37,21 @@ class Slide:
         height: Level-0 height in pixels.
         mpp: Level-0 resolution in µm per pixel.
         mpp_source: Where the resolution comes from.
+        series: How many images its file holds.
+        not_rgb: What it holds where that is not RGB, such as `16-bit greyscale`.
+        notes: What a user should know: the file contradicts itself, or holds more images.
     """
 
-    def __init__(
-        self, slide_id: str, path: Path, pyramid: Pyramid, mpp: float, mpp_source: str
-    ) -> None:
+    def __init__(self, slide_id: str, path: Path, opened: Opened, found: Resolution) -> None:
         self.slide_id = slide_id
         self.path = path
-        self.width, self.height = pyramid.sizes[0]
-        self.mpp = mpp
-        self.mpp_source = mpp_source
-        self._pyramid = pyramid
+        self._pyramid = opened.pyramid
+        self.width, self.height = opened.pyramid.sizes[0]
+        self.mpp = found.mpp
+        self.mpp_source = found.source
+        self.series = max(len(opened.images), 1)
+        self.not_rgb = opened.images[opened.image].not_rgb if opened.images else None
+        self.notes = (*_several(opened), *(f"{note}; the first is taken" for note in found.notes))
 
     def __enter__(self) -> Slide:
         return self
@@ -158,6 +161,8 @@ def open_slide(
     slide_id: str | None = None,
     mpp: float | None = None,
     assume_mpp: float | None = None,
+    override_mpp: float | None = None,
+    series: int | None = None,
 ) -> Slide:
     """Open a slide, or a plain JPEG or PNG image.
 
@@ -166,60 +171,58 @@ def open_slide(
         slide_id: Its name; the file name without suffix by default.
         mpp: Its resolution, known from elsewhere; wins over what the file says.
         assume_mpp: Its resolution if the file does not say.
+        override_mpp: Its resolution, because what is stored is wrong.
+        series: Which image of a file of several, from 0; None takes the first.
 
     Raises:
-        DataError: When it cannot be opened or its resolution is unknown.
+        DataError: When it cannot be opened or its resolution is unknown or cannot be right.
     """
-    pyramid, properties = open_pyramid(path)
+    opened = open_pyramid(path, series)
     try:
-        found = (mpp, "given") if mpp else resolution(properties, assume_mpp)
+        if override_mpp:
+            found = Resolution(override_mpp, "overridden")
+        elif mpp:
+            found = Resolution(mpp, "given")
+        else:
+            found = find_resolution(opened.properties, assume_mpp, image=opened.image)
+        _check_extent(max(opened.pyramid.sizes[0]), found)
     except DataError as error:
-        pyramid.close()
-        raise DataError(error.what, where=path.name, fix=error.fix) from error
-    return Slide(slide_id or path.stem, path, pyramid, *found)
+        opened.pyramid.close()
+        more = "".join(f"; it {note}" for note in _several(opened))
+        raise DataError(f"{error.what}{more}", where=path.name, fix=error.fix) from error
+    return Slide(slide_id or path.stem, path, opened, found)
 
 
-def resolution(properties: Mapping[str, str], assume_mpp: float | None) -> tuple[float, str]:
-    """Find the level-0 resolution in a slide's OpenSlide properties.
+def _check_extent(pixels: int, found: Resolution) -> None:
+    """Refuse a resolution at which the image would be larger than any glass slide."""
+    millimetres = pixels * found.mpp / 1000
+    if millimetres > _WIDEST_MM:
+        raise DataError(
+            f"would be {millimetres:.0f} mm wide at {found.mpp:.3g} µm/px ({found.source})",
+            fix="Give the right value, µm per pixel, with --override-mpp",
+        )
 
-    In this order: the scanner's µm per pixel (OME-TIFF: the physical size in its description),
-    the objective power (10 / power), the TIFF tags, what is assumed. Implausible values count as
-    absent.
 
-    Returns:
-        µm per pixel, and where it comes from.
-
-    Raises:
-        DataError: When there is none, or columns and rows differ by more than 5%.
-    """
-    across, down = (_mpp(properties.get(f"openslide.mpp-{axis}")) for axis in "xy")
-    if across and down:
-        if abs(across / down - 1) > 0.05:
-            raise DataError(f"pixels are not square ({across:g} x {down:g} µm)")
-        return (across + down) / 2, "mpp property"
-    if from_ome := _ome_mpp(properties.get("tiff.ImageDescription", "")):
-        return from_ome, "OME description"
-    power = _number(properties.get("openslide.objective-power"))
-    if power:
-        return 10.0 / power, "objective power"
-    unit = {"centimeter": 1e4, "inch": 25400.0}.get(properties.get("tiff.ResolutionUnit", ""))
-    dots = _number(properties.get("tiff.XResolution"))
-    if unit and dots and (from_tags := _mpp(str(unit / dots))):
-        return from_tags, "TIFF tags"
-    if assume_mpp:
-        return assume_mpp, "assumed"
-    raise DataError(
-        "has no usable resolution (no mpp, objective power or plausible TIFF resolution)",
-        fix="Give its µm per pixel with --assume-mpp",
+def _several(opened: Opened) -> tuple[str, ...]:
+    """What to say of a file that holds more than one image."""
+    if len(opened.images) < 2:
+        return ()
+    listed = enumerate(opened.images[:_LISTED])
+    sizes = ", ".join(f"{i}: {one.width} x {one.height}" for i, one in listed)
+    sizes += ", ..." if len(opened.images) > _LISTED else ""
+    return (
+        f"holds {len(opened.images)} images ({sizes} px); only {opened.image} is read, --series N "
+        "takes another",
     )
 
 
 def find_slides(folder: Path) -> dict[str, Path]:
     """Find all slides under a folder: slide id (file name without suffix) -> file, sorted.
 
-    The many files of a DICOM series are one slide, named after the first of them. JPEG and PNG
-    images are slides where there are no whole-slide files; beside those they are thumbnails,
-    labels and macro images, and their number is said.
+    Links to nothing and folders that cannot be opened are in it too, under their names, so that
+    they are reported when they are opened. The many files of a DICOM series are one slide, named
+    after the first of them. JPEG and PNG images are slides where there are no whole-slide files;
+    beside those they are thumbnails, labels and macro images, and their number is said.
 
     Args:
         folder: Searched recursively; or one slide.
@@ -231,15 +234,16 @@ def find_slides(folder: Path) -> dict[str, Path]:
         return {folder.stem: folder}
     if not folder.is_dir():
         raise DataError("no such slide folder", where=str(folder))
-    found, images = (_files(folder, kinds) for kinds in (SLIDE_SUFFIXES, PLAIN_SUFFIXES))
+    found, closed = _files(folder, SLIDE_SUFFIXES)
+    images, _ = _files(folder, PLAIN_SUFFIXES)
     if found and images:
         say(f"{len(images)} JPEG and PNG images beside whole slides in {folder} are not taken")
     by_id: dict[str, list[Path]] = defaultdict(list)
     series: set[str] = set()
-    for path in found or images:
+    for path in [*(found or images), *closed]:
         uid = _series(path) if path.suffix.lower() == ".dcm" else None
         if uid is None or uid not in series:
-            by_id[path.stem].append(path)
+            by_id[path.name if path in closed else path.stem].append(path)
         if uid:
             series.add(uid)
     if not by_id:
@@ -250,20 +254,36 @@ def find_slides(folder: Path) -> dict[str, Path]:
             raise DataError(
                 f"several slides are named '{name}' ({paths[0]}, {paths[1]})",
                 where=str(folder),
-                fix="Rename one, or extract their folders one by one",
+                fix="Rename one, or extract each folder into an --out of its own",
             )
     return {name: by_id[name][0] for name in sorted(by_id)}
 
 
-def _files(folder: Path, suffixes: frozenset[str]) -> list[Path]:
-    """Files of some kinds under a folder, hidden ones left out, sorted."""
-    return [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in suffixes
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
+def _files(folder: Path, suffixes: frozenset[str]) -> tuple[list[Path], list[Path]]:
+    """Files of some kinds under a folder, and the folders in it that cannot be opened, sorted.
+
+    Hidden ones are left out. Links to nothing are files: whoever opens them says so.
+    """
+    closed: list[Path] = []
+
+    def note(error: OSError) -> None:
+        closed.append(Path(error.filename))
+
+    found = [
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, onerror=note)
+        for name in names
+        if Path(name).suffix.lower() in suffixes
     ]
+    files, folders = (
+        [
+            path
+            for path in sorted(paths)
+            if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        ]
+        for paths in (found, closed)
+    )
+    return [path for path in files if path.is_symlink() or path.is_file()], folders
 
 
 def _series(path: Path) -> str | None:
@@ -273,28 +293,5 @@ def _series(path: Path) -> str | None:
         with openslide.OpenSlide(str(path)) as handle:
             uid: str | None = handle.properties.get("dicom.SeriesInstanceUID")
             return uid
-    except openslide.OpenSlideError:
+    except (openslide.OpenSlideError, OSError):
         return None  # listed under its own name; extraction will say what is wrong with it
-
-
-def _ome_mpp(description: str) -> float | None:
-    """The physical pixel width of an OME-XML description, µm; None where it has none in µm."""
-    if "<OME" not in description or (pixels := re.search(r"<Pixels\b[^>]*>", description)) is None:
-        return None
-    named = dict(re.findall(r'(\w+)="([^"]*)"', pixels[0]))
-    unit = named.get("PhysicalSizeXUnit", "µm").replace("\u03bc", "µ").replace("&#181;", "µ")
-    return _mpp(named.get("PhysicalSizeX")) if unit == "µm" else None
-
-
-def _mpp(text: str | None) -> float | None:
-    value = _number(text)
-    low, high = _PLAUSIBLE_MPP
-    return value if value is not None and low <= value <= high else None
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value > 0 else None

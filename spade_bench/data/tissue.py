@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.errors import DataError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -20,6 +22,8 @@ _SMALLEST_UM2 = 2500.0  # islands and holes below this area are cleaned away
 # spread by 1 of 255 there, by 12 and more on tissue (five real sections and an Aperio slide).
 _BLEED_SPREAD, _BLEED_GREY = 4.0, 190.0
 _AROUND_UM = 16.0
+_GREY_CONTRAST, _GREY_SPREAD = 30, 3  # of 255: range of brightness, and between the channels
+_DARK, _BRIGHT = 40, 150  # of 255: fluorescence's background, and what tissue and glass exceed
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,30 @@ def find_tissue(slide: Slide) -> TissueMask:
     """Find the tissue of a slide on a thumbnail of about 8 µm per pixel.
 
     Raises:
-        DataError: When the slide cannot be decoded.
+        DataError: When the slide cannot be decoded, or is no brightfield image in colour.
     """
     extent = min(slide.width, slide.height) * slide.mpp
     mpp = max(min(MASK_MPP, extent / _MIN_SIDE), slide.mpp)
+    if slide.not_rgb:
+        raise DataError(f"is not an RGB brightfield image ({slide.not_rgb})", where=slide.slide_id)
     thumbnail = slide.thumbnail(mpp)
+    if what := _not_brightfield(thumbnail):
+        raise DataError(f"is not an RGB brightfield image ({what})", where=slide.slide_id)
     return TissueMask(tissue_mask(thumbnail, mpp), thumbnail)
+
+
+def _not_brightfield(image: np.ndarray) -> str | None:
+    """Why an image cannot be stained tissue on bright glass; None where it can."""
+    import numpy as np
+
+    brightest, darkest = image.max(axis=-1), image.min(axis=-1)  # (h, w)
+    if np.ptp(brightest) > _GREY_CONTRAST and int((brightest - darkest).max()) <= _GREY_SPREAD:
+        return "its channels are equal: greyscale"
+    # Scanned glass is bright; only what was never scanned is black.
+    dark = float(np.median(brightest)) < _DARK
+    if dark and float(np.mean(darkest > _BRIGHT)) < 0.01 and brightest.max() > _DARK:
+        return "its background is dark: fluorescence?"
+    return None
 
 
 def tissue_mask(image: np.ndarray, mpp: float) -> np.ndarray:

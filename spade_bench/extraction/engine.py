@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["Summary", "run_jobs"]
 
 
+# File systems take 255 bytes, of which a file under way needs a dot, a token and two suffixes.
+_LONGEST_NAME = 230
+
+
 @dataclass(frozen=True)
 class Summary:
     """What an extraction did.
@@ -108,11 +112,12 @@ def _plan(
     common = source.recipe()
     for job in jobs:
         try:
+            _check_name(job.slide_id)
             attrs = recipe_attrs({**common, **job.inputs()})
+            current = is_current(folder / f"{job.slide_id}.h5", attrs)
         except BAD_INPUT as error:
             _fail(failed, job.slide_id, error)
             continue
-        current = is_current(folder / f"{job.slide_id}.h5", attrs)
         stale += current is False
         if current:
             skipped.append(job.slide_id)
@@ -121,6 +126,25 @@ def _plan(
     if stale:
         console.say(f"{stale} files were made with other settings or input and are made again")
     return todo, tuple(skipped)
+
+
+def _check_name(slide_id: str) -> None:
+    """Refuse what cannot name a features file, before anything is encoded for it.
+
+    Raises:
+        DataError: When a name is too long for a file system, or is not text.
+    """
+    try:
+        size = len(slide_id.encode())
+    except UnicodeEncodeError as error:
+        name = slide_id.encode(errors="backslashreplace").decode()
+        raise DataError("the name is not valid UTF-8", where=name, fix="Rename the file") from error
+    if size > _LONGEST_NAME:
+        raise DataError(
+            f"the name is {size} bytes long, and a features file can have {_LONGEST_NAME}",
+            where=slide_id,
+            fix="Rename the file",
+        )
 
 
 class _Run:
@@ -264,6 +288,7 @@ def _fail(failed: dict[str, str], slide_id: str, error: BaseException) -> None:
         text = str(error)
     else:
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    line = text if text.startswith(slide_id) else f"{slide_id}: {text}"
-    failed[slide_id] = line
+    name = slide_id.encode(errors="backslashreplace").decode()
+    line = text if text.startswith(name) else f"{name}: {text}"
+    failed[name] = line
     console.warn(f"skipped {line}")

@@ -183,7 +183,12 @@ def _prefix(stem: str) -> str:
 
 def _is_image(path: Path, folder: Path) -> bool:
     hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+    return not hidden and path.suffix.lower() in IMAGE_SUFFIXES and _is_file(path)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a path is a file, or a link to nothing, which is said when it is opened."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
 
 
 def _natural(text: str) -> list[tuple[int, int | str]]:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.console import warn
 from spade_bench.data.filters import BLURRED
 from spade_bench.data.patches import fit_patch, open_spots, read_patch
+from spade_bench.data.pyramids import PLAIN_SUFFIXES
 from spade_bench.data.slides import Slide, open_slide
 from spade_bench.errors import DataError
 from spade_bench.extraction.recipe import EncoderSource, Settings, fingerprint
@@ -25,6 +27,8 @@ __all__ = ["FolderJob", "SlideJob", "SpotJob"]
 
 _MASK_VERSION = 3  # raise when tissue detection or the grid changes
 _PLACE_VERSION = 2  # raise when the patches of spots are cut elsewhere
+_READER_VERSION = 2  # raise when plain images and TIFFs are read otherwise
+_PLAIN = PLAIN_SUFFIXES | {".tif", ".tiff"}
 _COARSEST = 2.2  # times the wanted resolution: beyond it, patches would be mostly invented
 
 
@@ -49,14 +53,31 @@ class SlideJob:
             "mask": _MASK_VERSION,
             "drop_pen": self.settings.drop_pen,
             "drop_blur": BLURRED if self.settings.drop_blur else None,
+            **self._reader(),
         }
+
+    def _reader(self) -> dict[str, Any]:
+        """What of the reading determines the pixels, where it is not what it always was."""
+        chosen = {"override_mpp": self.settings.override_mpp, "series": self.settings.series}
+        plain = self.path.suffix.lower() in _PLAIN
+        version = {"reader": _READER_VERSION} if plain else {}
+        return {**version, **{key: value for key, value in chosen.items() if value is not None}}
+
+    def _open(self) -> Slide:
+        return open_slide(
+            self.path,
+            slide_id=self.slide_id,
+            assume_mpp=self.settings.assume_mpp,
+            override_mpp=self.settings.override_mpp,
+            series=self.settings.series,
+        )
 
     def _assumed(self) -> float | None:
         """The assumed resolution, if this slide needs it: others are not made again for it."""
         if self.settings.assume_mpp is None:
             return None
         try:
-            with open_slide(self.path, assume_mpp=self.settings.assume_mpp) as slide:
+            with self._open() as slide:
                 return slide.mpp if slide.mpp_source == "assumed" else None
         except DataError:
             return None  # said when it is opened to be read
@@ -68,7 +89,9 @@ class SlideJob:
 
         px, mpp = self.source.patch_px, self.source.mpp(self.settings)
         how = self.source.card.interpolation
-        slide = open_slide(self.path, slide_id=self.slide_id, assume_mpp=self.settings.assume_mpp)
+        slide = self._open()
+        for note in slide.notes:
+            warn(f"{self.slide_id}: {note}")
         try:
             tissue, grid = self._patches(slide, folder)
         except BaseException:
@@ -237,9 +260,18 @@ class FolderJob:
 
 
 def _check_resolution(slide: Slide, mpp: float) -> None:
-    if slide.mpp > _COARSEST * mpp:
-        raise DataError(
-            f"is too coarse: {slide.mpp:.3g} µm/px where patches of {mpp:g} µm/px are wanted",
-            where=slide.slide_id,
-            fix=f"If that is meant, give --mpp {slide.mpp:.3g}",
-        )
+    if slide.mpp <= _COARSEST * mpp:
+        return
+    likely = slide.mpp / 10
+    hints = []
+    if slide.series > 1:
+        hints.append("this is the macro image (--series N takes another)")
+    if slide.mpp_source not in {"given", "overridden"} and 0.1 <= likely <= 0.6:
+        hints.append(f"{likely:.3g} was stored off by ten (--override-mpp {likely:.3g})")
+    cause = f"; perhaps {' or '.join(hints)}" if hints else ""
+    raise DataError(
+        f"is too coarse: {slide.mpp:.3g} µm/px ({slide.mpp_source}) where patches of {mpp:g} "
+        f"µm/px are wanted{cause}",
+        where=slide.slide_id,
+        fix=f"Only if it really is that coarse, give --mpp {slide.mpp:.3g}",
+    )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spade_bench.errors import UserError
+from spade_bench.errors import DataError, UserError
 from spade_bench.files import hash_file, hash_obj
 from spade_bench.types import EncoderCard, LoadOptions, PatchEncoder
 
@@ -29,6 +29,8 @@ class Settings:
         overlap: Overlap of neighbouring patches in pixels of the patch.
         min_tissue: Least share of tissue in a patch of a slide.
         assume_mpp: Resolution of slides, or of patch images, that do not say it.
+        override_mpp: Resolution of slides, whatever they say.
+        series: Which image of slide files that hold several, from 0; None takes the first.
         batch_size: Patches handed to the encoder at once.
         workers: Reader threads; 0 picks by the number of cores.
         shard: Zero-based index and count: take every count-th slide from the index on.
@@ -41,6 +43,8 @@ class Settings:
     overlap: int = 0
     min_tissue: float = 0.25
     assume_mpp: float | None = None
+    override_mpp: float | None = None
+    series: int | None = None
     batch_size: int = 128
     workers: int = 0
     shard: tuple[int, int] | None = None
@@ -54,9 +58,14 @@ class Settings:
         Raises:
             UserError: Naming the first such value.
         """
-        for name, value in (("mpp", self.mpp), ("assume-mpp", self.assume_mpp)):
+        given = {"mpp": self.mpp, "assume-mpp": self.assume_mpp, "override-mpp": self.override_mpp}
+        for name, value in given.items():
             if value is not None and not 0.01 <= value <= 100:
                 raise UserError(f"{value:g} µm per pixel makes no sense", where=f"--{name}")
+        if self.series is not None and self.series < 0:
+            raise UserError(
+                f"{self.series} is no image; they are numbered from 0", where="--series"
+            )
         if not 0 <= self.min_tissue <= 1:
             raise UserError(f"{self.min_tissue:g} is not in 0..1", where="--min-tissue")
         if self.batch_size < 1:
@@ -136,13 +145,22 @@ class EncoderSource:
 
 
 def fingerprint(path: Path) -> list[Any]:
-    """Name, size and a hash of both ends of a file: tells files apart without reading gigabytes."""
-    size = path.stat().st_size
+    """Name, size and a hash of both ends of a file: tells files apart without reading gigabytes.
+
+    Raises:
+        DataError: When it cannot be read.
+    """
     digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        digest.update(handle.read(_EDGE))
-        handle.seek(max(size - _EDGE, 0))
-        digest.update(handle.read(_EDGE))
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as handle:
+            digest.update(handle.read(_EDGE))
+            handle.seek(max(size - _EDGE, 0))
+            digest.update(handle.read(_EDGE))
+    except OSError as error:
+        if path.is_symlink() and not path.exists():
+            raise DataError("is a link to a file that is not there", where=path.name) from error
+        raise DataError(f"cannot be read ({error.strerror or error})", where=path.name) from error
     return [path.name, size, digest.hexdigest()[:16]]
 
 

@@ -59,12 +59,27 @@ def simulate(
     _check_request(out, seed, coupling)
     if images_of is not None:
         check_images(images_of, seed, size)
+    try:
+        story = story_hash(seed, size, coupling)
+        return _write(out, seed, amount, story, coupling=coupling, images_of=images_of)
+    except OSError as error:
+        raise DataError(
+            f"cannot be written ({error.strerror or error})",
+            where=str(out),
+            fix="Free some space on the disk, or choose a folder that you may write to",
+        ) from error
+
+
+def _write(
+    out: Path, seed: int, amount: Size, story: str, *, coupling: float, images_of: Path | None
+) -> dict[str, Any]:
+    """Write the study; see `simulate`."""
     st_seed, slide_seed, texture_seed, bulk_seed = np.random.SeedSequence(seed).spawn(4)
     textures = Textures(np.random.default_rng(texture_seed))
     with atomic_dir(out) as folder:
         truth: dict[str, Any] = {
             "simulated": True,
-            "story": story_hash(seed, size, coupling),
+            "story": story,
             "seed": seed,
             "size": asdict(amount),
             "coupling": coupling,

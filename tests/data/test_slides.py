@@ -121,7 +121,9 @@ def test_find_slides_refuses_two_of_one_name(
     (tmp_path / ".trash.tif").write_bytes(b"")
     assert find_slides(tmp_path) == {"s": tmp_path / "a" / "s.tif"}
     write_slide(tmp_path / "b" / "s.svs", pixels[:128, :128])
-    with pytest.raises(DataError, match="several slides are named 's'"):
+    with pytest.raises(
+        DataError, match=r"several slides are named 's'.*each folder into an --out of its own"
+    ):
         find_slides(tmp_path)
     with pytest.raises(DataError, match="no such slide folder"):
         find_slides(tmp_path / "none")
