@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spade_bench.data.classorder import order_classes
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
 from spade_bench.types import Case, Cohort
@@ -23,7 +24,6 @@ __all__ = ["Coverage", "cohort_hash", "keep_covered", "read_cohort", "read_table
 
 _MISSING = ("", "NA", "N/A", "NaN", "nan")
 _SPLITS = ("train", "val", "test")
-_POSITIVE = ("positive", "mutant", "MSI-H", "1", "true", "True", "yes", "tumor")
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -245,7 +245,7 @@ def _check_classes(cases: Sequence[Case], classes: tuple[str, ...], where: str) 
     if not classes:
         if len(found) < 2:
             raise DataError(f"only one class in the table: {found[0]}", where=where)
-        return tuple(sorted(found, key=lambda label: (label in _POSITIVE, label)))
+        return order_classes(found)
     unknown = [label for label in found if label not in classes]
     if unknown:
         raise DataError(

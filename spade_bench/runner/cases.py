@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.data.checks.leaks import name_some
+from spade_bench.data.classorder import with_positive
 from spade_bench.data.episodes import episode_hash
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
@@ -51,6 +52,7 @@ def load_cases(request: RunRequest, task: TaskRequest, kind: TaskKind) -> TaskCa
 
         found = read_published(request, task)
         checked = kind.check(found.cohort, str(task.splits or task.published))
+        checked = _positive(checked, request, task)
         if task.splits is not None:
             checked = replace(checked, simulated=_is_simulated(task.table))
         outside = {id_ for e in found.episodes if e.protocol == "external" for id_ in e.test}
@@ -58,6 +60,7 @@ def load_cases(request: RunRequest, task: TaskRequest, kind: TaskKind) -> TaskCa
         patient_of = found.patient_of if found.unit == "slide" else {}
         return TaskCases(checked, found.episodes, found.flags, tested, patient_of)
     cohort = kind.cohort(task.card, task.table, drop_unlabelled=request.allow_missing)
+    cohort = _positive(cohort, request, task)
     if task.test_table is None:
         return TaskCases(cohort)
     # Classes are the training cohort's, so that columns of predictions mean the same.
@@ -90,6 +93,13 @@ def draw(
         settings["holdout"] = request.holdout
         settings["group_by_site"] = request.group_by_site
     return *kind.episodes(cohort, protocol, settings), settings
+
+
+def _positive(cohort: Cohort, request: RunRequest, task: TaskRequest) -> Cohort:
+    if request.positive is None:
+        return cohort
+    where = f"task {task.card.name}"
+    return replace(cohort, classes=with_positive(cohort.classes, request.positive, where))
 
 
 def _two_cohorts(train: Cohort, test: Cohort, allow_leaky: bool, where: str) -> TaskCases:
