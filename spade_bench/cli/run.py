@@ -110,6 +110,13 @@ def run(
         bool | None,
         typer.Option("--allow-leaky-splits", help="Accept splits that leak, and flag every row."),
     ] = None,
+    positive: Annotated[
+        str | None, typer.Option(help="The positive one of a task's two classes.")
+    ] = None,
+    as_is: Annotated[
+        bool | None,
+        typer.Option("--as-is", help="Take files that name another encoder; flag every row."),
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(help="i/n: every n-th row of the table, from the i-th (1-based).")
     ] = None,
@@ -168,6 +175,8 @@ def run(
         trust_remote_code=trust_remote_code or None,
         device=device,
         memory=memory,
+        positive=positive,
+        as_is=as_is,
         set=parse_set(set_ or []),
         out=out,
     )

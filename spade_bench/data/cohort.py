@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spade_bench.data.classorder import order_classes
 from spade_bench.data.columns import Columns
 from spade_bench.data.ids import describe_near, near_ids
 from spade_bench.data.spelling import MISSING_WORDS, is_missing, read_flag
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Coverage", "cohort_hash", "keep_covered", "read_cohort", "read_table"]
 
 _SPLITS = ("train", "val", "test")
-_POSITIVE = ("positive", "mutant", "MSI-H", "1", "true", "True", "yes", "tumor")
 
 
 def read_table(path: Path, keep: Collection[str] = ()) -> pd.DataFrame:
@@ -264,7 +264,7 @@ def _check_classes(
     if not classes:
         if len(found) < 2:
             raise DataError(f"only one class in the table: {found[0]}", where=where)
-        return tuple(sorted(found, key=lambda label: (label in _POSITIVE, label)))
+        return order_classes(found)
     unknown = [label for label in found if label not in classes]
     if unknown:
         raise DataError(

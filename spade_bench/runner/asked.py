@@ -16,7 +16,9 @@ from spade_bench.errors import UserError
 from spade_bench.registry import encoders as registered
 from spade_bench.registry import heads as known_heads
 from spade_bench.registry import suggest
+from spade_bench.runner.asked_checks import check_numbers, check_protocol_options
 from spade_bench.runner.request import (
+    PATHO_BENCH,
     EncoderRequest,
     RunRequest,
     TaskRequest,
@@ -84,6 +86,8 @@ class Asked:
         trust_remote_code: Agree to run code that lies beside the weights of encoders.
         device: Device.
         memory: What training may take, such as 4GB.
+        positive: The positive one of two classes.
+        as_is: Take files that name another encoder, and flag every row.
         set: Settings of heads and encoders.
         out: Folder for results.
     """
@@ -119,6 +123,8 @@ class Asked:
     trust_remote_code: bool | None = None
     device: str | None = None
     memory: str | None = None
+    positive: str | None = None
+    as_is: bool | None = None
     set: Mapping[str, Any] = field(default_factory=dict)
     out: Path | None = None
 
@@ -184,6 +190,18 @@ def to_request(asked: Asked, workspace: ws.Workspace | None, **rest: Any) -> Run
             where="--protocol",
             fix=f"Use {', '.join(PROTOCOLS)}",
         )
+    given = {
+        f.name: value
+        for f in dataclasses.fields(asked)
+        if (value := getattr(asked, f.name)) is not None
+        and value is not False
+        and value != ()
+        and value != {}
+    }
+    check_numbers(given)
+    protocol = _protocol_of(asked)
+    if protocol:
+        check_protocol_options(given, protocol)
     defaults = workspace.run if workspace is not None else ws.RunEntry()
     names = _heads(asked, defaults)
     encoders = _encoders(asked, workspace, names)
@@ -198,7 +216,7 @@ def to_request(asked: Asked, workspace: ws.Workspace | None, **rest: Any) -> Run
         name: getattr(asked, name)
         for name in (
             *("protocol", "folds", "repeats", "holdout", "group_by_site", "select", "controls"),
-            *("allow_missing", "allow_leaky_splits", "memory", "match_ids"),
+            *("allow_missing", "allow_leaky_splits", "memory", "match_ids", "positive", "as_is"),
         )
         if getattr(asked, name) is not None
     }
@@ -220,6 +238,15 @@ def to_request(asked: Asked, workspace: ws.Workspace | None, **rest: Any) -> Run
         **plain,
         **rest,
     )
+
+
+def _protocol_of(asked: Asked) -> str:
+    """The protocol that will run; empty where published splits decide it."""
+    if asked.protocol:
+        return asked.protocol
+    if asked.splits or any(name.startswith(PATHO_BENCH) for name in asked.tasks):
+        return ""
+    return "external" if asked.test_tables else "few-shot"
 
 
 def _heads(asked: Asked, defaults: ws.RunEntry) -> tuple[str, ...]:

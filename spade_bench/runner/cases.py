@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.console import warn
 from spade_bench.data.checks.leaks import name_some
 from spade_bench.data.checks.refuse import refuse_unsound
+from spade_bench.data.classorder import with_positive
 from spade_bench.data.episodes import episode_hash
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
@@ -53,6 +54,7 @@ def load_cases(request: RunRequest, task: TaskRequest, kind: TaskKind) -> TaskCa
 
         found = read_published(request, task)
         checked = kind.check(found.cohort, str(task.splits or task.published))
+        checked = _positive(checked, request, task)
         if task.splits is not None:
             checked = replace(checked, simulated=_is_simulated(task.table))
         refuse_unsound(checked, task.card, str(task.splits or task.published))
@@ -62,6 +64,7 @@ def load_cases(request: RunRequest, task: TaskRequest, kind: TaskKind) -> TaskCa
         return TaskCases(checked, found.episodes, found.flags, tested, patient_of)
     cohort = kind.cohort(task.card, task.table, drop_unlabelled=request.allow_missing)
     refuse_unsound(cohort, task.card, str(task.table))
+    cohort = _positive(cohort, request, task)
     if task.test_table is None:
         return TaskCases(cohort)
     # Classes are the training cohort's, so that columns of predictions mean the same.
@@ -97,6 +100,13 @@ def draw(
         settings["holdout"] = request.holdout
         settings["group_by_site"] = request.group_by_site
     return *kind.episodes(cohort, protocol, settings), settings
+
+
+def _positive(cohort: Cohort, request: RunRequest, task: TaskRequest) -> Cohort:
+    if request.positive is None:
+        return cohort
+    where = f"task {task.card.name}"
+    return replace(cohort, classes=with_positive(cohort.classes, request.positive, where))
 
 
 def _two_cohorts(train: Cohort, test: Cohort, allow_leaky: bool, where: str) -> TaskCases:

@@ -86,7 +86,7 @@ def groups(
         if row.base:
             inputs["base"] = row.base
         seen = contamination(row.seen, prepared.card, prepared.cohort.simulated, prepared.cohort)
-        flags = (*row.flags, *prepared.flags, *seen)
+        flags = (*row.flags, *row.notes, *prepared.flags, *seen)
         for name, head in heads.items():
             with_head = {**inputs, "head": hash_obj(head.params)}
             if name in select:

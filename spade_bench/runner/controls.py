@@ -41,6 +41,7 @@ class Variant:
         base: Encoder whose features pass through this one, when they do.
         fitted: Whether ``make`` learns from the training pool, and so must be made anew for every
             test set.
+        notes: Flags of the encoder itself, on its controls too.
     """
 
     label: str
@@ -53,6 +54,7 @@ class Variant:
     dim: int | None = None
     base: str | None = None
     fitted: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def variants(
@@ -68,20 +70,26 @@ def variants(
         random_files: Name and features of a random-weight encoder of images, when they are there.
     """
     bases = _base_names(sources)
-    mains = [_main(source, bases.get(source.label)) for source in sources]
+    mains = [
+        replace(_main(source, bases.get(source.label)), notes=source.flags) for source in sources
+    ]
     if not request.controls:
         return mains
     rows = list(mains)
     rows += [replace(row, flags=("control:permuted-labels",), permute=True) for row in mains]
     labels = {row.label for row in mains}
     for source in sources:
-        rows += _controls(source, request, bases.get(source.label, ""))
+        own = _controls(source, request, bases.get(source.label, ""))
+        rows += [replace(row, notes=source.flags) for row in own]
     if random_files is not None:
         name, files = random_files
         rows.append(Variant(name, files, _same, ("control:random-weights",), Provenance(())))
     else:
         rows += [
-            _projection(source, request.seed, bases.get(source.label, source.label))
+            replace(
+                _projection(source, request.seed, bases.get(source.label, source.label)),
+                notes=source.flags,
+            )
             for source in sources
         ]
     unique: dict[tuple[str, tuple[str, ...]], Variant] = {}

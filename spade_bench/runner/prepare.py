@@ -126,6 +126,7 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
     flags = (
         *(("simulated",) if cohort.simulated else ()),
         *(() if complete else ("missing-slides",)),
+        *(() if task.named else ("unregistered",)),
         *cases.flags,
     )
     return Prepared(
@@ -203,6 +204,13 @@ def _tell(card: TaskCard, cohort: Cohort, notes: Sequence[str]) -> None:
     listed = ", ".join(f"{name} {count}" for name, count in counts.items())
     say(f"{card.name}{' (simulated data)' if cohort.simulated else ''}: {len(cohort.cases)} cases "
         f"({listed}); {'; '.join(notes)}")  # fmt: skip
+    if len(cohort.classes) == 2:
+        say(f"{card.name}: positive class: {cohort.classes[1]}")
+    elif cohort.classes:
+        say(f"{card.name}: class order: {', '.join(cohort.classes)}")
+    if "kappa_quadratic" in card.metrics and not card.classes:
+        say(f"{card.name}: kappa_quadratic takes the classes as {' < '.join(cohort.classes)}; "
+            "declare `classes` in the task's card if this is not their order")  # fmt: skip
 
 
 def _cover(

@@ -88,6 +88,8 @@ class RunRequest:
         match_ids: `exact`, or `loose`; see `spade_bench.data.ids`.
         shard: Run every n-th row of the table from the i-th on, as (i, n), i from 0.
         dry_run: Say what would run, and stop.
+        positive: The positive one of two classes; None leaves it to the order of classes.
+        as_is: Take files that name another encoder, and flag every row.
     """
 
     encoders: tuple[EncoderRequest, ...]
@@ -117,6 +119,8 @@ class RunRequest:
     match_ids: str = "exact"
     shard: tuple[int, int] = (0, 1)
     dry_run: bool = False
+    positive: str | None = None
+    as_is: bool = False
 
     def test_features_of(self, *names: str) -> Path | None:
         """Return the features folder of the cohort to test on; None when it is the same one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,6 +43,7 @@ class Source:
         seen: What it and the encoders below it were trained on.
         identity: What determines the numbers besides the feature files.
         request: What was asked for.
+        flags: Flags of every row of it.
     """
 
     label: str
@@ -53,6 +55,7 @@ class Source:
     dim: int | None = None
     seen: Provenance = UNKNOWN
     identity: Mapping[str, Any] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
 
 
 def find_source(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -> Source:
@@ -71,7 +74,9 @@ def find_source(request: RunRequest, encoder: EncoderRequest, task: TaskCard) ->
     if card.input == "features" and encoder.weights is not None:
         return _chained(request, encoder, task)
     folder = _folder(request, task, encoder.label, encoder.name)
-    files = find_bags(folder, encoder.name)
+    files, flags = _files(request, encoder, folder)
+    if flags:
+        return Source(encoder.label, files, encoder, seen=_said_by(flags), flags=flags)
     if card.input == "features" and bag_encoder(next(iter(files.values()))) != encoder.name:
         # Only base features and no weights: loading says in one line what is missing.
         load_feature_encoder(encoder, request.device, request.seed)
@@ -124,21 +129,53 @@ def weights_hash(path: Path) -> str:
 
 
 def _precomputed(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -> Source:
+    """Features under a name outside the registry, which the files must not contradict."""
     folder = request.features_of(task, encoder.label, encoder.name)
     if folder is None:
         encoders.get(encoder.name)  # names the nearest registered encoders
+    files, flags = _files(request, encoder, _exists(folder))
+    if not request.as_is and bag_encoder(next(iter(files.values()))) is None:
+        _refuse_misspelling(encoder.name)
+    return Source(encoder.label, files, encoder, seen=_said_by(flags), flags=flags)
+
+
+def _files(
+    request: RunRequest, encoder: EncoderRequest, folder: Path
+) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Find an encoder's files; with `as_is` also those of another one, and the flag of that."""
     try:
-        files = find_bags(_exists(folder), encoder.name)
+        return find_bags(folder, encoder.name), ()
     except DataError as mismatch:
         try:
-            files = find_bags(_exists(folder))
+            files = find_bags(folder)
         except DataError:
             raise mismatch from None
-        say(
-            f"{encoder.name}: the files name the encoder "
-            f"{bag_encoder(next(iter(files.values())))}; taken as they are"
+        made_by = bag_encoder(next(iter(files.values())))
+        if request.as_is:
+            say(f"{encoder.name}: the files name the encoder {made_by}; taken as they are")
+            return files, (f"encoder-mismatch:{made_by}",)
+        raise DataError(
+            f"asked for encoder '{encoder.name}', but the files name '{made_by}'",
+            where=str(folder),
+            fix=f"Did you mean --encoder {made_by}? Or take them, flagged, with --as-is",
+        ) from None
+
+
+def _said_by(flags: tuple[str, ...]) -> Provenance:
+    """What the encoder that the files name has seen, where they were taken as they are."""
+    names = [flag.partition(":")[2] for flag in flags]
+    known = [encoders.get(name).card for name in names if name in encoders]
+    return provenance(known[0]) if known else UNKNOWN
+
+
+def _refuse_misspelling(name: str) -> None:
+    near = difflib.get_close_matches(name.lower(), encoders.names(), n=1, cutoff=0.8)
+    if near:
+        raise DataError(
+            f"there is no encoder '{name}', and its files do not name one",
+            where="--encoder",
+            fix=f"Did you mean '{near[0]}'? If '{name}' is an encoder of your own, give --as-is",
         )
-    return Source(encoder.label, files, encoder)
 
 
 def _chained(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -> Source:

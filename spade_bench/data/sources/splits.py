@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.config import read_yaml
 from spade_bench.data.checks.leaks import find_leaks, name_some
+from spade_bench.data.classorder import order_classes
 from spade_bench.data.cohort import read_table
 from spade_bench.data.columns import USUAL, Columns
 from spade_bench.data.ids import describe_near, match_files, near_ids
@@ -183,7 +184,7 @@ def read_clam(
             )
         sides[f"fold_{fold}"] = [side.get(slide) for slide in known]
     if not survival and not classes:
-        classes = sorted(_column(frame, "label", table).dropna().unique())
+        classes = order_classes(_column(frame, "label", table).dropna().unique())
     return assemble(
         frame,
         sides,
@@ -268,7 +269,7 @@ def _labels(
             f"{task} holds {name_some(unknown)}, which label_dict does not name", where=str(path)
         )
     label = given.map(codes) if codes else given
-    classes = tuple(codes.values()) if codes else tuple(sorted(given.dropna().unique()))
+    classes = tuple(codes.values()) if codes else order_classes(given.dropna().unique())
     present = set(label.dropna())
     return frame.assign(label=label), tuple(name for name in classes if name in present)
 

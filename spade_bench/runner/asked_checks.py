@@ -1,0 +1,66 @@
+"""Options that do not fit: those of another protocol, and numbers out of range."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from spade_bench.errors import UserError
+
+__all__ = ["PROTOCOLS_OF", "check_numbers", "check_protocol_options"]
+
+PROTOCOLS_OF: Mapping[str, tuple[str, ...]] = {
+    "shots": ("few-shot",),
+    "draws": ("few-shot",),
+    "folds": ("cv",),
+    "holdout": ("cv",),
+    "group_by_site": ("cv",),
+    "repeats": ("cv", "external"),
+    "test_tables": ("external",),
+    "test_features": ("external",),
+}
+"""Option -> protocols that it belongs to."""
+
+_AT_LEAST = {"seed": 0, "draws": 1, "folds": 2, "repeats": 1}
+
+
+def check_protocol_options(given: Mapping[str, Any], protocol: str) -> None:
+    """Refuse options that the protocol would not look at.
+
+    Args:
+        given: Options that were said, by field name.
+        protocol: The protocol that will run.
+
+    Raises:
+        UserError: When one of them belongs to other protocols only.
+    """
+    for name, owners in PROTOCOLS_OF.items():
+        if name in given and protocol not in owners:
+            whose = " and ".join(owners)
+            raise UserError(
+                f"{_flag(name)} is an option of {whose}, and the protocol is {protocol}",
+                where=_flag(name),
+                fix=f"Leave it out, or give --protocol {owners[0]}",
+            )
+
+
+def check_numbers(given: Mapping[str, Any]) -> None:
+    """Refuse numbers that nothing can be done with.
+
+    Raises:
+        UserError: When one is too small.
+    """
+    for name, least in _AT_LEAST.items():
+        value = given.get(name)
+        if value is not None and value < least:
+            raise UserError(
+                f"{_flag(name)} is {value}", where=_flag(name), fix=f"Use {least} or more"
+            )
+    for shot in given.get("shots") or ():
+        if shot < 1:
+            raise UserError(f"--shots holds {shot}", where="--shots", fix="Use 1 or more")
+
+
+def _flag(name: str) -> str:
+    singular = {"test_tables": "test_table"}.get(name, name)
+    return f"--{singular.replace('_', '-')}"
