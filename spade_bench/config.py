@@ -6,6 +6,7 @@ Precedence everywhere: defaults < named YAML < ``--config FILE`` < flags and ``-
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,7 @@ from spade_bench.registry import suggest
 
 __all__ = [
     "build",
+    "check_ranges",
     "load_yaml",
     "merge",
     "named_config",
@@ -46,6 +48,28 @@ def build(cls: type[C], mapping: Mapping[str, Any], source: str = "configuration
         ConfigError: On an unknown key (with a suggestion) or a value of the wrong type.
     """
     return typing.cast(C, _build(cls, mapping, source, ""))
+
+
+def check_ranges(
+    config: Any, ranges: Mapping[str, tuple[float, float]], source: str = "configuration"
+) -> None:
+    """Refuse settings out of range.
+
+    Args:
+        config: A config.
+        ranges: Dotted name -> smallest and largest value allowed, both included.
+        source: Where the values come from, for messages.
+
+    Raises:
+        ConfigError: Naming the first setting that is out of range, and its range.
+    """
+    for name, (low, high) in ranges.items():
+        value = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        if isinstance(value, (int, float)) and not low <= value <= high:
+            allowed = f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}"
+            raise ConfigError(f"'{name}' is {value}", where=source, fix=f"Use {allowed}")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

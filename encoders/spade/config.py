@@ -6,10 +6,13 @@ paper lives in `configs/pretrain/hest1k.yaml`, so that a plain ``--hest DIR`` ta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from spade_bench.config import check_ranges
 
 __all__ = [
     "ClusteringConfig",
@@ -183,3 +186,38 @@ class PretrainConfig:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     controls: ControlsConfig = field(default_factory=ControlsConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            ConfigError: Naming the setting and its range.
+        """
+        check_ranges(self, _RANGES, "pretrain settings")
+
+
+_ANY, _TINY = math.inf, 1e-12
+_RANGES = {
+    "seed": (0, _ANY),
+    "samples.min_genes": (0, _ANY),
+    "samples.patch_px": (1, _ANY),
+    "samples.mpp": (_TINY, _ANY),
+    "genes.n_top": (1, _ANY),
+    "genes.min_shared": (0, _ANY),
+    "split.val_fraction": (0, 0.9),
+    "clustering.k_organ": (1, _ANY),
+    "clustering.k_experts": (1, _ANY),
+    "clustering.n_init": (1, _ANY),
+    "clustering.max_iter": (1, _ANY),
+    "clustering.max_points_per_centroid": (1, _ANY),
+    "training.epochs": (1, _ANY),
+    "training.batch_size": (2, _ANY),
+    "training.lr": (_TINY, _ANY),
+    "training.weight_decay": (0, _ANY),
+    "training.proj_dim": (1, _ANY),
+    "training.temperature": (_TINY, _ANY),
+    "training.dropout": (0, 0.99),
+    "training.workers": (0, _ANY),
+    "routing.tau": (_TINY, _ANY),
+    "controls.untrained_seeds": (0, _ANY),
+}

@@ -105,6 +105,7 @@ class TangleConfig:
         """
         train = self.training
         checks = {
+            "seed": self.seed >= 0,
             "method": self.method == "tangle",
             "genes.scale": self.genes.scale in {"counts", "log"},
             "genes.n_top": self.genes.n_top >= 0,

@@ -23,7 +23,7 @@ DeviceOption = Annotated[
     typer.Option("--device", help="auto, cpu or cuda[:n]. Default: the workspace's, else auto."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-SeedOption = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=0, help="Reader threads or processes; 0 picks by machine.")
 ]

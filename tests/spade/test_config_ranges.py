@@ -1,0 +1,28 @@
+"""Numbers that nothing can be done with are refused by name, before any work."""
+
+from __future__ import annotations
+
+import pytest
+
+from spade_bench.config import build, parse_set
+from spade_bench.encoders.spade.config import PretrainConfig
+from spade_bench.encoders.tangle.config import TangleConfig
+from spade_bench.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["seed=-1", "training.epochs=0", "training.batch_size=1", "training.lr=0", "training.lr=.nan",
+     "training.dropout=1", "routing.tau=0", "clustering.k_experts=0", "split.val_fraction=1.5",
+     "samples.mpp=-0.5", "genes.n_top=0", "training.temperature=0"],
+)  # fmt: skip
+def test_settings_of_a_pretraining_out_of_range_are_refused(setting: str) -> None:
+    name = setting.split("=", maxsplit=1)[0]
+    with pytest.raises(ConfigError, match=rf"'{name}' is .*\. Use "):
+        build(PretrainConfig, parse_set([setting]))
+
+
+def test_the_defaults_are_in_range() -> None:
+    build(PretrainConfig, {})
+    with pytest.raises(ConfigError, match="'seed' is out of range"):
+        build(TangleConfig, {"seed": -1})
