@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from spade_bench import console
 from spade_bench.data.bags import features_folder, write_features
 from spade_bench.errors import DataError, UserError
+from spade_bench.extraction.outputs import checked_encode
 from spade_bench.extraction.recipe import EncoderSource, Settings, is_current, recipe_attrs
 from spade_bench.extraction.stream import BAD_INPUT, Batch, Job, Open, Stream
 
@@ -159,6 +160,7 @@ class _Run:
         failed: dict[str, str],
     ) -> None:
         self._encoder, self._folder, self._pace = encoder, folder, pace
+        self._encode_checked = checked_encode(encoder, finite=False)  # slides are checked whole
         self._done, self._failed = done, failed
         self._writing: deque[tuple[Open, Future[int]]] = deque()
 
@@ -186,13 +188,7 @@ class _Run:
 
         if batch.images is None:
             return np.empty((0, 0), dtype=np.float32)
-        features = np.asarray(self._encoder.encode(batch.images), dtype=np.float32)  # (n, dim)
-        if features.ndim != 2 or len(features) != len(batch.images):
-            raise UserError(
-                f"encoder returned {features.shape} for {len(batch.images)} patches",
-                where=self._encoder.card.name,
-            )
-        return features
+        return self._encode_checked(batch.images)  # (n, dim)
 
     def _settle(self, batch: Batch, future: Future[np.ndarray], writer: ThreadPoolExecutor) -> None:
         """Wait for a batch, share its features out, and have complete slides written."""

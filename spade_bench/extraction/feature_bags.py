@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.data.bags import read_bag, write_features
 from spade_bench.extraction.folders import EncodedFolder, over_bags
+from spade_bench.extraction.outputs import checked_encode
 
 if TYPE_CHECKING:
     from spade_bench.types import Bag, FeatureEncoder
@@ -56,7 +57,7 @@ def _encode_one(encoder: FeatureEncoder, source: Path, target: Path, attrs: dict
 
     bag = read_bag(source)
     if bag.features.shape[0]:
-        encoded = encoder.encode(bag.features)  # (n, dim)
+        encoded = checked_encode(encoder)(bag.features)  # (n, dim)
     else:
         encoded = np.empty((0, encoder.dim), dtype=np.float32)
     write_features(

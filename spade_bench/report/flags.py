@@ -33,11 +33,15 @@ _EXACT = {
     "random-projection": "an untrained layer on features, not an untrained encoder of images",
     "simulated": "simulated data, not patients",
     "unit:slide": "slides, not patients, are split and counted; intervals resample patients",
+    "unregistered": "a task without a card: nobody declared its classes, sources and metrics",
     "undefined": "the metric cannot be computed, as where a class is absent",
 }
 _PREFIX = {
     "contamination:": "the encoder saw {} in pretraining, the data set of this task: its number "
     "is too good",
+    "encoder-mismatch:": "the files say that they hold features of {}, not of the encoder named: "
+    "taken as they are, because --as-is was given",
+    "missing-class:": "no test case has the class {}: metrics speak of the others",
     "inputs:": "results of one name from several features, tables or settings, told apart by hash",
     "tasks:": "number of tasks that count",
 }

@@ -121,11 +121,15 @@ class Finished:
 
 def prediction_problem(out: Path, row: Row) -> str:
     """Return what is wrong with the predictions behind a finished row, or an empty string."""
+    import numpy as np
+
     name = f"{row.encoder} {row.head} on {row.task}"
     try:
         found = read_predictions(out, row.run_id, sha256=row.predictions_sha256)
     except DataError as error:
         return f"{name}: {error}"
+    if not np.isfinite(found.scores).all():  # rows of versions that did not look
+        return f"{name}: its predictions are not finite."
     wanted = row.n.get("test")
     if wanted is not None and len(found.case_ids) != wanted:
         return f"{name}: its predictions hold {len(found.case_ids)} of {wanted} cases."

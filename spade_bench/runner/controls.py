@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.console import say
 from spade_bench.data.ledger import UNKNOWN, Provenance, provenance
+from spade_bench.extraction.outputs import checked_encode
 from spade_bench.registry import encoders
 from spade_bench.runner.request import RunRequest
 from spade_bench.runner.sources import Source, load_feature_encoder, weights_hash
@@ -181,7 +182,7 @@ def _controls(source: Source, request: RunRequest, base: str) -> list[Variant]:
             Variant(
                 f"{source.label}-k1",
                 source.files,
-                _through(loaded.encode, loaded.dim),
+                _through(checked_encode(loaded), loaded.dim),
                 ("control:k1",),
                 source.seen,
                 {"weights": weights_hash(single), "options": dict(k1.options)},
@@ -197,7 +198,7 @@ def _controls(source: Source, request: RunRequest, base: str) -> list[Variant]:
             Variant(
                 f"{source.label}-random-routing",
                 source.files,
-                _through(routed.encode, routed.dim),
+                _through(checked_encode(routed), routed.dim),
                 ("control:random-routing",),
                 source.seen,
                 {**source.identity, "routing": "random", "seed": request.seed},

@@ -15,6 +15,7 @@ from spade_bench.data.bags import bag_encoder, find_bags
 from spade_bench.data.ids import match_files
 from spade_bench.data.ledger import UNKNOWN, Provenance, provenance
 from spade_bench.errors import DataError
+from spade_bench.extraction.outputs import checked_encode
 from spade_bench.files import hash_file, hash_obj
 from spade_bench.registry import encoders
 from spade_bench.runner.request import EncoderRequest, RunRequest
@@ -193,7 +194,7 @@ def _chained(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -> So
         files=files,
         request=encoder,
         base=base or "base",
-        encode=loaded.encode,
+        encode=checked_encode(loaded),
         dim=loaded.dim,
         seen=provenance(card, loaded, base),
         identity=identity,

@@ -167,6 +167,10 @@ def test_rows_without_a_checksum_are_held_against_their_count(
         del row["predictions_sha256"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run_main("report", str(tmp_path), "--json", "--no-plots") == 0
+    path = predictions_path(tmp_path, rows[1]["run_id"])
+    path.write_text(path.read_text().replace(path.read_text().split(",")[5], "nan", 1))
+    assert run_main("report", str(tmp_path), "--json", "--no-plots") == 2
+    assert "are not finite" in capsys.readouterr().err
     cut(predictions_path(tmp_path, rows[0]["run_id"]))
     assert run_main("report", str(tmp_path), "--json", "--no-plots") == 2
     assert "hold 11 of 20 cases" in capsys.readouterr().err
