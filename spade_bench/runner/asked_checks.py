@@ -39,7 +39,6 @@ def check_protocol_options(given: Mapping[str, Any], protocol: str) -> None:
             whose = " and ".join(owners)
             raise UserError(
                 f"{_flag(name)} is an option of {whose}, and the protocol is {protocol}",
-                where=_flag(name),
                 fix=f"Leave it out, or give --protocol {owners[0]}",
             )
 
@@ -53,12 +52,10 @@ def check_numbers(given: Mapping[str, Any]) -> None:
     for name, least in _AT_LEAST.items():
         value = given.get(name)
         if value is not None and value < least:
-            raise UserError(
-                f"{_flag(name)} is {value}", where=_flag(name), fix=f"Use {least} or more"
-            )
+            raise UserError(f"{_flag(name)} is {value}", fix=f"Use {least} or more")
     for shot in given.get("shots") or ():
         if shot < 1:
-            raise UserError(f"--shots holds {shot}", where="--shots", fix="Use 1 or more")
+            raise UserError(f"--shots holds {shot}", fix="Use 1 or more")
 
 
 def _flag(name: str) -> str:

@@ -78,7 +78,7 @@ def test_paths_of_a_card_file_go_by_its_name_or_stem(
     )
     given = ["--features", str(study.features), "--test-features", str(other_study.features)]
     given += ["--table", f"{name}={study.table}", "--test-table", f"{name}={other_study.table}"]
-    given += ["--table", "another=missing.csv", "--no-controls", "--out", "o", *FAST]
+    given += ["--table", "another=missing.csv", "--no-controls", "--out", "o", "--device", "cpu"]
     assert _main("run", "--encoder", "mine", "--task", "my.yaml", *given) == 0
     rows = [json.loads(line) for line in Path("o/results.jsonl").read_text().splitlines()]
     assert {(row["task"], row["n"]["test"]) for row in rows} == {("responders", 24)}

@@ -52,7 +52,7 @@ def test_rows_predictions_and_episodes_are_stored(study: Any, tmp_path: Path) ->
     stored = json.loads(next((out / "episodes").glob("*.json")).read_text())
     hashes = {(e["k_shot"], e["draw"]): e["hash"] for e in stored["episodes"]}
     for row in rows:
-        assert row.flags == ("contamination:unknown",)
+        assert row.flags == ("unregistered", "contamination:unknown")
         assert row.n == {"train": 2 * (row.k_shot or 0), "test": 20, "events": None, "pool": 10}
         assert row.inputs["episode"] == hashes[row.k_shot, row.draw]
         told = read_predictions(out, row.run_id)
@@ -93,11 +93,12 @@ def test_controls_of_a_plain_encoder(study: Any, tmp_path: Path) -> None:
     run(_ask(study, out))
     flags = {(r["encoder"], *r["flags"]) for r in _rows(out)}
     assert flags == {
-        ("mine", "contamination:unknown"),
-        ("mine", "control:permuted-labels", "contamination:unknown"),
+        ("mine", "unregistered", "contamination:unknown"),
+        ("mine", "control:permuted-labels", "unregistered", "contamination:unknown"),
         (
             "mine+random256",
-            *("control:random-weights", "random-projection", "contamination:unknown"),
+            *("control:random-weights", "random-projection"),
+            *("unregistered", "contamination:unknown"),
         ),
     }
 
@@ -132,7 +133,7 @@ def test_base_asked_for_by_name_is_no_control(
     encoders = (EncoderRequest(half, half, weights), EncoderRequest("mine", "mine"))
     run(_ask(study, out, encoders=encoders))
     assert not any("control:base" in r["flags"] for r in _rows(out))
-    assert sum(r["encoder"] == "mine" and len(r["flags"]) == 1 for r in _rows(out)) == 4
+    assert sum(r["encoder"] == "mine" and len(r["flags"]) == 2 for r in _rows(out)) == 4
 
 
 def test_permuted_labels_are_at_chance_over_many_draws(study: Any, tmp_path: Path) -> None:
