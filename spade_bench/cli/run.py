@@ -117,6 +117,13 @@ def run(
         bool | None,
         typer.Option("--as-is", help="Take files that name another encoder; flag every row."),
     ] = None,
+    pretrained_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What an encoder outside the registry saw in pretraining: TCGA,CPTAC or none, or "
+            "ENCODER=TCGA. Repeatable."
+        ),
+    ] = None,
     shard: Annotated[
         str | None, typer.Option(help="i/n: every n-th row of the table, from the i-th (1-based).")
     ] = None,
@@ -177,6 +184,7 @@ def run(
         memory=memory,
         positive=positive,
         as_is=as_is,
+        pretrained_on=tuple(pretrained_on) if pretrained_on else None,
         set=parse_set(set_ or []),
         out=out,
     )

@@ -88,6 +88,7 @@ class Asked:
         memory: What training may take, such as 4GB.
         positive: The positive one of two classes.
         as_is: Take files that name another encoder, and flag every row.
+        pretrained_on: What encoders outside the registry saw: `TCGA,CPTAC`, or `ENCODER=TCGA`.
         set: Settings of heads and encoders.
         out: Folder for results.
     """
@@ -125,6 +126,7 @@ class Asked:
     memory: str | None = None
     positive: str | None = None
     as_is: bool | None = None
+    pretrained_on: tuple[str, ...] | None = None
     set: Mapping[str, Any] = field(default_factory=dict)
     out: Path | None = None
 
@@ -217,6 +219,7 @@ def to_request(asked: Asked, workspace: ws.Workspace | None, **rest: Any) -> Run
         for name in (
             *("protocol", "folds", "repeats", "holdout", "group_by_site", "select", "controls"),
             *("allow_missing", "allow_leaky_splits", "memory", "match_ids", "positive", "as_is"),
+            "pretrained_on",
         )
         if getattr(asked, name) is not None
     }

@@ -19,6 +19,7 @@ from spade_bench.runner.prepare import Prepared, prepare
 from spade_bench.runner.record import store_config
 from spade_bench.runner.request import RunRequest, TaskRequest
 from spade_bench.runner.select import INNER_FOLDS, grid_of, ranking_metric
+from spade_bench.runner.sources import check_declared
 from spade_bench.runner.taskrun import Context, TaskRun
 
 __all__ = ["RunSummary", "run"]
@@ -53,6 +54,7 @@ def run(request: RunRequest) -> RunSummary:
     """
     device = resolve_device(request.device)
     setup_numerics(device)
+    check_declared(request)
     made = _make_heads(request, str(device))
     store = ResultStore(request.out)
     rows = store.rows()

@@ -90,6 +90,8 @@ class RunRequest:
         dry_run: Say what would run, and stop.
         positive: The positive one of two classes; None leaves it to the order of classes.
         as_is: Take files that name another encoder, and flag every row.
+        pretrained_on: Data sets that encoders outside the registry saw in pretraining: each entry
+            `A,B` for all of them, or `ENCODER=A,B`; `none` means nothing.
     """
 
     encoders: tuple[EncoderRequest, ...]
@@ -121,6 +123,7 @@ class RunRequest:
     dry_run: bool = False
     positive: str | None = None
     as_is: bool = False
+    pretrained_on: tuple[str, ...] = ()
 
     def test_features_of(self, *names: str) -> Path | None:
         """Return the features folder of the cohort to test on; None when it is the same one."""

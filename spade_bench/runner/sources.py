@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,14 @@ if TYPE_CHECKING:
 
     Encode = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 
-__all__ = ["Source", "find_source", "load_feature_encoder", "weights_hash", "with_test_files"]
+__all__ = [
+    "Source",
+    "check_declared",
+    "find_source",
+    "load_feature_encoder",
+    "weights_hash",
+    "with_test_files",
+]
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,47 @@ def _precomputed(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -
     files, flags = _files(request, encoder, _exists(folder))
     if not request.as_is and bag_encoder(next(iter(files.values()))) is None:
         _refuse_misspelling(encoder.name)
-    return Source(encoder.label, files, encoder, seen=_said_by(flags), flags=flags)
+    declared = _declared(request.pretrained_on, encoder)
+    seen = _said_by(flags) if declared is None else Provenance(declared)
+    return Source(encoder.label, files, encoder, seen=seen, flags=flags)
+
+
+def _declared(entries: Sequence[str], encoder: EncoderRequest) -> tuple[str, ...] | None:
+    """What the user says that an encoder outside the registry saw; None without a word on it."""
+    found: tuple[str, ...] | None = None
+    for entry in entries:
+        name, equals, listed = entry.rpartition("=")
+        if equals and name not in {encoder.label, encoder.name}:
+            continue
+        names = tuple(part.strip() for part in listed.split(",") if part.strip())
+        own = () if [n.lower() for n in names] == ["none"] else names
+        if equals:
+            return own
+        found = own
+    return found
+
+
+def check_declared(request: RunRequest) -> None:
+    """Refuse a declaration for an encoder whose card says what it saw, or that nobody asked for.
+
+    Raises:
+        DataError: Naming the encoder.
+    """
+    asked = {name for e in request.encoders for name in (e.label, e.name)}
+    for entry in request.pretrained_on:
+        name, equals, _ = entry.rpartition("=")
+        outside = [e for e in request.encoders if e.name not in encoders]
+        if equals and name in encoders:
+            raise DataError(
+                f"the card of '{name}' says what it saw",
+                where="--pretrained-on",
+                fix="Leave it out",
+            )
+        if (equals and name not in asked) or not outside:
+            who = f"'{name}' is not among the encoders" if equals else "all encoders have cards"
+            raise DataError(
+                who, where="--pretrained-on", fix="Name an encoder of this run that has no card"
+            )
 
 
 def _files(
