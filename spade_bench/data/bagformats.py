@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.data.bagchecks import check_dataset, check_dtype, read_dataset, shaped_coords
 from spade_bench.data.bagformats_plain import load_plain, slide2vec_coords, slide2vec_meta
 from spade_bench.data.pack import PACK_SUFFIX, open_pack, split_path
 from spade_bench.errors import DataError
@@ -68,6 +69,8 @@ def look(path: Path) -> BagHeader | None:
     Raises:
         DataError: When the file cannot be read at all.
     """
+    import numpy as np
+
     if (packed := split_path(path)) is not None:
         pack, slide_id = open_pack(packed[0]), packed[1]
         slide = pack.slide(slide_id)
@@ -79,11 +82,16 @@ def look(path: Path) -> BagHeader | None:
             if key is None:
                 return None
             shape = _bag_shape(_stored_shape(path, file[key].shape))
+            if shape is not None:
+                check_dataset(file, key, path)
+                check_dtype(file[key].dtype, path)
             attrs = _attributes(file, key)
             encoder, mpp = _hdf5_encoder(attrs), _mpp(attrs)
     else:
         array = load_plain(path, mmap=True)
         shape, encoder = _bag_shape(getattr(array, "shape", ())), _meta_encoder(path)
+        if shape is not None and isinstance(dtype := getattr(array, "dtype", None), np.dtype):
+            check_dtype(dtype, path)
         mpp = _plain_mpp(path)
     if shape is None:
         return None
@@ -146,7 +154,7 @@ def _read_plain(path: Path) -> Bag:
     side = _number(meta.get("tile_size_lv0"))
     return Bag(
         slide_id=path.stem,
-        features=_two_dimensional(array),
+        features=_two_dimensional(array, path),
         coords=slide2vec_coords(path),
         patch_size_level0=None if side is None else round(side),
         mpp=_plain_mpp(path),
@@ -160,11 +168,14 @@ def _read_hdf5(path: Path, file: h5py.File) -> Bag:
     key = _feature_key(file)
     if key is None or _bag_shape(_stored_shape(path, file[key].shape)) is None:
         raise _no_features(path)
-    features = _two_dimensional(file[key][()].reshape(_stored_shape(path, file[key].shape)))
+    check_dataset(file, key, path)
+    shape = _stored_shape(path, file[key].shape)
+    features = _two_dimensional(read_dataset(file[key], path).reshape(shape), path)
     attrs = _attributes(file, key)
     coords: np.ndarray | None = None
-    if "coords" in file and file["coords"].ndim == 2 and not is_slide_vector(path):
-        coords = file["coords"][()][:, :2]
+    if "coords" in file and not is_slide_vector(path):
+        check_dataset(file, "coords", path)
+        coords = shaped_coords(read_dataset(file["coords"], path), len(features), path)
         if attrs.get("unit") == "um" and (size := _number(attrs.get("tile_size_um"))):
             coords = coords * ((_number(attrs.get("tile_size_px")) or 224.0) / size)
         coords = np.rint(coords).astype(np.int64)
@@ -216,10 +227,11 @@ def _bag_shape(shape: tuple[int, ...]) -> tuple[int, int] | None:
     return (shape[0], shape[1]) if len(shape) == 2 else None
 
 
-def _two_dimensional(array: Any) -> np.ndarray:
+def _two_dimensional(array: Any, path: Path) -> np.ndarray:
     import numpy as np
 
     values = np.asarray(array)
+    check_dtype(values.dtype, path)
     if values.ndim == 1:
         values = values.reshape(0, 0)
     if values.ndim == 3:

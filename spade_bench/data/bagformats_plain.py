@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.data.bagchecks import check_archive, check_dtype
 from spade_bench.errors import DataError
 
 if TYPE_CHECKING:
     import numpy as np
+
+_ARCHIVE = (zipfile.BadZipFile, zlib.error, KeyError)  # a damaged npz
 
 __all__ = ["companion", "load_plain", "slide2vec_coords", "slide2vec_meta"]
 
@@ -31,12 +36,13 @@ def load_plain(path: Path, *, mmap: bool) -> Any:
         if path.suffix == ".npy":
             return np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
         if path.suffix == ".npz":
+            check_archive(path)
             with np.load(path, allow_pickle=False) as archive:
                 if "features" in archive:
                     return archive["features"]
                 return archive[archive.files[0]] if len(archive.files) == 1 else None
         return _torch_array(path, mmap=mmap)
-    except (OSError, ValueError, EOFError, RuntimeError) as error:
+    except (OSError, ValueError, EOFError, RuntimeError, TypeError, *_ARCHIVE) as error:
         raise DataError(f"unreadable ({_first_line(error)})", where=str(path)) from error
 
 
@@ -99,6 +105,14 @@ def _torch_array(path: Path, *, mmap: bool) -> Any:
         loaded = loaded.get("features")
     if not isinstance(loaded, torch.Tensor):
         return None
+    loaded = loaded.detach()
+    if loaded.layout != torch.strided or loaded.is_quantized or "float8" in str(loaded.dtype):
+        kind = "sparse" if loaded.layout != torch.strided else str(loaded.dtype)
+        raise DataError(
+            f"features are {kind}", where=str(path), fix="Store them as dense float16 or float32"
+        )
+    if loaded.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        check_dtype(loaded.numpy().dtype, path)
     if mmap:
         return loaded  # only its shape is wanted
     return loaded.float().numpy() if loaded.dtype == torch.bfloat16 else loaded.numpy()
