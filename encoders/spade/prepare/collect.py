@@ -23,6 +23,7 @@ __all__ = ["Record", "check_all", "gather", "identity", "report_findings", "summ
 
 _DOUBTS = {"axes-swapped", "pixel-size-wrong", "patches-elsewhere", "duplicate-sample"}
 _SHOWN = 3  # samples named per kind of finding; all are in samples.csv
+_READER = 2  # raise when sections are read differently, so that older records are not reused
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def identity(sample: StSample) -> str:
             stamps[name] = [
                 (f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files if f.is_file()
             ]
-    return hash_obj({"fields": fields, "files": stamps})
+    return hash_obj({"fields": fields, "files": stamps, "reader": _READER})
 
 
 def check_all(samples: Sequence[StSample], config: PretrainConfig, folder: Path) -> list[Record]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,9 @@ import numpy as np
 import scipy.sparse as sp
 
 from spade_bench.data.st.findings import Finding
+from spade_bench.data.st.genenames import gene_names
 from spade_bench.data.st.spaceranger import read_outs
-from spade_bench.data.st.values import ValueKind, value_kind
+from spade_bench.data.st.values import ValueKind, natural_logs, value_kind
 from spade_bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Expression", "load_expression", "read_expression"]
 
-_ENSEMBL = re.compile(r"^ENS[A-Z]*G\d{6,}")
-_SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "gene_name", "gene_names", "feature_name", "name")
+_PAIRS = (("x", "y"), ("pxl_col_in_fullres", "pxl_row_in_fullres"), ("imagecol", "imagerow"))
+"""Names of the columns of spot centres: horizontal, then vertical."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,8 @@ def read_expression(sample: StSample) -> Expression:
     twice = len(barcodes) - len(np.unique(barcodes))
     if twice:
         raise DataError(f"{twice} barcodes are there twice", where=where, fix="make them unique")
+    values, found = natural_logs(values, where)
+    findings += found
     kind = value_kind(values)
     values, genes, merged = _merge_duplicates(values, genes, kind)
     if merged:
@@ -136,31 +138,79 @@ def _read_h5ad(path: Path) -> tuple[Any, ...]:
             # old files and duplicate names are this function's business, not the user's screen
             warnings.simplefilter("ignore")
             adata = anndata.read_h5ad(path)
-    except (OSError, KeyError, ValueError) as error:
+    except Exception as error:  # anndata and h5py raise many kinds for damaged files
+        if isinstance(error, MemoryError):
+            raise
         raise DataError(f"cannot read it as h5ad ({error})", where=str(path)) from error
     if "spatial" not in adata.obsm:
         raise DataError(
             "no obsm['spatial']", where=str(path), fix="store spot centres (x, y) in px there"
         )
-    spatial = np.asarray(adata.obsm["spatial"], dtype=np.float64)[:, :2]
-    genes, findings = _gene_names(adata.var)
-    columns = [c for c in ("array_row", "array_col") if c in adata.obs]
-    array = adata.obs[columns].to_numpy(dtype=np.float64) if len(columns) == 2 else None
+    try:
+        spatial = _positions(adata.obsm["spatial"], adata.n_obs, path)
+        genes, findings = gene_names(adata.var, path.name)
+        columns = [c for c in ("array_row", "array_col") if c in adata.obs]
+        array = adata.obs[columns].to_numpy(dtype=np.float64) if len(columns) == 2 else None
+        values = _values(adata, path)
+        barcodes = np.asarray(adata.obs_names, dtype=str)
+        diameter = _diameter(adata.uns)
+    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        raise DataError(
+            f"holds something else than expected ({type(error).__name__}: {error})", where=str(path)
+        ) from error
+    return values, genes, barcodes, spatial, array, diameter, findings
+
+
+def _positions(stored: Any, n: int, path: Path) -> np.ndarray:
+    """Spot centres as (x, y); the columns of a table go by their names, never by their order.
+
+    Raises:
+        DataError: When they are no two columns of finite numbers, one row a spot.
+    """
+    if hasattr(stored, "columns"):
+        lower = {str(name).lower(): name for name in stored.columns}
+        pair = next((p for p in _PAIRS if set(p) <= lower.keys()), None)
+        if pair is None:
+            raise DataError(
+                f"obsm['spatial'] has the columns {', '.join(map(str, stored.columns))}",
+                where=str(path),
+                fix="Call them x and y",
+            )
+        stored = stored[[lower[name] for name in pair]].to_numpy()
+    spatial = np.asarray(stored, dtype=np.float64)
+    if spatial.ndim != 2 or spatial.shape[1] < 2 or len(spatial) != n:
+        raise DataError(
+            f"obsm['spatial'] has shape {spatial.shape} for {n} spots",
+            where=str(path),
+            fix="Store one (x, y) a spot",
+        )
+    if not np.isfinite(spatial[:, :2]).all():
+        bad = int((~np.isfinite(spatial[:, :2])).any(axis=1).sum())
+        raise DataError(f"{bad} spots have no finite position", where=str(path))
+    return spatial[:, :2]
+
+
+def _values(adata: AnnData, path: Path) -> sp.csr_matrix:
+    """X as CSR; where there is none, the message points to counts that lie elsewhere."""
+    if adata.X is None:
+        raise DataError("X is empty", where=str(path), fix=_elsewhere(adata) or "Put counts there")
     values = sp.csr_matrix(adata.X, dtype=np.float32)
     values.sum_duplicates()
-    barcodes = np.asarray(adata.obs_names, dtype=str)
-    return values, genes, barcodes, spatial, array, _diameter(adata.uns), findings
+    if values.data.size and values.data.min() < 0 and (fix := _elsewhere(adata)):
+        raise DataError("X is scaled (negative values)", where=str(path), fix=fix)
+    return values
 
 
-def _gene_names(var: Any) -> tuple[np.ndarray, list[Finding]]:
-    """Gene names; symbols from a column where the index holds Ensembl ids."""
-    names = np.asarray(var.index, dtype=str)
-    ensembl = sum(bool(_ENSEMBL.match(n)) for n in names)
-    column = next((c for c in _SYMBOL_COLUMNS if c in var), None)
-    if column is None or ensembl < 0.9 * max(1, len(names)):
-        return names, []
-    text = f"{ensembl} Ensembl ids replaced by the names in var['{column}']"
-    return np.asarray(var[column], dtype=str), [Finding("gene-ids", ensembl, len(names), text)]
+def _elsewhere(adata: AnnData) -> str:
+    """Where else in the file counts lie, as a remedy; empty where they do not."""
+    places = {f"layers['{name}']": layer for name, layer in adata.layers.items()}
+    if adata.raw is not None:
+        places["raw.X"] = adata.raw.X
+    for name, matrix in places.items():
+        data = sp.csr_matrix(matrix[:100]).data
+        if data.size and data.min() >= 0 and np.array_equal(data, np.rint(data)):
+            return f"The counts are in {name}: write the file with them as X"
+    return ""
 
 
 def _diameter(uns: Any) -> float | None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
 import scipy.sparse as sp
 
+from spade_bench.data.st.findings import Finding
 from spade_bench.errors import DataError
 
-__all__ = ["TARGET_SUM", "ValueKind", "lognorm", "value_kind"]
+__all__ = ["TARGET_SUM", "ValueKind", "lognorm", "natural_logs", "value_kind"]
 
 TARGET_SUM = 10_000.0
 """Total of every spot before log1p: a fixed target, so that samples share a scale."""
 
 _LOG_MAX = 14.0  # log1p of a million: no log-normalised value lies above it
+_LOG2_MAX = 20.0  # log2 of a million
+_MOST_COUNTS = 1e6  # of one gene in one spot
+_CLEAR = 0.95  # share of values from which a pattern counts
 ValueKind = Literal["counts", "normalised", "log-normalised", "log-counts", "scaled"]
 
 
@@ -42,6 +47,61 @@ def value_kind(values: sp.csr_matrix) -> ValueKind:
     if _multiples(values, exponential=False) > 0.95 > _multiples(values, exponential=True):
         return "normalised"
     return "log-normalised"
+
+
+def natural_logs(values: sp.csr_matrix, where: str) -> tuple[sp.csr_matrix, list[Finding]]:
+    """Bring logarithms of base 2 or 10 to base e; refuse square roots.
+
+    The base is the one in which every value is the logarithm of one plus a whole number, or in
+    which all spots share a total, or in which values are multiples of each spot's smallest.
+
+    Args:
+        values: (spots, genes) as read.
+        where: The file, for messages.
+
+    Raises:
+        DataError: When the values are square roots of counts.
+    """
+    data = values.data[values.data != 0].astype(np.float64)
+    if not data.size or data.min() < 0 or np.array_equal(data, np.rint(data)):
+        return values, []
+    if np.abs(data**2 - np.rint(data**2)).max() < 1e-4 * max(1.0, data.max() ** 2 * 1e-2):
+        raise DataError(
+            "expression values are square roots of counts",
+            where=where,
+            fix="Give counts, or their logarithms to base e",
+        )
+    if data.max() > _LOG2_MAX:
+        return values, []
+    for evidence in (_whole, _shared_total, _near_multiples):
+        if evidence(values, 1.0):
+            return values, []  # base e, as expected
+        for base in (2.0, 10.0):
+            if evidence(values, math.log(base)):
+                out = values.astype(np.float32, copy=True)
+                out.data *= np.float32(math.log(base))
+                text = f"logarithms of base {base:g} brought to base e"
+                return out, [Finding("log-base", data.size, data.size, text)]
+    return values, []
+
+
+def _whole(values: sp.csr_matrix, factor: float) -> bool:
+    linear = np.expm1(values.data.astype(np.float64) * factor)
+    if linear.max() > _MOST_COUNTS:
+        return False
+    return bool(np.abs(linear - np.rint(linear)).max() < 1e-3 * max(1.0, linear.max() * 1e-3))
+
+
+def _shared_total(values: sp.csr_matrix, factor: float) -> bool:
+    linear = values.astype(np.float64, copy=True)
+    linear.data = np.expm1(linear.data * factor)
+    return values.shape[0] > 2 and common_total(np.asarray(linear.sum(axis=1)).ravel())
+
+
+def _near_multiples(values: sp.csr_matrix, factor: float) -> bool:
+    scaled = values.astype(np.float64, copy=True)
+    scaled.data *= factor
+    return _multiples(scaled, exponential=True) > _CLEAR
 
 
 def lognorm(values: sp.csr_matrix, kind: ValueKind) -> sp.csr_matrix:

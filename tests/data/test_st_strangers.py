@@ -1,0 +1,129 @@
+"""Sections as strangers store them: genes, logarithms and positions mean what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from spade_bench.data.st.expression import read_expression
+from spade_bench.data.st.sample import StSample
+from spade_bench.data.st.values import lognorm, natural_logs, value_kind
+from spade_bench.errors import DataError
+
+N, GENES = 20, 300
+XY = np.stack([np.arange(N) % 5, np.arange(N) // 5], axis=1) * 200.0
+
+
+def store(path: Path, var: pd.DataFrame, values: Any = None, spatial: Any = None) -> StSample:
+    counts = np.tile(np.arange(1, GENES + 1, dtype=np.float32), (N, 1))
+    obs = pd.DataFrame(index=[f"b{i}" for i in range(N)])
+    data = anndata.AnnData(counts if values is None else values, obs=obs, var=var)
+    data.obsm["spatial"] = XY if spatial is None else spatial
+    data.write_h5ad(path)
+    return StSample("s", h5ad=path)
+
+
+@pytest.mark.parametrize("column", ["feature_name", "gene_symbols", "Symbol"])
+@pytest.mark.parametrize("pattern", ["{}", "gene-{}", "row_{}"])
+def test_row_numbers_give_way_to_symbols(column: str, pattern: str, tmp_path: Path) -> None:
+    order = np.random.default_rng(0).permutation(GENES)
+    symbols = np.array([f"SYM{i}" for i in range(GENES)])
+    index = [pattern.format(i) for i in range(GENES)]
+    sample = store(tmp_path / "a.h5ad", pd.DataFrame({column: symbols[order]}, index=index))
+    np.testing.assert_array_equal(read_expression(sample).genes, symbols[order])
+
+
+def test_row_numbers_without_symbols_are_refused(tmp_path: Path) -> None:
+    sample = store(tmp_path / "a.h5ad", pd.DataFrame(index=[str(i) for i in range(GENES)]))
+    with pytest.raises(DataError, match="gene names are row numbers"):
+        read_expression(sample)
+
+
+@pytest.mark.parametrize("blank", [np.nan, "", "NA", "-", "None"])
+def test_blank_symbols_keep_their_id(blank: Any, tmp_path: Path) -> None:
+    ids = [f"ENSG{i:011d}" for i in range(GENES)]
+    symbols = [blank if i % 5 == 0 else f"G{i}" for i in range(GENES)]
+    sample = store(tmp_path / "a.h5ad", pd.DataFrame({"gene_symbols": symbols}, index=ids))
+    genes = read_expression(sample).genes
+    assert len(genes) == GENES
+    assert list(genes[:2]) == [ids[0], "G1"]
+
+
+def test_versions_of_ensembl_ids_are_joined(tmp_path: Path) -> None:
+    ids = [f"ENSG{i:011d}.{i % 9 + 1}" for i in range(GENES)]
+    found = read_expression(store(tmp_path / "a.h5ad", pd.DataFrame(index=ids)))
+    assert list(found.genes) == [name.split(".")[0] for name in ids]
+    assert any("without their versions" in finding.text for finding in found.findings)
+
+
+COUNTS = np.random.default_rng(0).poisson(1.5, (60, 300)).astype(np.float64)
+NORMED = COUNTS / COUNTS.sum(axis=1, keepdims=True) * 1e4
+
+
+@pytest.mark.parametrize("base", [np.e, 2.0, 10.0])
+@pytest.mark.parametrize("kind", ["counts", "normalised", "subset"])
+def test_every_base_of_logarithm_ends_at_the_same_values(base: float, kind: str) -> None:
+    linear = {"counts": COUNTS, "normalised": NORMED, "subset": NORMED[:, ::7]}[kind]
+    stored = sp.csr_matrix((np.log1p(linear) / np.log(base)).astype(np.float32))
+    natural, found = natural_logs(stored, "f")
+    want = np.log1p(linear) if kind == "subset" else np.log1p(NORMED)
+    got = lognorm(natural, value_kind(natural)).toarray()
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-3)
+    assert bool(found) == (base != np.e)
+
+
+def test_square_roots_are_refused_and_counts_left_alone() -> None:
+    with pytest.raises(DataError, match="square roots"):
+        natural_logs(sp.csr_matrix(np.sqrt(COUNTS).astype(np.float32)), "f")
+    matrix = sp.csr_matrix(COUNTS.astype(np.float32))
+    assert natural_logs(matrix, "f") == (matrix, [])
+
+
+VAR = pd.DataFrame(index=[f"G{i}" for i in range(GENES)])
+
+
+@pytest.mark.parametrize(
+    "names", [("x", "y"), ("pxl_col_in_fullres", "pxl_row_in_fullres"), ("imagecol", "imagerow")]
+)
+def test_positions_go_by_their_header(names: tuple[str, str], tmp_path: Path) -> None:
+    index = [f"b{i}" for i in range(N)]
+    table = pd.DataFrame({names[1]: XY[:, 1], names[0]: XY[:, 0]}, index=index)
+    np.testing.assert_array_equal(
+        read_expression(store(tmp_path / "a.h5ad", VAR, spatial=table)).spatial, XY
+    )
+    table.columns = ["first", "second"]
+    with pytest.raises(DataError, match="has the columns first, second"):
+        read_expression(store(tmp_path / "b.h5ad", VAR, spatial=table))
+
+
+def test_broken_positions_and_empty_values_are_refused(tmp_path: Path) -> None:
+    holes = XY.copy()
+    holes[3, 0] = np.nan
+    with pytest.raises(DataError, match="1 spots have no finite position"):
+        read_expression(store(tmp_path / "a.h5ad", VAR, spatial=holes))
+    with pytest.raises(DataError, match="one \\(x, y\\) a spot"):
+        read_expression(store(tmp_path / "b.h5ad", VAR, spatial=XY[:, :1]))
+    (tmp_path / "c.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n junk")
+    with pytest.raises(DataError, match="cannot read it as h5ad"):
+        read_expression(StSample("s", h5ad=tmp_path / "c.h5ad"))
+
+
+@pytest.mark.parametrize("place", ["layer", "raw"])
+def test_counts_elsewhere_are_pointed_to(place: str, tmp_path: Path) -> None:
+    counts = np.random.default_rng(0).poisson(2, (N, GENES)).astype(np.float32)
+    data = anndata.AnnData(counts, obs=pd.DataFrame(index=[f"b{i}" for i in range(N)]), var=VAR)
+    data.obsm["spatial"] = XY
+    if place == "layer":
+        data.layers["counts"] = counts.copy()
+    else:
+        data.raw = data.copy()
+    data.X = (counts - counts.mean(axis=0)).astype(np.float32)
+    data.write_h5ad(tmp_path / "a.h5ad")
+    with pytest.raises(DataError, match=r"counts are in (layers|raw)"):
+        read_expression(StSample("s", h5ad=tmp_path / "a.h5ad"))
