@@ -13,6 +13,7 @@ import scipy.sparse as sp
 
 from spade_bench.data.st.expression import read_expression
 from spade_bench.data.st.sample import StSample
+from spade_bench.data.st.spaceranger import _positions
 from spade_bench.data.st.values import lognorm, natural_logs, value_kind
 from spade_bench.errors import DataError
 
@@ -127,3 +128,32 @@ def test_counts_elsewhere_are_pointed_to(place: str, tmp_path: Path) -> None:
     data.write_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(DataError, match=r"counts are in (layers|raw)"):
         read_expression(StSample("s", h5ad=tmp_path / "a.h5ad"))
+
+
+NAMES = ["barcode", "in_tissue", "array_row", "array_col", "pxl_row_in_fullres"]
+NAMES.append("pxl_col_in_fullres")
+ROW = dict(zip(NAMES, ["AC-1", "1", "3", "4", "100", "2000"], strict=True))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4, 5), (0, 1, 2, 3, 5, 4), (4, 5, 1, 2, 3, 0)])
+def test_tables_of_positions_go_by_their_header(
+    order: tuple[int, ...], separator: str, encoding: str, tmp_path: Path
+) -> None:
+    names = [NAMES[i] for i in order]
+    lines = [separator.join(names), separator.join(ROW[name] for name in names)]
+    (tmp_path / "spatial").mkdir()
+    path = tmp_path / "spatial" / "tissue_positions.csv"
+    path.write_bytes(("\n".join(lines) + "\n").encode(encoding))
+    assert _positions(tmp_path) == {"AC-1": (1.0, 3.0, 4.0, 100.0, 2000.0)}
+
+
+def test_positions_without_a_header_or_with_half_of_one(tmp_path: Path) -> None:
+    (tmp_path / "spatial").mkdir()
+    path = tmp_path / "spatial" / "tissue_positions_list.csv"
+    path.write_text("AC-1,1,3,4,100,2000\n")
+    assert _positions(tmp_path) == {"AC-1": (1.0, 3.0, 4.0, 100.0, 2000.0)}
+    path.write_text("barcode,in_tissue,array_row,x,y\nAC-1,1,3,4,100\n")
+    with pytest.raises(DataError, match="no column array_col"):
+        _positions(tmp_path)

@@ -154,7 +154,7 @@ def test_intersection_leaves_out_what_would_shrink_it_too_far() -> None:
     shared, dropped = panel.intersect_genes(list(genes), genes.__getitem__, 4)
     assert shared == list("ABCDE")
     assert set(dropped) == {"b"}
-    assert "from 6 to 3, not above 4" in dropped["b"]
+    assert "from 5 to 3, not above 4" in dropped["b"]
     assert panel.gene_floor([20, 30, 40], "auto") == 15
     assert panel.gene_floor([50_000] * 3, "auto") == 10_000
     assert panel.gene_floor([50_000] * 3, 7) == 7

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import statistics
 import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -41,23 +42,33 @@ def gene_floor(sizes: Sequence[int], setting: int | str) -> int:
 def intersect_genes(
     names: Sequence[str], genes_of: Callable[[str], Sequence[str]], floor: int
 ) -> tuple[list[str], dict[str, str]]:
-    """Walks the samples in order, leaving out those that cost too many genes.
+    """Finds the genes that samples share, leaving out those that cost too many genes.
+
+    Samples are taken in by how many genes of the majority they have, so that an odd one (other
+    species, ids instead of symbols, a prefix) is left out wherever it stands in the list.
 
     Args:
         names: Sample ids in order.
-        genes_of: Gives a sample's gene names; called once a sample.
+        genes_of: Gives a sample's gene names; called a few times a sample.
         floor: A sample that would bring the intersection to this many or fewer is left out.
 
     Returns:
         The shared genes in the order of the first kept sample, and for each sample left out the
         reason.
     """
-    shared: list[str] | None = None
-    dropped = {}
+    counts: Counter[str] = Counter()
     for name in names:
-        genes = genes_of(name)
-        inside = set(genes)
-        after = list(genes) if shared is None else [g for g in shared if g in inside]
+        counts.update(set(genes_of(name)))
+    common = {gene for gene, n in counts.items() if 2 * n > len(names)}
+    if not common:  # no majority: each is as odd as the others
+        common = {gene for gene, n in counts.items() if n == max(counts.values())}
+    usual = {name: len(common & set(genes_of(name))) for name in names}
+    walk = sorted(names, key=lambda name: -usual[name])  # stable: equals stay in order
+    shared: set[str] | None = None
+    dropped = {}
+    for name in walk:
+        inside = set(genes_of(name))
+        after = inside if shared is None else shared & inside
         if len(after) <= floor:
             before = "" if shared is None else f" from {len(shared):,}"
             dropped[name] = (
@@ -65,7 +76,10 @@ def intersect_genes(
             )
         else:
             shared = after
-    return shared or [], dropped
+    kept = next((name for name in names if name not in dropped), None)
+    if shared is None or kept is None:
+        return [], dropped
+    return [gene for gene in genes_of(kept) if gene in shared], dropped
 
 
 def variable_genes(data: Expression, shared: Sequence[str], n_top: int) -> list[str]:

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 
 from spade_bench.data.st.findings import Finding
 from spade_bench.data.st.sample import StSample
+from spade_bench.data.tabletext import read_lines, separator_of
 from spade_bench.errors import DataError
 from spade_bench.files import read_json
 
@@ -21,6 +22,16 @@ VISIUM_PITCH_UM = 100.0
 VISIUM_DIAMETER_UM = 55.0
 _MATRIX = "filtered_feature_bc_matrix.h5"
 _IMAGES = {".tif", ".tiff", ".btf", ".jpg", ".jpeg", ".png"}
+_HEADER = (
+    *("barcode", "in_tissue", "array_row", "array_col"),
+    *("pxl_row_in_fullres", "pxl_col_in_fullres"),
+)
+_ALSO = {
+    "pxl_row": "pxl_row_in_fullres",
+    "pxl_col": "pxl_col_in_fullres",
+    "imagerow": "pxl_row_in_fullres",
+    "imagecol": "pxl_col_in_fullres",
+}
 _POSITIONS = ("tissue_positions.csv", "tissue_positions_list.csv")
 
 
@@ -174,20 +185,48 @@ def _positions(outs: Path) -> dict[str, tuple[float, ...]]:
         raise DataError(
             f"no {' or '.join(_POSITIONS)}", where=str(outs / "spatial"), fix="restore the file"
         )
+    lines = [line for line in read_lines(path) if line.strip()]
+    separator = separator_of(lines[0], path.suffix) if lines else ","
+    rows = list(csv.reader(lines, delimiter=separator))
+    at = tuple(range(6))  # the order of files without a header
+    if rows and not _is_row(rows[0]):
+        at = _columns(rows[0], path)
+        rows = rows[1:]
     table = {}
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        for line, row in enumerate(csv.reader(handle), start=1):
-            if not row or row[0] == "barcode":
-                continue
-            try:
-                table[row[0]] = tuple(float(cell) for cell in row[1:6])
-            except ValueError as error:
-                raise DataError(f"not a number ({error})", where=f"{path} line {line}") from error
-            if len(table[row[0]]) != 5:
-                raise DataError("expected 6 columns", where=f"{path} line {line}")
+    for line, row in enumerate(rows, start=1 + len(lines) - len(rows)):
+        if len(row) <= max(at):
+            raise DataError("expected 6 columns", where=f"{path} line {line}")
+        try:
+            table[row[at[0]]] = tuple(float(row[place]) for place in at[1:])
+        except ValueError as error:
+            raise DataError(f"not a number ({error})", where=f"{path} line {line}") from error
     if not table:
         raise DataError("no positions", where=str(path))
     return table
+
+
+def _is_row(cells: list[str]) -> bool:
+    """Whether a first line holds numbers behind a barcode, and is no header."""
+    try:
+        [float(cell) for cell in cells[1:6]]
+    except ValueError:
+        return False
+    return len(cells) > 1
+
+
+def _columns(header: list[str], path: Path) -> tuple[int, ...]:
+    """Places of barcode, in_tissue, array row and column, pixel row and column.
+
+    Raises:
+        DataError: When the header lacks one of them.
+    """
+    names = [_ALSO.get(name.strip().lower(), name.strip().lower()) for name in header]
+    missing = [name for name in _HEADER if name not in names]
+    if missing:
+        raise DataError(
+            f"no column {', '.join(missing)}", where=str(path), fix="Correct the header"
+        )
+    return tuple(names.index(name) for name in _HEADER)
 
 
 def _scalefactors(outs: Path) -> dict[str, float]:
