@@ -8,6 +8,7 @@ from pathlib import Path
 import anndata
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -175,7 +176,8 @@ def test_overlap_and_resolution_change_the_grid(slides: Path, tmp_path: Path) ->
 
 
 def test_spots_carry_barcodes(tmp_path: Path, write_slide: Writer) -> None:
-    data = anndata.AnnData(X=np.ones((20, 2), np.float32))
+    var = pd.DataFrame(index=["A", "B"])
+    data = anndata.AnnData(X=np.ones((20, 2), np.float32), var=var)
     centres = np.stack([np.arange(20) * 12.0 + 120, np.full(20, 150.0)], axis=1)
     data.obsm["spatial"] = centres
     data.obs_names = [f"b{i}" for i in range(20)]
