@@ -19,6 +19,7 @@ __all__ = ["print_differences", "print_failures", "print_leaderboard", "print_le
 
 _ENDING = re.compile(r"(-k1|-random-routing|\+pca\d+|\+random\d+)$")
 _CELL = {"missing", "failed", "undefined"}
+_OF_SHOTS = ("few-cases", "small-pool", "same-draws")  # may hold for some shots of an encoder only
 _DIRECTION = {1: "", -1: " (lower is better)", 0: " (1 is best)"}
 
 
@@ -157,18 +158,31 @@ def _print_place(title: str, rows: Sequence[ReportRow]) -> None:
     shots = sorted({row.k_shot or 0 for row in rows})
     lines: dict[tuple[str, str, tuple[str, ...]], dict[int, ReportRow]] = {}
     for row in rows:
-        flags = tuple(flag for flag in row.flags if flag not in _CELL)
+        flags = tuple(flag for flag in row.flags if flag not in _CELL and flag not in _OF_SHOTS)
         lines.setdefault((row.encoder, row.head, flags), {})[row.k_shot or 0] = row
-    common = shared([flags for (_, _, flags), found in lines.items()
+    told = {key: (*key[2], *_of_shots(found)) for key, found in lines.items()}
+    common = shared([told[key] for key, found in lines.items()
                      if any(row.mean is not None for row in found.values())])  # fmt: skip
     cells = []
     for encoder, head, flags in _ordered(lines):
         found = [_cell(lines[encoder, head, flags].get(shot)) for shot in shots]
         control = any(flag.startswith("control:") for flag in flags)
-        rest = [flag for flag in flags if flag not in common]
+        rest = [flag for flag in told[encoder, head, flags] if flag not in common]
         cells.append([f"  {encoder}" if control else encoder, head, *found, ", ".join(rest)])
     columns = ["encoder", "head", *(f"k={shot}" if shot else "mean" for shot in shots), "flags"]
     _table(f"{title}{_common(common)}", columns, cells)
+
+
+def _of_shots(found: dict[int, ReportRow]) -> list[str]:
+    """Flags of an encoder's shots; one that holds for some of them only says for which."""
+    there = {shot: row for shot, row in found.items() if row.mean is not None}
+    out = []
+    for flag in _OF_SHOTS:
+        own = sorted(shot for shot, row in there.items() if flag in row.flags)
+        if own:
+            some = f" (k={','.join(map(str, own))})" if len(own) < len(there) else ""
+            out.append(f"{flag}{some}")
+    return out
 
 
 def _protocol(protocol: str, way: str, rows: Sequence[ReportRow]) -> str:
