@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+from spade_bench.data.st.checks import check_sample
 from spade_bench.data.st.expression import read_expression
 from spade_bench.data.st.sample import StSample
 from spade_bench.data.st.spaceranger import _positions
@@ -157,3 +159,62 @@ def test_positions_without_a_header_or_with_half_of_one(tmp_path: Path) -> None:
     path.write_text("barcode,in_tissue,array_row,x,y\nAC-1,1,3,4,100\n")
     with pytest.raises(DataError, match="no column array_col"):
         _positions(tmp_path)
+
+
+def section(total: float, seed: int, lonely: bool = False) -> sp.csr_matrix:
+    """Counts of a section scaled to a total; the last spot may have a single gene."""
+    rng = np.random.default_rng(seed)
+    counts = rng.poisson(rng.gamma(0.3, 3.0, 400), (80, 400)).astype(np.float64)
+    counts[:, 0] += 3
+    if lonely:
+        counts[-1] = 0
+        counts[-1, 5] = 7
+    return sp.csr_matrix(counts / counts.sum(axis=1, keepdims=True) * total)
+
+
+@pytest.mark.parametrize("lonely", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_large_values_excuse_no_others(seed: int, lonely: bool) -> None:
+    for total in (1e4, 1e5, 1e6):  # linear: whatever its size, no root and no logarithm
+        linear = section(total, seed, lonely).astype(np.float32)
+        same, found = natural_logs(linear, "f")
+        assert same is linear
+        assert not found
+        assert value_kind(linear) == "normalised"
+    want = np.log1p(section(1e4, seed, lonely).toarray())
+    for base in (np.e, 2.0, 10.0):
+        stored = section(1e4, seed, lonely)
+        stored.data = np.log1p(stored.data) / np.log(base)
+        natural, found = natural_logs(stored.astype(np.float32), "f")
+        assert bool(found) == (base != np.e)
+        assert value_kind(natural) == "log-normalised"
+        np.testing.assert_allclose(natural.toarray(), want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("peak", np.linspace(5.6, 6.2, 13))
+def test_a_natural_logarithm_of_any_height_stays_one(peak: float) -> None:
+    values = section(1e4, 3)
+    values.data = np.log1p(values.data)
+    values.data *= peak / values.data.max()  # totals differ then, as in a subset of genes
+    same, found = natural_logs(values.astype(np.float32), "f")
+    assert not found
+    assert value_kind(same) == "log-normalised"
+
+
+@pytest.mark.parametrize("stated", [0.5, None])
+@pytest.mark.parametrize("places", [XY * 0, np.repeat(XY[:4], 5, axis=0)])
+def test_spots_on_top_of_each_other_drop_their_section(
+    places: np.ndarray, stated: float | None, tmp_path: Path
+) -> None:
+    sample = store(tmp_path / "a.h5ad", VAR, spatial=places)
+    sample = replace(sample, organ="Lung", technology="Visium", pixel_size_um=stated)
+    found = check_sample(sample, read_expression(sample)).findings
+    assert any(f.kind == "positions-equal" and f.fatal for f in found)
+
+
+@pytest.mark.parametrize("content", [b"half a download", b"", b"\x89HDF\r\n\x1a\n" + bytes(40)])
+def test_a_broken_patch_file_drops_its_section(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "p.h5").write_bytes(content)
+    sample = replace(store(tmp_path / "a.h5ad", VAR), patches=tmp_path / "p.h5", organ="Lung")
+    found = check_sample(sample, read_expression(sample)).findings
+    assert any(f.kind == "patches-unreadable" and f.fatal for f in found)

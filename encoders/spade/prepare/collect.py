@@ -23,7 +23,7 @@ __all__ = ["Record", "check_all", "gather", "identity", "report_findings", "summ
 
 _DOUBTS = {"axes-swapped", "pixel-size-wrong", "patches-elsewhere", "duplicate-sample"}
 _SHOWN = 3  # samples named per kind of finding; all are in samples.csv
-_READER = 2  # raise when sections are read differently, so that older records are not reused
+_READER = 3  # raise when sections are read differently, so that older records are not reused
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,9 @@ def check_pixel_size(
     """
     stated, n = sample.pixel_size_um, len(spatial)
     spacing = measure_spacing(spatial)
+    if spacing is not None and not spacing.typical > 0:
+        text = "spots lie on top of each other: their positions cannot be right"
+        return stated, [Finding("positions-equal", n, n, text, fatal=True)]
     pitch, source = (None, "") if spacing is None else known_pitch(sample, spacing, diameter_px)
     if spacing is None or pitch is None:
         if stated is None:
@@ -165,6 +168,15 @@ def check_patches(path: Path, barcodes: np.ndarray, spatial: np.ndarray) -> list
         barcodes: (n,) of the spots.
         spatial: (n, 2) spot centres (x, y) in full-resolution px.
     """
+    try:
+        return _check_patches(path, barcodes, spatial)
+    except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        text = f"{path.name} cannot be read ({first})"
+        return [Finding("patches-unreadable", len(barcodes), len(barcodes), text, fatal=True)]
+
+
+def _check_patches(path: Path, barcodes: np.ndarray, spatial: np.ndarray) -> list[Finding]:
     import h5py
 
     with h5py.File(path, "r") as handle:

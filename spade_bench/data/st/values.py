@@ -19,6 +19,7 @@ TARGET_SUM = 10_000.0
 _LOG_MAX = 14.0  # log1p of a million: no log-normalised value lies above it
 _LOG2_MAX = 20.0  # log2 of a million
 _MOST_COUNTS = 1e6  # of one gene in one spot
+_TELLING = 5e4  # below it, what float32 rounds away is far less than a half
 _CLEAR = 0.95  # share of values from which a pattern counts
 ValueKind = Literal["counts", "normalised", "log-normalised", "log-counts", "scaled"]
 
@@ -41,8 +42,7 @@ def value_kind(values: sp.csr_matrix) -> ValueKind:
         return "counts"
     if data.max() > _LOG_MAX:
         return "normalised"
-    linear = np.expm1(data.astype(np.float64))
-    if np.abs(linear - np.rint(linear)).max() < 1e-3 * max(1.0, linear.max() * 1e-3):
+    if _whole_numbers(np.expm1(data.astype(np.float64))):
         return "log-counts"
     if _multiples(values, exponential=False) > 0.95 > _multiples(values, exponential=True):
         return "normalised"
@@ -65,7 +65,7 @@ def natural_logs(values: sp.csr_matrix, where: str) -> tuple[sp.csr_matrix, list
     data = values.data[values.data != 0].astype(np.float64)
     if not data.size or data.min() < 0 or np.array_equal(data, np.rint(data)):
         return values, []
-    if np.abs(data**2 - np.rint(data**2)).max() < 1e-4 * max(1.0, data.max() ** 2 * 1e-2):
+    if _whole_numbers(data**2):
         raise DataError(
             "expression values are square roots of counts",
             where=where,
@@ -86,10 +86,20 @@ def natural_logs(values: sp.csr_matrix, where: str) -> tuple[sp.csr_matrix, list
 
 
 def _whole(values: sp.csr_matrix, factor: float) -> bool:
-    linear = np.expm1(values.data.astype(np.float64) * factor)
-    if linear.max() > _MOST_COUNTS:
+    return _whole_numbers(np.expm1(values.data.astype(np.float64) * factor))
+
+
+def _whole_numbers(values: np.ndarray) -> bool:
+    """Whether values rebuilt from float32 are whole numbers, each within its own rounding.
+
+    A value so large that its rounding could hide a fraction tells nothing; where most are, or one
+    is beyond what a spot can count, the answer is no.
+    """
+    telling = values < _TELLING
+    if values.max() > _MOST_COUNTS or 2 * telling.sum() <= len(values):
         return False
-    return bool(np.abs(linear - np.rint(linear)).max() < 1e-3 * max(1.0, linear.max() * 1e-3))
+    small = values[telling]
+    return bool((np.abs(small - np.rint(small)) < 1e-3 + 1e-6 * small).all())
 
 
 def _shared_total(values: sp.csr_matrix, factor: float) -> bool:
