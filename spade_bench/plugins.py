@@ -6,22 +6,24 @@ down. `spade-bench list` shows it.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from spade_bench import config
 from spade_bench.errors import PluginError, SpadeBenchError
 from spade_bench.registry import Registry, encoders, heads, kinds, tasks
 from spade_bench.types import TaskCard
 
-__all__ = ["install", "load_file"]
+__all__ = ["contained", "install", "load_file"]
 
 _PACKAGES = {
     "encoder": "spade_bench.encoders",
@@ -128,3 +130,38 @@ def _guard(registry: Registry[Any], name: str, origin: str, load: Callable[[], o
 def _add_task_yaml(name_or_path: str) -> None:
     card = config.build(TaskCard, config.named_config("tasks", name_or_path), name_or_path)
     tasks.add(card, lambda: card)
+
+
+_running = threading.Lock()
+_inside: list[TextIO] = []  # what stdout was, once for each plugin that runs now
+
+
+@contextlib.contextmanager
+def contained(subject: str, where: str = "") -> Iterator[None]:
+    """Run a plugin's code: what it prints goes to stderr, and it cannot end the program.
+
+    Threads may be inside at once: the first one turns stdout away, the last one turns it back.
+
+    Args:
+        subject: Whose code it is, as the start of a sentence; may be empty.
+        where: Likewise, as a place.
+
+    Raises:
+        PluginError: When the code calls `sys.exit`.
+    """
+    with _running:
+        _inside.append(sys.stdout if not _inside else _inside[0])
+        sys.stdout = sys.stderr
+    try:
+        yield
+    except SystemExit as error:
+        raise PluginError(
+            f"{subject} called sys.exit({error.code})".strip(),
+            where=where,
+            fix="Have it raise an error or return what it was asked for",
+        ) from error
+    finally:
+        with _running:
+            stdout = _inside.pop()
+            if not _inside:
+                sys.stdout = stdout

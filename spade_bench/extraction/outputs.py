@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.errors import DataError, PluginError
+from spade_bench.errors import DataError
+from spade_bench.plugins import contained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,13 +34,8 @@ def checked_encode(encoder: Any, *, finite: bool = True) -> Callable[[Any], NDAr
 
     def encode(inputs: Any) -> NDArray[np.float32]:
         where = f"encoder '{card.name}'"
-        try:
-            with contextlib.redirect_stdout(sys.stderr):
-                found = encoder.encode(inputs)
-        except SystemExit as error:
-            raise PluginError(
-                f"called sys.exit({error.code})", where=where, fix="Have it raise an error"
-            ) from error
+        with contained("", where):
+            found = encoder.encode(inputs)
         try:
             out = np.asarray(found, dtype=np.float32)
         except (TypeError, ValueError, RuntimeError) as error:

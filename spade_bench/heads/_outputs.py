@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.errors import DataError, PluginError
+from spade_bench.errors import DataError
+from spade_bench.plugins import contained
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,14 +39,8 @@ def fit_predict(
         PluginError: When the head ends the program instead of returning.
         DataError: When it does not return one result a fit.
     """
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            found: Any = head.fit_predict(bags, fits, n_outputs)
-    except SystemExit as error:
-        raise PluginError(
-            f"head '{name}' called sys.exit({error.code})",
-            fix="Have it raise an error or return predictions",
-        ) from error
+    with contained(f"head '{name}'"):
+        found: Any = head.fit_predict(bags, fits, n_outputs)
     if not isinstance(found, (list, tuple)) or len(found) != len(fits):
         got = f"{len(found)} results" if isinstance(found, (list, tuple)) else type(found).__name__
         raise DataError(

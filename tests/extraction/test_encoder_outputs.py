@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from spade_bench.data.bags import write_features
 from spade_bench.errors import DataError, PluginError
 from spade_bench.extraction.feature_bags import encode_bags
 from spade_bench.extraction.outputs import checked_encode
+from spade_bench.plugins import contained
 from spade_bench.types import EncoderCard
 
 CARD = EncoderCard("mine", "features", 3, description="d", upstream="any")
@@ -63,3 +65,26 @@ def test_encode_writes_nothing_that_contradicts_the_card(
     assert len(done.failed) == 1
     assert "width 4" in capsys.readouterr().err
     assert not list((tmp_path / "out").rglob("*.h5"))
+
+
+def test_stdout_comes_back_after_plugins_in_many_threads(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    inside, leave = threading.Barrier(2), [threading.Event(), threading.Event()]
+
+    def work(number: int) -> None:
+        with contained("plugin"):
+            inside.wait(10)
+            print("chatter")
+            leave[number].wait(10)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for event, thread in zip(leave, threads, strict=True):  # the first one in leaves first
+        event.set()
+        thread.join(10)
+    print("result")
+    shown = capsys.readouterr()
+    assert shown.out == "result\n"
+    assert shown.err == "chatter\nchatter\n"
