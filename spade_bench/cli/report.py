@@ -13,6 +13,7 @@ from spade_bench.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from spade_bench.report import OverallRow, ReportRow, Resampler, RiskSplit, Series
+    from spade_bench.results import Predictions
 
 __all__ = ["compare", "report"]
 
@@ -50,10 +51,11 @@ def report(
         raise UserError("--json, --csv and --markdown exclude each other")
     out = _folder(folder)
     problems: list[str] = []
-    series = collect(out, problems)
+    told: dict[str, Predictions] = {}
+    series = collect(out, problems, told)
     machine = as_json or as_csv or as_markdown
     wanted = metric or ("all" if machine else "primary")
-    resampler = Resampler(out)
+    resampler = Resampler(out, told=told)
     splits = risk_splits(series, resampler)
     _check_metric(wanted, series, (logrank.METRIC,) if splits else ())
     rows = leaderboard(series, resampler, wanted)
@@ -103,10 +105,11 @@ def compare(
         raise UserError(f"'{a}' is compared with itself", fix="Give two encoders")
     out = _folder(folder)
     problems: list[str] = []
-    series = reports.collect(out, problems)
+    told: dict[str, Predictions] = {}
+    series = reports.collect(out, problems, told)
     wanted = metric or ("all" if as_json else "primary")
     _check_metric(wanted, series)
-    differences = reports.compare(series, Resampler(out), a, b)
+    differences = reports.compare(series, Resampler(out, told=told), a, b)
     metrics = {one.task: one.metrics for one in series}
     shown = [d for d in differences if d.metric in chosen(metrics[d.task], wanted)]
     sentence = verdict(differences)

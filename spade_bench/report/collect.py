@@ -8,8 +8,8 @@ from pathlib import Path
 
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
-from spade_bench.results import ResultStore, Row
-from spade_bench.results.store import prediction_problem
+from spade_bench.results import Predictions, ResultStore, Row
+from spade_bench.results.store import whole_predictions
 
 __all__ = ["Place", "Series", "collect"]
 
@@ -60,7 +60,11 @@ class Series:
         return found[0].removeprefix("control:") if found else ""
 
 
-def collect(out: Path, problems: list[str] | None = None) -> list[Series]:
+def collect(
+    out: Path,
+    problems: list[str] | None = None,
+    predictions: dict[str, Predictions] | None = None,
+) -> list[Series]:
     """Group the rows of a results folder.
 
     A finished row whose predictions are missing or damaged counts as failed.
@@ -71,12 +75,14 @@ def collect(out: Path, problems: list[str] | None = None) -> list[Series]:
     Args:
         out: The folder.
         problems: Takes a sentence for each damaged line or file that is left out.
+        predictions: Takes the predictions of every finished row, which were read to be checked.
 
     Raises:
         DataError: When the folder holds no results.
     """
     store = ResultStore(out)
-    rows = [_with_whole_predictions(out, row, store.problems) for row in store.rows()]
+    read: dict[str, Predictions] = {} if predictions is None else predictions
+    rows = [_with_whole_predictions(out, row, store.problems, read) for row in store.rows()]
     if problems is not None:
         problems.extend(store.problems)
     if not rows:
@@ -96,12 +102,17 @@ def collect(out: Path, problems: list[str] | None = None) -> list[Series]:
     return _with_wanted(sorted(series, key=_order))
 
 
-def _with_whole_predictions(out: Path, row: Row, problems: list[str]) -> Row:
-    problem = prediction_problem(out, row) if row.status == "ok" else ""
-    if not problem:
+def _with_whole_predictions(
+    out: Path, row: Row, problems: list[str], read: dict[str, Predictions]
+) -> Row:
+    if row.status != "ok":
         return row
-    problems.append(problem)
-    return replace(row, status="failed", error=problem)
+    try:
+        read[row.run_id] = whole_predictions(out, row)
+    except DataError as error:
+        problems.append(str(error))
+        return replace(row, status="failed", error=str(error))
+    return row
 
 
 def _series(members: Sequence[Row], extra: tuple[str, ...]) -> Series:

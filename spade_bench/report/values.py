@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
 from spade_bench.report.collect import Series
-from spade_bench.results import Predictions, Row, read_predictions
+from spade_bench.results import Predictions, Row
+from spade_bench.results.store import whole_predictions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,15 +89,16 @@ class Resampler:
         out: Folder of the results.
         n_boot: Number of resamples.
         seed: Seed of the resamples; equal cases get equal resamples, which pairs encoders.
+        told: Predictions by run id; those that are not there are read.
     """
 
     out: Path
     n_boot: int = N_BOOT
     seed: int = 0
+    told: dict[str, Predictions] = field(default_factory=dict)
     _values: dict[tuple[str, ...], Values] = field(default_factory=dict)
     _weights: dict[str, Floats] = field(default_factory=dict)
     _sizes: dict[tuple[str, ...], tuple[int, int]] = field(default_factory=dict)
-    _told: dict[str, Predictions] = field(default_factory=dict)
 
     def values(self, series: Series, metric: str) -> Values:
         """Return a metric of every row of a series.
@@ -118,9 +120,9 @@ class Resampler:
 
     def predictions(self, row: Row) -> Predictions:
         """Read the predictions of a row, once."""
-        if row.run_id not in self._told:
-            self._told[row.run_id] = read_predictions(self.out, row.run_id)
-        return self._told[row.run_id]
+        if row.run_id not in self.told:
+            self.told[row.run_id] = whole_predictions(self.out, row)
+        return self.told[row.run_id]
 
     def cases(self, series: Series) -> int:
         """Return the number of distinct test cases of a series."""

@@ -10,10 +10,10 @@ from filelock import FileLock
 
 from spade_bench.console import warn
 from spade_bench.errors import DataError
-from spade_bench.results.predictions import read_predictions
+from spade_bench.results.predictions import Predictions, read_predictions
 from spade_bench.results.rows import Row
 
-__all__ = ["Finished", "ResultStore", "prediction_problem"]
+__all__ = ["Finished", "ResultStore", "whole_predictions"]
 
 
 class ResultStore:
@@ -101,10 +101,12 @@ class Finished:
         if row is None:
             return False
         if row.run_id not in self._whole:
-            problem = prediction_problem(self._out, row)
-            self._whole[row.run_id] = not problem
-            if problem:
-                warn(f"{problem} The cell runs again")
+            try:
+                whole_predictions(self._out, row)
+                self._whole[row.run_id] = True
+            except DataError as error:
+                self._whole[row.run_id] = False
+                warn(f"{error} The cell runs again")
         return self._whole[row.run_id]
 
     def sha256(self, run_id: str) -> str:
@@ -119,21 +121,26 @@ class Finished:
             self._whole[row.run_id] = True
 
 
-def prediction_problem(out: Path, row: Row) -> str:
-    """Return what is wrong with the predictions behind a finished row, or an empty string."""
+def whole_predictions(out: Path, row: Row) -> Predictions:
+    """Read the predictions behind a finished row, and make sure that they are the row's.
+
+    Raises:
+        DataError: When they are missing, damaged, not finite or of another number of cases.
+    """
     import numpy as np
 
     name = f"{row.encoder} {row.head} on {row.task}"
     try:
         found = read_predictions(out, row.run_id, sha256=row.predictions_sha256)
     except DataError as error:
-        return f"{name}: {error}"
+        raise DataError(str(error), where=name) from error
     if not np.isfinite(found.scores).all():  # rows of versions that did not look
-        return f"{name}: its predictions are not finite."
+        raise DataError("its predictions are not finite", where=name)
     wanted = row.n.get("test")
     if wanted is not None and len(found.case_ids) != wanted:
-        return f"{name}: its predictions hold {len(found.case_ids)} of {wanted} cases."
-    return ""
+        what = f"its predictions hold {len(found.case_ids)} of {wanted} cases"
+        raise DataError(what, where=name)
+    return found
 
 
 def _unknown(row: Row) -> bool:
