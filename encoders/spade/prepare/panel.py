@@ -61,7 +61,8 @@ def intersect_genes(
         counts.update(set(genes_of(name)))
     common = {gene for gene, n in counts.items() if 2 * n > len(names)}
     if not common:  # no majority: each is as odd as the others
-        common = {gene for gene, n in counts.items() if n == max(counts.values())}
+        most = max(counts.values(), default=0)
+        common = {gene for gene, n in counts.items() if n == most}
     usual = {name: len(common & set(genes_of(name))) for name in names}
     walk = sorted(names, key=lambda name: -usual[name])  # stable: equals stay in order
     shared: set[str] | None = None

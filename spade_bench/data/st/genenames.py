@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from spade_bench.data.spelling import is_missing
 from spade_bench.data.st.findings import Finding
 from spade_bench.errors import DataError
 
@@ -20,7 +21,7 @@ _SYMBOL_COLUMNS = (
     *("symbol", "symbols", "genesymbol"),
 )
 _ID_COLUMNS = ("gene_ids", "gene_id", "ensembl_id", "ensembl_ids", "ensembl", "id")
-_BLANK = frozenset({"", "nan", "na", "n/a", "none", "null", "-", "."})
+_DASHES = frozenset({"-", "."})  # how some tools write that a gene has no symbol
 _MOSTLY = 0.9
 
 
@@ -55,7 +56,7 @@ def gene_names(var: Any, where: str) -> tuple[np.ndarray, list[Finding]]:
         backup = np.asarray(var[ids].astype(object), dtype=str) if ids is not None else names
         if ids is None and numbered:  # a name that no other section has
             backup = np.array([f"unnamed:{where}:{name}" for name in names], dtype=str)
-        blank = np.array([s.strip().lower() in _BLANK for s in symbols], dtype=bool)
+        blank = np.array([is_missing(s) or s.strip() in _DASHES for s in symbols], dtype=bool)
         if blank.all():
             raise DataError(f"var['{column}'] is blank for every gene", where=where)
         what = "row numbers" if numbered else "Ensembl ids"
