@@ -8,12 +8,19 @@ import numpy as np
 import pytest
 from release_files import write_release
 from scipy import sparse
+from toy_pretraining import write_hest
 
 from spade_bench.encoders.spade.clustering import Experts
 from spade_bench.encoders.spade.config import TrainingConfig
 from spade_bench.encoders.spade.training.data import TrainingData
 
 N_EXPERTS, N_SPOTS, WIDTH, N_GENES = 4, 330, 12, 20
+
+
+@pytest.fixture(scope="module")
+def hest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four toy samples in HEST layout."""
+    return write_hest(tmp_path_factory.mktemp("hest"))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from toy_pretraining import config, write_hest
+from toy_pretraining import config
 
 from spade_bench.encoders._checkpoint import load_checkpoint, save_checkpoint
 from spade_bench.encoders._folders import hold
@@ -22,11 +22,6 @@ from spade_bench.errors import ConfigError, WeightsError
 from spade_bench.files import hash_file
 
 MODEL = ("spade.json", "experts.safetensors", "centroids.safetensors", "genes.csv")
-
-
-@pytest.fixture(scope="module")
-def hest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_hest(tmp_path_factory.mktemp("hest"))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from safetensors.numpy import load_file
-from toy_pretraining import DIM, config, write_hest
+from toy_pretraining import DIM, config
 from typer.testing import CliRunner
 
 from spade_bench.cli.main import app
@@ -19,11 +19,6 @@ from spade_bench.config import build, named_config
 from spade_bench.encoders.spade import SpadeModel, pipeline
 from spade_bench.encoders.spade.config import ClusteringConfig, PretrainConfig
 from spade_bench.encoders.spade.pipeline import cap_clusters, run_pretrain
-
-
-@pytest.fixture(scope="module")
-def hest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_hest(tmp_path_factory.mktemp("hest"))
 
 
 @pytest.fixture(scope="module")
