@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from spade_bench.data.patches import fit_patch, open_spots, read_patch
 from spade_bench.data.pyramids import PLAIN_SUFFIXES
 from spade_bench.data.slides import Slide, open_slide
 from spade_bench.data.st.checks import check_section, overrule, refusal
+from spade_bench.data.st.outsfiles import find_outs_files
 from spade_bench.errors import DataError
 from spade_bench.extraction.recipe import EncoderSource, Settings, fingerprint
 from spade_bench.extraction.stream import DROPPED, Prepared
@@ -187,6 +189,10 @@ class SpotJob:
     def inputs(self) -> Mapping[str, Any]:
         """See `Job.inputs`."""
         files = [self.sample.h5ad, self.sample.image, self.sample.patches]
+        if self.sample.spaceranger is not None:
+            with suppress(DataError):  # said when the section is checked
+                outs = find_outs_files(self.sample.spaceranger)
+                files += [outs.matrix, outs.positions, outs.scalefactors]
         return {
             "kind": "spots",
             "place": _PLACE_VERSION,
