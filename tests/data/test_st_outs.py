@@ -164,3 +164,17 @@ def test_damage_names_the_file(kind: str, tmp_path: Path) -> None:
         read_expression(sample)
     names = {"matrix": MATRIX, "positions": LIST, "scale": SCALE}
     assert names[kind.split(maxsplit=1)[0]] in str(found.value)
+
+
+def test_genes_of_a_matrix_follow_the_same_rule(tmp_path: Path) -> None:
+    (sample,) = read_spaceranger(write_outs(tmp_path, "A_"))
+    with h5py.File(tmp_path / f"A_{MATRIX}", "r+") as handle:
+        features = handle["matrix/features"]
+        features["name"][:] = np.array([b"0", b"1", b"2"])
+    with pytest.raises(DataError, match="gene names are row numbers"):
+        read_expression(sample)
+    with h5py.File(tmp_path / f"A_{MATRIX}", "r+") as handle:
+        features = handle["matrix/features"]
+        features["name"][:] = np.array([b"A", b"", b""])
+        features["id"] = np.array([b"ENSG1", b"ENSG2", b"ENSG3"])
+    assert list(read_expression(sample).genes) == ["A", "ENSG2", "ENSG3"]

@@ -42,10 +42,66 @@ def test_row_numbers_give_way_to_symbols(column: str, pattern: str, tmp_path: Pa
     np.testing.assert_array_equal(read_expression(sample).genes, symbols[order])
 
 
-def test_row_numbers_without_symbols_are_refused(tmp_path: Path) -> None:
-    sample = store(tmp_path / "a.h5ad", pd.DataFrame(index=[str(i) for i in range(GENES)]))
+NUMBERINGS = [
+    *("{}", "{}.0", "gene_{}", "gene-{}.0", "Gene {}", "Unnamed: {}", "feature.{:05d}", "probe_{}"),
+    *("A_{}", "sample1-{}", "ENS_{}"),
+]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("pattern", NUMBERINGS)
+def test_row_numbers_without_symbols_are_refused(pattern: str, first: int, tmp_path: Path) -> None:
+    index = [pattern.format(i) for i in np.random.default_rng(0).permutation(GENES) + first]
+    sample = store(tmp_path / "a.h5ad", pd.DataFrame(index=index))
     with pytest.raises(DataError, match="gene names are row numbers"):
         read_expression(sample)
+
+
+@pytest.mark.parametrize("pattern", NUMBERINGS)
+@pytest.mark.parametrize("column", ["gene_symbols", "gene_ids"])
+def test_columns_of_row_numbers_are_not_taken(column: str, pattern: str, tmp_path: Path) -> None:
+    numbers = [pattern.format(i) for i in range(GENES)]
+    index = [str(i) for i in range(GENES)]
+    sample = store(tmp_path / "a.h5ad", pd.DataFrame({column: numbers}, index=index))
+    with pytest.raises(DataError, match="gene names are row numbers"):
+        read_expression(sample)
+    right = [f"ENSG{i:011d}" for i in range(GENES)]
+    table = pd.DataFrame({column: numbers, "Symbol": right}, index=index)
+    assert list(read_expression(store(tmp_path / "b.h5ad", table)).genes) == right
+    sample = store(tmp_path / "c.h5ad", pd.DataFrame({column: numbers}, index=right))
+    assert list(read_expression(sample).genes) == right
+
+
+@pytest.mark.parametrize("pattern", ["G{}", "GENE{}", "PA_{:04d}", "ENSG{:011d}", "LOC{}"])
+def test_names_that_end_in_numbers_stay(pattern: str, tmp_path: Path) -> None:
+    names = [pattern.format(i) for i in range(GENES)]
+    assert list(read_expression(store(tmp_path / "a.h5ad", pd.DataFrame(index=names))).genes) == (
+        names
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+@pytest.mark.parametrize("ids", [True, False])
+@pytest.mark.parametrize("blank", ["", "nan", "NA", "-", "None"])
+def test_blank_names_in_the_index_are_never_joined(blank: str, ids: bool, tmp_path: Path) -> None:
+    ensembl = [f"ENSG{i:011d}" for i in range(GENES)]
+    index = [blank if i % 5 == 0 else f"G{i}" for i in range(GENES)]
+    var = pd.DataFrame({"gene_ids": ensembl} if ids else {}, index=index)
+    found = [
+        read_expression(replace(store(tmp_path / "a.h5ad", var), sample_id=name)).genes
+        for name in ("s", "t")
+    ]
+    assert len(set(found[0])) == GENES
+    shared = set(found[0]) & set(found[1])
+    assert shared == {ensembl[i] if ids and i % 5 == 0 else f"G{i}" for i in range(GENES)
+                      if ids or i % 5}  # fmt: skip
+
+
+def test_no_name_at_all_is_refused(tmp_path: Path) -> None:
+    var = pd.DataFrame(index=pd.Index(["nan"] * GENES))
+    var.index = var.index + [" " * i for i in range(GENES)]
+    with pytest.raises(DataError, match="no gene has a name"):
+        read_expression(store(tmp_path / "a.h5ad", var))
 
 
 @pytest.mark.parametrize("blank", [np.nan, "", "NA", "-", "None"])

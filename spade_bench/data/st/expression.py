@@ -80,13 +80,15 @@ def read_expression(sample: StSample) -> Expression:
             non-finite values, or names a barcode twice.
     """
     if sample.spaceranger is not None:
-        outs = read_outs(sample.spaceranger)
+        outs = read_outs(sample.spaceranger, sample.sample_id)
         values, genes, barcodes = outs.counts, outs.genes, outs.barcodes
         spatial, array, diameter = outs.spatial, outs.array, outs.spot_diameter_px
         findings = list(outs.findings)
         where = str(sample.spaceranger)
     elif sample.h5ad is not None:
-        values, genes, barcodes, spatial, array, diameter, findings = _read_h5ad(sample.h5ad)
+        values, genes, barcodes, spatial, array, diameter, findings = _read_h5ad(
+            sample.h5ad, sample.sample_id
+        )
         where = str(sample.h5ad)
     else:
         raise DataError("no expression file", where=sample.sample_id, fix="give its h5ad")
@@ -128,7 +130,7 @@ def _merge_duplicates(
     return out, genes[np.sort(first)], merged
 
 
-def _read_h5ad(path: Path) -> tuple[Any, ...]:
+def _read_h5ad(path: Path, section: str) -> tuple[Any, ...]:
     import anndata
 
     if not path.is_file():
@@ -148,7 +150,7 @@ def _read_h5ad(path: Path) -> tuple[Any, ...]:
         )
     try:
         spatial = _positions(adata.obsm["spatial"], adata.n_obs, path)
-        genes, findings = gene_names(adata.var, path.name)
+        genes, findings = gene_names(adata.var, str(path), section)
         columns = [c for c in ("array_row", "array_col") if c in adata.obs]
         array = adata.obs[columns].to_numpy(dtype=np.float64) if len(columns) == 2 else None
         values = _values(adata, path)

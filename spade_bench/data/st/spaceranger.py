@@ -13,17 +13,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import h5py
 import numpy as np
 import scipy.sparse as sp
 
 from spade_bench.data.st.findings import Finding
+from spade_bench.data.st.genenames import gene_names
 from spade_bench.data.st.outsfiles import find_outs_files, find_positions
 from spade_bench.data.st.sample import StSample
 from spade_bench.data.tabletext import read_lines, read_rows
 from spade_bench.errors import BROKEN_FILE, DataError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Outs", "read_outs", "read_spaceranger"]
 
@@ -118,20 +122,25 @@ def read_spaceranger(
     ]
 
 
-def read_outs(outs: Path) -> Outs:
+def read_outs(outs: Path, section: str = "") -> Outs:
     """Reads counts and positions, joined by barcode.
+
+    Args:
+        outs: The `outs/` folder; see `outsfiles` for others.
+        section: Name of the section, for genes without a name.
 
     Raises:
         DataError: A file is missing or is not what its name says, or no barcode is shared.
     """
     files = find_outs_files(outs)
-    counts, genes, barcodes = _matrix(files.matrix)
+    counts, var, barcodes = _matrix(files.matrix)
+    genes, named = gene_names(var, str(files.matrix), section)
     positions = _read_positions(files.positions)
     keep = np.array([b in positions for b in barcodes], dtype=bool)
     if not keep.any():
         raise DataError("matrix and positions share no barcode", where=str(outs))
     in_tissue = {b for b, p in positions.items() if p[0]}
-    findings = []
+    findings = list(named)
     lost = int((~keep).sum())
     if lost:
         text = f"{lost} of {len(barcodes)} barcodes have counts but no position"
@@ -166,12 +175,17 @@ def _find_image(outs: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def _matrix(path: Path) -> tuple[sp.csr_matrix, np.ndarray, np.ndarray]:
+def _matrix(path: Path) -> tuple[sp.csr_matrix, pd.DataFrame, np.ndarray]:
     """10x HDF5, version 3: columns are barcodes, so its CSC is the CSR of (spots, genes).
+
+    Returns:
+        Counts, a table of genes as in AnnData, and barcodes.
 
     Raises:
         DataError: When it is no such file or is damaged.
     """
+    import pandas as pd
+
     try:
         with _plain(path) as source, h5py.File(source, "r") as handle:
             group = handle["matrix"]
@@ -180,19 +194,25 @@ def _matrix(path: Path) -> tuple[sp.csr_matrix, np.ndarray, np.ndarray]:
             barcodes = np.array([b.decode() for b in group["barcodes"][:]])
             names = np.array([b.decode() for b in group["features/name"][:]])
             types = np.array([b.decode() for b in group["features/feature_type"][:]])
+            ids = [b.decode() for b in group["features/id"][:]] if "id" in group["features"] else []
         data = arrays[0].astype(np.float32)
         counts = sp.csr_matrix((data, arrays[1], arrays[2]), shape=(n_spots, n_genes))
         counts.check_format(full_check=True)  # places beyond the matrix would crash later
     except BROKEN_FILE as error:
         raise DataError(f"not a 10x matrix of version 3 ({error})", where=str(path)) from error
-    if not (len(barcodes) == n_spots and len(names) == len(types) == n_genes):
+    if not (
+        len(barcodes) == n_spots
+        and len(names) == len(types) == n_genes
+        and len(ids) in (0, n_genes)
+    ):
         raise DataError(
             f"{n_spots} x {n_genes} counts for {len(barcodes)} barcodes and {len(names)} genes",
             where=str(path),
             fix="Download it again",
         )
     genes = types == "Gene Expression"
-    return counts[:, genes] if not genes.all() else counts, names[genes], barcodes
+    var = pd.DataFrame({"gene_ids": ids} if ids else {}, index=names)[genes]
+    return counts[:, genes] if not genes.all() else counts, var, barcodes
 
 
 @contextmanager
