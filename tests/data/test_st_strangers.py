@@ -197,6 +197,56 @@ def test_positions_go_by_their_header(names: tuple[str, str], tmp_path: Path) ->
         read_expression(store(tmp_path / "b.h5ad", VAR, spatial=table))
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("pxl_col_in_fullres", "pxl_row_in_fullres"),
+        *(("pxl_col", "pxl_row"), ("imagecol", "imagerow"), ("pixel_x", "pixel_y")),
+        *(("x", "y"), ("X", "Y")),
+    ],
+)
+def test_positions_in_obs_are_used_by_their_names(names: tuple[str, str], tmp_path: Path) -> None:
+    table = {names[1]: XY[:, 1], names[0]: XY[:, 0]}
+    if names[0].lower() != "x":  # numbers of the array beside pixels
+        table |= {"x": np.arange(N), "y": np.arange(N)}
+    assert found_positions(tmp_path / "a.h5ad", table) == XY.tolist()
+    assert found_positions(tmp_path / "b.h5ad", {**table, "array_row": 1, "array_col": 2}) == (
+        XY.tolist()
+    )
+    with pytest.raises(DataError, match="1 spots have no finite position"):
+        holes = np.where(np.arange(N) == 3, np.nan, XY[:, 0])
+        found_positions(tmp_path / "c.h5ad", table | {names[0]: holes})
+
+
+def found_positions(path: Path, table: dict[str, Any]) -> list[list[float]]:
+    """Positions of a file without obsm['spatial'] and with these columns in obs."""
+    store(path, VAR)
+    data = anndata.read_h5ad(path)
+    del data.obsm["spatial"]
+    for name, values in table.items():
+        data.obs[name] = values
+    data.write_h5ad(path)
+    found = read_expression(StSample("s", h5ad=path))
+    assert any("positions taken from obs" in finding.text for finding in found.findings)
+    spatial: list[list[float]] = found.spatial.tolist()
+    return spatial
+
+
+@pytest.mark.parametrize("table", [{}, {"array_row": 3, "array_col": 4}, {"x": 1.0}])
+def test_without_positions_the_remedy_is_named(table: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no obsm\['spatial'\].*columns x and y of obs") as found:
+        found_positions(tmp_path / "a.h5ad", table)
+    assert ("count spots, not pixels" in str(found.value)) == ("array_row" in table)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1e-3, 100.0])
+def test_positions_that_are_no_pixels_drop_their_section(scale: float, tmp_path: Path) -> None:
+    sample = store(tmp_path / "a.h5ad", VAR, spatial=XY * scale)
+    sample = replace(sample, organ="Lung", technology="Visium")
+    found = check_sample(sample, read_expression(sample)).findings
+    assert any("not in pixels" in f.text and f.fatal for f in found)
+
+
 def test_broken_positions_and_empty_values_are_refused(tmp_path: Path) -> None:
     holes = XY.copy()
     holes[3, 0] = np.nan
