@@ -62,7 +62,9 @@ def _metadata_rows(folder: Path) -> dict[str, dict[str, Any]]:
     if "id" not in columns:
         raise DataError("no column 'id'", where=str(tables[-1]), fix="use HEST's own csv")
     for row in listed:
-        sample_id = str(row["id"])
+        sample_id = as_text(row["id"])
+        if sample_id is None:
+            continue  # Excel leaves blank rows behind
         if sample_id in rows:
             raise DataError(
                 f"id {sample_id} is there twice", where=str(tables[-1]), fix="remove one row"
