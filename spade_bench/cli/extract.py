@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -140,30 +141,22 @@ def extract(
 ) -> int:
     """Extract patch features: one HDF5 a slide or sample. Finished files are kept."""
     from spade_bench import console
-    from spade_bench.errors import UserError
     from spade_bench.extraction import EncoderSource, Settings
 
-    given = [path for path in (slides, hest, manifest, patches) if path is not None]
-    if len(given) != 1:
-        raise UserError(
-            f"{len(given)} kinds of input are given",
-            fix="Give one of --slides, --hest, --manifest and --patches",
-        )
-    if write_table is not None and patches is None:
-        raise UserError("goes with --patches only", where="--write-table")
-    if trust and hest is None and manifest is None:
-        raise UserError("goes with --hest and --manifest only", where="--trust")
+    sections = hest if manifest is None else manifest
+    _check_input(
+        [slides, hest, manifest, patches],
+        {
+            "--write-table": (write_table is not None, patches, "--patches"),
+            "--trust": (bool(trust), sections, "--hest and --manifest"),
+            "--drop-pen": (drop_pen, slides, "--slides"),
+            "--drop-blur": (drop_blur, slides, "--slides"),
+            "--override-mpp": (override_mpp is not None, slides, "--slides"),
+            "--series": (series is not None, slides, "--slides"),
+        },
+    )
     own = {"trust_remote_code": True} if trust_remote_code else {}
     options = _options(encoder, weights, device, precision, seed, own)
-    of_slides = {
-        "--drop-pen": drop_pen,
-        "--drop-blur": drop_blur,
-        "--override-mpp": override_mpp is not None,
-        "--series": series is not None,
-    }
-    for name, wanted in of_slides.items():
-        if wanted and slides is None:
-            raise UserError("goes with --slides only", where=name)
     settings = Settings(
         overlap=overlap,
         min_tissue=min_tissue,
@@ -189,6 +182,31 @@ def extract(
         for line in done.failed.values():
             console.emit(f"  failed: {line}")
     return 2 if failed else 0
+
+
+def _check_input(
+    inputs: list[Path | None], belongs: Mapping[str, tuple[bool, Path | None, str]]
+) -> None:
+    """Refuse no or several kinds of input, and options that belong to another kind.
+
+    Args:
+        inputs: Every kind of input, None where it is not given.
+        belongs: Option -> whether it is given, the input it goes with, and the name of that.
+
+    Raises:
+        UserError: Saying which.
+    """
+    from spade_bench.errors import UserError
+
+    given = sum(path is not None for path in inputs)
+    if given != 1:
+        raise UserError(
+            f"{given} kinds of input are given",
+            fix="Give one of --slides, --hest, --manifest and --patches",
+        )
+    for option, (wanted, path, name) in belongs.items():
+        if wanted and path is None:
+            raise UserError(f"goes with {name} only", where=option)
 
 
 def _extract(

@@ -179,6 +179,7 @@ def test_real_and_broken_slides(
         (["--slides", "a", "--shard", "3/2"], "'3/2' is not i/n"),
         (["--slides", "a", "--precision", "fp8"], "unknown precision 'fp8'"),
         (["--patches", "a", "--drop-blur"], "--drop-blur: goes with --slides only"),
+        (["--slides", "a", "--trust", "s"], "--trust: goes with --hest and --manifest only"),
     ],
 )
 def test_wrong_use_is_one_line(
