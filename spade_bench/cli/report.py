@@ -70,6 +70,7 @@ def report(
         console.emit(to_markdown(everything))
     else:
         _print(series, resampler, rows, ranks, splits)
+    _absent(series, problems, out)
     if plots:
         _plot(series, resampler, out / "plots")
     _left_out(problems, out)
@@ -124,9 +125,20 @@ def compare(
         tables.print_differences(shown, title)
         tables.print_legend([flag for one in shown for flag in one.flags])
         console.emit(sentence)
+    _absent(series, problems, out)
     if plots:
         console.say(f"forest plot: {draw_forest(differences, out / 'plots')}")
     _left_out(problems, out)
+
+
+def _absent(series: Sequence[Series], problems: list[str], out: Path) -> None:
+    """Say how many planned cells have no result, whatever the format."""
+    from spade_bench import console
+    from spade_bench.results import absent_cells
+
+    there = {row.run_id for one in series for row in (*one.rows, *one.failed)}
+    for text in absent_cells(out, there, problems):
+        console.warn(text)
 
 
 def _left_out(problems: Sequence[str], out: Path) -> None:

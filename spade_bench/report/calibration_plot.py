@@ -119,8 +119,8 @@ def draw_calibration(series: Sequence[Series], resampler: Resampler, out: Path) 
     """
     chosen = featured(series, resampler)
     return [
-        _draw(own, resampler, out / f"{file_name(f'{task}-{head}-{protocol}-calibration')}.png")
-        for (task, head, protocol), own in chosen.items()
+        _draw(own, resampler, out / f"{file_name('-'.join((*panel, 'calibration')))}.png")
+        for panel, own in chosen.items()
         if len(resampler.predictions(own[0].rows[0]).classes) == 2
     ]
 

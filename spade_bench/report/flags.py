@@ -42,7 +42,7 @@ _PREFIX = {
     "encoder-mismatch:": "the files say that they hold features of {}, not of the encoder named: "
     "taken as they are, because --as-is was given",
     "missing-class:": "no test case has the class {}: metrics speak of the others",
-    "inputs:": "results of one name from several features, tables or settings, told apart by hash",
+    "inputs:": "results of one name from several features or encoders, told apart by hash",
     "tasks:": "number of tasks that count",
 }
 

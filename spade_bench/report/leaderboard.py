@@ -18,6 +18,7 @@ __all__ = ["COLUMNS", "ReportRow", "as_csv", "as_markdown", "chosen", "leaderboa
 COLUMNS = (
     *("encoder", "task", "head", "protocol", "k_shot", "metric"),
     *("mean", "ci_low", "ci_high", "n_cases", "n_draws", "flags", "covers"),
+    *("condition", "tested_on"),
 )
 
 
@@ -40,6 +41,9 @@ class ReportRow:
         n_draws: Finished draws, or folds of all repeats.
         flags: Flags of the rows; `missing` and `failed` where draws are absent, `undefined` where
             the metric cannot be computed.
+        condition: Cases, splits, seed or settings where the folder holds several, in words; only
+            rows of one condition may be compared.
+        tested_on: Name of the cohort tested on where it is another than that trained on.
     """
 
     encoder: str
@@ -54,10 +58,13 @@ class ReportRow:
     n_cases: int
     n_draws: int
     flags: tuple[str, ...]
+    condition: tuple[str, ...] = ()
+    tested_on: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the row with `flags` as a list, ready for JSON."""
-        return {**asdict(self), "flags": list(self.flags), "covers": self.covers}
+        """Return the row with `flags` and `condition` as lists, ready for JSON."""
+        lists = {"flags": list(self.flags), "condition": list(self.condition)}
+        return {**asdict(self), **lists, "covers": self.covers}
 
     @property
     def covers(self) -> str:
@@ -101,6 +108,8 @@ def leaderboard(
                     n_cases=resampler.cases(one),
                     n_draws=len(one.rows),
                     flags=(*one.flags, *told, *status(one), *undefined),
+                    condition=one.condition,
+                    tested_on=one.tested_on,
                 )
             )
     return rows
@@ -124,13 +133,13 @@ def status(series: Series) -> tuple[str, ...]:
 
 
 def as_csv(rows: Sequence[ReportRow]) -> str:
-    """Return the rows as csv; flags are joined by semicolons."""
+    """Return the rows as csv; flags and conditions are joined by semicolons."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows:
         content = row.as_dict()
-        content["flags"] = ";".join(row.flags)
+        content |= {"flags": ";".join(row.flags), "condition": ";".join(row.condition)}
         writer.writerow([csv_cell(content[name]) for name in COLUMNS])
     return buffer.getvalue().rstrip("\n")
 
@@ -142,6 +151,7 @@ def as_markdown(rows: Sequence[ReportRow]) -> str:
         content = {
             **row.as_dict(),
             "flags": ", ".join(row.flags),
+            "condition": ", ".join(row.condition),
             "mean": number(row.mean, row.metric),
             # A p value has no interval: nothing is missing there.
             **{

@@ -39,10 +39,11 @@ def panels(count: int, height: float) -> tuple[Any, list[Any]]:
 
 
 def described(own: Sequence[Series]) -> str:
-    """Task, head and protocol of a picture, the number of shots, and marks that must be seen."""
+    """Task, head, protocol, condition and shots of a picture, and marks that must be seen."""
     first = own[0]
     shots = {one.k_shot for one in own} - {None}
-    words = [first.task, first.head, first.protocol]
+    words = [first.task, first.head, first.protocol, *first.condition]
+    words += [f"tested on {first.tested_on}"] if first.tested_on else []
     words += [f"k={'/'.join(map(str, sorted(k for k in shots if k is not None)))}"] if shots else []
     flags = {flag for one in own for flag in one.flags}
     marks = [("simulated", "simulated data"), ("leaky-splits", "leaky splits")]

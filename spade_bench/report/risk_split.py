@@ -141,6 +141,8 @@ def as_report_rows(splits: Sequence[RiskSplit]) -> list[ReportRow]:
                 *status(split.series),
                 *(("undefined",) if split.p is None else ()),
             ),
+            condition=split.series.condition,
+            tested_on=split.series.tested_on,
         )
         for split in splits
     ]

@@ -39,8 +39,8 @@ def draw_survival(series: Sequence[Series], resampler: Resampler, out: Path) -> 
     """
     chosen = featured(series, resampler)
     return [
-        _draw(own, resampler, out / f"{file_name(f'{task}-{head}-{protocol}-kaplan-meier')}.png")
-        for (task, head, protocol), own in chosen.items()
+        _draw(own, resampler, out / f"{file_name('-'.join((*panel, 'kaplan-meier')))}.png")
+        for panel, own in chosen.items()
         if is_survival(own[0], resampler)
     ]
 

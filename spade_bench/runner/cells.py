@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from spade_bench.data.episodes import episode_hash
@@ -32,6 +32,7 @@ class Cell:
         flags: Flags of the row.
         members: Cells of the fold models whose predictions this cell averages; empty when it is
             fitted itself.
+        about: The hashed cases, splits and settings in words, for tables that tell rows apart.
     """
 
     encoder: str
@@ -42,6 +43,7 @@ class Cell:
     inputs: Mapping[str, Any]
     flags: tuple[str, ...]
     members: tuple[Cell, ...] = ()
+    about: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
@@ -93,6 +95,7 @@ def groups(
             with_head = {**inputs, "head": hash_obj(head.params)}
             if name in select:
                 with_head["select"] = hash_obj(select[name])
+            about = {**prepared.about, **_in_words(name, head, select.get(name))}
             cells = [
                 Cell(
                     encoder=row.label,
@@ -102,11 +105,22 @@ def groups(
                     episode=episode,
                     inputs={**with_head, "episode": episode_hash(episode)},
                     flags=flags,
+                    about=about,
                 )
                 for episode in prepared.episodes
             ]
             out.append(Group(row, name, tuple(_with_members(cells))))
     return out
+
+
+def _in_words(name: str, head: Head, select: Sequence[Any] | None) -> dict[str, str]:
+    """Settings of a head that are not its defaults, and how others are chosen."""
+    usual = head.card.defaults
+    own = [f"{name}.{k}={v}" for k, v in head.params.items() if k not in usual or usual[k] != v]
+    words = {"head": ", ".join(own) or f"{name} defaults"}
+    if select is not None:
+        words["choice"] = f"{name} chosen on inner folds by {select[1]}"
+    return words
 
 
 def _with_members(cells: Sequence[Cell]) -> list[Cell]:

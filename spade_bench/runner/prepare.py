@@ -13,7 +13,7 @@ from spade_bench.data.cohort import cohort_hash, keep_covered
 from spade_bench.data.episodes import save_episodes
 from spade_bench.data.ids import match_files
 from spade_bench.data.ledger import cohort_sources
-from spade_bench.errors import ConfigError, DataError, UserError
+from spade_bench.errors import ConfigError, DataError, UserError, printable
 from spade_bench.files import file_name, hash_obj
 from spade_bench.registry import kinds, suggest
 from spade_bench.runner.cases import TaskCases, draw, load_cases
@@ -53,6 +53,7 @@ class Prepared:
         flags: Flags of every row.
         unusable: Label and error of each encoder that could not be used for this task.
         patient_of: Slide -> patient where slides are the units; empty where patients are.
+        about: Cases, splits and the cohort tested on, in words.
     """
 
     card: TaskCard
@@ -66,6 +67,7 @@ class Prepared:
     flags: tuple[str, ...]
     unusable: tuple[tuple[str, str], ...] = ()
     patient_of: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
 
     def features_hash(self, row: Variant) -> str:
         """Hash of the features of the cohort's slides, in the row's files."""
@@ -141,7 +143,28 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
         flags,
         tuple(unusable),
         cases.patient_of,
+        _in_words(task, cohort, dealt, bool(cases.tested)),
     )
+
+
+def _in_words(
+    task: TaskRequest, cohort: Cohort, dealt: Mapping[str, Any], elsewhere: bool
+) -> dict[str, str]:
+    """What the hashes of cohort and splits stand for, without paths."""
+    source = task.published or task.table
+    words = {"cohort": f"{len(cohort.cases)} cases of {printable(source.stem)}"}
+    told = {
+        "folds": f"{dealt.get('folds')} folds",
+        "holdout": f"held out {dealt.get('holdout')}",
+        "group_by_site": "sites kept together",
+        "published": f"published splits {str(dealt.get('published'))[:8]}",
+    }
+    splits = [text for name, text in told.items() if dealt.get(name)]
+    if splits:
+        words["splits"] = ", ".join(splits)
+    if elsewhere:
+        words["tested_on"] = printable((task.test_table or source).stem)
+    return words
 
 
 def _sources(

@@ -309,7 +309,7 @@ def make_row(cell: Cell, status: Any, device: str, seconds: float, **rest: Any) 
         seed=cell.seed,
         inputs=cell.inputs,
         flags=cell.flags,
-        env=environment(device),
+        env={**environment(device), **cell.about},
         seconds=round(seconds, 4),
         created_utc=now(),
         **rest,
