@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from spade_bench.escaping import csv_cell, markdown_cell
-from spade_bench.report.caveats import caveats, known, speaks_of
+from spade_bench.report.caveats import caveats, known, off_chance, speaks_of
 from spade_bench.report.collect import Series
 from spade_bench.report.values import Resampler
 
@@ -17,7 +17,7 @@ __all__ = ["COLUMNS", "ReportRow", "as_csv", "as_markdown", "chosen", "leaderboa
 
 COLUMNS = (
     *("encoder", "task", "head", "protocol", "k_shot", "metric"),
-    *("mean", "ci_low", "ci_high", "n_cases", "n_draws", "flags", "covers"),
+    *("mean", "ci_low", "ci_high", "n_cases", "n_draws", "flags", "covers", "note"),
 )
 
 
@@ -40,6 +40,7 @@ class ReportRow:
         n_draws: Finished draws, or folds of all repeats.
         flags: Flags of the rows; `missing` and `failed` where draws are absent, `undefined` where
             the metric cannot be computed.
+        note: A sentence on what a reader must not miss; mostly empty.
     """
 
     encoder: str
@@ -54,6 +55,7 @@ class ReportRow:
     n_cases: int
     n_draws: int
     flags: tuple[str, ...]
+    note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row with `flags` as a list, ready for JSON."""
@@ -99,8 +101,9 @@ def leaderboard(
                     ci_low=known(found.low) if found else None,
                     ci_high=known(found.high) if found else None,
                     n_cases=resampler.cases(one),
-                    n_draws=len(one.rows),
+                    n_draws=one.n_draws,
                     flags=(*one.flags, *told, *status(one), *undefined),
+                    note=off_chance(one, metric, found, resampler) if found else "",
                 )
             )
     return rows
@@ -118,7 +121,7 @@ def status(series: Series) -> tuple[str, ...]:
     out = []
     if series.failed:
         out.append("failed")
-    if len(series.rows) + len(series.failed) < series.wanted:
+    if len(series.rows) + len(series.failed) < series.wanted * series.permutations:
         out.append("missing")
     return tuple(out)
 
@@ -136,8 +139,9 @@ def as_csv(rows: Sequence[ReportRow]) -> str:
 
 
 def as_markdown(rows: Sequence[ReportRow]) -> str:
-    """Return the rows as a Markdown table."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    """Return the rows as a Markdown table, and notes on them below it."""
+    columns = [name for name in COLUMNS if name != "note"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     for row in rows:
         content = {
             **row.as_dict(),
@@ -149,7 +153,10 @@ def as_markdown(rows: Sequence[ReportRow]) -> str:
                 for name, end in (("ci_low", row.ci_low), ("ci_high", row.ci_high))
             },
         }
-        lines.append("| " + " | ".join(markdown_cell(content[name]) for name in COLUMNS) + " |")
+        lines.append("| " + " | ".join(markdown_cell(content[name]) for name in columns) + " |")
+    for row in rows:
+        if row.note:
+            lines += ["", markdown_cell(row.note)]
     return "\n".join(lines)
 
 
