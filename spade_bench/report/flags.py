@@ -44,8 +44,8 @@ _PREFIX = {
     "is too good",
     "encoder-mismatch:": "the files say that they hold features of {}, not of the encoder named: "
     "taken as they are, because --as-is was given",
-    "permutations:": "how often the labels of each training set were shuffled: the interval rests on "
-    "all of them",
+    "permutations:": "how often the labels of each training set were shuffled: the interval "
+    "rests on all of them",
     "missing-class:": "no test case has the class {}: metrics speak of the others",
     "inputs:": "results of one name from several features, tables or settings, told apart by hash",
     "tasks:": "number of tasks that count",

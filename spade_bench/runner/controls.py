@@ -133,7 +133,7 @@ def random_weight_features(request: RunRequest, task: Any) -> tuple[str, Mapping
     from spade_bench.data.bags import bag_encoder, find_bags
     from spade_bench.errors import DataError
 
-    for name in (name for name in encoders.names() if name.startswith("random-")):
+    for name in filter(_untrained, encoders.names()):
         folder = request.features_of(task, name)
         if folder is None:
             continue
@@ -144,6 +144,14 @@ def random_weight_features(request: RunRequest, task: Any) -> tuple[str, Mapping
         if bag_encoder(next(iter(files.values()))) == name:
             return name, files
     return None
+
+
+def _untrained(name: str) -> bool:
+    """Whether an encoder is a network of images with random weights, by its name and its card."""
+    if not name.startswith("random-"):
+        return False
+    card = encoders.get(name).card
+    return card.input == "image" and card.pretrained_on == ()
 
 
 def _base_names(sources: Sequence[Source]) -> dict[str, str]:
