@@ -106,6 +106,8 @@ class Row:
             row = cls(**values)
         except TypeError as error:
             raise DataError(f"incomplete row ({error})", where=where) from error
+        if not isinstance(row.inputs, Mapping):
+            raise DataError("inputs are not names and hashes", where=where)
         number = row.inputs.get("permutation", 0)
         if not isinstance(number, int):
             raise DataError(f"permutation is {number!r}, not a whole number", where=where)
