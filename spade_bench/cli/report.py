@@ -175,6 +175,7 @@ def _print(
     from spade_bench.report import terminal as tables
 
     tables.print_leaderboard(rows)
+    tables.print_notes(rows)
     shown = {(row.task, row.metric) for row in rows}
     found = [d for d in against_base(series, resampler) if (d.task, d.metric) in shown]
     if found:

@@ -102,6 +102,14 @@ def run(
         bool | None,
         typer.Option("--controls/--no-controls", help="Run the controls beside encoders."),
     ] = None,
+    permutations: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How often the permuted-labels control shuffles the labels of each training set. "
+            "Default: 5 where a fit is cheap, else 1.",
+        ),
+    ] = None,
     allow_missing: Annotated[
         bool | None,
         typer.Option("--allow-missing", help="Leave out slides and labels that are missing."),
@@ -177,6 +185,7 @@ def run(
         select=select,
         seed=seed,
         controls=controls,
+        permutations=permutations,
         allow_missing=allow_missing,
         allow_leaky_splits=allow_leaky_splits,
         trust_remote_code=trust_remote_code or None,

@@ -43,6 +43,7 @@ CARD = HeadCard(
     input="pooled",
     defaults=asdict(LogisticConfig()),
     grid={"C": (0.001, 0.01, 0.1, 1.0, 10.0)},
+    cheap=True,
     reference="scikit-learn LogisticRegression; same optimum, solved for all draws at once",
 )
 

@@ -65,6 +65,7 @@ KNN = HeadCard(
     input="pooled",
     defaults=asdict(KnnConfig()),
     grid={"k": (1, 3, 5, 10, 20), "metric": ("euclidean", "cosine")},
+    cheap=True,
     reference="Fix and Hodges 1951; equals scikit-learn KNeighborsClassifier",
 )
 
@@ -75,6 +76,7 @@ PROTOTYPE = HeadCard(
     input="pooled",
     defaults=asdict(PrototypeConfig()),
     grid={"centre": (True, False)},
+    cheap=True,
     reference="Wang, Chao, Weinberger, van der Maaten: SimpleShot, arXiv:1911.04623",
 )
 

@@ -15,6 +15,8 @@ from spade_bench.results.store import whole_predictions
 
 __all__ = ["Place", "Series", "collect", "precedence"]
 
+_VARIES = {"episode", "permutation"}  # differ from row to row of one series
+
 
 class Place(NamedTuple):
     """What encoders are compared within.
@@ -39,7 +41,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Series:
-    """Rows that differ in the draw or fold only.
+    """Rows that differ in the draw or fold, or in how labels were shuffled, only.
 
     Attributes:
         encoder: Label of the encoder.
@@ -49,10 +51,10 @@ class Series:
         k_shot: Cases per class, or None.
         flags: Flags.
         metrics: Metric names, the primary one first.
-        rows: Finished rows, by draw and fold.
+        rows: Finished rows, by draw, fold and permutation.
         failed: Rows that failed.
-        wanted: Draws that were planned, or that some other encoder has in this place; more than
-            `rows` means missing.
+        wanted: Draws that some other encoder has in this place; with more than there are rows for
+            each permutation some are missing.
         condition: What sets the rows apart from others of their task and protocol, in words.
     """
 
@@ -78,6 +80,16 @@ class Series:
     def tested_on(self) -> str:
         """Name of the cohort tested on where it is another than that trained on."""
         return tested_on(self.rows)
+
+    @property
+    def n_draws(self) -> int:
+        """Training sets that were fitted: a draw or fold whose labels were shuffled counts once."""
+        return len(set(map(_draw, self.rows)))
+
+    @property
+    def permutations(self) -> int:
+        """How often the labels of each training set were shuffled; 1 where they were not."""
+        return max(1, len({row.permutation for row in (*self.rows, *self.failed)}))
 
     @property
     def control(self) -> str:
@@ -119,7 +131,7 @@ def collect(
     groups: dict[tuple[object, tuple[str, ...]], dict[str, list[Row]]] = {}
     for row in rows:
         name = (row.task, row.head, row.protocol, row.k_shot or 0, row.encoder, row.flags)
-        inputs = {key: value for key, value in row.inputs.items() if key != "episode"}
+        inputs = {key: value for key, value in row.inputs.items() if key not in _VARIES}
         condition = told.get(row.run_id, ())
         key = hash_obj([inputs, row.seed])
         groups.setdefault((name, condition), {}).setdefault(key, []).append(row)
@@ -152,7 +164,7 @@ def _with_whole_predictions(
 def _series(members: Sequence[Row], extra: tuple[str, ...], condition: tuple[str, ...]) -> Series:
     done = sorted(
         (r for r in members if r.status == "ok"),
-        key=lambda r: (r.draw or 0, -1 if r.fold is None else r.fold),
+        key=lambda r: (r.draw or 0, -1 if r.fold is None else r.fold, r.permutation),
     )
     first = members[0]
     return Series(
@@ -169,6 +181,10 @@ def _series(members: Sequence[Row], extra: tuple[str, ...], condition: tuple[str
     )
 
 
+def _draw(row: Row) -> tuple[object, ...]:
+    return row.draw, row.fold, row.inputs.get("episode")
+
+
 def _with_wanted(series: list[Series]) -> list[Series]:
     """Fill the grid: an encoder that lacks a place of a task is shown there as missing.
 
@@ -177,7 +193,8 @@ def _with_wanted(series: list[Series]) -> list[Series]:
     wanted: dict[Place, int] = {}
     metrics: dict[str, tuple[str, ...]] = {}
     for one in series:
-        wanted[one.place] = max(wanted.get(one.place, 0), len(one.rows) + len(one.failed))
+        draws = len(set(map(_draw, (*one.rows, *one.failed))))
+        wanted[one.place] = max(wanted.get(one.place, 0), draws)
         metrics[one.task] = metrics.get(one.task) or one.metrics
     full = [
         replace(one, wanted=wanted[one.place], metrics=one.metrics or metrics[one.task])

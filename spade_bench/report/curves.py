@@ -36,6 +36,8 @@ def _draw(own: Sequence[ReportRow], place: _Place, out: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from spade_bench.statistics.evaluate import chance
+
     task, head, condition = place
     metric = own[0].metric
     lines: dict[tuple[str, tuple[str, ...]], list[ReportRow]] = {}
@@ -63,8 +65,8 @@ def _draw(own: Sequence[ReportRow], place: _Place, out: Path) -> Path:
         high = [row.mean or 0.0 if row.ci_high is None else row.ci_high for row in ordered]
         if not flags:
             axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    if metric == "auroc":
-        axes.axhline(0.5, color="0.6", linewidth=0.8, zorder=0)
+    if (level := chance(metric)) is not None:
+        axes.axhline(level, color="0.6", linewidth=0.8, zorder=0)
     shots = sorted({row.k_shot or 0 for row in own})
     axes.set_xscale("log", base=2)
     axes.set_xticks(shots, [str(k) for k in shots])

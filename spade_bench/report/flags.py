@@ -14,8 +14,10 @@ _EXACT = {
     "contamination:training-samples": "slides of this cohort were training samples of the encoder",
     "contamination:training-patients": "cases of this cohort were training patients of the encoder",
     "control:permuted-labels": "trained on shuffled labels: must lie at chance",
-    "control:random-weights": "an untrained encoder, or where no images are at hand an untrained "
-    "layer on top of the features: what features tell without pretraining",
+    "control:random-projection": "a fixed random projection of the same features, each value below "
+    "zero set to zero: no encoder of images",
+    "control:random-weights": "an untrained encoder of images: what its features tell without "
+    "pretraining",
     "control:base": "the encoder below, without the one that sits on it",
     "control:pca": "principal components of the base features, as many as the encoder is wide",
     "control:k1": "the same training with a single expert",
@@ -30,7 +32,8 @@ _EXACT = {
     "leaky-splits": "cases on both sides of the given splits: numbers are too good",
     "missing": "other encoders have results here, this one lacks some or all",
     "missing-slides": "run without slides that had no features",
-    "random-projection": "an untrained layer on features, not an untrained encoder of images",
+    "random-projection": "stored by an older version: a random projection of the same features, "
+    "not an untrained encoder of images",
     "simulated": "simulated data, not patients",
     "unit:slide": "slides, not patients, are split and counted; intervals resample patients",
     "unregistered": "a task without a card: nobody declared its classes, sources and metrics",
@@ -41,6 +44,8 @@ _PREFIX = {
     "is too good",
     "encoder-mismatch:": "the files say that they hold features of {}, not of the encoder named: "
     "taken as they are, because --as-is was given",
+    "permutations:": "how often the labels of each training set were shuffled: the interval "
+    "rests on all of them",
     "missing-class:": "no test case has the class {}: metrics speak of the others",
     "inputs:": "results of one name from several features or encoders, told apart by hash",
     "tasks:": "number of tasks that count",

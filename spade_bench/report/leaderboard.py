@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from spade_bench.escaping import csv_cell, markdown_cell
-from spade_bench.report.caveats import caveats, known, speaks_of
+from spade_bench.report.caveats import caveats, known, off_chance, speaks_of
 from spade_bench.report.collect import Series
 from spade_bench.report.values import Resampler
 
@@ -18,7 +18,7 @@ __all__ = ["COLUMNS", "ReportRow", "as_csv", "as_markdown", "chosen", "leaderboa
 COLUMNS = (
     *("encoder", "task", "head", "protocol", "k_shot", "metric"),
     *("mean", "ci_low", "ci_high", "n_cases", "n_draws", "flags", "covers"),
-    *("condition", "tested_on"),
+    *("note", "condition", "tested_on"),
 )
 
 
@@ -41,6 +41,7 @@ class ReportRow:
         n_draws: Finished draws, or folds of all repeats.
         flags: Flags of the rows; `missing` and `failed` where draws are absent, `undefined` where
             the metric cannot be computed.
+        note: A sentence on what a reader must not miss; mostly empty.
         condition: Cases, splits, seed or settings where the folder holds several, in words; only
             rows of one condition may be compared.
         tested_on: Name of the cohort tested on where it is another than that trained on.
@@ -58,6 +59,7 @@ class ReportRow:
     n_cases: int
     n_draws: int
     flags: tuple[str, ...]
+    note: str = ""
     condition: tuple[str, ...] = ()
     tested_on: str = ""
 
@@ -106,10 +108,11 @@ def leaderboard(
                     ci_low=known(found.low) if found else None,
                     ci_high=known(found.high) if found else None,
                     n_cases=resampler.cases(one),
-                    n_draws=len(one.rows),
+                    n_draws=one.n_draws,
                     flags=(*one.flags, *told, *status(one), *undefined),
                     condition=one.condition,
                     tested_on=one.tested_on,
+                    note=off_chance(one, metric, found, resampler) if found else "",
                 )
             )
     return rows
@@ -127,7 +130,7 @@ def status(series: Series) -> tuple[str, ...]:
     out = []
     if series.failed:
         out.append("failed")
-    if len(series.rows) + len(series.failed) < series.wanted:
+    if len(series.rows) + len(series.failed) < series.wanted * series.permutations:
         out.append("missing")
     return tuple(out)
 
@@ -145,8 +148,9 @@ def as_csv(rows: Sequence[ReportRow]) -> str:
 
 
 def as_markdown(rows: Sequence[ReportRow]) -> str:
-    """Return the rows as a Markdown table."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    """Return the rows as a Markdown table, and notes on them below it."""
+    columns = [name for name in COLUMNS if name != "note"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     for row in rows:
         content = {
             **row.as_dict(),
@@ -159,7 +163,10 @@ def as_markdown(rows: Sequence[ReportRow]) -> str:
                 for name, end in (("ci_low", row.ci_low), ("ci_high", row.ci_high))
             },
         }
-        lines.append("| " + " | ".join(markdown_cell(content[name]) for name in COLUMNS) + " |")
+        lines.append("| " + " | ".join(markdown_cell(content[name]) for name in columns) + " |")
+    for row in rows:
+        if row.note:
+            lines += ["", markdown_cell(row.note)]
     return "\n".join(lines)
 
 

@@ -135,7 +135,7 @@ def as_report_rows(splits: Sequence[RiskSplit]) -> list[ReportRow]:
             ci_low=None,
             ci_high=None,
             n_cases=split.n_high + split.n_low,
-            n_draws=len(split.series.rows),
+            n_draws=split.series.n_draws,
             flags=(
                 *split.series.flags,
                 *status(split.series),

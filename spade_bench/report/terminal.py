@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from spade_bench import console
-from spade_bench.report.caveats import speaks_of
+from spade_bench.report.caveats import PERMUTATIONS, speaks_of
 from spade_bench.report.collect import Series
 from spade_bench.report.differences import Difference
 from spade_bench.report.flags import explain, shared
@@ -15,7 +15,7 @@ from spade_bench.report.overall import OverallRow
 from spade_bench.report.risk_split import RiskSplit
 
 __all__ = ["print_differences", "print_failures", "print_leaderboard", "print_legend",
-           "print_overall", "print_risk_splits"]  # fmt: skip
+           "print_notes", "print_overall", "print_risk_splits"]  # fmt: skip
 
 _ENDING = re.compile(r"(-k1|-random-routing|\+pca\d+|\+random\d+)$")
 _CELL = {"missing", "failed", "undefined"}
@@ -149,6 +149,13 @@ def print_failures(series: Sequence[Series]) -> None:
             )
 
 
+def print_notes(rows: Sequence[ReportRow]) -> None:
+    """Print what a reader of single rows must not miss."""
+    for row in rows:
+        if row.note:
+            console.emit(f"note: {row.note}")
+
+
 def print_legend(flags: Sequence[str]) -> None:
     """Print what the flags mean."""
     lines = explain(flags)
@@ -172,7 +179,7 @@ def _print_place(title: str, rows: Sequence[ReportRow]) -> None:
     shots = sorted({row.k_shot or 0 for row in rows})
     lines: dict[tuple[str, str, tuple[str, ...]], dict[int, ReportRow]] = {}
     for row in rows:
-        flags = tuple(flag for flag in row.flags if flag not in _CELL and flag not in _OF_SHOTS)
+        flags = tuple(flag for flag in row.flags if flag not in _CELL and not _is_of_shot(flag))
         lines.setdefault((row.encoder, row.head, flags), {})[row.k_shot or 0] = row
     told = {key: (*key[2], *_of_shots(found)) for key, found in lines.items()}
     common = shared([told[key] for key, found in lines.items()
@@ -187,11 +194,16 @@ def _print_place(title: str, rows: Sequence[ReportRow]) -> None:
     _table(f"{title}{_common(common)}", columns, cells)
 
 
+def _is_of_shot(flag: str) -> bool:
+    return flag in _OF_SHOTS or flag.startswith(PERMUTATIONS)
+
+
 def _of_shots(found: dict[int, ReportRow]) -> list[str]:
     """Flags of an encoder's shots; one that holds for some of them only says for which."""
     there = {shot: row for shot, row in found.items() if row.mean is not None}
     out = []
-    for flag in _OF_SHOTS:
+    several = sorted({f for row in there.values() for f in row.flags if f.startswith(PERMUTATIONS)})
+    for flag in (*_OF_SHOTS, *several):
         own = sorted(shot for shot, row in there.items() if flag in row.flags)
         if own:
             some = f" (k={','.join(map(str, own))})" if len(own) < len(there) else ""

@@ -37,7 +37,8 @@ class Row:
         metrics: Metric name -> value; an undefined value is null.
         n: Number of train and test cases; for survival also of events among the test cases;
             for few-shot `pool`, the cases of the smallest class that draws are taken from.
-        inputs: Hashes of what went in.
+        inputs: Hashes of what went in; `permutation` is the number of the shuffle where labels
+            were shuffled, left out for the first.
         flags: Controls, contamination, simulated data, missing slides.
         env: Versions, device and, with selection, what was selected; informative only.
         seconds: Time of fitting and predicting.
@@ -69,6 +70,12 @@ class Row:
     predictions_sha256: str = ""
     schema: str = SCHEMA
 
+    @property
+    def permutation(self) -> int:
+        """Which shuffle of the training labels this is, from 0, where they were shuffled."""
+        number: int = self.inputs.get("permutation", 0)
+        return number
+
     def to_line(self) -> str:
         """Return the row as one line of JSON, newline included."""
         content = dataclasses.asdict(self)
@@ -96,9 +103,15 @@ class Row:
         values = {key: value for key, value in content.items() if key in known}
         values["flags"] = tuple(values.get("flags", ()))
         try:
-            return cls(**values)
+            row = cls(**values)
         except TypeError as error:
             raise DataError(f"incomplete row ({error})", where=where) from error
+        if not isinstance(row.inputs, Mapping):
+            raise DataError("inputs are not names and hashes", where=where)
+        number = row.inputs.get("permutation", 0)
+        if not isinstance(number, int):
+            raise DataError(f"permutation is {number!r}, not a whole number", where=where)
+        return row
 
 
 def now() -> str:

@@ -16,7 +16,11 @@ from spade_bench.errors import UserError
 from spade_bench.registry import encoders as registered
 from spade_bench.registry import heads as known_heads
 from spade_bench.registry import suggest
-from spade_bench.runner.asked_checks import check_numbers, check_protocol_options
+from spade_bench.runner.asked_checks import (
+    check_controls,
+    check_numbers,
+    check_protocol_options,
+)
 from spade_bench.runner.request import (
     PATHO_BENCH,
     EncoderRequest,
@@ -81,6 +85,7 @@ class Asked:
         select: Choose hyperparameters on training cases.
         seed: Seed of everything random.
         controls: Whether controls run.
+        permutations: How often the control with permuted labels shuffles them.
         allow_missing: Leave out slides and labels that are missing.
         allow_leaky_splits: Accept published splits that leak.
         trust_remote_code: Agree to run code that lies beside the weights of encoders.
@@ -119,6 +124,7 @@ class Asked:
     select: bool | None = None
     seed: int | None = None
     controls: bool | None = None
+    permutations: int | None = None
     allow_missing: bool | None = None
     allow_leaky_splits: bool | None = None
     trust_remote_code: bool | None = None
@@ -201,6 +207,7 @@ def to_request(asked: Asked, workspace: ws.Workspace | None, **rest: Any) -> Run
         and value != {}
     }
     check_numbers(given)
+    check_controls(asked.controls, asked.permutations)
     protocol = _protocol_of(asked)
     if protocol:
         check_protocol_options(given, protocol)
@@ -219,7 +226,7 @@ def to_request(asked: Asked, workspace: ws.Workspace | None, **rest: Any) -> Run
         for name in (
             *("protocol", "folds", "repeats", "holdout", "group_by_site", "select", "controls"),
             *("allow_missing", "allow_leaky_splits", "memory", "match_ids", "positive", "as_is"),
-            "pretrained_on",
+            *("pretrained_on", "permutations"),
         )
         if getattr(asked, name) is not None
     }

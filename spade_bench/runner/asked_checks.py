@@ -7,7 +7,7 @@ from typing import Any
 
 from spade_bench.errors import UserError
 
-__all__ = ["PROTOCOLS_OF", "check_numbers", "check_protocol_options"]
+__all__ = ["PROTOCOLS_OF", "check_controls", "check_numbers", "check_protocol_options"]
 
 PROTOCOLS_OF: Mapping[str, tuple[str, ...]] = {
     "shots": ("few-shot",),
@@ -21,7 +21,7 @@ PROTOCOLS_OF: Mapping[str, tuple[str, ...]] = {
 }
 """Option -> protocols that it belongs to."""
 
-_AT_LEAST = {"seed": 0, "draws": 1, "folds": 2, "repeats": 1}
+_AT_LEAST = {"seed": 0, "draws": 1, "folds": 2, "repeats": 1, "permutations": 1}
 
 
 def check_protocol_options(given: Mapping[str, Any], protocol: str) -> None:
@@ -56,6 +56,19 @@ def check_numbers(given: Mapping[str, Any]) -> None:
     for shot in given.get("shots") or ():
         if shot < 1:
             raise UserError(f"--shots holds {shot}", fix="Use 1 or more")
+
+
+def check_controls(controls: bool | None, permutations: int | None) -> None:
+    """Refuse an option of the controls where there are none.
+
+    Raises:
+        UserError: When shuffles were asked for, and no controls.
+    """
+    if controls is False and permutations is not None:
+        raise UserError(
+            "--permutations is an option of the controls, and --no-controls leaves them out",
+            fix="Leave out one of the two",
+        )
 
 
 def _flag(name: str) -> str:

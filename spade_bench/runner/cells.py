@@ -11,11 +11,11 @@ from spade_bench.data.ledger import contamination
 from spade_bench.files import hash_obj
 from spade_bench.heads import Head
 from spade_bench.results import SCHEMA
-from spade_bench.runner.controls import Variant
+from spade_bench.runner.controls import Variant, n_permutations
 from spade_bench.runner.prepare import Prepared
 from spade_bench.types import Episode
 
-__all__ = ["Cell", "Group", "contamination", "fit_seed", "groups"]
+__all__ = ["Cell", "Group", "contamination", "fit_seed", "groups", "shuffle_seed"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Cell:
         episode: The episode.
         inputs: Hashes of what goes in, as stored in the row.
         flags: Flags of the row.
+        permutation: Which shuffle of the training labels it is, from 0, where they are shuffled.
         members: Cells of the fold models whose predictions this cell averages; empty when it is
             fitted itself.
         about: The hashed cases, splits and settings in words, for tables that tell rows apart.
@@ -42,6 +43,7 @@ class Cell:
     episode: Episode
     inputs: Mapping[str, Any]
     flags: tuple[str, ...]
+    permutation: int = 0
     members: tuple[Cell, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
 
@@ -63,7 +65,7 @@ class Group:
     Attributes:
         row: The encoder or control.
         head: Head name.
-        cells: One cell an episode.
+        cells: One cell an episode; with permuted labels one for each episode and shuffle.
     """
 
     row: Variant
@@ -72,7 +74,11 @@ class Group:
 
 
 def groups(
-    prepared: Prepared, heads: Mapping[str, Head], seed: int, select: Mapping[str, Any]
+    prepared: Prepared,
+    heads: Mapping[str, Head],
+    seed: int,
+    select: Mapping[str, Any],
+    permutations: int | None = None,
 ) -> list[Group]:
     """Return the cells of a task, row by row.
 
@@ -81,6 +87,7 @@ def groups(
         heads: Heads by name.
         seed: Seed of the run.
         select: What determines the choice of hyperparameters, by head; no entry without one.
+        permutations: How often permuted labels are shuffled; None leaves it to the head.
     """
     out = []
     for row in prepared.rows:
@@ -103,10 +110,12 @@ def groups(
                     head=name,
                     seed=seed,
                     episode=episode,
-                    inputs={**with_head, "episode": episode_hash(episode)},
+                    inputs={**with_head, "episode": episode_hash(episode), **_shuffle(number)},
                     flags=flags,
                     about=about,
+                    permutation=number,
                 )
+                for number in range(n_permutations(row, head, permutations))
                 for episode in prepared.episodes
             ]
             out.append(Group(row, name, tuple(_with_members(cells))))
@@ -123,6 +132,11 @@ def _in_words(name: str, head: Head, select: Sequence[Any] | None) -> dict[str, 
     return words
 
 
+def _shuffle(number: int) -> dict[str, int]:
+    """What a row says of its shuffle; of the first nothing, as rows of older versions."""
+    return {"permutation": number} if number else {}
+
+
 def _with_members(cells: Sequence[Cell]) -> list[Cell]:
     """Tell the ensemble of each repeat of cross-validation which fold models it averages."""
     out = []
@@ -132,7 +146,8 @@ def _with_members(cells: Sequence[Cell]) -> list[Cell]:
             members = tuple(
                 other
                 for other in cells
-                if other.episode.fold is not None and other.episode.draw == place.draw
+                if other.episode.fold is not None
+                and (other.episode.draw, other.permutation) == (place.draw, cell.permutation)
             )
             # The same cases, dealt to another number of folds, make another ensemble.
             whole = [cell.inputs["episode"], *(other.inputs["episode"] for other in members)]
@@ -150,3 +165,8 @@ def fit_seed(seed: int, episode: Episode) -> int:
     """Seed of a head's fit: the same for every encoder, different for every episode."""
     text = hash_obj([seed, episode.protocol, episode.k_shot, episode.draw, episode.fold])
     return int(text, 16) >> 1  # 63 bits: what torch's generators take
+
+
+def shuffle_seed(seed: int, permutation: int) -> int:
+    """Seed of a shuffle of the training labels of a fit; that of the first is the fit's own."""
+    return int(hash_obj([seed, "permutation", permutation]), 16) >> 1 if permutation else seed

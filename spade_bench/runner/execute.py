@@ -104,7 +104,7 @@ def _run_task(
     metric = ranking_metric(prepared.kind, prepared.card)
     chosen_by = {name: [grid, metric, INNER_FOLDS] for name, grid in context.grids.items()}
     index, shards = request.shard
-    every = groups(prepared, fitting, request.seed, chosen_by)
+    every = groups(prepared, fitting, request.seed, chosen_by, request.permutations)
     todo = every[index::shards]
     summary.planned += [_planned(group, context.finished) for group in todo]
     if request.dry_run:

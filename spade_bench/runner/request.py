@@ -82,6 +82,8 @@ class RunRequest:
         allow_leaky_splits: Accept published splits with cases on both sides, and flag every row.
         seed: Seed of everything random.
         controls: Whether controls run beside the encoders.
+        permutations: How often the labels of the control with permuted labels are shuffled; None
+            for several times where the head is cheap, else once.
         allow_missing: Go on without slides that have no usable features.
         device: Device name.
         memory: What training may take besides cached bags, such as `4GB`; None for a share.
@@ -115,6 +117,7 @@ class RunRequest:
     allow_leaky_splits: bool = False
     seed: int = 0
     controls: bool = True
+    permutations: int | None = None
     allow_missing: bool = False
     device: str = "auto"
     memory: str | None = None

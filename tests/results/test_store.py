@@ -134,3 +134,17 @@ def test_missing_or_damaged_predictions_are_named(tmp_path: Path) -> None:
     path.write_text("case_id,label,score:a,score:b\nc1,z,0.5,0.5\n")
     with pytest.raises(DataError, match="damaged"):
         read_predictions(tmp_path, "e" * 16)
+
+
+@pytest.mark.parametrize("inputs", [{"permutation": "1"}, {"permutation": None}, "x", None, [1]])
+def test_inputs_that_cannot_be_are_named_and_the_rest_stands(
+    tmp_path: Path, inputs: object
+) -> None:
+    store = ResultStore(tmp_path)
+    store.append([ROW])
+    content = {**json.loads(store.path.read_text()), "run_id": "c" * 16, "inputs": inputs}
+    with store.path.open("a") as file:
+        file.write(json.dumps(content) + "\n")
+    assert store.rows() == [ROW]
+    (problem,) = store.problems
+    assert "line 2" in problem
