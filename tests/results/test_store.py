@@ -137,7 +137,9 @@ def test_missing_or_damaged_predictions_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inputs", [{"permutation": "1"}, {"permutation": None}, "x", None, [1]])
-def test_inputs_that_cannot_be_are_named_and_the_rest_stands(tmp_path: Path, inputs: object) -> None:
+def test_inputs_that_cannot_be_are_named_and_the_rest_stands(
+    tmp_path: Path, inputs: object
+) -> None:
     store = ResultStore(tmp_path)
     store.append([ROW])
     content = {**json.loads(store.path.read_text()), "run_id": "c" * 16, "inputs": inputs}
