@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from spade_bench.console import track
 from spade_bench.data.bagformats import read_bag, reads_quickly
-from spade_bench.data.pack import open_pack, split_path
-from spade_bench.data.packcache import FeatureCache, Known, KnownFiles, signature
+from spade_bench.data.pack import Pack, open_pack, split_path
+from spade_bench.data.packcache import FeatureCache, Known, KnownFiles, discard, signature
 from spade_bench.errors import DataError, UserError
 from spade_bench.files import hash_array
 
@@ -115,10 +115,10 @@ class CaseBags:
         import numpy as np
 
         known = KnownFiles()
-        sources = [[known.fastest(path) for path in paths] for paths in cases]
+        sources = [[(path, _copy_of(path, known)) for path in paths] for paths in cases]
 
         def load(index: int) -> NDArray[np.floating]:
-            parts = [_features(path) for path in sources[index]]
+            parts = [_features(*source) for source in sources[index]]
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
         bags = cls(load, len(cases), dim)
@@ -188,10 +188,29 @@ class CaseBags:
         return CaseBags(load, self._n, dim)
 
 
-def _features(path: Path) -> NDArray[np.floating]:
+def _copy_of(path: Path, known: KnownFiles) -> tuple[Pack, str] | None:
+    """Where a fast copy of a file lies, a pack and the name in it; None without one.
+
+    The pack stays open: its sound bags are read even when another one has it removed.
+    """
+    fastest = known.fastest(path)
+    copy = None if fastest == path else split_path(fastest)
+    if copy is None:
+        return None
+    try:
+        return open_pack(copy[0]), copy[1]
+    except DataError:  # another process has just removed it
+        return None
+
+
+def _features(path: Path, copy: tuple[Pack, str] | None) -> NDArray[np.floating]:
     """Features of a file or of a bag in a pack, (n, dim); from a pack a view of the map."""
-    packed = split_path(path)
-    if packed is not None:
+    if copy is not None:
+        try:
+            return copy[0].features(copy[1])
+        except DataError:
+            discard(copy[0], path)
+    if (packed := split_path(path)) is not None:
         return open_pack(packed[0]).features(packed[1])
     return read_bag(path).features
 
@@ -206,20 +225,21 @@ def _look(path: Path, cache: FeatureCache | None) -> BagInfo:
         info, features = _read(path)
         if cache is not None:
             known = Known(info.digest, info.n, info.dim, info.encoder, info.problem)
-            cache.put(path, before, known)
-            if features is not None and not reads_quickly(path):
-                cache.keep(info.digest, features)
+            slow = features is not None and not reads_quickly(path)
+            kept = slow and features is not None and cache.keep(info.digest, features)
+            cache.put(path, before, known, kept=kept)
         return info
     return BagInfo(path, known.digest, known.n, known.dim, known.encoder, known.problem)
 
 
 def _look_packed(path: Path, file: Path, slide_id: str) -> BagInfo:
-    """What a pack says about a slide; its values were checked when it was packed."""
+    """What a pack says about a slide; that its values are numbers was checked when packing."""
     try:
         pack = open_pack(file)
         slide = pack.slide(slide_id)
+        pack.features(slide_id)  # held against their digest
     except UserError as error:
-        return BagInfo(path, problem=error.what)
+        return BagInfo(path, problem=f"{file.name}: {error.clause}")
     n = slide.stop - slide.start
     if not n:
         return BagInfo(path, problem="no patches")
@@ -231,7 +251,7 @@ def _read(path: Path) -> tuple[BagInfo, NDArray[np.floating] | None]:
     try:
         bag = read_bag(path)
     except UserError as error:
-        return BagInfo(path, problem=error.what), None
+        return BagInfo(path, problem=error.clause), None
     features = bag.features
     if features.ndim != 2 or not features.size:
         return BagInfo(path, problem="no patches"), None

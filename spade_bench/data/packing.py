@@ -93,7 +93,7 @@ def pack_features(
     broken: list[DataError] = []
     files = find_bags(features, encoder, unreadable=broken)
     found = scan_bags(files, "Checking features")
-    left_out = {Path(error.where).stem: error.what for error in broken}
+    left_out = {Path(error.where).stem: error.clause for error in broken}
     left_out |= {slide: info.problem for slide, info in found.items() if info.problem}
     usable = {slide: info for slide, info in found.items() if not info.problem}
     for slide, problem in left_out.items():

@@ -50,12 +50,13 @@ class PackWriter:
         """Bytes of features written so far."""
         return self._rows * self.dim * self.dtype.itemsize
 
-    def add(self, bag: Bag, digest: str | None = None) -> None:
+    def add(self, bag: Bag, digest: str | None = None, source: str | None = None) -> None:
         """Append a slide.
 
         Args:
             bag: Its features (n, dim) and what else is known.
             digest: Hash of the features, when it is known and they are stored as they are.
+            source: Hash of the file that the slide comes from.
 
         Raises:
             DataError: When it has another width, is there already, or holds values beyond the
@@ -79,14 +80,16 @@ class PackWriter:
             )
         self._file.write(stored.tobytes())
         start, n = self._rows, len(stored)
-        coords_start = None
+        coords_start = coords_digest = None
         if bag.coords is not None:
-            self._coords.write(np.ascontiguousarray(bag.coords, dtype=np.int64).tobytes())
+            coords = np.ascontiguousarray(bag.coords, dtype=np.int64).reshape(n, 2)
+            self._coords.write(coords.tobytes())
+            coords_digest = hash_array(coords)
             coords_start, self._n_coords = self._n_coords, self._n_coords + n
         self._rows += n
         self._slides[bag.slide_id] = PackedBag(
             bag.slide_id, start, start + n, digest or hash_array(stored), bag.encoder, bag.mpp,
-            bag.patch_size_level0, coords_start, bag.barcodes,
+            bag.patch_size_level0, coords_start, bag.barcodes, coords_digest, source,
         )  # fmt: skip
 
     @property
@@ -124,8 +127,9 @@ class PackWriter:
         for slide in self._slides.values():
             known = {key: value for key, value in vars(slide).items() if value is not None}
             slides.append(known)
-        return {"content": self.content, "dim": self.dim, "dtype": self.dtype.str,
-                "rows": self._rows, "slides": slides}  # fmt: skip
+        index = {"content": self.content, "dim": self.dim, "dtype": self.dtype.str,
+                 "rows": self._rows, "slides": slides}  # fmt: skip
+        return {**index, "seal": hash_obj(index)}
 
 
 def _npy_header(shape: tuple[int, int], dtype: np.dtype) -> bytes:
