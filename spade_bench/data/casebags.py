@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,10 +116,10 @@ class CaseBags:
         import numpy as np
 
         known = KnownFiles()
-        sources = [[(path, _copy_of(path, known)) for path in paths] for paths in cases]
+        sources = [[_Source.of(path, known) for path in paths] for paths in cases]
 
         def load(index: int) -> NDArray[np.floating]:
-            parts = [_features(*source) for source in sources[index]]
+            parts = [source.read() for source in sources[index]]
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
         bags = cls(load, len(cases), dim)
@@ -188,31 +189,58 @@ class CaseBags:
         return CaseBags(load, self._n, dim)
 
 
-def _copy_of(path: Path, known: KnownFiles) -> tuple[Pack, str] | None:
-    """Where a fast copy of a file lies, a pack and the name in it; None without one.
+@dataclass
+class _Source:
+    """Where the features of a slide are read.
 
-    The pack stays open: its sound bags are read even when another one has it removed.
+    Attributes:
+        path: The user's file, or a bag in a pack.
+        digest: Hash of its features when it was first read; empty when that is not known.
+        copy: A fast copy, a pack and the name in it, or None. The pack stays open: its sound bags
+            are read even when a damaged one has it removed.
+        sound: Whether the file was held against its digest.
     """
-    fastest = known.fastest(path)
-    copy = None if fastest == path else split_path(fastest)
-    if copy is None:
-        return None
-    try:
-        return open_pack(copy[0]), copy[1]
-    except DataError:  # another process has just removed it
-        return None
 
+    path: Path
+    digest: str = ""
+    copy: tuple[Pack, str] | None = None
+    sound: bool = False
 
-def _features(path: Path, copy: tuple[Pack, str] | None) -> NDArray[np.floating]:
-    """Features of a file or of a bag in a pack, (n, dim); from a pack a view of the map."""
-    if copy is not None:
-        try:
-            return copy[0].features(copy[1])
-        except DataError:
-            discard(copy[0], path)
-    if (packed := split_path(path)) is not None:
-        return open_pack(packed[0]).features(packed[1])
-    return read_bag(path).features
+    @classmethod
+    def of(cls, path: Path, known: KnownFiles) -> _Source:
+        """Look a file up in the caches."""
+        found, fastest = known.get(path), known.fastest(path)
+        source = cls(path, "" if found is None else found.digest)
+        copy = None if fastest == path else split_path(fastest)
+        if copy is not None:
+            with contextlib.suppress(DataError):  # another process has just removed it
+                source.copy = open_pack(copy[0]), copy[1]
+        return source
+
+    def read(self) -> NDArray[np.floating]:
+        """Features (n, dim); from a pack a view of the map.
+
+        Raises:
+            DataError: When the file cannot be read, or does not hold what it held before.
+        """
+        if self.copy is not None:
+            try:
+                return self.copy[0].features(self.copy[1])
+            except DataError:
+                discard(self.copy[0], self.path)
+                self.copy = None
+        if (packed := split_path(self.path)) is not None:
+            return open_pack(packed[0]).features(packed[1])
+        features = read_bag(self.path).features
+        if self.digest and not self.sound and hash_array(features) != self.digest:
+            raise DataError(
+                "holds other numbers than when it was first read: it is damaged, or was replaced "
+                "a moment ago",
+                where=str(self.path),
+                fix="Restore it, or `touch` it to take it as it is, and repeat the command",
+            )
+        self.sound = True
+        return features
 
 
 def _look(path: Path, cache: FeatureCache | None) -> BagInfo:

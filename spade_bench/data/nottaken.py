@@ -147,6 +147,6 @@ def say_not_taken(root: Path, strangers: Iterable[tuple[Path, str]]) -> None:
     new = [(path, why) for path, why in strangers if path.absolute() not in _said]
     _said.update(path.absolute() for path, _ in new)
     for path, why in new[:_SHOWN]:
-        say(f"not taken: {path.relative_to(root)}: {why}")
+        say(" ".join(f"not taken: {path.relative_to(root)}: {why}".split()))  # names may have lines
     if len(new) > _SHOWN:
         say(f"not taken: {len(new) - _SHOWN} more files in {root}")

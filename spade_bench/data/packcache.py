@@ -5,8 +5,9 @@ beside the features (`.spade-bench`) remembers the digest, size and problems of 
 as the file is unchanged by size and times, and holds packs of bags that read slowly where they
 lie: chunked or compressed HDF5, `.pt`, `.npz`, and small files. Bags in those packs are named by
 the digest of their values and have the files' own number type, so nothing computed from them can
-differ. A damaged index or pack is never believed: the files themselves are read, and it is made
-anew. `SPADE_BENCH_CACHE` names another folder for all caches, or is `off`.
+differ. Where a file that was read before holds other numbers now, that is said. A damaged index
+or pack is never believed: the files themselves are read, and it is made anew. `SPADE_BENCH_CACHE`
+names another folder for all caches, or is `off`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.console import warn
+from spade_bench.console import say, warn
 from spade_bench.data.bagformats_plain import companion
 from spade_bench.data.pack import PACK_SUFFIX, Pack, open_pack
 from spade_bench.data.packwrite import PackWriter
@@ -87,6 +88,7 @@ class FeatureCache:
         self._writers: dict[tuple[int, str], PackWriter] = {}
         self._room: int | None = None
         self._changed = False
+        self._differ: list[str] = []  # files with other numbers than when they were last read
 
     @classmethod
     def of(cls, files: Sequence[Path]) -> FeatureCache | None:
@@ -131,11 +133,15 @@ class FeatureCache:
         """
         if before is None or before != signature(path):
             return  # changed while it was read
+        name = self._name(path)
+        old = self._entries.get(name, {}).get("known", {}).get("digest")
+        if old and known.digest not in ("", old):
+            self._differ.append(name)
         newest = max(before[1], before[2]) / 1e9
         if time.time() - newest < SETTLED_SECONDS:
             return
         entry = {"signature": before, "known": asdict(known), "kept": kept}
-        self._entries[self._name(path)] = entry
+        self._entries[name] = entry
         self._changed = True
 
     def packed(self, digest: str) -> Path | None:
@@ -168,7 +174,7 @@ class FeatureCache:
         return True
 
     def commit(self) -> None:
-        """Complete the packs and write the index."""
+        """Complete the packs, write the index, and say which files hold other numbers now."""
         for writer in self._writers.values():
             file = writer.finish(self.home / f"bags-{writer.content}{PACK_SUFFIX}")
             pack = open_pack(file)
@@ -183,6 +189,11 @@ class FeatureCache:
             write_sealed(self.home / "index.json", {"version": _VERSION, "files": self._entries})
             self._drop_unused()
             self._changed = False
+        if self._differ:
+            more = f" and {len(self._differ) - 5} more" if len(self._differ) > 5 else ""
+            say(f"{self.root}: {len(self._differ)} feature file(s) hold other numbers than when "
+                f"they were last read: {', '.join(self._differ[:5])}{more}")  # fmt: skip
+            self._differ.clear()
         self.abandon()
 
     def abandon(self) -> None:

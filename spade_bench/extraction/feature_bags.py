@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["encode_bags"]
 
 # Not carried: names of what made the source, and the unit of its coordinates, which are pixels now.
-_OWN = ("name", "encoder", "extractor", "recipe", "unit", "tile_size", "tile_size_um",
-        "tile_size_px")  # fmt: skip
+_OWN = ("name", "encoder", "extractor", "recipe", "source_hash", "unit", "tile_size",
+        "tile_size_um", "tile_size_px")  # fmt: skip
 
 
 def encode_bags(
@@ -49,6 +49,7 @@ def encode_bags(
         encoder.card,
         features,
         unit="bags",
+        dim=encoder.dim,
         recipe=recipe,
         target_of=lambda slide_id, source: _target(features, source, out, name),
         write=write,

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from spade_bench.cli.main import app
 from spade_bench.data.bags import bag_dim, bag_encoder, find_bags, read_bag, write_features
+from spade_bench.data.casebags import scan_bags
 from spade_bench.data.pack import is_pack, open_pack
 from spade_bench.data.packing import pack_features
 from spade_bench.data.packwrite import PackWriter
@@ -143,6 +144,21 @@ def test_unusable_slides_are_named_and_left_out_only_on_request(
     assert not (tmp_path / "x.pack").exists()
     done = pack_features(folder, tmp_path / "x.pack", allow_missing=True)
     assert (done.slides, sorted(done.left_out)) == (4, ["broken", "nan", "wide"])
+
+
+def test_packing_again_says_which_slides_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _folder(tmp_path / "features")
+    done = pack_features(folder, tmp_path / "x.pack")  # rounded: not what the files hold
+    sources = {slide: info.digest for slide, info in scan_bags(find_bags(folder)).items()}
+    assert {s: packed.source for s, packed in open_pack(done.path).slides.items()} == sources
+    pack_features(folder, tmp_path / "x.pack")
+    assert "other numbers" not in capsys.readouterr().err
+    write_features(folder / "s.1.h5", np.ones((2, 6)), slide_id="s.1", encoder="uni")
+    pack_features(folder, tmp_path / "x.pack")
+    said = "1 slide(s) hold other numbers than when they were packed before: s.1\n"
+    assert said in capsys.readouterr().err
 
 
 def test_damaged_packs_and_odd_targets_are_refused(tmp_path: Path) -> None:

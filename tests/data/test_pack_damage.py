@@ -152,7 +152,7 @@ def test_checksums_are_compared_once_per_process_and_slide(
         scan_bags(files)
         bags = CaseBags.from_files([[path] for path in files.values()], D)
         assert [bags[i].shape for i in range(3)] == [(N, D)] * 3
-        assert casebags._features(files["a"], None).shape == (N, D)
+        assert casebags._Source(files["a"]).read().shape == (N, D)
     assert counted == [N] * 3
 
 

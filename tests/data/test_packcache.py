@@ -19,6 +19,8 @@ from spade_bench.data.casebags import CaseBags, scan_bags
 from spade_bench.data.checks import scan
 from spade_bench.data.pack import HEADER, open_pack, split_path
 from spade_bench.data.packcache import CACHE_FOLDER, FeatureCache, KnownFiles
+from spade_bench.errors import DataError
+from spade_bench.files import write_sealed
 
 RNG = np.random.default_rng(0)
 
@@ -372,3 +374,41 @@ def test_an_index_of_another_shape_is_not_believed(
     reads.clear()
     assert scan_bags(found) == first
     assert sorted(reads) == sorted(found.values())
+
+
+def test_other_numbers_than_at_the_first_reading_are_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = _folder(tmp_path / "f")
+    scan_bags(files)
+    assert "other numbers" not in capsys.readouterr().err
+    _chunked(files["a"], np.ones((4, 6), np.float32))
+    (tmp_path / "f" / "c.pt").write_bytes((tmp_path / "f" / "c.pt").read_bytes())  # written anew
+    for said in (1, 0):
+        scan_bags(files)
+        line = "1 feature file(s) hold other numbers than when they were last read: a.h5\n"
+        assert capsys.readouterr().err.count(line) == said
+
+
+def test_a_file_that_a_disk_changed_is_refused(tmp_path: Path, reads: list[Path]) -> None:
+    """Size and times stay as they were, and so it is not read again before it is used."""
+    path = tmp_path / "big.npy"
+    np.save(path, np.ones((300, 1024), np.float32))
+    first = scan_bags({"s": path})
+    index = tmp_path / CACHE_FOLDER / "index.json"
+    assert first["s"].digest in index.read_text()
+    bags = CaseBags.from_files([[path]], 1024)
+    assert bags[0].shape == (300, 1024)
+    array = np.load(path)
+    array[7, 7] = 9
+    np.save(path, array)
+    content = json.loads(index.read_text())["files"]
+    content["big.npy"]["signature"] = packcache.signature(path)
+    write_sealed(index, {"version": 1, "files": content})
+    assert scan_bags({"s": path}) == first
+    with pytest.raises(DataError, match=r"big\.npy: holds other numbers than when it was first"):
+        CaseBags.from_files([[path]], 1024)[0]
+    later = path.stat().st_mtime_ns + 1_000_000_000
+    os.utime(path, ns=(later, later))
+    assert scan_bags({"s": path})["s"].digest != first["s"].digest
+    assert CaseBags.from_files([[path]], 1024)[0].max() == 9
