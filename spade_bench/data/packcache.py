@@ -16,6 +16,7 @@ import contextlib
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -166,7 +167,7 @@ class FeatureCache:
         if features.nbytes > self._room:
             return False
         if key not in self._writers:
-            name = f"bags-new-{key[0]}-{key[1]}{PACK_SUFFIX}"
+            name = f"bags-new-{uuid.uuid4().hex[:8]}{PACK_SUFFIX}"  # other processes write too
             self._writers[key] = PackWriter(self.home / name, *key)
         if digest not in self._writers[key]:
             self._writers[key].add(Bag(digest, features), digest)

@@ -6,13 +6,13 @@ import json
 import shutil
 import struct
 import tempfile
-import uuid
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from spade_bench.data.pack import HEADER, MAGIC, TRAILER, VERSION, PackedBag
-from spade_bench.errors import DataError
-from spade_bench.files import hash_array, hash_obj
+from spade_bench.errors import DataError, UserError
+from spade_bench.files import atomic_path, hash_array, hash_obj
 from spade_bench.types import Bag
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class PackWriter:
         import numpy as np
 
         self.path, self.dim, self.dtype = path, dim, np.dtype(dtype).newbyteorder("<")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        self._placed = ExitStack()  # left without an error, the file is in place
+        self._temporary = self._placed.enter_context(atomic_path(path))
         self._file: IO[bytes] = self._temporary.open("wb")
         self._file.seek(HEADER)
         self._coords: IO[bytes] = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - until finish
@@ -100,7 +100,6 @@ class PackWriter:
 
     def finish(self, path: Path | None = None) -> Path:
         """Complete the file and put it in place, under another name when ``path`` is given."""
-        target = path or self.path
         try:
             self._coords.seek(0)
             shutil.copyfileobj(self._coords, self._file)
@@ -111,16 +110,16 @@ class PackWriter:
             self._file.seek(0)
             self._file.write(_npy_header((self._rows, self.dim), self.dtype))
             self._file.close()
-            self._temporary.replace(target)
+            self._placed.close()
         finally:
             self.abandon()
-        return target
+        return self.path if path is None else self.path.replace(path)
 
     def abandon(self) -> None:
         """Drop what was written; nothing is left behind. Does nothing after `finish`."""
         self._file.close()
         self._coords.close()
-        self._temporary.unlink(missing_ok=True)
+        self._placed.__exit__(UserError, UserError("abandoned"), None)
 
     def _index(self) -> dict[str, Any]:
         slides = []

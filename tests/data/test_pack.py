@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +209,23 @@ def test_command(tmp_path: Path) -> None:
     assert (told["slides"], told["rows"], told["dim"], told["dtype"]) == (4, 18, 6, "float16")
     failed = CliRunner().invoke(app, ["pack", "--features", str(tmp_path / "no"), "--out", "x"])
     assert isinstance(failed.exception, UserError)
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+from spade_bench.data.packwrite import PackWriter
+writer = PackWriter(Path(sys.argv[1]), 3, "float32")
+os._exit(1)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "x.pack")]
+    assert subprocess.run(command, check=False).returncode == 1
+    assert len(list(tmp_path.iterdir())) == 1
+    writer = PackWriter(tmp_path / "y.pack", 3, "float32")
+    writer.add(Bag("a", np.ones((2, 3), np.float32)))
+    writer.finish()
+    assert list(tmp_path.iterdir()) == [tmp_path / "y.pack"]
 
 
 class _Sum:

@@ -60,7 +60,7 @@ def root(tmp_path: Path, write_slide: Callable[..., Path]) -> Path:
     """Slides a and b as `ab`, a alone as `a`: images and features."""
     rng = np.random.default_rng(0)
     section = 243 + rng.integers(-3, 4, (200, 300, 3))
-    section[40:160, 60:260] = [150, 80, 150] + rng.integers(-9, 10, (120, 200, 1))
+    section[40:160, 60:260] = np.array([150, 80, 150]) + rng.integers(-9, 10, (120, 200, 1))
     pixels = section.astype(np.uint8)
     for folder in ("a", "ab"):
         for name in folder:
