@@ -21,6 +21,7 @@ from spade_bench.data.bagformats import (
     look,
     read_bag,
 )
+from spade_bench.data.nottaken import say_not_taken, unlike, why_no_features
 from spade_bench.data.pack import PACK_SUFFIX, is_pack, open_pack, split_path
 from spade_bench.data.packcache import KnownFiles
 from spade_bench.errors import DataError
@@ -166,8 +167,9 @@ def find_bags(
     """Find the feature file of every slide under a folder, or the slides of a pack.
 
     Files are recognised by what they hold; coordinate files and hidden files are passed over,
-    and so are slide vectors unless their encoder is named or nothing else is there. A slide of a
-    pack is named by a path inside it.
+    and so are slide vectors unless their encoder is named or nothing else is there. What looks
+    like features and is not taken is said, with the reason. A slide of a pack is named by a path
+    inside it.
 
     Args:
         folder: Searched recursively; or a pack.
@@ -184,15 +186,7 @@ def find_bags(
             features and none was chosen, lacks those of ``encoder``, or has a slide twice.
     """
     root = Path(folder)
-    headers: list[BagHeader] = []
-    known = KnownFiles()
-    for path in _candidates(root):
-        try:
-            headers += _headers(path, known)
-        except DataError as error:
-            if unreadable is None:
-                raise
-            unreadable.append(error)
+    headers = _look_at_all(root, unreadable)
     if not headers and unreadable:
         raise unreadable[0]
     if not headers:
@@ -206,13 +200,42 @@ def find_bags(
     return {slide: _only(root, slide, by_slide[slide]) for slide in sorted(by_slide)}
 
 
-def _candidates(root: Path) -> list[Path]:
+def _look_at_all(root: Path, unreadable: list[DataError] | None) -> list[BagHeader]:
+    headers: list[BagHeader] = []
+    known = KnownFiles()
+    candidates, strangers = _candidates(root)
+    try:
+        for path in candidates:
+            try:
+                found = _headers(path, known)
+                headers += found
+                if not found and (why := why_no_features(path)) is not None:
+                    strangers.append((path, why))
+            except DataError as error:
+                if unreadable is None:
+                    raise
+                unreadable.append(error)
+    finally:
+        say_not_taken(root, strangers)
+    return headers
+
+
+def _candidates(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """The files that may hold features; and what looks like them and is not taken, with why."""
     if is_pack(root):
-        return [root]
+        return [root], []
     if not root.is_dir():
         raise DataError("no such features folder, nor a pack", where=str(root))
-    paths = [p for p in root.rglob("*") if p.suffix in SUFFIXES and not _hidden(p, root)]
-    return sorted(p for p in paths if p.is_file())
+    files: list[Path] = []
+    strangers: list[tuple[Path, str]] = []
+    for path in sorted(path for path in root.rglob("*") if not _hidden(path, root)):
+        if path.suffix in SUFFIXES and path.is_file():
+            files.append(path)
+        elif strangers and strangers[-1][0] in path.parents:
+            continue  # a part of what was named a moment ago
+        elif (why := unlike(path)) is not None:
+            strangers.append((path, why))
+    return files, strangers
 
 
 def _headers(path: Path, known: KnownFiles) -> list[BagHeader]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.data.bagformats import HDF5
+from spade_bench.data.bagchecks import dataset
+from spade_bench.data.bagformats import HDF5, opened
 from spade_bench.data.bags import same_encoder
 from spade_bench.errors import DataError
 from spade_bench.files import atomic_path, file_name
@@ -70,13 +71,12 @@ def write_slide_vector(
 
 def patch_px(path: Path) -> int | None:
     """Side in pixels of the patches a feature file was made of; None when it does not say."""
-    import h5py
-
     if path.suffix not in HDF5 or not path.is_file():
         return None
-    with h5py.File(path, "r") as file:
+    with opened(path) as file:
         for name in ("coords", "features"):
-            value = file[name].attrs.get("patch_size") if name in file else None
+            data = dataset(file, name, path)
+            value = None if data is None else data.attrs.get("patch_size")
             if value is not None and str(value).isdigit():
                 return int(value)
     return None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from spade_bench import console
 from spade_bench.data.bags import features_folder, write_features
 from spade_bench.errors import DataError, UserError
-from spade_bench.extraction.outputs import checked_encode
+from spade_bench.extraction.outputs import check_width, checked_encode
 from spade_bench.extraction.recipe import EncoderSource, Settings, is_current, recipe_attrs
 from spade_bench.extraction.stream import BAD_INPUT, Batch, Job, Open, Stream
 
@@ -89,6 +89,8 @@ def run_jobs(jobs: Sequence[Job], source: EncoderSource, settings: Settings, out
     done: dict[str, int] = {}
     if todo:
         encoder = source.get()
+        dim = getattr(encoder, "dim", None) or source.card.dim
+        check_width([folder / f"{job.slide_id}.h5" for job in jobs], dim)  # of all shards
         label = f"Extracting {source.card.name}"
         with (
             console.progress(label, len(todo), "slides") as bar,

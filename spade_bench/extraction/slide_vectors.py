@@ -86,6 +86,7 @@ def encode_slides(
         encoder.card,
         features,
         unit="slides",
+        dim=encoder.dim,
         recipe=recipe,
         target_of=lambda slide_id, _: slide_vector_path(out, name, slide_id),
         write=write,

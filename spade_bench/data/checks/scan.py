@@ -85,7 +85,7 @@ def scan_features(
         try:
             scan.bags[slide] = _known(info) or _facts(read_bag(info.path))
         except UserError as problem:
-            scan.unreadable[slide] = problem.what
+            scan.unreadable[slide] = problem.clause
     return scan
 
 
@@ -107,7 +107,7 @@ def _list_leniently(folder: Path, scan: FeatureScan) -> None:
         try:
             header = look(path)
         except UserError as problem:
-            scan.unreadable[path.stem] = problem.what
+            scan.unreadable[path.stem] = problem.clause
             continue
         if header is not None:
             by_slide[header.slide_id].append(path)
