@@ -86,7 +86,9 @@ def leaderboard(
         told = caveats(one, resampler)
         for metric in chosen(one.metrics, wanted):
             found = resampler.interval(one, metric) if one.rows else None
-            undefined = ("undefined",) if one.rows and found is None else ()
+            own = ("undefined",) if one.rows and found is None else ()
+            if found and known(found.low) is None and "few-cases" not in told:
+                own = ("few-cases",)  # too few for this metric
             rows.append(
                 ReportRow(
                     encoder=one.encoder,
@@ -100,7 +102,7 @@ def leaderboard(
                     ci_high=known(found.high) if found else None,
                     n_cases=resampler.cases(one),
                     n_draws=len(one.rows),
-                    flags=(*one.flags, *told, *status(one), *undefined),
+                    flags=(*one.flags, *told, *status(one), *own),
                 )
             )
     return rows
