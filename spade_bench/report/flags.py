@@ -24,7 +24,8 @@ _EXACT = {
     "control:random-routing": "patches sent to experts at random",
     "ensemble": "mean prediction of the fold models on held-out cases",
     "few-cases": "fewer than 10 test cases (or events) of some class: intervals are wide, and left "
-    "out below 5 (AUROC: 2; sensitivity at a specificity and calibration slope: 20)",
+    "out below 5 (AUROC: 2; calibration slope: 20; sensitivity at 90% specificity: 50, at 95%: "
+    "100)",
     "same-draws": "all draws train on the same cases: they are one draw, not several",
     "small-pool": "the shots are more than a third of the pool's smallest class: draws share "
     "training cases, and their spread says too little about other training cases",

@@ -95,7 +95,9 @@ def leaderboard(
         told = caveats(one, resampler)
         for metric in chosen(one.metrics, wanted):
             found = resampler.interval(one, metric) if one.rows else None
-            undefined = ("undefined",) if one.rows and found is None else ()
+            own = ("undefined",) if one.rows and found is None else ()
+            if found and known(found.low) is None and "few-cases" not in told:
+                own = ("few-cases",)  # too few for this metric
             rows.append(
                 ReportRow(
                     encoder=one.encoder,
@@ -109,7 +111,7 @@ def leaderboard(
                     ci_high=known(found.high) if found else None,
                     n_cases=resampler.cases(one),
                     n_draws=one.n_draws,
-                    flags=(*one.flags, *told, *status(one), *undefined),
+                    flags=(*one.flags, *told, *status(one), *own),
                     condition=one.condition,
                     tested_on=one.tested_on,
                     note=off_chance(one, metric, found, resampler) if found else "",

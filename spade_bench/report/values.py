@@ -252,7 +252,8 @@ def single(found: Values, metric: str, seed: int = 0) -> Interval | None:
             spread = scores.influence_spread(found.target, plain, found.influence)
         else:
             spread = scores.boot_spread(plain, boot, found.size)
-        low, high = scores.score_interval(float(plain.mean()), spread, size)
+        least = scores.least_multiple(metric)
+        low, high = scores.score_interval(float(plain.mean()), spread, size, least)
     else:
         got = corrected_t_test(plain, found.train_size, found.test_size)
         low, high = max(0.0, got.low), min(1.0, got.high)

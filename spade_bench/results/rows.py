@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import platform
@@ -14,14 +15,31 @@ from typing import Any, Literal
 
 from spade_bench.errors import DataError
 
-__all__ = ["SCHEMA", "Row", "environment", "now"]
+__all__ = ["SCHEMA", "EditedRowError", "Row", "environment", "now"]
 
 SCHEMA = "spade-bench/results/1"
+_DIGEST = "row_sha256"
+
+
+class EditedRowError(DataError):
+    """A stored row was changed after it was written.
+
+    Args:
+        run_id: Run id that the row carries now.
+        where: File and line.
+    """
+
+    def __init__(self, run_id: str, where: str) -> None:
+        self.run_id = run_id
+        super().__init__("edited after it was written: its checksum does not fit", where=where)
 
 
 @dataclass(frozen=True)
 class Row:
     """A finished, failed or skipped cell.
+
+    Its line in the file also carries ``row_sha256``, the SHA-256 of the canonical JSON of all other
+    fields; lines of older versions have none.
 
     Attributes:
         run_id: Hash of what determines the numbers; paths and machine are no part of it.
@@ -77,13 +95,14 @@ class Row:
         return number
 
     def to_line(self) -> str:
-        """Return the row as one line of JSON, newline included."""
+        """Return the row as one line of JSON with its checksum, newline included."""
         content = dataclasses.asdict(self)
         content["metrics"] = {
             name: None if value is None or not math.isfinite(value) else value
             for name, value in self.metrics.items()
         }
-        return json.dumps({"schema": content.pop("schema"), **content}, allow_nan=False) + "\n"
+        line = {"schema": content.pop("schema"), **content}
+        return json.dumps({**line, _DIGEST: _digest(line)}, allow_nan=False) + "\n"
 
     @classmethod
     def from_line(cls, line: str, where: str) -> Row:
@@ -91,6 +110,7 @@ class Row:
 
         Raises:
             DataError: When it is not a row of a schema this version knows.
+            EditedRowError: When it does not have the checksum that was written with it.
         """
         try:
             content = json.loads(line)
@@ -99,6 +119,9 @@ class Row:
         schema = content.get("schema") if isinstance(content, dict) else None
         if schema != SCHEMA:
             raise DataError(f"schema is {schema!r}, this version reads {SCHEMA!r}", where=where)
+        digest = content.pop(_DIGEST, None)
+        if digest is not None and digest != _digest(content):
+            raise EditedRowError(str(content.get("run_id")), where)
         known = {f.name for f in dataclasses.fields(cls)}
         values = {key: value for key, value in content.items() if key in known}
         values["flags"] = tuple(values.get("flags", ()))
@@ -112,6 +135,12 @@ class Row:
         if not isinstance(number, int):
             raise DataError(f"permutation is {number!r}, not a whole number", where=where)
         return row
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of a line without its own checksum."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def now() -> str:

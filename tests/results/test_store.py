@@ -19,7 +19,7 @@ ROW = Row("a" * 16, "ok", "uni", "t", "logistic", "few-shot", 1, 0, metrics={"au
 CONTRACT = {
     *("schema", "run_id", "status", "encoder", "task", "head", "protocol", "k_shot", "draw"),
     *("fold", "seed", "metrics", "n", "inputs", "flags", "env", "seconds", "created_utc", "error"),
-    "predictions_sha256",
+    *("predictions_sha256", "row_sha256"),
 }
 
 
