@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from spade_bench.files import atomic_path, file_name
+from spade_bench.files import atomic_path
 from spade_bench.report.leaderboard import ReportRow
+from spade_bench.report.panels import picture_name
 
 __all__ = ["draw_curves"]
 
@@ -76,7 +77,7 @@ def _draw(own: Sequence[ReportRow], place: _Place, out: Path) -> Path:
     told = ", ".join((task, head, *condition))
     axes.set_title(f"{told}{' (simulated data)' if simulated else ''}")
     figure.legend(fontsize=7, loc="outside right upper")
-    path = out / f"{file_name('-'.join((task, head, *condition)))}.png"
+    path = out / picture_name(task, head, *condition)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130)
     return path

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from spade_bench.files import file_name
 from spade_bench.report.collect import Series
 
-__all__ = ["MAX_PANELS", "described", "panels"]
+__all__ = ["MAX_PANELS", "described", "panels", "picture_name"]
 
 MAX_PANELS = 8
 _ACROSS = 4
@@ -36,6 +37,11 @@ def panels(count: int, height: float) -> tuple[Any, list[Any]]:
         for side in ("top", "right"):
             one.spines[side].set_visible(False)
     return figure, axes[:count]
+
+
+def picture_name(*words: str) -> str:
+    """File name of a picture of a task, head, protocol and condition, without spaces."""
+    return f"{file_name('-'.join(words).replace(' ', '_'))}.png"
 
 
 def described(own: Sequence[Series]) -> str:
