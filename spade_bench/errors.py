@@ -5,9 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import struct
 import unicodedata
+import zlib
 
 __all__ = [
+    "BROKEN_FILE",
     "ConfigError",
     "DataError",
     "PluginError",
@@ -19,6 +22,16 @@ __all__ = [
     "machine_fault",
     "printable",
 ]
+
+BROKEN_FILE = (
+    *(OSError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError),
+    *(RuntimeError, OverflowError, SyntaxError, zlib.error, struct.error),
+)
+"""What h5py, anndata, Pillow and OpenSlide raise for a damaged or foreign file.
+
+To be caught only around the few lines that read one, and turned into a `DataError` there: further
+out it would hide faults of this program.
+"""
 
 # What a machine answers, in words, and what to do about it.
 _FAULTS = {

@@ -87,6 +87,14 @@ PenOption = Annotated[
 BlurOption = Annotated[
     bool, typer.Option("--drop-blur", help="Leave out patches of a slide that are out of focus.")
 ]
+SectionsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trust",
+        help="With --hest or --manifest: a sample to use although the checks doubt where its "
+        "spots lie or its pixel size. May be repeated.",
+    ),
+]
 GroupOption = Annotated[
     str,
     typer.Option(
@@ -125,6 +133,7 @@ def extract(
     preview: PreviewOption = True,
     drop_pen: PenOption = False,
     drop_blur: BlurOption = False,
+    trust: SectionsOption = None,
     group_by: GroupOption = "auto",
     write_table: TableOption = None,
     seed: SeedOption = 0,
@@ -142,6 +151,8 @@ def extract(
         )
     if write_table is not None and patches is None:
         raise UserError("goes with --patches only", where="--write-table")
+    if trust and hest is None and manifest is None:
+        raise UserError("goes with --hest and --manifest only", where="--trust")
     own = {"trust_remote_code": True} if trust_remote_code else {}
     options = _options(encoder, weights, device, precision, seed, own)
     of_slides = {
@@ -172,7 +183,7 @@ def extract(
     resolutions: list[float | None] = [*dict.fromkeys(mpp or ())] or [None]
     for value in resolutions:
         at = replace(settings, mpp=value)
-        done = _extract(source, out, at, slides, groups, hest, manifest)
+        done = _extract(source, out, at, slides, groups, hest, manifest, trust or [])
         failed |= bool(done.failed)
         console.emit(done.line())
         for line in done.failed.values():
@@ -188,6 +199,7 @@ def _extract(
     groups: list[PatchGroup],
     hest: Path | None,
     manifest: Path | None,
+    trust: list[str],
 ) -> Summary:
     """Extract at one resolution from whichever input was given."""
     from spade_bench.data.st import read_hest, read_manifest
@@ -198,7 +210,7 @@ def _extract(
     if groups:
         return extract_patch_folders(groups, source, out, settings=settings)
     samples = read_manifest(manifest) if manifest is not None else read_hest(Path(hest or "."))
-    return extract_hest(samples, source, out, settings=settings)
+    return extract_hest(samples, source, out, settings=settings, trust=trust)
 
 
 def _options(

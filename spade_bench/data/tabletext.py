@@ -9,6 +9,7 @@ import csv
 import gzip
 import importlib
 import io
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -19,7 +20,7 @@ from spade_bench.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["is_workbook", "read_dicts", "read_frame", "read_lines", "separator_of"]
+__all__ = ["is_workbook", "read_dicts", "read_frame", "read_lines", "read_rows", "separator_of"]
 
 _SEPARATORS = (",", "\t", ";")
 _WORKBOOKS = {".xlsx", ".xls", ".xlsm"}
@@ -86,6 +87,25 @@ def read_dicts(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
     try:
         header = [name.strip() for name in reader.fieldnames or []]
         return header, [{(k or "").strip(): v for k, v in row.items()} for row in reader]
+    except csv.Error as error:
+        raise DataError(f"cannot read the table ({error})", where=str(path)) from error
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    """Read the cells of a text table that may lack a header; blank lines are left out.
+
+    Args:
+        path: csv, tsv or text in any common encoding and with any separator, also gzipped.
+
+    Raises:
+        DataError: When it cannot be read or is a workbook.
+    """
+    if is_workbook(path):
+        raise DataError("a workbook, not text", where=str(path), fix="Save the sheet as csv")
+    lines = [line for line in read_lines(path) if line.strip()]
+    separator = separator_of(lines[0] if lines else "", path.suffix.removesuffix(".gz"))
+    try:
+        return list(csv.reader(lines, delimiter=separator))
     except csv.Error as error:
         raise DataError(f"cannot read the table ({error})", where=str(path)) from error
 
@@ -201,7 +221,7 @@ def _text(path: Path) -> str:
         data = path.read_bytes()
         if data.startswith(_GZIP):
             data = gzip.decompress(data)
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"cannot read the table ({error})", where=str(path)) from error
     for encoding in _encodings(data):
         try:

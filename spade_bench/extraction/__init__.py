@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,14 +66,43 @@ def extract_hest(
     *,
     settings: Settings | None = None,
     options: LoadOptions | None = None,
+    trust: Collection[str] = (),
+    checked: bool = False,
 ) -> Summary:
     """Extract features of the patch around every spot of samples; see `extract_slides`.
 
-    The files also carry `barcode`. Spots whose centre lies off the image have no row.
+    The files also carry `barcode`. Spots whose centre lies off the image have no row. A section
+    that `pretrain` would refuse is refused here too, for the same reason.
+
+    Args:
+        samples: The sections.
+        encoder: As in `extract_slides`.
+        out: Folder to write.
+        settings: How to extract.
+        options: How to load the encoder.
+        trust: Ids of samples to use although the checks doubt their geometry.
+        checked: The sections were checked before and are not checked again.
+
+    Returns:
+        What was done; refused sections are among the failures.
+
+    Raises:
+        ConfigError: When a trusted sample is not among the samples.
+        UserError: As `extract_slides`.
     """
+    from spade_bench.data.st.checks import FindingsReport
+    from spade_bench.data.st.filters import check_trusted
+
+    check_trusted(trust, [sample.sample_id for sample in samples], "--trust")
     source, chosen = _source(encoder, options), settings or Settings()
-    jobs = [SpotJob(sample, source, chosen) for sample in samples]
-    return run_jobs(jobs, source, chosen, out)
+    report = None if checked else FindingsReport()
+    jobs = [
+        SpotJob(sample, source, chosen, report, sample.sample_id in trust) for sample in samples
+    ]
+    done = run_jobs(jobs, source, chosen, out)
+    if report is not None:
+        report.close()
+    return done
 
 
 def extract_patch_folders(

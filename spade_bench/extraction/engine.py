@@ -20,7 +20,7 @@ from spade_bench.data.bags import features_folder, write_features
 from spade_bench.errors import DataError, UserError
 from spade_bench.extraction.outputs import check_width, checked_encode
 from spade_bench.extraction.recipe import EncoderSource, Settings, is_current, recipe_attrs
-from spade_bench.extraction.stream import BAD_INPUT, Batch, Job, Open, Stream
+from spade_bench.extraction.stream import BAD_INPUT, DROPPED, Batch, Job, Open, Stream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -289,4 +289,4 @@ def _fail(failed: dict[str, str], slide_id: str, error: BaseException) -> None:
     name = slide_id.encode(errors="backslashreplace").decode()
     line = text if text.startswith(name) else f"{name}: {text}"
     failed[name] = line
-    console.warn(f"skipped {line}")
+    console.warn(line if line.startswith(f"{name}: {DROPPED}") else f"skipped {line}")

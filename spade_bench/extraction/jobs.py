@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,21 +13,24 @@ from spade_bench.data.filters import BLURRED
 from spade_bench.data.patches import fit_patch, open_spots, read_patch
 from spade_bench.data.pyramids import PLAIN_SUFFIXES
 from spade_bench.data.slides import Slide, open_slide
+from spade_bench.data.st.checks import check_section, overrule, refusal
+from spade_bench.data.st.outsfiles import find_outs_files
 from spade_bench.errors import DataError
 from spade_bench.extraction.recipe import EncoderSource, Settings, fingerprint
-from spade_bench.extraction.stream import Prepared
+from spade_bench.extraction.stream import DROPPED, Prepared
 
 if TYPE_CHECKING:
     import numpy as np
 
     from spade_bench.data.grid import Grid
+    from spade_bench.data.st.checks import FindingsReport
     from spade_bench.data.st.sample import StSample
     from spade_bench.data.tissue import TissueMask
 
 __all__ = ["FolderJob", "SlideJob", "SpotJob"]
 
 _MASK_VERSION = 3  # raise when tissue detection or the grid changes
-_PLACE_VERSION = 2  # raise when the patches of spots are cut elsewhere
+_PLACE_VERSION = 3  # raise when the patches of spots are cut elsewhere, or checked otherwise
 _READER_VERSION = 2  # raise when plain images and TIFFs are read otherwise
 _PLAIN = PLAIN_SUFFIXES | {".tif", ".tiff"}
 _COARSEST = 2.2  # times the wanted resolution: beyond it, patches would be mostly invented
@@ -161,11 +165,21 @@ class SlideJob:
 
 @dataclass(frozen=True)
 class SpotJob:
-    """The spots of one spatial transcriptomics sample."""
+    """The spots of one spatial transcriptomics sample.
+
+    Attributes:
+        sample: The sample.
+        source: The encoder.
+        settings: How to extract.
+        report: Takes what the checks of the section find; None for a sample that was checked.
+        trusted: The user trusts the sample, so doubts about its geometry do not drop it.
+    """
 
     sample: StSample
     source: EncoderSource
     settings: Settings
+    report: FindingsReport | None = None
+    trusted: bool = False
 
     @property
     def slide_id(self) -> str:
@@ -175,6 +189,10 @@ class SpotJob:
     def inputs(self) -> Mapping[str, Any]:
         """See `Job.inputs`."""
         files = [self.sample.h5ad, self.sample.image, self.sample.patches]
+        if self.sample.spaceranger is not None:
+            with suppress(DataError):  # said when the section is checked
+                outs = find_outs_files(self.sample.spaceranger)
+                files += [outs.matrix, outs.positions, outs.scalefactors]
         return {
             "kind": "spots",
             "place": _PLACE_VERSION,
@@ -182,13 +200,28 @@ class SpotJob:
             "spaceranger": self.sample.spaceranger and self.sample.spaceranger.name,
             "mpp": self.source.mpp(self.settings),
             "pixel_size_um": self.sample.pixel_size_um or self.settings.assume_mpp,
+            **({"trusted": True} if self.trusted else {}),
         }
+
+    def _checked(self, report: FindingsReport) -> StSample:
+        """The sample with the pixel size that its spots tell, where nothing else does.
+
+        Raises:
+            DataError: When the checks refuse it.
+        """
+        checked, _ = check_section(self.sample, assume_mpp=self.settings.assume_mpp)
+        findings = overrule(checked.findings) if self.trusted else checked.findings
+        report.add(self.slide_id, [finding for finding in findings if not finding.fatal])
+        why = refusal(findings)
+        if why:
+            raise DataError(f"{DROPPED}{why}", where=self.slide_id)
+        return checked.sample
 
     def prepare(self, folder: Path) -> Prepared:
         """See `Job.prepare`."""
         px, mpp = self.source.patch_px, self.source.mpp(self.settings)
         spots = open_spots(
-            self.sample,
+            self.sample if self.report is None else self._checked(self.report),
             px=px,
             mpp=mpp,
             interpolation=self.source.card.interpolation,

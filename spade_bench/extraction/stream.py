@@ -21,12 +21,13 @@ from spade_bench.extraction.recipe import Settings
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["BAD_INPUT", "Batch", "Job", "Open", "Prepared", "Stream"]
+__all__ = ["BAD_INPUT", "DROPPED", "Batch", "Job", "Open", "Prepared", "Stream"]
 
 _CHUNK = 16  # patches a reader thread reads at a time
 _OPEN_AHEAD = 2  # slides opened before they are needed
 # What a damaged file can raise while it is read. Anything else is a bug and stops the run.
 BAD_INPUT = (UserError, OSError, ValueError, KeyError, EOFError)
+DROPPED = "dropped: "  # how the reason starts for which the checks of a section refuse it
 
 
 @dataclass(frozen=True)

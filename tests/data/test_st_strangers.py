@@ -42,10 +42,66 @@ def test_row_numbers_give_way_to_symbols(column: str, pattern: str, tmp_path: Pa
     np.testing.assert_array_equal(read_expression(sample).genes, symbols[order])
 
 
-def test_row_numbers_without_symbols_are_refused(tmp_path: Path) -> None:
-    sample = store(tmp_path / "a.h5ad", pd.DataFrame(index=[str(i) for i in range(GENES)]))
+NUMBERINGS = [
+    *("{}", "{}.0", "gene_{}", "gene-{}.0", "Gene {}", "Unnamed: {}", "feature.{:05d}", "probe_{}"),
+    *("A_{}", "sample1-{}", "ENS_{}"),
+]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("pattern", NUMBERINGS)
+def test_row_numbers_without_symbols_are_refused(pattern: str, first: int, tmp_path: Path) -> None:
+    index = [pattern.format(i) for i in np.random.default_rng(0).permutation(GENES) + first]
+    sample = store(tmp_path / "a.h5ad", pd.DataFrame(index=index))
     with pytest.raises(DataError, match="gene names are row numbers"):
         read_expression(sample)
+
+
+@pytest.mark.parametrize("pattern", NUMBERINGS)
+@pytest.mark.parametrize("column", ["gene_symbols", "gene_ids"])
+def test_columns_of_row_numbers_are_not_taken(column: str, pattern: str, tmp_path: Path) -> None:
+    numbers = [pattern.format(i) for i in range(GENES)]
+    index = [str(i) for i in range(GENES)]
+    sample = store(tmp_path / "a.h5ad", pd.DataFrame({column: numbers}, index=index))
+    with pytest.raises(DataError, match="gene names are row numbers"):
+        read_expression(sample)
+    right = [f"ENSG{i:011d}" for i in range(GENES)]
+    table = pd.DataFrame({column: numbers, "Symbol": right}, index=index)
+    assert list(read_expression(store(tmp_path / "b.h5ad", table)).genes) == right
+    sample = store(tmp_path / "c.h5ad", pd.DataFrame({column: numbers}, index=right))
+    assert list(read_expression(sample).genes) == right
+
+
+@pytest.mark.parametrize("pattern", ["G{}", "GENE{}", "PA_{:04d}", "ENSG{:011d}", "LOC{}"])
+def test_names_that_end_in_numbers_stay(pattern: str, tmp_path: Path) -> None:
+    names = [pattern.format(i) for i in range(GENES)]
+    assert list(read_expression(store(tmp_path / "a.h5ad", pd.DataFrame(index=names))).genes) == (
+        names
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Variable names are not unique")
+@pytest.mark.parametrize("ids", [True, False])
+@pytest.mark.parametrize("blank", ["", "nan", "NA", "-", "None"])
+def test_blank_names_in_the_index_are_never_joined(blank: str, ids: bool, tmp_path: Path) -> None:
+    ensembl = [f"ENSG{i:011d}" for i in range(GENES)]
+    index = [blank if i % 5 == 0 else f"G{i}" for i in range(GENES)]
+    var = pd.DataFrame({"gene_ids": ensembl} if ids else {}, index=index)
+    found = [
+        read_expression(replace(store(tmp_path / "a.h5ad", var), sample_id=name)).genes
+        for name in ("s", "t")
+    ]
+    assert len(set(found[0])) == GENES
+    shared = set(found[0]) & set(found[1])
+    assert shared == {ensembl[i] if ids and i % 5 == 0 else f"G{i}" for i in range(GENES)
+                      if ids or i % 5}  # fmt: skip
+
+
+def test_no_name_at_all_is_refused(tmp_path: Path) -> None:
+    var = pd.DataFrame(index=pd.Index(["nan"] * GENES))
+    var.index = var.index + [" " * i for i in range(GENES)]
+    with pytest.raises(DataError, match="no gene has a name"):
+        read_expression(store(tmp_path / "a.h5ad", var))
 
 
 @pytest.mark.parametrize("blank", [np.nan, "", "NA", "-", "None"])
@@ -81,6 +137,42 @@ def test_every_base_of_logarithm_ends_at_the_same_values(base: float, kind: str)
     assert bool(found) == (base != np.e)
 
 
+STRONG = np.random.default_rng(1).poisson(60, (60, 40)) + 2.0  # no gene has a count of one
+SIZES = np.random.default_rng(2).uniform(0.3, 3, (60, 1))  # spots do not share a total
+
+
+@pytest.mark.parametrize("base", [np.e, 2.0, 10.0])
+@pytest.mark.parametrize("linear", [COUNTS / SIZES, STRONG / SIZES, NORMED[:, :40]])
+def test_bases_are_told_without_a_shared_total(linear: np.ndarray, base: float) -> None:
+    stored = sp.csr_matrix((np.log1p(linear) / np.log(base)).astype(np.float32))
+    natural, found = natural_logs(stored, "f")
+    np.testing.assert_allclose(natural.toarray(), np.log1p(linear), rtol=1e-4, atol=1e-5)
+    assert [f.kind for f in found] == ([] if base == np.e else ["log-base"])
+
+
+ROOTS = {
+    "square roots": np.sqrt,
+    "Anscombe transforms": lambda x: 2 * np.sqrt(x + 3 / 8),
+    "Anscombe transforms shifted to zero": lambda x: 2 * np.sqrt(x + 3 / 8) - 2 * np.sqrt(3 / 8),
+    "Freeman-Tukey transforms": lambda x: np.sqrt(x) + np.sqrt(x + 1),
+    "Freeman-Tukey transforms shifted to zero": lambda x: np.sqrt(x) + np.sqrt(x + 1) - 1,
+    "arcsinh transforms": np.arcsinh,
+    "arcsinh transforms of square roots": lambda x: np.arcsinh(np.sqrt(x)),
+}
+MANY = np.random.default_rng(4).poisson(np.random.default_rng(5).gamma(0.3, 1.0, 9000), (60, 9000))
+
+
+@pytest.mark.parametrize("linear", ["counts", "normalised", "subset", "many genes"])
+@pytest.mark.parametrize("name", ROOTS)
+def test_roots_of_counts_are_refused_by_name(name: str, linear: str) -> None:
+    many = MANY / MANY.sum(axis=1, keepdims=True) * 1e4
+    values = {
+        "counts": COUNTS, "normalised": NORMED, "subset": NORMED[:, ::7], "many genes": many
+    }[linear]  # fmt: skip
+    with pytest.raises(DataError, match=f"expression values are {name} of counts"):
+        natural_logs(sp.csr_matrix(ROOTS[name](values).astype(np.float32)), "f")
+
+
 def test_square_roots_are_refused_and_counts_left_alone() -> None:
     with pytest.raises(DataError, match="square roots"):
         natural_logs(sp.csr_matrix(np.sqrt(COUNTS).astype(np.float32)), "f")
@@ -103,6 +195,56 @@ def test_positions_go_by_their_header(names: tuple[str, str], tmp_path: Path) ->
     table.columns = ["first", "second"]
     with pytest.raises(DataError, match="has the columns first, second"):
         read_expression(store(tmp_path / "b.h5ad", VAR, spatial=table))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("pxl_col_in_fullres", "pxl_row_in_fullres"),
+        *(("pxl_col", "pxl_row"), ("imagecol", "imagerow"), ("pixel_x", "pixel_y")),
+        *(("x", "y"), ("X", "Y")),
+    ],
+)
+def test_positions_in_obs_are_used_by_their_names(names: tuple[str, str], tmp_path: Path) -> None:
+    table = {names[1]: XY[:, 1], names[0]: XY[:, 0]}
+    if names[0].lower() != "x":  # numbers of the array beside pixels
+        table |= {"x": np.arange(N), "y": np.arange(N)}
+    assert found_positions(tmp_path / "a.h5ad", table) == XY.tolist()
+    assert found_positions(tmp_path / "b.h5ad", {**table, "array_row": 1, "array_col": 2}) == (
+        XY.tolist()
+    )
+    with pytest.raises(DataError, match="1 spots have no finite position"):
+        holes = np.where(np.arange(N) == 3, np.nan, XY[:, 0])
+        found_positions(tmp_path / "c.h5ad", table | {names[0]: holes})
+
+
+def found_positions(path: Path, table: dict[str, Any]) -> list[list[float]]:
+    """Positions of a file without obsm['spatial'] and with these columns in obs."""
+    store(path, VAR)
+    data = anndata.read_h5ad(path)
+    del data.obsm["spatial"]
+    for name, values in table.items():
+        data.obs[name] = values
+    data.write_h5ad(path)
+    found = read_expression(StSample("s", h5ad=path))
+    assert any("positions taken from obs" in finding.text for finding in found.findings)
+    spatial: list[list[float]] = found.spatial.tolist()
+    return spatial
+
+
+@pytest.mark.parametrize("table", [{}, {"array_row": 3, "array_col": 4}, {"x": 1.0}])
+def test_without_positions_the_remedy_is_named(table: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no obsm\['spatial'\].*columns x and y of obs") as found:
+        found_positions(tmp_path / "a.h5ad", table)
+    assert ("count spots, not pixels" in str(found.value)) == ("array_row" in table)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1e-3, 100.0])
+def test_positions_that_are_no_pixels_drop_their_section(scale: float, tmp_path: Path) -> None:
+    sample = store(tmp_path / "a.h5ad", VAR, spatial=XY * scale)
+    sample = replace(sample, organ="Lung", technology="Visium")
+    found = check_sample(sample, read_expression(sample)).findings
+    assert any("not in pixels" in f.text and f.fatal for f in found)
 
 
 def test_broken_positions_and_empty_values_are_refused(tmp_path: Path) -> None:
@@ -196,8 +338,10 @@ def test_a_natural_logarithm_of_any_height_stays_one(peak: float) -> None:
     values = section(1e4, 3)
     values.data = np.log1p(values.data)
     values.data *= peak / values.data.max()  # totals differ then, as in a subset of genes
-    same, found = natural_logs(values.astype(np.float32), "f")
-    assert not found
+    stored = values.astype(np.float32)
+    same, found = natural_logs(stored, "f")
+    assert same is stored
+    assert [f.kind for f in found] == ["log-base-unknown"]  # said, since nothing proves it
     assert value_kind(same) == "log-normalised"
 
 

@@ -234,7 +234,7 @@ class KillError(Exception):
 @pytest.mark.parametrize(
     ("module", "name", "call"),
     [
-        (collect, "check_sample", 2),
+        (collect, "check_section", 2),
         (panel, "variable_genes", 3),
         (running, "collect_features", 1),
         (running, "align_sample", 3),

@@ -11,9 +11,15 @@ import numpy as np
 
 from spade_bench import console
 from spade_bench.data.st import StSample, read_hest, read_manifest, read_spaceranger
-from spade_bench.data.st.checks import DuplicateFinder, check_sample, spot_prints
-from spade_bench.data.st.expression import read_expression
-from spade_bench.data.st.filters import filter_samples
+from spade_bench.data.st.checks import (
+    DuplicateFinder,
+    FindingsReport,
+    check_section,
+    overrule,
+    refusal,
+    spot_prints,
+)
+from spade_bench.data.st.filters import check_trusted, filter_samples
 from spade_bench.data.st.findings import Finding
 from spade_bench.encoders.spade.config import PretrainConfig, SamplesConfig
 from spade_bench.errors import ConfigError, DataError
@@ -21,9 +27,7 @@ from spade_bench.files import atomic_path, hash_obj, read_json, write_json
 
 __all__ = ["Record", "check_all", "gather", "identity", "report_findings", "summarise"]
 
-_DOUBTS = {"axes-swapped", "pixel-size-wrong", "patches-elsewhere", "duplicate-sample"}
-_SHOWN = 3  # samples named per kind of finding; all are in samples.csv
-_READER = 3  # raise when sections are read differently, so that older records are not reused
+_READER = 4  # raise when sections are read differently, so that older records are not reused
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Record:
     @property
     def refusal(self) -> str:
         """Why the sample cannot be used; empty when it can."""
-        return "; ".join(f.text for f in self.findings if f.fatal)
+        return refusal(self.findings)
 
     def genes(self) -> list[str]:
         """Gene names in the order of the expression file."""
@@ -103,9 +107,7 @@ def gather(config: SamplesConfig, encoder: str) -> tuple[list[StSample], dict[st
     )
     if not kept:
         raise ConfigError(f"the filter leaves none of {len(samples)} samples", where="samples")
-    unknown = sorted(set(config.trust) - set(names))
-    if unknown:
-        raise ConfigError(f"no sample named {', '.join(unknown[:5])}", where="samples.trust")
+    check_trusted(config.trust, names, "samples.trust")
     if config.features is not None:
         kept = _with_features(kept, config.features, encoder)
     return kept, dropped
@@ -152,13 +154,7 @@ def check_all(samples: Sequence[StSample], config: PretrainConfig, folder: Path)
 
 
 def _trusted(record: Record) -> Record:
-    """Overrules doubts, as the user asked; what cannot be read stays fatal."""
-    text = "{}; used because it is trusted"
-    findings = tuple(
-        replace(f, fatal=False, text=text.format(f.text)) if f.fatal and f.kind in _DOUBTS else f
-        for f in record.findings
-    )
-    return replace(record, findings=findings)
+    return replace(record, findings=overrule(record.findings))
 
 
 def _check_one(sample: StSample, config: PretrainConfig, folder: Path) -> tuple[Record, np.ndarray]:
@@ -170,16 +166,10 @@ def _check_one(sample: StSample, config: PretrainConfig, folder: Path) -> tuple[
         found = read_json(report)
         if found["key"] == key:
             return _restore(sample, found, genes_file), np.load(prints_file, allow_pickle=False)
-    try:
-        data = read_expression(sample)
-        checked = check_sample(sample, data, raw=config.expression == "raw")
-    except DataError as error:
-        finding = Finding("unreadable", 0, 0, str(error).rstrip("."), fatal=True)
-        return Record(sample, 0, 0, "", None, (finding,), key), np.empty(0, dtype=np.uint64)
+    checked, data = check_section(sample, raw=config.expression == "raw")
     findings = list(checked.findings)
-    if sample.image is None and sample.patches is None and sample.features is None:
-        text = "no image, patches or features to encode (a manifest can name them)"
-        findings.append(Finding("no-image", len(data.barcodes), len(data.barcodes), text, True))
+    if data is None:
+        return Record(sample, 0, 0, "", None, checked.findings, key), np.empty(0, dtype=np.uint64)
     prints = spot_prints(data)
     with atomic_path(genes_file) as temporary:
         temporary.write_text("\n".join(data.genes.tolist()), encoding="utf-8")
@@ -214,17 +204,10 @@ def _restore(sample: StSample, found: Mapping[str, Any], genes_file: Path) -> Re
 
 def report_findings(findings: Mapping[str, Sequence[Finding]]) -> None:
     """Says each kind of finding once, with counts and the first samples it concerns."""
-    by_kind: dict[str, list[tuple[str, Finding]]] = {}
+    report = FindingsReport()
     for sample_id, found in findings.items():
-        for finding in found:
-            by_kind.setdefault(finding.kind, []).append((sample_id, finding))
-    for kind, cases in by_kind.items():
-        for sample_id, finding in cases[:_SHOWN]:
-            verb = "dropped: " if finding.fatal else ""
-            console.warn(f"{sample_id}: {verb}{finding.text}")
-        if len(cases) > _SHOWN:
-            more = sum(f.count for _, f in cases[_SHOWN:])
-            console.warn(f"{kind}: {len(cases) - _SHOWN} more samples, {more:,} items")
+        report.add(sample_id, found)
+    report.close()
 
 
 def summarise(records: Sequence[Record], unwanted: Mapping[str, str]) -> str:

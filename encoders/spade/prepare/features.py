@@ -122,7 +122,7 @@ def _extract(
         )
     settings = Settings(mpp=base.mpp, batch_size=base.batch_size, workers=base.workers)
     options = LoadOptions(weights=base.weights, device=base.device, options=base.options)
-    done = extract_hest(samples, base.name, out, settings=settings, options=options)
+    done = extract_hest(samples, base.name, out, settings=settings, options=options, checked=True)
     made = find_bags(done.folder, base.name) if done.done or done.skipped else {}
     kept = {s.sample_id: made[s.sample_id] for s in samples if s.sample_id in made}
     failed = {

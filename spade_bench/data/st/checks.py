@@ -1,23 +1,42 @@
-"""All checks of one sample in one place, and the hunt for duplicated samples."""
+"""All checks of one section in one place, and the hunt for duplicated samples.
+
+`pretrain` and `extract` both call `check_section`: what one refuses, the other refuses in the same
+words.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spade_bench import console
+from spade_bench.data.st.expression import Expression, read_expression
 from spade_bench.data.st.findings import Finding
 from spade_bench.data.st.geometry import check_axes, check_patches, check_pixel_size
 from spade_bench.data.st.images import ImageView, view_image
+from spade_bench.errors import DataError
 
 if TYPE_CHECKING:
-    from spade_bench.data.st.expression import Expression
     from spade_bench.data.st.sample import StSample
 
-__all__ = ["Checked", "DuplicateFinder", "check_sample", "spot_prints"]
+__all__ = [
+    "Checked",
+    "DuplicateFinder",
+    "FindingsReport",
+    "check_sample",
+    "check_section",
+    "overrule",
+    "refusal",
+    "spot_prints",
+]
 
+_DOUBTS = {"axes-swapped", "pixel-size-wrong", "patches-elsewhere", "duplicate-sample"}
 _SHARED = 0.5  # share of equal spots above which two samples are one
+_SHOWN = 3  # samples named per kind of finding
 
 
 @dataclass(frozen=True)
@@ -35,13 +54,79 @@ class Checked:
     image_size: tuple[int, int] | None
 
 
-def check_sample(sample: StSample, data: Expression, *, raw: bool = False) -> Checked:
+def check_section(
+    sample: StSample, *, raw: bool = False, assume_mpp: float | None = None
+) -> tuple[Checked, Expression | None]:
+    """Read one section and check it; a section that cannot be read has a fatal finding.
+
+    Args:
+        sample: What the metadata say.
+        raw: Raw counts are needed, so values that are no counts refuse the sample.
+        assume_mpp: Pixel size in µm where neither the metadata nor the image says one.
+
+    Returns:
+        The outcome of the checks, and its expression; None where it could not be read.
+    """
+    try:
+        data = read_expression(sample)
+        checked = check_sample(sample, data, raw=raw, assume_mpp=assume_mpp)
+    except DataError as error:
+        finding = Finding("unreadable", 0, 0, str(error).rstrip("."), fatal=True)
+        return Checked(sample, (finding,), None), None
+    if sample.image is None and sample.patches is None and sample.features is None:
+        n, text = len(data.barcodes), "no image, patches or features to encode"
+        found = Finding("no-image", n, n, f"{text} (a manifest can name them)", fatal=True)
+        checked = replace(checked, findings=(*checked.findings, found))
+    return checked, data
+
+
+def refusal(findings: Sequence[Finding]) -> str:
+    """Why a sample with these findings cannot be used; empty when it can."""
+    return "; ".join(finding.text for finding in findings if finding.fatal)
+
+
+def overrule(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Overrule doubts about a sample that the user trusts; what cannot be read stays fatal."""
+    text = "{}; used because it is trusted"
+    return tuple(
+        replace(f, fatal=False, text=text.format(f.text)) if f.fatal and f.kind in _DOUBTS else f
+        for f in findings
+    )
+
+
+class FindingsReport:
+    """Says what was found in which sample; of each kind of finding, the first few samples."""
+
+    def __init__(self) -> None:
+        self._samples: Counter[str] = Counter()
+        self._items: Counter[str] = Counter()
+
+    def add(self, sample_id: str, findings: Sequence[Finding]) -> None:
+        """Say what was found in one sample."""
+        for finding in findings:
+            self._samples[finding.kind] += 1
+            if self._samples[finding.kind] <= _SHOWN:
+                verb = "dropped: " if finding.fatal else ""
+                console.warn(f"{sample_id}: {verb}{finding.text}")
+            else:
+                self._items[finding.kind] += finding.count
+
+    def close(self) -> None:
+        """Say how many samples more there were of each kind."""
+        for kind, items in self._items.items():
+            console.warn(f"{kind}: {self._samples[kind] - _SHOWN} more samples, {items:,} items")
+
+
+def check_sample(
+    sample: StSample, data: Expression, *, raw: bool = False, assume_mpp: float | None = None
+) -> Checked:
     """Checks one sample: values, organ, patient, axes, scale and patches.
 
     Args:
         sample: What the metadata say.
         data: Its expression as read.
         raw: Raw counts are needed, so values that are no counts refuse the sample.
+        assume_mpp: Pixel size in µm where neither the metadata nor the image says one.
 
     Raises:
         DataError: The image cannot be read.
@@ -54,12 +139,15 @@ def check_sample(sample: StSample, data: Expression, *, raw: bool = False) -> Ch
     view: ImageView | None = None if sample.image is None else view_image(sample.image)
     if view is not None:
         findings += check_axes(data.spatial, view)
+    own = None if view is None else view.mpp
+    if sample.pixel_size_um is None and own is None:
+        sample = replace(sample, pixel_size_um=assume_mpp)
     if sample.patches is not None:
         findings += check_patches(sample.patches, data.barcodes, data.spatial)
     size, found = check_pixel_size(sample, data.spatial, data.spot_diameter_px)
     findings += found
     needs_image = sample.features is None and sample.patches is None
-    if size is None and needs_image and sample.image is not None:
+    if size is None and own is None and needs_image and sample.image is not None:
         text = "no pixel size, and the spot pitch is unknown: give pixel_size_um"
         findings.append(Finding("pixel-size-missing", n, n, text, fatal=True))
     sample = replace(sample, pixel_size_um=size)

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Expression", "load_expression", "read_expression"]
 
-_PAIRS = (("x", "y"), ("pxl_col_in_fullres", "pxl_row_in_fullres"), ("imagecol", "imagerow"))
+_PAIRS = (
+    ("pxl_col_in_fullres", "pxl_row_in_fullres"),
+    ("pxl_col", "pxl_row"),
+    ("pixel_x", "pixel_y"),
+    ("x_pixel", "y_pixel"),
+    ("imagecol", "imagerow"),
+    ("x", "y"),  # last: beside pixels, x and y number the spots of the array
+)
 """Names of the columns of spot centres: horizontal, then vertical."""
 
 
@@ -76,17 +83,19 @@ def read_expression(sample: StSample) -> Expression:
     Genes named twice are added up (in linear space) and spots without any count are kept.
 
     Raises:
-        DataError: The file is missing or unreadable, has no `obsm['spatial']`, holds
-            non-finite values, or names a barcode twice.
+        DataError: The file is missing or unreadable, has no positions, holds non-finite values,
+            or names a barcode twice.
     """
     if sample.spaceranger is not None:
-        outs = read_outs(sample.spaceranger)
+        outs = read_outs(sample.spaceranger, sample.sample_id)
         values, genes, barcodes = outs.counts, outs.genes, outs.barcodes
         spatial, array, diameter = outs.spatial, outs.array, outs.spot_diameter_px
         findings = list(outs.findings)
         where = str(sample.spaceranger)
     elif sample.h5ad is not None:
-        values, genes, barcodes, spatial, array, diameter, findings = _read_h5ad(sample.h5ad)
+        values, genes, barcodes, spatial, array, diameter, findings = _read_h5ad(
+            sample.h5ad, sample.sample_id
+        )
         where = str(sample.h5ad)
     else:
         raise DataError("no expression file", where=sample.sample_id, fix="give its h5ad")
@@ -128,7 +137,7 @@ def _merge_duplicates(
     return out, genes[np.sort(first)], merged
 
 
-def _read_h5ad(path: Path) -> tuple[Any, ...]:
+def _read_h5ad(path: Path, section: str) -> tuple[Any, ...]:
     import anndata
 
     if not path.is_file():
@@ -142,13 +151,10 @@ def _read_h5ad(path: Path) -> tuple[Any, ...]:
         if isinstance(error, MemoryError):
             raise
         raise DataError(f"cannot read it as h5ad ({error})", where=str(path)) from error
-    if "spatial" not in adata.obsm:
-        raise DataError(
-            "no obsm['spatial']", where=str(path), fix="store spot centres (x, y) in px there"
-        )
     try:
-        spatial = _positions(adata.obsm["spatial"], adata.n_obs, path)
-        genes, findings = gene_names(adata.var, path.name)
+        spatial, placed = _centres(adata, path)
+        genes, findings = gene_names(adata.var, str(path), section)
+        findings = placed + findings
         columns = [c for c in ("array_row", "array_col") if c in adata.obs]
         array = adata.obs[columns].to_numpy(dtype=np.float64) if len(columns) == 2 else None
         values = _values(adata, path)
@@ -161,6 +167,40 @@ def _read_h5ad(path: Path) -> tuple[Any, ...]:
     return values, genes, barcodes, spatial, array, diameter, findings
 
 
+def _centres(adata: AnnData, path: Path) -> tuple[np.ndarray, list[Finding]]:
+    """Spot centres of obsm['spatial'], or else of the columns of obs that are called so.
+
+    Raises:
+        DataError: When neither is there, with what is there instead.
+    """
+    n = adata.n_obs
+    if "spatial" in adata.obsm:
+        return _positions(adata.obsm["spatial"], n, path), []
+    pair = _pair(adata.obs)
+    if pair is not None:
+        text = f"positions taken from obs['{pair[0]}'] (x) and obs['{pair[1]}'] (y)"
+        spatial = _positions(adata.obs[list(pair)].to_numpy(), n, path)
+        return spatial, [Finding("positions-from-obs", n, n, text)]
+    what = "no obsm['spatial']"
+    others = [str(key) for key, value in adata.obsm.items() if np.ndim(value) == 2]
+    others = [key for key in others if adata.obsm[key].shape[1] == 2]
+    if {"array_row", "array_col"} <= set(adata.obs):
+        what += ", and array_row and array_col count spots, not pixels"
+    fix = "Store spot centres (x, y) in px there, or in columns x and y of obs"
+    if others:
+        fix += f"; if obsm['{others[0]}'] holds them, rename it to spatial"
+    raise DataError(what, where=str(path), fix=fix)
+
+
+def _pair(table: Any) -> tuple[Any, Any] | None:
+    """The columns of a table that hold x and y, by their names; None where none do."""
+    lower = {str(name).lower(): name for name in table.columns}
+    return next(
+        ((lower[x], lower[y]) for x, y in _PAIRS if x in lower and y in lower),
+        None,
+    )
+
+
 def _positions(stored: Any, n: int, path: Path) -> np.ndarray:
     """Spot centres as (x, y); the columns of a table go by their names, never by their order.
 
@@ -168,15 +208,14 @@ def _positions(stored: Any, n: int, path: Path) -> np.ndarray:
         DataError: When they are no two columns of finite numbers, one row a spot.
     """
     if hasattr(stored, "columns"):
-        lower = {str(name).lower(): name for name in stored.columns}
-        pair = next((p for p in _PAIRS if set(p) <= lower.keys()), None)
+        pair = _pair(stored)
         if pair is None:
             raise DataError(
                 f"obsm['spatial'] has the columns {', '.join(map(str, stored.columns))}",
                 where=str(path),
                 fix="Call them x and y",
             )
-        stored = stored[[lower[name] for name in pair]].to_numpy()
+        stored = stored[list(pair)].to_numpy()
     spatial = np.asarray(stored, dtype=np.float64)
     if spatial.ndim != 2 or spatial.shape[1] < 2 or len(spatial) != n:
         raise DataError(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from spade_bench.data.st.fields import as_text
 from spade_bench.data.st.sample import StSample
 from spade_bench.errors import ConfigError
 
-__all__ = ["filter_samples"]
+__all__ = ["check_trusted", "filter_samples"]
 
 _OWN = {
     "id": "sample_id",
@@ -70,6 +70,19 @@ def filter_samples(
         else:
             kept.append(sample)
     return kept, dropped
+
+
+def check_trusted(trust: Iterable[str], names: Collection[str], where: str) -> None:
+    """Refuse to trust a sample that is not there.
+
+    Raises:
+        ConfigError: Naming it.
+    """
+    unknown = sorted(set(trust) - set(names))
+    if unknown:
+        raise ConfigError(
+            f"no sample named {', '.join(unknown[:5])}", where=where, fix="Correct the ids"
+        )
 
 
 def _refusal(

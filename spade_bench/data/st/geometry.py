@@ -24,6 +24,7 @@ PITCH_UM = {"visium": 100.0, "spatial transcriptomics": 200.0}
 """Distance between spot centres by technology (10x Genomics; Ståhl et al., Science 2016)."""
 
 _WARN, _REFUSE = 0.10, 0.33  # relative errors of the pixel size
+_FINEST, _COARSEST = 0.05, 25.0  # µm a px; Space Ranger's lowres image has about 15
 _SWAP_MARGIN = 0.10  # how much more of the spots must land on tissue once transposed
 _SWAP_SHARE = 0.8  # and the share that then does
 
@@ -106,6 +107,12 @@ def check_pixel_size(
         return stated, [Finding("pixel-size-unchecked", n, n, text)]
     estimate = pitch / spacing.typical
     if stated is None:
+        if not _FINEST <= estimate <= _COARSEST:
+            text = (
+                f"spots lie {spacing.typical:.3g} px apart, {pitch:g} µm on the slide ({source}): "
+                "the positions are not in pixels of the image"
+            )
+            return None, [Finding("positions-scale", n, n, text, fatal=True)]
         text = f"pixel size missing: {estimate:.3f} µm from the {pitch:g} µm pitch ({source})"
         return estimate, [Finding("pixel-size-estimated", n, n, text)]
     error = stated / estimate - 1

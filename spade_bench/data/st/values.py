@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -21,6 +22,13 @@ _LOG2_MAX = 20.0  # log2 of a million
 _MOST_COUNTS = 1e6  # of one gene in one spot
 _TELLING = 5e4  # below it, what float32 rounds away is far less than a half
 _CLEAR = 0.95  # share of values from which a pattern counts
+_ZERO = 1e-5  # what rounding leaves of a zero
+_UNITS = 1000.0  # multiples up to which float32 tells whole from broken
+_PARTS = np.arange(1, 101, dtype=np.float64)  # the smallest count of a spot is one of these
+_SEVERAL = 4  # different values of a spot; fewer are multiples of some part of the smallest
+_RATIOS = 200  # different values of a spot that are looked at
+_SPOTS = 50  # spots that are looked at closely
+_FEWEST = 10  # values from which multiples are no accident
 ValueKind = Literal["counts", "normalised", "log-normalised", "log-counts", "scaled"]
 
 
@@ -50,43 +58,99 @@ def value_kind(values: sp.csr_matrix) -> ValueKind:
 
 
 def natural_logs(values: sp.csr_matrix, where: str) -> tuple[sp.csr_matrix, list[Finding]]:
-    """Bring logarithms of base 2 or 10 to base e; refuse square roots.
+    """Bring logarithms of base 2 or 10 to base e; refuse square roots and their like.
 
-    The base is the one in which every value is the logarithm of one plus a whole number, or in
-    which all spots share a total, or in which values are multiples of each spot's smallest.
+    What was done to the counts is told by undoing it: every value is then a whole number, or all
+    spots share a total, or the values of a spot are multiples of one unit.
 
     Args:
         values: (spots, genes) as read.
         where: The file, for messages.
 
     Raises:
-        DataError: When the values are square roots of counts.
+        DataError: When the values are counts transformed in another way than by a logarithm.
     """
     data = values.data[values.data != 0].astype(np.float64)
     if not data.size or data.min() < 0 or np.array_equal(data, np.rint(data)):
         return values, []
-    if _whole_numbers(data**2):
+    found = _transform(values, float(data.max()))
+    if found is None:
+        text = "the base of the logarithms cannot be told from the values: taken as base e"
+        return values, [Finding("log-base-unknown", data.size, data.size, text)]
+    if found in ("linear", "e"):
+        return values, []
+    if found not in _BASES:
         raise DataError(
-            "expression values are square roots of counts",
+            f"expression values are {found} of counts",
             where=where,
             fix="Give counts, or their logarithms to base e",
         )
-    if data.max() > _LOG2_MAX:
-        return values, []
-    for evidence in (_whole, _shared_total, _near_multiples):
-        if evidence(values, 1.0):
-            return values, []  # base e, as expected
-        for base in (2.0, 10.0):
-            if evidence(values, math.log(base)):
-                out = values.astype(np.float32, copy=True)
-                out.data *= np.float32(math.log(base))
-                text = f"logarithms of base {base:g} brought to base e"
-                return out, [Finding("log-base", data.size, data.size, text)]
-    return values, []
+    factor = math.log(_BASES[found])
+    out = values.astype(np.float32, copy=True)
+    out.data *= np.float32(factor)
+    text = f"logarithms of base {found} brought to base e"
+    return out, [Finding("log-base", data.size, data.size, text)]
 
 
-def _whole(values: sp.csr_matrix, factor: float) -> bool:
-    return _whole_numbers(np.expm1(values.data.astype(np.float64) * factor))
+def _transform(values: sp.csr_matrix, largest: float) -> str | None:
+    """The transform whose undoing gives counts or shares of counts; None where none does."""
+    logs = _LOGARITHMS if largest <= _LOG2_MAX else {}
+    roots = {name: undo for name, undo in _ROOTS.items() if largest <= 20 or "sinh" not in name}
+    known: _Undo = {**logs, "linear": _same}
+    tries: list[tuple[_Undo, Callable[[sp.csr_matrix], bool]]] = [
+        ({**logs, **roots}, _whole),
+        ({**known, **roots}, _same_total),
+        ({**known, **roots}, _share_units),
+        (known, _similar_total),  # of values that were rounded, or of most genes
+        (logs, _near_multiples),
+    ]
+    few = values[np.flatnonzero(np.diff(values.indptr))[:_SPOTS]]
+    for transforms, evidence in tries:
+        for name, undo in transforms.items():
+            # A few spots rule out nearly everything; what they allow is held against all.
+            if evidence(_undone(few, undo)) and evidence(_undone(values, undo)):
+                return name
+    return "linear" if largest > _LOG_MAX else None
+
+
+def _undone(values: sp.csr_matrix, undo: Callable[[np.ndarray], np.ndarray]) -> sp.csr_matrix:
+    out = values.astype(np.float64, copy=True)
+    out.data = np.where(out.data == 0, 0.0, undo(out.data))
+    out.data[np.abs(out.data) < _ZERO] = 0.0
+    return out
+
+
+def _same(data: np.ndarray) -> np.ndarray:
+    return data
+
+
+def _logarithm(base: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda data: np.asarray(np.expm1(data * math.log(base)))
+
+
+def _freeman_tukey(data: np.ndarray) -> np.ndarray:
+    return np.asarray(((data**2 - 1) / (2 * data)) ** 2)
+
+
+_Undo = dict[str, Callable[[np.ndarray], np.ndarray]]
+_BASES = {"2": 2.0, "10": 10.0}
+_LOGARITHMS: _Undo = {"e": _logarithm(math.e)} | {k: _logarithm(b) for k, b in _BASES.items()}
+_SHIFT = 2 * math.sqrt(3 / 8)  # what Anscombe's transform makes of zero
+_ROOTS: _Undo = {
+    "Anscombe transforms": lambda data: (data / 2) ** 2 - 3 / 8,  # first: negative if it is none
+    "square roots": np.square,
+    "Anscombe transforms shifted to zero": lambda data: ((data + _SHIFT) / 2) ** 2 - 3 / 8,
+    "Freeman-Tukey transforms": _freeman_tukey,
+    "Freeman-Tukey transforms shifted to zero": lambda data: _freeman_tukey(data + 1),
+    "arcsinh transforms": np.sinh,
+    "arcsinh transforms of square roots": lambda data: np.sinh(data) ** 2,
+}
+"""Transforms that stabilise the variance of counts, by how they are undone."""
+
+
+def _whole(counts: sp.csr_matrix) -> bool:
+    data = counts.data[counts.data != 0]
+    return bool(data.size) and bool(data.min() > 0) and _whole_numbers(data)
 
 
 def _whole_numbers(values: np.ndarray) -> bool:
@@ -102,16 +166,45 @@ def _whole_numbers(values: np.ndarray) -> bool:
     return bool((np.abs(small - np.rint(small)) < 1e-3 + 1e-6 * small).all())
 
 
-def _shared_total(values: sp.csr_matrix, factor: float) -> bool:
-    linear = values.astype(np.float64, copy=True)
-    linear.data = np.expm1(linear.data * factor)
-    return values.shape[0] > 2 and common_total(np.asarray(linear.sum(axis=1)).ravel())
+def _same_total(linear: sp.csr_matrix) -> bool:
+    if linear.data.size and linear.data.min() < 0:
+        return False
+    return linear.shape[0] > 2 and common_total(_totals(linear), 1e-4)
 
 
-def _near_multiples(values: sp.csr_matrix, factor: float) -> bool:
-    scaled = values.astype(np.float64, copy=True)
-    scaled.data *= factor
-    return _multiples(scaled, exponential=True) > _CLEAR
+def _similar_total(linear: sp.csr_matrix) -> bool:
+    return linear.shape[0] > 2 and common_total(_totals(linear))
+
+
+def _totals(linear: sp.csr_matrix) -> np.ndarray:
+    return np.asarray(linear.sum(axis=1)).ravel()
+
+
+def _near_multiples(linear: sp.csr_matrix) -> bool:
+    return _multiples(linear, exponential=False) > _CLEAR
+
+
+def _share_units(linear: sp.csr_matrix, spots: int = _SPOTS) -> bool:
+    """Whether the values of each spot are multiples of one unit, within the rounding of float32.
+
+    The unit is the smallest value or a whole part of it: where all genes are expressed strongly,
+    none has a count of one.
+    """
+    hits = total = 0
+    for row in range(min(spots, linear.shape[0])):
+        data = linear.data[linear.indptr[row] : linear.indptr[row + 1]]
+        if data.size and data.min() < 0:
+            return False
+        data = data[data > 0]
+        ratios = np.unique((data / data.min()).round(6))[1:_RATIOS] if data.size else data
+        parts = _PARTS if ratios.size >= _SEVERAL else _PARTS[:1]
+        units = ratios * parts[:, None]  # (parts, values)
+        telling = units < _UNITS
+        near = telling & (np.abs(units - np.rint(units)) < 1e-3 + 4e-6 * units)
+        enough = telling.sum(axis=1) >= min(ratios.size, _SEVERAL)
+        best = int((enough * near.sum(axis=1) / telling.sum(axis=1).clip(1)).argmax())
+        hits, total = hits + int(near[best].sum()), total + int(telling[best].sum())
+    return total >= _FEWEST and hits > _CLEAR * total
 
 
 def lognorm(values: sp.csr_matrix, kind: ValueKind) -> sp.csr_matrix:
@@ -144,13 +237,13 @@ def lognorm(values: sp.csr_matrix, kind: ValueKind) -> sp.csr_matrix:
     return out
 
 
-def common_total(totals: np.ndarray) -> bool:
-    """Whether all spots with any expression share one total, up to 1%."""
+def common_total(totals: np.ndarray, tolerance: float = 0.01) -> bool:
+    """Whether all spots with any expression share one total, up to a relative difference."""
     used = totals[totals > 0]
-    return bool(used.size and np.ptp(used) <= 0.01 * used.mean())
+    return bool(used.size and np.ptp(used) <= tolerance * used.mean())
 
 
-def _multiples(values: sp.csr_matrix, *, exponential: bool, spots: int = 50) -> float:
+def _multiples(values: sp.csr_matrix, *, exponential: bool, spots: int = _SPOTS) -> float:
     """Share of values that are near-multiples of their spot's smallest value."""
     hits = total = 0
     for row in range(min(spots, values.shape[0])):
