@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from spade_bench.console import warn
 from spade_bench.data.images import read_rgb
 from spade_bench.data.slides import Slide, open_slide
-from spade_bench.errors import DataError
+from spade_bench.errors import BROKEN_FILE, DataError
 
 if TYPE_CHECKING:
     import h5py
@@ -115,7 +115,12 @@ class SpotPatches:
         import numpy as np
 
         if self.rows is not None:
-            pixels: np.ndarray = self.source["img"][self.rows[start:stop]]  # type: ignore[index]
+            try:
+                pixels: np.ndarray = self.source["img"][self.rows[start:stop]]  # type: ignore[index]
+            except BROKEN_FILE as error:
+                raise DataError(
+                    f"patches {start} to {stop} cannot be read ({error})", where=self.sample_id
+                ) from error
             return pixels
         slide = self.source
         return np.stack(
@@ -197,26 +202,39 @@ def spot_patches(
 def _from_patch_file(sample: StSample, path: Path, px: int, mpp: float) -> SpotPatches | None:
     """HEST's patch file; None when its patches are of another size or resolution."""
     import h5py
-    import numpy as np
 
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
+    except BROKEN_FILE as error:
         raise DataError(f"not a readable patch file ({error})", where=str(path)) from error
+    try:
+        found = _in_patch_file(sample, file, px, mpp)
+    except BaseException as error:
+        file.close()
+        if isinstance(error, BROKEN_FILE):
+            raise DataError(f"not a readable patch file ({error})", where=str(path)) from error
+        if isinstance(error, DataError):
+            raise DataError(error.what, where=str(path), fix=error.fix) from error
+        raise
+    if found is None:
+        file.close()
+    return found
+
+
+def _in_patch_file(sample: StSample, file: h5py.File, px: int, mpp: float) -> SpotPatches | None:
+    import numpy as np
+
     missing = [key for key in ("img", "barcode", "coords") if key not in file]
     if missing:
-        file.close()
-        raise DataError(f"patch file lacks {', '.join(missing)}", where=str(path))
+        raise DataError(f"patch file lacks {', '.join(missing)}")
     images, attrs = file["img"], file["img"].attrs
     found_mpp = float(attrs.get("pixel_size", SPOT_MPP))
     if images.shape[1:] != (px, px, 3) or abs(found_mpp / mpp - 1) > 0.02:
-        file.close()
         return None
     barcodes = tuple(_text(value) for value in file["barcode"][()].reshape(-1))
     coords = file["coords"][()].astype(np.int64)
     if not len(barcodes) == len(coords) == len(images) or len(set(barcodes)) != len(barcodes):
-        file.close()
-        raise DataError("patch file has repeated or missing barcodes", where=str(path))
+        raise DataError("patch file has repeated or missing barcodes")
     side = float(attrs.get("patch_size_src", px * mpp / (sample.pixel_size_um or mpp)))
     rows = np.arange(len(barcodes))
     return SpotPatches(sample.sample_id, barcodes, coords, side, px, mpp, file, rows)

@@ -9,6 +9,7 @@ import csv
 import gzip
 import importlib
 import io
+import itertools
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -70,25 +71,45 @@ def read_dicts(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
         path: csv, tsv or text.
 
     Returns:
-        Names of the columns, and each row by column; blank names and cells beyond the header are
-        kept under the empty name.
+        Names of the columns, and each row by column; blank names are kept under the empty name.
 
     Raises:
-        DataError: When it cannot be read.
+        DataError: When it cannot be read, names a column twice, or has a row that is longer than
+            the header.
     """
     if is_workbook(path):
         frame = read_frame(path)
         header = [str(column).strip() for column in frame]
         rows = frame.to_numpy().tolist()
         return header, [dict(zip(header, row, strict=True)) for row in rows]
-    lines = read_lines(path)
-    separator = separator_of(lines[0] if lines else "", path.suffix)
-    reader = csv.DictReader(io.StringIO("\n".join(lines)), delimiter=separator)
+    lines, separator, first = _table_lines(path)
+    reader = csv.reader(lines, delimiter=separator)
     try:
-        header = [name.strip() for name in reader.fieldnames or []]
-        return header, [{(k or "").strip(): v for k, v in row.items()} for row in reader]
+        header = [name.strip() for name in next(reader, [])]
+        twice = sorted({name for name in header if name and header.count(name) > 1})
+        if twice:
+            raise DataError(
+                f"the column {twice[0]} is there twice", where=str(path), fix="Remove one"
+            )
+        return header, [_row(header, row, f"{path} line {first + reader.line_num}")
+                        for row in reader if row]  # fmt: skip
     except csv.Error as error:
         raise DataError(f"cannot read the table ({error})", where=str(path)) from error
+
+
+def _row(header: list[str], cells: list[str], where: str) -> dict[str, str | None]:
+    """One row by column; cells that are missing at its end are None.
+
+    Raises:
+        DataError: When it has more cells than the header: all behind the extra one would shift.
+    """
+    if any(cell.strip() for cell in cells[len(header) :]):
+        raise DataError(
+            f"{len(cells)} cells for {len(header)} columns",
+            where=where,
+            fix="Put cells that hold the separator in double quotes",
+        )
+    return dict(itertools.zip_longest(header, cells[: len(header)]))
 
 
 def read_rows(path: Path) -> list[list[str]]:
@@ -102,10 +123,9 @@ def read_rows(path: Path) -> list[list[str]]:
     """
     if is_workbook(path):
         raise DataError("a workbook, not text", where=str(path), fix="Save the sheet as csv")
-    lines = [line for line in read_lines(path) if line.strip()]
-    separator = separator_of(lines[0] if lines else "", path.suffix.removesuffix(".gz"))
+    lines, separator, _ = _table_lines(path)
     try:
-        return list(csv.reader(lines, delimiter=separator))
+        return [row for row in csv.reader(lines, delimiter=separator) if any(map(str.strip, row))]
     except csv.Error as error:
         raise DataError(f"cannot read the table ({error})", where=str(path)) from error
 
@@ -139,23 +159,35 @@ def read_frame(
     return frame
 
 
+def _table_lines(path: Path, *, comments: bool = False) -> tuple[list[str], str, int]:
+    """The lines of a table from its header on, the separator, and how many lines came before.
+
+    Above the header there may be blank lines, comments, and Excel's line that names the separator.
+    """
+    lines = read_lines(path)
+    named, skip = "", 0
+    while skip < len(lines):
+        line = lines[skip].strip(" \r")
+        if line.lower().startswith("sep=") and len(line) == len("sep=") + 1:
+            named = line[-1]
+        elif line.strip() and not (comments and line.startswith("#")):
+            break
+        skip += 1
+    header = lines[skip] if skip < len(lines) else ""
+    return lines[skip:], named or separator_of(header, path.suffix.removesuffix(".gz")), skip
+
+
 def _delimited(path: Path, comments: bool, stray_quotes: bool) -> pd.DataFrame:
     import pandas as pd
 
-    lines = read_lines(path)
-    skip = 0
-    while comments and skip < len(lines) and lines[skip].startswith("#"):
-        skip += 1
-    while skip < len(lines) and not lines[skip].strip():
-        skip += 1
-    if skip == len(lines):
+    lines, separator, _ = _table_lines(path, comments=comments)
+    if not lines:
         raise DataError("the table has no rows", where=str(path))
-    separator = separator_of(lines[skip], path.suffix.removesuffix(".gz"))
     # csv.QUOTE_NONE or csv.QUOTE_MINIMAL
     quoting: Literal[3, 0] = 3 if stray_quotes and separator == "\t" else 0
     try:
         frame: pd.DataFrame = pd.read_csv(
-            io.StringIO("\n".join(lines[skip:])),
+            io.StringIO("\n".join(lines)),
             sep=separator,
             dtype=str,
             keep_default_na=False,

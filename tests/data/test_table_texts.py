@@ -216,6 +216,54 @@ def test_lists_of_sections_read_the_same_way(
     assert [(sample.sample_id, sample.organ) for sample in samples] == [("A", "Darm Größe")]
 
 
+def sections(kind: str, folder: Path, text: str) -> list[tuple[str, str, str | None]]:
+    """Id, organ and patient of the samples of a list of sections; the id is called SID."""
+    (folder / "st").mkdir(exist_ok=True)
+    (folder / "st" / "A.h5ad").touch()
+    (folder / "a.h5ad").touch()
+    path = folder / ("m.csv" if kind == "manifest" else "HEST_v1_1_0.csv")
+    path.write_text(text.replace("SID", "sample_id" if kind == "manifest" else "id"))
+    samples = read_manifest(path) if kind == "manifest" else read_hest(folder)
+    return [(sample.sample_id, sample.organ, sample.patient) for sample in samples]
+
+
+@pytest.mark.parametrize("kind", ["manifest", "hest"])
+@pytest.mark.parametrize(
+    ("above", "below"),
+    [
+        ("sep=;\n", ""),
+        ("\n\n", ""),
+        ("", ";;;\n"),
+        ("", "\n\n"),
+        ("", " ; ;\n"),
+        ("sep=;\n\n", ";\n"),
+    ],
+)
+def test_what_spreadsheets_leave_around_a_list_is_no_row(
+    kind: str, above: str, below: str, tmp_path: Path
+) -> None:
+    text = f"{above}SID;h5ad;organ;patient\nA;a.h5ad;Lung;P1\n{below}"
+    assert sections(kind, tmp_path, text) == [("A", "Lung", "P1")]
+
+
+@pytest.mark.parametrize("kind", ["manifest", "hest"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_cells_of_a_list_never_shift(kind: str, separator: str, tmp_path: Path) -> None:
+    text = "SID,h5ad,organ,patient\nA,a.h5ad,Lung,left,P1\n".replace(",", separator)
+    with pytest.raises(DataError, match=r"line 2: 5 cells for 4 columns\. Put cells"):
+        sections(kind, tmp_path, text)
+    quoted = text.replace(f"Lung{separator}left", f'"Lung{separator}left"')
+    assert sections(kind, tmp_path, quoted) == [("A", f"Lung{separator}left", "P1")]
+    twice = "SID,h5ad,organ,organ\nA,a.h5ad,Lung,Skin\n".replace(",", separator)
+    with pytest.raises(DataError, match="the column organ is there twice"):
+        sections(kind, tmp_path, twice)
+
+
+def test_a_line_that_names_the_separator_is_no_header(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("sep=;\ncase_id;slide_id;label\na;s,1;wt\nb;s,2;mut\n")
+    assert list(read_table(tmp_path / "t.csv")["slide_id"]) == ["s,1", "s,2"]
+
+
 def test_cohort_reads_columns_by_any_name(tmp_path: Path) -> None:
     labels, slides = tmp_path / "labels.csv", tmp_path / "slides.csv"
     labels.write_text("Pat;er_status_by_ihc\nTCGA-AA-0001;Positive\nTCGA-AA-0002;Negative\n")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import anndata
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -143,3 +144,28 @@ def test_findings_are_said_for_few_samples_and_counted_for_the_rest(
     said = capsys.readouterr().err
     assert said.count("organ unknown: ") == 3
     assert "organ-unknown: 2 more samples, 120 items" in said
+
+
+@pytest.mark.parametrize("part", ["img", "coords", "barcode"])
+def test_a_damaged_part_of_a_patch_file_costs_its_section(part: str, tmp_path: Path) -> None:
+    names = np.array([f"b{i}" for i in range(len(SPOTS))], dtype="S")
+    path = tmp_path / "patches.h5"
+    content = {
+        "img": np.full((len(SPOTS), 32, 32, 3), 120, np.uint8),
+        "coords": (SPOTS - 16).astype(np.int64),
+        "barcode": names,
+    }
+    with h5py.File(path, "w") as handle:
+        for name, values in content.items():
+            made = handle.create_dataset(name, data=values, chunks=True, compression="gzip")
+            if name == part:
+                chunk = made.id.get_chunk_info(0)
+        handle["img"].attrs.update({"pixel_size": MPP, "patch_size_src": 32})
+    data = bytearray(path.read_bytes())
+    data[chunk.byte_offset : chunk.byte_offset + chunk.size] = b"\xaa" * chunk.size
+    path.write_bytes(bytes(data))
+    bad = replace(section(tmp_path, "bad", 1), patches=path)
+    done = extract_hest([section(tmp_path, "good", 0), bad], Colour(), tmp_path / "out")
+    assert list(done.done) == ["good"]
+    assert "bad: " in done.failed["bad"]
+    assert "cannot be read" in done.failed["bad"]

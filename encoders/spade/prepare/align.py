@@ -58,10 +58,7 @@ def align_sample(
         folder: Where parts lie.
 
     Returns:
-        The part; one with no spots carries a fatal finding.
-
-    Raises:
-        DataError: A file cannot be read.
+        The part; one with no spots, or of a file that cannot be read, carries a fatal finding.
     """
     name = record.sample.sample_id
     path, report = folder / f"{name}.h5", folder / f"{name}.json"
@@ -80,7 +77,11 @@ def align_sample(
             findings = tuple(Finding.from_dict(f) for f in found["findings"])
             return Part(path, features, found["n_spots"], found["nnz"], found["dim"], findings)
     report.unlink(missing_ok=True)
-    part = _align(record, features, panel, expression, path)
+    try:
+        part = _align(record, features, panel, expression, path)
+    except DataError as error:  # not kept: the file may be whole again next time
+        n, text = record.n_spots, str(error).rstrip(".")
+        return Part(path, features, 0, 0, 0, (Finding("unreadable", n, n, text, fatal=True),))
     found = {"key": key, "n_spots": part.n_spots, "nnz": part.nnz, "dim": part.dim}
     write_json(report, {**found, "findings": [f.to_dict() for f in part.findings]})
     return part

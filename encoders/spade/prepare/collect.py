@@ -22,7 +22,7 @@ from spade_bench.data.st.checks import (
 from spade_bench.data.st.filters import check_trusted, filter_samples
 from spade_bench.data.st.findings import Finding
 from spade_bench.encoders.spade.config import PretrainConfig, SamplesConfig
-from spade_bench.errors import ConfigError, DataError
+from spade_bench.errors import BROKEN_FILE, ConfigError, DataError
 from spade_bench.files import atomic_path, hash_obj, read_json, write_json
 
 __all__ = ["Record", "check_all", "gather", "identity", "report_findings", "summarise"]
@@ -117,7 +117,10 @@ def _with_features(samples: Sequence[StSample], folder: Path, encoder: str) -> l
     """Points samples at their file in a folder of precomputed features."""
     from spade_bench.data.bags import find_bags
 
-    files = find_bags(folder, encoder)
+    broken: list[DataError] = []
+    files = find_bags(folder, encoder, unreadable=broken)
+    # A file that cannot be read still is its sample's: the sample is dropped for it by name.
+    files = {Path(error.where).stem: Path(error.where) for error in broken} | files
     return [replace(s, features=files.get(s.sample_id, s.features)) for s in samples]
 
 
@@ -162,10 +165,9 @@ def _check_one(sample: StSample, config: PretrainConfig, folder: Path) -> tuple[
     key = hash_obj({"identity": identity(sample), "expression": config.expression})
     report, genes_file = folder / f"{sample.sample_id}.json", folder / f"{sample.sample_id}.genes"
     prints_file = folder / f"{sample.sample_id}.prints.npy"
-    if report.is_file() and genes_file.is_file() and prints_file.is_file():
-        found = read_json(report)
-        if found["key"] == key:
-            return _restore(sample, found, genes_file), np.load(prints_file, allow_pickle=False)
+    before = _found_before(sample, key, report, genes_file, prints_file)
+    if before is not None:
+        return before
     checked, data = check_section(sample, raw=config.expression == "raw")
     findings = list(checked.findings)
     if data is None:
@@ -186,6 +188,23 @@ def _check_one(sample: StSample, config: PretrainConfig, folder: Path) -> tuple[
     }
     write_json(report, found)
     return _restore(sample, found, genes_file), prints
+
+
+def _found_before(
+    sample: StSample, key: str, report: Path, genes_file: Path, prints_file: Path
+) -> tuple[Record, np.ndarray] | None:
+    """What an earlier run found; None when there is nothing, or it is damaged or of other data."""
+    if not (report.is_file() and genes_file.is_file() and prints_file.is_file()):
+        return None
+    try:
+        found = read_json(report)
+        if found["key"] != key:
+            return None
+        record = _restore(sample, found, genes_file)
+        whole = len(record.genes()) == record.n_genes
+        return (record, np.load(prints_file, allow_pickle=False)) if whole else None
+    except (DataError, *BROKEN_FILE):
+        return None  # checked anew
 
 
 def _restore(sample: StSample, found: Mapping[str, Any], genes_file: Path) -> Record:

@@ -83,24 +83,30 @@ def collect_features(
     """
     files: dict[str, Path] = {}
     missing: list[StSample] = []
-    for record in records:
-        if record.sample.features is None:
-            missing.append(record.sample)
-        else:
-            _check_encoder(record.sample.features, base.name)
-            files[record.sample.sample_id] = record.sample.features
     dropped: dict[str, str] = {}
+    for record in records:
+        path, name = record.sample.features, record.sample.sample_id
+        if path is None:
+            missing.append(record.sample)
+            continue
+        try:
+            found = bag_encoder(path)
+        except DataError as error:
+            dropped[name] = str(error).rstrip(".")
+            continue
+        _check_encoder(found, path, base.name)
+        files[name] = path
     said = f"{len(files)} samples precomputed" if files else ""
     if missing:
-        made, dropped = _extract(missing, base, out)
+        made, failed = _extract(missing, base, out)
         files |= made
+        dropped |= failed
         said += ("; " if said else "") + f"{len(made)} samples encoded by {base.name}"
-        said += f"; {len(dropped)} failed" if dropped else ""
+    said += f"; {len(dropped)} failed" if dropped else ""
     return files, dropped, said
 
 
-def _check_encoder(path: Path, name: str) -> None:
-    found = bag_encoder(path)
+def _check_encoder(found: str | None, path: Path, name: str) -> None:
     if found is not None and not same_encoder(found, name):
         raise DataError(
             f"the features are of encoder '{found}', not '{name}'",

@@ -67,6 +67,9 @@ def check_section(
     Returns:
         The outcome of the checks, and its expression; None where it could not be read.
     """
+    if sample.problem:
+        found = Finding("unreadable", 0, 0, sample.problem.rstrip("."), fatal=True)
+        return Checked(sample, (found,), None), None
     try:
         data = read_expression(sample)
         checked = check_sample(sample, data, raw=raw, assume_mpp=assume_mpp)

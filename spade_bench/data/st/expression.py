@@ -14,7 +14,7 @@ from spade_bench.data.st.findings import Finding
 from spade_bench.data.st.genenames import gene_names
 from spade_bench.data.st.spaceranger import read_outs
 from spade_bench.data.st.values import ValueKind, natural_logs, value_kind
-from spade_bench.errors import DataError
+from spade_bench.errors import BROKEN_FILE, DataError
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -147,9 +147,9 @@ def _read_h5ad(path: Path, section: str) -> tuple[Any, ...]:
             # old files and duplicate names are this function's business, not the user's screen
             warnings.simplefilter("ignore")
             adata = anndata.read_h5ad(path)
+    except MemoryError:
+        raise
     except Exception as error:  # anndata and h5py raise many kinds for damaged files
-        if isinstance(error, MemoryError):
-            raise
         raise DataError(f"cannot read it as h5ad ({error})", where=str(path)) from error
     try:
         spatial, placed = _centres(adata, path)
@@ -160,7 +160,7 @@ def _read_h5ad(path: Path, section: str) -> tuple[Any, ...]:
         values = _values(adata, path)
         barcodes = np.asarray(adata.obs_names, dtype=str)
         diameter = _diameter(adata.uns)
-    except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    except BROKEN_FILE as error:
         raise DataError(
             f"holds something else than expected ({type(error).__name__}: {error})", where=str(path)
         ) from error
@@ -233,6 +233,12 @@ def _values(adata: AnnData, path: Path) -> sp.csr_matrix:
     """X as CSR; where there is none, the message points to counts that lie elsewhere."""
     if adata.X is None:
         raise DataError("X is empty", where=str(path), fix=_elsewhere(adata) or "Put counts there")
+    if adata.X.dtype.kind not in "biuf":
+        raise DataError(
+            f"X holds {adata.X.dtype}, not numbers", where=str(path), fix="Store counts as numbers"
+        )
+    if sp.issparse(adata.X):
+        adata.X.check_format(full_check=True)  # places beyond the matrix would crash later
     values = sp.csr_matrix(adata.X, dtype=np.float32)
     values.sum_duplicates()
     if values.data.size and values.data.min() < 0 and (fix := _elsewhere(adata)):

@@ -10,6 +10,7 @@ import numpy as np
 from spade_bench.data.st.findings import Finding
 from spade_bench.data.st.images import ImageView
 from spade_bench.data.st.sample import StSample
+from spade_bench.errors import BROKEN_FILE
 
 __all__ = [
     "Spacing",
@@ -176,23 +177,15 @@ def check_patches(path: Path, barcodes: np.ndarray, spatial: np.ndarray) -> list
         spatial: (n, 2) spot centres (x, y) in full-resolution px.
     """
     try:
-        return _check_patches(path, barcodes, spatial)
-    except (OSError, RuntimeError, ValueError, KeyError, AttributeError) as error:
+        stored = _read_patch_places(path)
+    except BROKEN_FILE as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         text = f"{path.name} cannot be read ({first})"
         return [Finding("patches-unreadable", len(barcodes), len(barcodes), text, fatal=True)]
-
-
-def _check_patches(path: Path, barcodes: np.ndarray, spatial: np.ndarray) -> list[Finding]:
-    import h5py
-
-    with h5py.File(path, "r") as handle:
-        if not {"coords", "barcode", "img"} <= set(handle):
-            text = f"{path.name} lacks img, coords or barcode"
-            return [Finding("patches-unreadable", len(barcodes), len(barcodes), text, fatal=True)]
-        side = float(handle["img"].attrs.get("patch_size_src", 0.0))
-        corner = np.asarray(handle["coords"][:], dtype=np.float64)  # (m, 2)
-        names = [b.decode() for b in np.ravel(handle["barcode"][:])]
+    if stored is None:
+        text = f"{path.name} lacks img, coords or barcode"
+        return [Finding("patches-unreadable", len(barcodes), len(barcodes), text, fatal=True)]
+    side, corner, names = stored
     row = {b: i for i, b in enumerate(barcodes.tolist())}
     shared = [i for i, name in enumerate(names) if name in row]
     if not shared or side <= 0:
@@ -209,3 +202,22 @@ def _check_patches(path: Path, barcodes: np.ndarray, spatial: np.ndarray) -> lis
         return [Finding("axes-swapped", apart, total, text, fatal=True)]
     text = f"{apart} of {total} spots lie outside the patch of their barcode"
     return [Finding("patches-elsewhere", apart, total, text, fatal=apart > 0.5 * total)]
+
+
+def _read_patch_places(path: Path) -> tuple[float, np.ndarray, list[str]] | None:
+    """Side of the patches, their top-left corners (m, 2) and barcodes; None without these.
+
+    Raises:
+        Exception: Any of `BROKEN_FILE`, also where the parts differ in length.
+    """
+    import h5py
+
+    with h5py.File(path, "r") as handle:
+        if not {"coords", "barcode", "img"} <= set(handle):
+            return None
+        side = float(handle["img"].attrs.get("patch_size_src", 0.0))
+        corner = np.asarray(handle["coords"][:], dtype=np.float64)  # (m, 2)
+        names = [b.decode() for b in np.ravel(handle["barcode"][:])]
+    if corner.shape != (len(names), 2):
+        raise ValueError(f"{len(names)} barcodes for coords of shape {corner.shape}")
+    return side, corner, names

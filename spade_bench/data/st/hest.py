@@ -15,6 +15,10 @@ from spade_bench.files import read_json
 
 __all__ = ["read_hest"]
 
+_SIZES = (
+    *("pixel_size_um_estimated", "pixel_size_um_embedded", "spot_diameter", "inter_spot_dist"),
+)
+
 
 def read_hest(folder: Path) -> list[StSample]:
     """Lists the samples of a HEST-1k folder in the order of its metadata csv.
@@ -58,7 +62,9 @@ def _metadata_rows(folder: Path) -> dict[str, dict[str, Any]]:
     if "id" not in columns:
         raise DataError("no column 'id'", where=str(tables[-1]), fix="use HEST's own csv")
     for row in listed:
-        sample_id = str(row["id"])
+        sample_id = as_text(row["id"])
+        if sample_id is None:
+            continue  # Excel leaves blank rows behind
         if sample_id in rows:
             raise DataError(
                 f"id {sample_id} is there twice", where=str(tables[-1]), fix="remove one row"
@@ -73,7 +79,7 @@ def _version(path: Path) -> tuple[int, ...]:
 
 def _sample(folder: Path, sample_id: str, h5ad: Path, row: Mapping[str, Any]) -> StSample:
     extra = folder / "metadata" / f"{sample_id}.json"
-    info: dict[str, Any] = read_json(extra) if extra.is_file() else {}
+    info, problem = _own_metadata(extra)
     info.update({k: v for k, v in row.items() if as_text(v) is not None})
     image = _existing(
         folder / "wsis" / (as_text(info.get("image_filename")) or f"{sample_id}.tif"),
@@ -96,7 +102,28 @@ def _sample(folder: Path, sample_id: str, h5ad: Path, row: Mapping[str, Any]) ->
         image_height=as_int(info.get("fullres_px_height")),
         nb_genes=as_int(info.get("nb_genes")),
         metadata=info,
+        problem=problem or _bad_numbers(info),
     )
+
+
+def _own_metadata(path: Path) -> tuple[dict[str, Any], str]:
+    """The JSON of one sample, or why it cannot be used: that drops this sample, not the cohort."""
+    if not path.is_file():
+        return {}, ""
+    try:
+        info = read_json(path)
+    except (DataError, OSError) as error:
+        return {}, str(error)
+    return (dict(info), "") if isinstance(info, dict) else ({}, f"{path}: holds no keys and values")
+
+
+def _bad_numbers(info: Mapping[str, Any]) -> str:
+    """Name a size that is no number, such as one with a comma: it would be estimated instead."""
+    for name in _SIZES:
+        value = as_float(info.get(name))
+        if as_text(info.get(name)) is not None and (value is None or value < 0):
+            return f"{name} is {info[name]!r} in the metadata: give a number, with a point"
+    return ""
 
 
 def _existing(*paths: Path) -> Path | None:

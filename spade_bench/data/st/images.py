@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from spade_bench.errors import DataError
+from spade_bench.data.st.fields import as_float
+from spade_bench.errors import BROKEN_FILE, DataError
 
 __all__ = ["ImageView", "view_image"]
 
@@ -60,11 +62,11 @@ def view_image(path: Path) -> ImageView:
     try:
         with openslide.OpenSlide(str(path)) as slide:
             small = np.asarray(slide.get_thumbnail((_SIDE, _SIDE)).convert("RGB"))
-            mpp = slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
+            mpp = as_float(slide.properties.get(openslide.PROPERTY_NAME_MPP_X))
             width, height = slide.dimensions
-            return ImageView(width, height, _tissue(small), float(mpp) if mpp else None)
-    except openslide.OpenSlideError:
+    except (openslide.OpenSlideError, *BROKEN_FILE):
         return _view_plain(path)
+    return ImageView(width, height, _tissue(small), mpp)
 
 
 def _view_plain(path: Path) -> ImageView:
@@ -73,15 +75,18 @@ def _view_plain(path: Path) -> ImageView:
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None  # sections are larger than Pillow expects of a picture
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            image.draft("RGB", (_SIDE, _SIDE))
-            image.thumbnail((_SIDE, _SIDE))
-            return ImageView(width, height, _tissue(np.asarray(image.convert("RGB"))))
-    except (OSError, ValueError, SyntaxError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with the file is said once, below
+            with Image.open(path) as image:
+                width, height = image.size
+                image.draft("RGB", (_SIDE, _SIDE))
+                image.thumbnail((_SIDE, _SIDE))
+                small = np.asarray(image.convert("RGB"))
+    except BROKEN_FILE as error:
         raise DataError(f"cannot read the image ({error})", where=str(path)) from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+    return ImageView(width, height, _tissue(small))
 
 
 def _tissue(rgb: np.ndarray) -> np.ndarray | None:

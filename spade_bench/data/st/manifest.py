@@ -39,11 +39,14 @@ def read_manifest(path: Path) -> list[StSample]:
     path = Path(path)
     if not path.is_file():
         raise DataError("no such manifest", where=str(path), fix="give a csv file")
-    columns, rows = read_dicts(path)
+    columns, listed = read_dicts(path)
     _check_columns(path, columns)
+    rows = [
+        (line, row) for line, row in enumerate(listed, start=2) if any(map(as_text, row.values()))
+    ]
     if not rows:
         raise DataError("the manifest has no rows", where=str(path), fix="add a row a sample")
-    samples = [_row(path, line, row) for line, row in enumerate(rows, start=2)]
+    samples = [_row(path, line, row) for line, row in rows]
     ids = [s.sample_id for s in samples]
     twice = sorted({i for i in ids if ids.count(i) > 1})
     if twice:

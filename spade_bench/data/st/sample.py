@@ -36,6 +36,7 @@ class StSample:
         image_height: Height of the full-resolution image in px, where the metadata give it.
         nb_genes: Number of genes that the metadata give, or None.
         metadata: Every metadata field as read.
+        problem: Why its metadata cannot be used; the checks drop it for this. Empty when they can.
     """
 
     sample_id: str
@@ -55,3 +56,4 @@ class StSample:
     image_height: int | None = None
     nb_genes: int | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
