@@ -15,7 +15,7 @@ from spade_bench.data.ids import match_files
 from spade_bench.data.ledger import cohort_sources
 from spade_bench.errors import ConfigError, DataError, UserError
 from spade_bench.files import file_name, hash_obj
-from spade_bench.registry import kinds, suggest
+from spade_bench.registry import kinds, suggest, tasks
 from spade_bench.runner.cases import TaskCases, draw, load_cases
 from spade_bench.runner.controls import Variant, random_weight_features, variants
 from spade_bench.runner.request import RunRequest, TaskRequest
@@ -98,9 +98,8 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
     kind: TaskKind = kinds.get(card.kind).load()
     _check_metrics(card, kind)
     cases = load_cases(request, task, kind)
-    if not task.named and cases.cohort.classes:
-        say(f"task '{card.name}' is not registered; classes from the table: "
-            f"{', '.join(cases.cohort.classes)}")  # fmt: skip
+    if not task.named:
+        _tell_unregistered(card, cases.cohort)
     wanted = [slide for case in cases.cohort.cases for slide in case.slide_ids]
     sources, unusable = _sources(request, card, cases.tested, wanted)
     random_files = random_weight_features(request, card) if request.controls else None
@@ -195,6 +194,13 @@ def _with_sources(card: TaskCard, cases: TaskCases, cohort: Cohort) -> TaskCard:
         return card
     both = (*(card.sources or ("private",)), *cohort_sources(tested))
     return replace(card, sources=tuple(dict.fromkeys(both)))
+
+
+def _tell_unregistered(card: TaskCard, cohort: Cohort) -> None:
+    classes = f"; classes from the table: {', '.join(cohort.classes)}" if cohort.classes else ""
+    near = suggest(card.name, tasks.names(), 0.8)
+    meant = f". Did you mean {near}? Then repeat with that name" if near else ""
+    say(f"task '{card.name}' is not registered{classes}{meant}")
 
 
 def _tell(card: TaskCard, cohort: Cohort, notes: Sequence[str]) -> None:

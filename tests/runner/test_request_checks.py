@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 
 from spade_bench import runner
+from spade_bench import workspace as ws
 from spade_bench.data.bags import write_features
 from spade_bench.errors import UserError
+from spade_bench.results import ResultStore
 from spade_bench.runner.asked import Asked, to_request
 
 
@@ -55,6 +58,102 @@ def test_options_of_another_protocol(
 ) -> None:
     with pytest.raises(UserError, match=f"is an option of {owner}, and the protocol is"):
         to_request(asked(tmp_path, protocol=protocol, **{option: value}), None)
+
+
+WRONG: list[tuple[str, str, Any]] = [
+    ("few-shot", "folds", 3),
+    ("few-shot", "repeats", 2),
+    ("few-shot", "holdout", 0.3),
+    ("few-shot", "group_by_site", True),
+    ("few-shot", "any_test_features", Path("x")),
+    ("cv", "shots", (1, 2)),
+    ("cv", "draws", 2),
+    ("cv", "any_test_features", Path("x")),
+    ("external", "draws", 2),
+]
+
+
+@pytest.mark.parametrize(("protocol", "option", "value"), WRONG)
+def test_options_of_another_protocol_in_a_request_built_in_python(
+    tmp_path: Path, protocol: str, option: str, value: Any
+) -> None:
+    request = to_request(asked(tmp_path), None)
+    request = replace(request, given=(), protocol=protocol, **{option: value})
+    with pytest.raises(UserError, match=f"is an option of .*, and the protocol is {protocol}"):
+        runner.run(request)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("seed", -1), ("draws", 0), ("folds", 1), ("shots", (0, 2))]
+)
+def test_numbers_too_small_in_a_request_built_in_python(
+    tmp_path: Path, option: str, value: Any
+) -> None:
+    request = replace(to_request(asked(tmp_path), None), **{option: value})
+    with pytest.raises(UserError, match=f"--{option} (is|holds)"):
+        runner.run(request)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("shots", (1, 2), "is an option of few-shot, and the protocol is cv"),
+        ("draws", 10, "is an option of few-shot, and the protocol is cv"),  # what is usual
+        ("folds", 5, "published splits have divided them already"),
+        ("repeats", 2, "published splits have divided them already"),
+        ("holdout", 0.3, "published splits have divided them already"),
+        ("group_by_site", True, "published splits have divided them already"),
+    ],
+)
+def test_options_that_published_splits_leave_no_room_for(
+    tmp_path: Path, option: str, value: Any, said: str
+) -> None:
+    plan = asked(tmp_path, splits={"*": tmp_path / "splits"})
+    names = [f"s{i}" for i in range(24)]
+    (tmp_path / "splits").mkdir()
+    for fold in range(2):
+        test = names[fold * 8 : fold * 8 + 8]
+        train = [name for name in names if name not in test]
+        rows = [f"{i},{a},," + (test[i] if i < len(test) else "") for i, a in enumerate(train)]
+        text = ",train,val,test\n" + "\n".join(rows) + "\n"
+        (tmp_path / "splits" / f"splits_{fold}.csv").write_text(text)
+    with pytest.raises(UserError, match=said):
+        runner.run(to_request(replace(plan, **{option: value}), None))
+    assert runner.run(to_request(plan, None)).done == 2
+
+
+@pytest.mark.parametrize("option", ["shots", "draws"])
+def test_what_the_workspace_says_for_another_protocol_is_said(
+    tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "spade-bench.yaml"
+    file.write_text(f"run: {{{option}: {'[1, 2]' if option == 'shots' else 3}}}\n")
+    workspace = ws.load(file)
+    runner.run(to_request(asked(tmp_path, protocol="cv", folds=2), workspace))
+    told = f"{option} of `run` belong to few-shot and are not used with cv"
+    assert told in capsys.readouterr().err
+    runner.run(to_request(asked(tmp_path, shots=(2,), draws=1), workspace))
+    assert "not used with" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("crc_braff", "crc_braf"), ("CRC_BRAF", "crc_braf"), ("crc-msi", "crc_msi"), ("t", "")],
+)
+def test_a_task_name_near_a_registered_one(
+    tmp_path: Path, name: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = replace(asked(tmp_path, shots=(2,), draws=1), tasks=(name,))
+    runner.run(to_request(plan, None))
+    told = capsys.readouterr().err
+    assert f"task '{name}' is not registered" in told
+    assert ("Did you mean" in told) == bool(meant)
+    assert meant in told
+    rows = ResultStore(tmp_path / "out").rows()
+    assert all("unregistered" in row.flags for row in rows)
+    with pytest.raises(UserError, match="Did you mean" if meant else "unknown task"):
+        to_request(replace(plan, tables={}), None)
 
 
 @pytest.mark.parametrize(
