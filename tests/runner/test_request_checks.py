@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from spade_bench import runner
 from spade_bench import workspace as ws
 from spade_bench.data.bags import write_features
 from spade_bench.errors import UserError
+from spade_bench.registry import encoders
 from spade_bench.results import ResultStore
 from spade_bench.runner.asked import Asked, to_request
+from spade_bench.runner.request import EncoderRequest
+from spade_bench.types import LoadOptions
 
 
 def asked(folder: Path, encoder: str = "mine", made_by: str = "mine", **options: Any) -> Asked:
@@ -175,6 +179,71 @@ def test_files_of_another_encoder(tmp_path: Path, name: str) -> None:
     assert rows
     assert all("encoder-mismatch:other" in row["flags"] for row in rows)
     assert all("unregistered" in row["flags"] for row in rows)
+
+
+def _mean_pool(options: LoadOptions) -> Any:
+    loaded = encoders.get("mean-pool").load(options)
+    loaded.card = replace(loaded.card, upstream="mine")
+    return loaded
+
+
+@pytest.fixture
+def slides_of_mine() -> Iterator[str]:
+    """A slide encoder that takes features of `mine` only."""
+    card = replace(encoders.get("mean-pool").card, name="pool-mine", upstream="mine")
+    encoders.add(card, _mean_pool)
+    yield card.name
+    del encoders._plugins[card.name]
+
+
+@pytest.mark.parametrize("kind", ["chained", "slides"])
+def test_files_of_another_base(
+    tmp_path: Path, kind: str, half: str, weights: Path, slides_of_mine: str
+) -> None:
+    name = half if kind == "chained" else slides_of_mine
+    made = asked(tmp_path, name, "other", shots=(2,), draws=1)
+    plan = to_request(replace(made, controls=True), None)
+    if kind == "chained":
+        plan = replace(plan, encoders=(EncoderRequest(name, name, weights),))
+    with pytest.raises(UserError, match=f"'{name}' takes features of 'mine', but .* 'other'"):
+        runner.run(plan)
+    assert runner.run(replace(plan, as_is=True)).failed == 0
+    rows = ResultStore(tmp_path / "out").rows()
+    assert len(rows) > 2
+    assert all("encoder-mismatch:other" in row.flags for row in rows)
+    assert {row.inputs.get("base") for row in rows} <= {"other", None}
+
+
+@pytest.mark.parametrize("said", ["mine", None])
+def test_files_of_another_encoder_for_the_cohort_to_test_on(
+    tmp_path: Path, said: str | None, study: Any, other_study: Any, uni_study: Any
+) -> None:
+    if said is None:  # the training cohort's files say nothing
+        for path in study.features.iterdir():
+            with h5py.File(path, "r") as file:
+                features = file["features"][:]
+            with h5py.File(path, "w") as file:
+                file["features"] = features
+        study.features.rename(tmp_path / "f")
+        study = replace(study, features=tmp_path / "f")
+    plan = to_request(
+        Asked(
+            encoders=("mine",),
+            tasks=("t",),
+            tables={"*": study.table},
+            features={"*": study.features},
+            test_tables={"*": other_study.table},
+            test_features={"*": uni_study.features},
+            device="cpu",
+            out=tmp_path / "out",
+        ),
+        None,
+    )
+    with pytest.raises(UserError, match="asked for encoder 'mine', but the files name 'uni'"):
+        runner.run(plan)
+    assert runner.run(replace(plan, as_is=True)).failed == 0
+    rows = ResultStore(tmp_path / "out").rows()
+    assert all("encoder-mismatch:uni" in row.flags for row in rows)
 
 
 def test_a_misspelt_name_over_files_that_say_nothing(tmp_path: Path) -> None:
