@@ -11,7 +11,6 @@ from spade_bench.data.bags import find_bags
 from spade_bench.data.casebags import BagInfo, CaseBags, scan_bags
 from spade_bench.data.cohort import cohort_hash, keep_covered
 from spade_bench.data.episodes import save_episodes
-from spade_bench.data.ids import match_files
 from spade_bench.data.ledger import cohort_sources
 from spade_bench.errors import ConfigError, DataError, UserError
 from spade_bench.files import file_name, hash_obj
@@ -19,7 +18,7 @@ from spade_bench.registry import kinds, suggest, tasks
 from spade_bench.runner.cases import TaskCases, draw, load_cases
 from spade_bench.runner.controls import Variant, random_weight_features, variants
 from spade_bench.runner.request import RunRequest, TaskRequest
-from spade_bench.runner.sources import Source, find_source, with_test_files
+from spade_bench.runner.sources import Source, find_source, matched, with_test_files
 from spade_bench.types import Cohort, Episode, TaskCard
 
 if TYPE_CHECKING:
@@ -105,10 +104,17 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
     random_files = random_weight_features(request, card) if request.controls else None
     if random_files is not None and cases.tested:
         random_files = _random_elsewhere(request, random_files, cases.tested)
+    loose: tuple[str, ...] = ()
     if random_files is not None:
         name, files = random_files
-        random_files = name, match_files(files, wanted, request.match_ids, name)
+        files, loose = matched(request, files, wanted, name)
+        random_files = name, files
     rows = variants(sources, request, random_files)
+    if random_files is not None and loose:
+        rows = [
+            replace(row, notes=(*row.notes, *loose)) if row.files is random_files[1] else row
+            for row in rows
+        ]
     cohort, infos, complete = _cover(cases.cohort, wanted, rows, request.allow_missing)
     rows = [_fits_width(row, cohort, infos) for row in rows]
     cohort = replace(cohort, simulated=cohort.simulated or card.simulated)
@@ -152,8 +158,9 @@ def _sources(
         try:
             source = find_source(request, encoder, card)
             source = with_test_files(request, source, tested) if tested else source
-            files = match_files(source.files, wanted, request.match_ids, source.label)
-            found.append(replace(source, files=files))
+            files, loose = matched(request, source.files, wanted, source.label)
+            flags = tuple(dict.fromkeys((*source.flags, *loose)))
+            found.append(replace(source, files=files, flags=flags))
         except UserError as error:
             if len(request.encoders) == 1:
                 raise
