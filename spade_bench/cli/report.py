@@ -212,14 +212,23 @@ def _plot(series: Sequence[Series], resampler: Resampler, folder: Path) -> None:
 
 def _check_metric(wanted: str, series: Sequence[Series], more: Sequence[str] = ()) -> None:
     from spade_bench.errors import UserError
+    from spade_bench.registry import suggest
 
     known = {*more, *(name for one in series for name in one.metrics)}
-    if wanted not in {"all", "primary", *known}:
+    if wanted in {"all", "primary", *known}:
+        return
+    if not known:
         raise UserError(
-            f"no metric '{wanted}' here",
+            f"no metric '{wanted}' here, because no cell has finished",
             where="--metric",
-            fix=f"Use primary, all, {', '.join(sorted(known))}",
+            fix="Leave --metric out to see why, then repeat the `spade-bench run` command",
         )
+    near = suggest(wanted, known)
+    raise UserError(
+        f"no metric '{wanted}' here",
+        where="--metric",
+        fix=f"Did you mean {near}?" if near else f"Use primary, all, {', '.join(sorted(known))}",
+    )
 
 
 def _folder(folder: Path | None) -> Path:

@@ -238,8 +238,11 @@ def _finish(request: RunRequest, summary: RunSummary) -> None:
             f"failed; see them with `spade-bench report {request.out}`"
         )
     if summary.failed or summary.first_error:
+        # Why was said when it happened.
+        if request.dry_run:
+            raise UserError("not everything can run, see the warnings above")
         raise UserError(
-            f"{summary.failed} cell(s) failed, the first with: {summary.first_error}",
+            f"{summary.failed} cell(s) failed, see the warnings above",
             where=str(request.out / "results.jsonl"),
             fix="The others are stored; run the same command again to retry the failed ones",
         )

@@ -31,6 +31,8 @@ _EXACT = {
     "training cases, and their spread says too little about other training cases",
     "failed": "some cells failed, see the errors in results.jsonl",
     "leaky-splits": "cases on both sides of the given splits: numbers are too good",
+    "loose-ids": "slide ids of table and files are the same only without suffix, leading "
+    "zeros or case: --match-ids loose took them",
     "missing": "other encoders have results here, this one lacks some or all",
     "missing-slides": "run without slides that had no features",
     "random-projection": "stored by an older version: a random projection of the same features, "

@@ -245,6 +245,7 @@ def to_request(asked: Asked, workspace: ws.Workspace | None, **rest: Any) -> Run
         draws=defaults.draws if asked.draws is None else asked.draws,
         seed=defaults.seed if asked.seed is None else asked.seed,
         device=asked.device or (workspace.device if workspace else "auto"),
+        given=tuple(given),
         **plain,
         **rest,
     )
@@ -256,6 +257,8 @@ def _protocol_of(asked: Asked) -> str:
         return asked.protocol
     if asked.splits or any(name.startswith(PATHO_BENCH) for name in asked.tasks):
         return ""
+    if asked.test_tables and "*" not in asked.test_tables and len(set(asked.tasks)) > 1:
+        return ""  # each task has its own; see `check_request`
     return "external" if asked.test_tables else "few-shot"
 
 

@@ -13,6 +13,7 @@ from spade_bench.heads import Head, HeadOptions
 from spade_bench.registry import heads, kinds
 from spade_bench.results import Finished, ResultStore, Row, environment, write_plan
 from spade_bench.results.rows import now
+from spade_bench.runner.asked_checks import check_request
 from spade_bench.runner.cells import Group, groups
 from spade_bench.runner.estimate import Planned, estimate
 from spade_bench.runner.prepare import Prepared, prepare
@@ -52,6 +53,7 @@ def run(request: RunRequest) -> RunSummary:
     Raises:
         UserError: When a head or the only task or encoder asked for cannot be used at all.
     """
+    check_request(request)
     device = resolve_device(request.device)
     setup_numerics(device)
     check_declared(request)

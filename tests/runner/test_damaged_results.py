@@ -67,7 +67,8 @@ def test_predictions_that_are_not_numbers_are_a_failed_cell(
     assert ask(study, tmp_path) == 2
     printed = capsys.readouterr().err
     assert "head 'logistic'" in printed
-    assert said in printed
+    assert printed.count(said) == 1  # as it happens, and not again at the end
+    assert "1 cell(s) failed, see the warnings above" in printed
     assert "bug" not in printed
     rows = ResultStore(tmp_path).rows()
     assert sorted(row.status for row in rows) == ["failed", "ok"]
@@ -103,6 +104,23 @@ def test_a_head_that_prints_or_exits_spoils_no_output(
     monkeypatch.setattr(PooledHead, "fit_predict", lambda *_: sys.exit(0))
     assert ask(study, tmp_path / "exit") == 2
     assert "head 'logistic' called sys.exit(0)" in capsys.readouterr().err
+
+
+def test_a_folder_where_everything_failed_says_so_when_asked_for_a_metric(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(PooledHead, "fit_predict", lambda *_: None)
+        assert ask(study, tmp_path) == 2
+    capsys.readouterr()
+    assert run_main("report", str(tmp_path), "--metric", "auroc", "--no-plots") == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "because no cell has finished. Leave --metric out" in told
+    assert ask(study, tmp_path) == 0
+    capsys.readouterr()
+    for metric, said in (("auroq", "Did you mean 'auroc'?"), ("zzz", "Use primary, all, auroc, ")):
+        assert run_main("report", str(tmp_path), "--metric", metric, "--no-plots") == 2
+        assert said in " ".join(capsys.readouterr().err.split())
 
 
 def cut(path: Path) -> None:

@@ -22,12 +22,13 @@ def _ask(study: Any, out: Path, **changes: Any) -> RunRequest:
         "tasks": (resolve_task("my_task", study.table, None),),
         "out": out,
         "any_features": study.features,
-        "shots": (1, 4),
-        "draws": 2,
         "device": "cpu",
         "controls": False,
         **changes,
     }
+    external = any(task.test_table is not None for task in values["tasks"])
+    if not external and values.get("protocol", "few-shot") == "few-shot":
+        values = {"shots": (1, 4), "draws": 2, **values}
     return RunRequest(**values)
 
 

@@ -92,7 +92,9 @@ def test_a_failing_task_is_recorded_and_gives_way_once_it_runs(
     sound = survival.table.read_text()
     survival.table.write_text(sound.replace(",1,", ",7,"))
     assert _main("run", "--config", str(sweep)) == 2
-    assert "is 7" in capsys.readouterr().err.splitlines()[-1]
+    told = capsys.readouterr().err
+    assert told.count("is 7") == 1
+    assert "2 cell(s) failed, see the warnings above" in told.splitlines()[-1]
     failed = [r for r in _rows(tmp_path / "results") if r["status"] == "failed"]
     assert {(r["task"], r["encoder"], r["head"]) for r in failed} == {
         *(("outcome", "mine", "cox"), ("outcome", "twin", "cox"))
