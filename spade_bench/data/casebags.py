@@ -246,7 +246,7 @@ class _Source:
         return features
 
 
-def _look(path: Path, cache: FeatureCache | None, whole: bool) -> BagInfo:
+def _look(path: Path, cache: FeatureCache | None, whole: bool = False) -> BagInfo:
     packed = split_path(path)
     if packed is not None:
         return _look_packed(path, *packed, whole)
