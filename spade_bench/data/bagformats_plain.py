@@ -28,6 +28,7 @@ __all__ = [
     "companion",
     "first_line",
     "load_plain",
+    "load_torch",
     "slide2vec_coords",
     "slide2vec_meta",
 ]
@@ -135,22 +136,35 @@ def slide2vec_coords(path: Path) -> np.ndarray | None:
     return pixel_coords(stored, len(stored), {}, file)[0]
 
 
-def _torch_plain(path: Path, *, mmap: bool) -> Plain:
+def load_torch(path: Path, *, mmap: bool) -> Any:
+    """Load what a `.pt` file holds, on the CPU.
+
+    Args:
+        path: The file.
+        mmap: Map tensors where the file allows it, to look at their shapes without reading them.
+
+    Raises:
+        DataError: When it holds more than tensors and plain values.
+    """
     import pickle
 
     import torch
 
     try:
         try:
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         except RuntimeError:  # files of old torch cannot be mapped
             if not mmap:
                 raise
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DataError(
             "holds more than tensors, and is not loaded for safety", where=str(path)
         ) from error
+
+
+def _torch_plain(path: Path, *, mmap: bool) -> Plain:
+    loaded = load_torch(path, mmap=mmap)
     if not isinstance(loaded, Mapping):
         return Plain(_dense(loaded, path, mmap=mmap))
     return _named(loaded, _dense(loaded.get("features"), path, mmap=mmap), mmap=mmap)

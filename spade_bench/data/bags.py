@@ -7,6 +7,7 @@ read.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from spade_bench.data.bagformats import (
     look,
     read_bag,
 )
-from spade_bench.data.nottaken import say_not_taken, unlike, why_no_features
+from spade_bench.data.nottaken import OTHERS, say_not_taken, unlike, why_no_features
 from spade_bench.data.pack import PACK_SUFFIX, is_pack, open_pack, split_path
 from spade_bench.data.packcache import KnownFiles
 from spade_bench.errors import DataError
@@ -41,6 +42,7 @@ __all__ = [
     "write_features",
 ]
 
+_NAMES = tuple(SUFFIXES | OTHERS)  # how names end that look like features
 _COORDS_ATTRS = frozenset(
     {
         "patch_size",
@@ -228,14 +230,24 @@ def _candidates(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
         raise DataError("no such features folder, nor a pack", where=str(root))
     files: list[Path] = []
     strangers: list[tuple[Path, str]] = []
-    for path in sorted(path for path in root.rglob("*") if not _hidden(path, root)):
-        if path.suffix in SUFFIXES and path.is_file():
-            files.append(path)
-        elif strangers and strangers[-1][0] in path.parents:
-            continue  # a part of what was named a moment ago
-        elif (why := unlike(path)) is not None:
-            strangers.append((path, why))
-    return files, strangers
+    for at, folders, names in os.walk(root):
+        inside = []
+        for path in (Path(at, name) for name in folders if not name.startswith(".")):
+            why = unlike(path)
+            if why is None:
+                inside.append(path.name)
+            else:
+                strangers.append((path, why))  # what is in it is a part of it
+        folders[:] = inside
+        # Only names that look like features are asked for more: there may be millions of others.
+        for path in (Path(at, name) for name in names if name.lower().endswith(_NAMES)):
+            if path.name.startswith(".") or path.name.endswith(".coordinates.npz"):
+                continue
+            if path.suffix in SUFFIXES and path.is_file():
+                files.append(path)
+            elif (why := unlike(path)) is not None:
+                strangers.append((path, why))
+    return sorted(files), sorted(strangers)
 
 
 def _headers(path: Path, known: KnownFiles) -> list[BagHeader]:
@@ -248,11 +260,6 @@ def _headers(path: Path, known: KnownFiles) -> list[BagHeader]:
     else:
         found = [look(path)]
     return [header for header in found if header is not None]
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    parts = path.relative_to(root).parts
-    return any(part.startswith(".") for part in parts) or path.name.endswith(".coordinates.npz")
 
 
 def _choose(root: Path, headers: Sequence[BagHeader], encoder: str | None) -> list[BagHeader]:

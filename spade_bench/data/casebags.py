@@ -46,16 +46,19 @@ class BagInfo:
 
 
 def scan_bags(
-    files: Mapping[str, Path], description: str = "Reading features"
+    files: Mapping[str, Path], description: str = "Reading features", *, whole: bool = False
 ) -> dict[str, BagInfo]:
     """Look at every file: width, digest, and whether it can be used at all.
 
     A file is read only where nothing is known about it from an earlier run, or it has changed.
     Files that read slowly are copied into the cache on the way; see `spade_bench.data.packcache`.
+    Of a pack only the index is read, because it may be larger than memory: each of its slides is
+    held against its checksum when it is first used.
 
     Args:
         files: Slide id -> feature file.
         description: Shown while reading.
+        whole: Hold every slide of a pack against its checksum now.
 
     Returns:
         Slide id -> what was found. Empty bags, NaN and infinite values are problems, as is a
@@ -65,7 +68,7 @@ def scan_bags(
     found = {}
     try:
         for slide, path in track(files.items(), description, len(files), "slides"):
-            found[slide] = _look(path, cache)
+            found[slide] = _look(path, cache, whole)
         if cache is not None:
             cache.commit()
     finally:
@@ -243,10 +246,10 @@ class _Source:
         return features
 
 
-def _look(path: Path, cache: FeatureCache | None) -> BagInfo:
+def _look(path: Path, cache: FeatureCache | None, whole: bool = False) -> BagInfo:
     packed = split_path(path)
     if packed is not None:
-        return _look_packed(path, *packed)
+        return _look_packed(path, *packed, whole)
     known = None if cache is None else cache.get(path)
     if known is None:
         before = signature(path)
@@ -260,12 +263,13 @@ def _look(path: Path, cache: FeatureCache | None) -> BagInfo:
     return BagInfo(path, known.digest, known.n, known.dim, known.encoder, known.problem)
 
 
-def _look_packed(path: Path, file: Path, slide_id: str) -> BagInfo:
+def _look_packed(path: Path, file: Path, slide_id: str, whole: bool) -> BagInfo:
     """What a pack says about a slide; that its values are numbers was checked when packing."""
     try:
         pack = open_pack(file)
         slide = pack.slide(slide_id)
-        pack.features(slide_id)  # held against their digest
+        if whole:
+            pack.features(slide_id)  # held against their digest
     except UserError as error:
         return BagInfo(path, problem=f"{file.name}: {error.clause}")
     n = slide.stop - slide.start

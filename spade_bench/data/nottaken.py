@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from spade_bench.console import say
 from spade_bench.data.bagchecks import dataset
 from spade_bench.data.bagformats import HDF5, SUFFIXES, opened
-from spade_bench.data.bagformats_plain import first_line
+from spade_bench.data.bagformats_plain import first_line, load_torch
 from spade_bench.data.pack import PACK_SUFFIX
 from spade_bench.errors import DataError
 
-__all__ = ["say_not_taken", "unlike", "why_no_features"]
+__all__ = ["OTHERS", "say_not_taken", "unlike", "why_no_features"]
 
-# Formats that hold features elsewhere and are not read here.
-_OTHERS = frozenset({".safetensors", ".parquet", ".feather", ".pkl", ".pickle", ".zarr"})
+OTHERS = frozenset({".safetensors", ".parquet", ".feather", ".pkl", ".pickle", ".zarr"})
+"""Formats that hold features elsewhere and are not read here."""
+
 _ZARR = (".zgroup", ".zarray", "zarr.json")
 _SHOWN = 20  # lines about one folder
 _WIDE = 8  # columns from which a table of numbers may be features, and is not coordinates
@@ -40,7 +40,7 @@ def unlike(path: Path) -> str | None:
             return "a link to nothing"
     except OSError as error:  # links in a circle, folders that may not be entered
         return first_line(error)
-    if suffix in _OTHERS:
+    if suffix in OTHERS:
         return f"{suffix} files are not read; convert it to .h5 or .npy"
     if suffix not in SUFFIXES:
         return None
@@ -104,7 +104,7 @@ def _why_npz(path: Path) -> str | None:
 def _why_pt(path: Path) -> str | None:
     import torch
 
-    loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
+    loaded = load_torch(path, mmap=True)
     if isinstance(loaded, dict) and "features" in loaded:
         loaded = loaded["features"]
     elif isinstance(loaded, dict):

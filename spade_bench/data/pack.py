@@ -161,7 +161,7 @@ class Pack:
             raise DataError(
                 f"the {part} of slide '{slide_id}' are damaged: their checksum does not fit",
                 where=str(self.path),
-                fix="Pack it again",
+                fix="Pack it again, from its features or with --allow-missing from itself",
             )
         self._sound.add((slide_id, part))
 

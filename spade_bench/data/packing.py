@@ -92,7 +92,7 @@ def pack_features(
     file = pack_file(out, features)
     broken: list[DataError] = []
     files = find_bags(features, encoder, unreadable=broken)
-    found = scan_bags(files, "Checking features")
+    found = scan_bags(files, "Checking features", whole=True)
     left_out = {Path(error.where).stem: error.clause for error in broken}
     left_out |= {slide: info.problem for slide, info in found.items() if info.problem}
     usable = {slide: info for slide, info in found.items() if not info.problem}

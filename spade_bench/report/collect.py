@@ -188,16 +188,18 @@ def _draw(row: Row) -> tuple[object, ...]:
 def _with_wanted(series: list[Series]) -> list[Series]:
     """Fill the grid: an encoder that lacks a place of a task is shown there as missing.
 
-    Controls are filled in only for tasks and heads that they were run with.
+    Controls are filled in only for tasks and heads that they were run with. Cells that failed
+    before their inputs were known say nothing of the shots and conditions of others.
     """
     wanted: dict[Place, int] = {}
     metrics: dict[str, tuple[str, ...]] = {}
     for one in series:
-        draws = len(set(map(_draw, (*one.rows, *one.failed))))
-        wanted[one.place] = max(wanted.get(one.place, 0), draws)
+        draws = len({_draw(row) for row in (*one.rows, *one.failed) if row.inputs})
+        if draws:
+            wanted[one.place] = max(wanted.get(one.place, 0), draws)
         metrics[one.task] = metrics.get(one.task) or one.metrics
     full = [
-        replace(one, wanted=wanted[one.place], metrics=one.metrics or metrics[one.task])
+        replace(one, wanted=wanted.get(one.place, 0), metrics=one.metrics or metrics[one.task])
         for one in series
     ]
     present = {(one.place, one.encoder, one.control) for one in series}

@@ -15,15 +15,17 @@ __all__ = ["conditions", "tested_on"]
 Condition = tuple[str, ...]
 _Aspect = tuple[str, ...]  # what may differ, and within what it must not: ("head", protocol, head)
 _ENSEMBLE = "ensemble"
+_PUBLISHED = "published splits"  # how the words of splits begin that came with a task
 
 
 def conditions(rows: Sequence[Row]) -> dict[str, Condition]:
     """Say of each row what sets it apart from other rows of its task and protocol.
 
     The seed and the way of splitting are held against all tasks of the protocol, so that a mean
-    over tasks is made of one of each; the cases against those of the same task; the settings of a
-    head against all rows of this head. Features, encoder and base are what is compared, and never
-    part of it.
+    over tasks is made of one of each; the cases against those of the same task; published splits,
+    of which each task and shot has its own, against those of the same task and shot; the settings
+    of a head against all rows of this head. Features, encoder and base are what is compared, and
+    never part of it.
 
     Returns:
         Run id -> words such as `seed 1` or `logistic.C=0.5`; empty where nothing differs. Rows
@@ -58,14 +60,20 @@ def tested_on(rows: Sequence[Row]) -> str:
 def _aspects(row: Row) -> dict[_Aspect, tuple[str, str]]:
     """What a row may differ in: key to tell apart by, and words if the row holds them."""
     inputs, env = row.inputs, row.env
+    splits, dealt = str(inputs.get("splits", "")), env.get("splits", "")
+    published = dealt.startswith(_PUBLISHED)
+    own: dict[_Aspect, tuple[str, str]] = {
+        ("splits", row.protocol, row.task, str(row.k_shot)): (splits, dealt)
+    }
     return {
+        **(own if published else {}),
         ("seed", row.protocol): (str(row.seed), f"seed {row.seed}"),
         ("cases", row.protocol, row.task): (str(inputs.get("cohort", "")), env.get("cohort", "")),
         ("metrics", row.protocol, row.task): (
             str(inputs.get("task", "")),
             f"metrics {', '.join(row.metrics)}" if row.metrics else "",
         ),
-        ("splits", row.protocol): (str(inputs.get("splits", "")), env.get("splits", "")),
+        ("splits", row.protocol): (_PUBLISHED,) * 2 if published else (splits, dealt),
         ("settings", row.protocol, row.head): (str(inputs.get("head", "")), env.get("head", "")),
         ("choice", row.protocol, row.head): (
             str(inputs.get("select", "")),

@@ -58,7 +58,8 @@ class Row:
         inputs: Hashes of what went in; `permutation` is the number of the shuffle where labels
             were shuffled, left out for the first.
         flags: Controls, contamination, simulated data, missing slides.
-        env: Versions, device and, with selection, what was selected; informative only.
+        env: Versions, device and, with selection, what was selected; cases, splits and settings in
+            words, by which tables name what the hashes tell apart. Nothing is computed from it.
         seconds: Time of fitting and predicting.
         created_utc: ISO 8601 time.
         error: Why it failed or was skipped.
@@ -131,6 +132,8 @@ class Row:
             raise DataError(f"incomplete row ({error})", where=where) from error
         if not isinstance(row.inputs, Mapping):
             raise DataError("inputs are not names and hashes", where=where)
+        if not isinstance(row.env, Mapping):
+            raise DataError("env is not names and values", where=where)
         number = row.inputs.get("permutation", 0)
         if not isinstance(number, int):
             raise DataError(f"permutation is {number!r}, not a whole number", where=where)

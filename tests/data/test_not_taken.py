@@ -118,3 +118,19 @@ def test_commands_list_them(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
     assert "not taken: bad.H5: named .H5, not .h5" in done.stderr
+
+
+def test_files_of_other_kinds_are_not_asked_for_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_features(tmp_path / "a.h5", X, slide_id="a", encoder="uni")
+    for i in range(50):
+        (tmp_path / f"{i}.jpg").write_bytes(b"")
+    asked: list[str] = []
+    for name in ("is_dir", "is_file", "exists", "is_symlink", "stat"):
+        real = getattr(Path, name)
+        monkeypatch.setattr(
+            Path, name, lambda p, *a, _r=real, **k: (asked.append(p.suffix), _r(p, *a, **k))[1]
+        )
+    assert list(find_bags(tmp_path)) == ["a"]
+    assert ".jpg" not in asked  # a folder may hold millions of patches, on a slow disk

@@ -248,10 +248,10 @@ def test_an_interrupted_scan_leaves_no_half_pack(
     files = _folder(tmp_path / "f")
     look: Callable[..., object] = casebags._look
 
-    def stop(path: Path, cache: object) -> object:
+    def stop(path: Path, *more: object) -> object:
         if path.stem == "d":
             raise KeyboardInterrupt
-        return look(path, cache)
+        return look(path, *more)
 
     monkeypatch.setattr(casebags, "_look", stop)
     with pytest.raises(KeyboardInterrupt):

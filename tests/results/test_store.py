@@ -136,15 +136,24 @@ def test_missing_or_damaged_predictions_are_named(tmp_path: Path) -> None:
         read_predictions(tmp_path, "e" * 16)
 
 
-@pytest.mark.parametrize("inputs", [{"permutation": "1"}, {"permutation": None}, "x", None, [1]])
-def test_inputs_that_cannot_be_are_named_and_the_rest_stands(
-    tmp_path: Path, inputs: object
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        *(("inputs", value, "inputs are not names and hashes") for value in ("x", None, [1])),
+        *(("inputs", {"permutation": value}, "not a whole number") for value in ("1", None)),
+        *(("env", value, "env is not names and values") for value in ("x", None, [1])),
+    ],
+)
+def test_fields_that_cannot_be_are_named_and_the_rest_stands(
+    tmp_path: Path, field: str, value: object, said: str
 ) -> None:
     store = ResultStore(tmp_path)
     store.append([ROW])
-    content = {**json.loads(store.path.read_text()), "run_id": "c" * 16, "inputs": inputs}
+    content = {**json.loads(store.path.read_text()), "run_id": "c" * 16, field: value}
+    del content["row_sha256"]  # as rows of older versions, which have none
     with store.path.open("a") as file:
         file.write(json.dumps(content) + "\n")
     assert store.rows() == [ROW]
     (problem,) = store.problems
     assert "line 2" in problem
+    assert said in problem

@@ -10,7 +10,7 @@ import pytest
 
 from spade_bench.cli.main import main
 from spade_bench.data.bags import read_bag, write_features
-from spade_bench.results import ResultStore
+from spade_bench.results import ResultStore, Row
 
 FEW = ("--shots", "2,4", "--draws", "2")
 FOLDS = ("--protocol", "cv", "--folds", "3")
@@ -125,6 +125,27 @@ def test_comparisons_speak_of_one_condition_each(
     assert _main("compare", "o", "--a", "mine", "--b", "other", "--json", "--no-plots") == 0
     found = json.loads(capsys.readouterr().out)["differences"]
     assert {tuple(row["condition"]) for row in found} == {("seed 0",), ("seed 1",)}
+
+
+def test_cells_that_failed_without_inputs_make_no_one_else_missing(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seed in ("0", "1"):
+        assert _main("run", *given, *FEW, "--seed", seed) == 0
+    unknown = Row(
+        run_id="f" * 16, status="failed", encoder="third", task="t", head="logistic",
+        protocol="few-shot", seed=0, error="weights are missing",
+    )  # fmt: skip
+    ResultStore(Path("o")).append([unknown])
+    capsys.readouterr()
+    assert _main("report", "o", "--json", "--no-plots") == 0
+    rows = json.loads(capsys.readouterr().out)
+    lacking = {row["encoder"] for row in rows if {"missing", "failed"} & set(row["flags"])}
+    assert lacking == {"third"}
+    assert {tuple(row["condition"]) for row in rows if row["encoder"] != "third"} == {
+        ("seed 0",),
+        ("seed 1",),
+    }
 
 
 def test_rows_of_older_versions_are_told_apart_by_hash(
