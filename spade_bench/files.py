@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
@@ -19,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.errors import DataError
 
 if TYPE_CHECKING:
+    import h5py
     import numpy as np
 
 __all__ = [
     "atomic_dir",
+    "atomic_hdf5",
     "atomic_path",
     "file_name",
     "hash_array",
@@ -128,6 +131,22 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(retired, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def atomic_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """Yield an HDF5 file that appears at ``path`` on success. See `atomic_path`.
+
+    It is made in memory, for files that fit there: where the disk is full, HDF5 cannot close a file
+    on it and brings the interpreter down.
+    """
+    import h5py
+
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        yield file
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(memory.getbuffer())
 
 
 def sync(path: Path) -> None:

@@ -63,7 +63,7 @@ class Member:
     @property
     def wanted_epochs(self) -> int:
         """Epochs asked for, or as many as make `min_steps` steps."""
-        needed = math.ceil(self.settings.min_steps / self.chunks)
+        needed: int = math.ceil(self.settings.min_steps / self.chunks)
         return max(int(self.settings.epochs), needed)
 
 

@@ -16,7 +16,7 @@ from spade_bench.data.st.findings import Finding
 from spade_bench.data.st.values import lognorm
 from spade_bench.encoders.spade.prepare.collect import Record
 from spade_bench.errors import DataError
-from spade_bench.files import atomic_path, hash_obj, read_json, write_json
+from spade_bench.files import atomic_hdf5, hash_obj, read_json, write_json
 
 __all__ = ["Part", "align_sample", "read_part"]
 
@@ -115,7 +115,7 @@ def _align(
         findings.append(Finding("nothing-left", len(keep), len(keep), text, fatal=True))
         return Part(path, features, 0, 0, values.shape[1], tuple(findings))
     matrix = _panel_matrix(data, panel, expression, keep)
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as handle:
+    with atomic_hdf5(path) as handle:
         handle["data"], handle["indices"] = matrix.data, matrix.indices.astype(np.int32)
         handle["indptr"] = matrix.indptr.astype(np.int64)
         handle["barcode"] = np.array([b.encode() for b in data.barcodes[keep]])
