@@ -13,10 +13,11 @@ import shutil
 import socket
 import unicodedata
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.console import warn
 from spade_bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ __all__ = [
     "hash_obj",
     "read_json",
     "read_sealed",
+    "remember",
+    "remembered",
     "remove_leftovers",
     "sync",
     "write_json",
@@ -256,6 +259,43 @@ def read_sealed(path: str | os.PathLike[str]) -> dict[str, Any]:
     if seal is not None and seal != hash_obj(content):
         raise DataError("damaged or edited: its checksum does not fit", where=str(path))
     return content
+
+
+def remember(
+    path: str | os.PathLike[str], key: str, found: Mapping[str, Any], made: Sequence[Path] = ()
+) -> None:
+    """Keep what was found, sealed, for :func:`remembered`.
+
+    Args:
+        path: The file to write.
+        key: Stands for everything that what was found depends on.
+        found: Plain values.
+        made: Files that belong to it.
+    """
+    digests = {file.name: hash_file(file) for file in made}
+    write_sealed(path, {**found, "key": key, "files": digests})
+
+
+def remembered(path: Path, key: str, made: Sequence[Path] = ()) -> dict[str, Any] | None:
+    """Return what :func:`remember` kept under this key; None when it must be found again.
+
+    What was damaged or edited since is named. Files of older versions have no checksums and pass.
+    """
+    if not path.is_file() or not all(file.is_file() for file in made):
+        return None
+    try:
+        found = read_sealed(path)
+    except DataError as error:
+        warn(f"{error} It is made again")
+        return None
+    if found.get("key") != key:
+        return None
+    digests = found.get("files") or {}
+    for file in made:
+        if file.name in digests and digests[file.name] != hash_file(file):
+            warn(f"{file}: damaged or edited: its checksum does not fit. It is made again")
+            return None
+    return found
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:

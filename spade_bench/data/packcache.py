@@ -19,11 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.console import warn
 from spade_bench.data.bagformats_plain import companion
 from spade_bench.data.pack import PACK_SUFFIX, is_pack, open_pack
 from spade_bench.data.packwrite import PackWriter
 from spade_bench.errors import DataError
-from spade_bench.files import hash_obj, read_json, write_json
+from spade_bench.files import hash_obj, read_sealed, write_sealed
 from spade_bench.types import Bag
 
 if TYPE_CHECKING:
@@ -154,11 +155,11 @@ class FeatureCache:
         self._writers.clear()
         if self._changed:
             # Another process may have added files meanwhile.
-            self._entries = _load(self.home / "index.json") | self._entries
+            self._entries = _load(self.home / "index.json", told=True) | self._entries
             gone = [name for name in self._entries if not (self.root / name).exists()]
             for name in gone:
                 del self._entries[name]
-            write_json(self.home / "index.json", {"version": _VERSION, "files": self._entries})
+            write_sealed(self.home / "index.json", {"version": _VERSION, "files": self._entries})
             self._drop_unused()
             self._changed = False
         self.abandon()
@@ -257,13 +258,20 @@ def _homes(folder: Path) -> list[Path]:
     return [folder / CACHE_FOLDER, central] if open_to_us else [central]
 
 
-def _load(file: Path) -> dict[str, dict[str, Any]]:
-    """The entries of an index; none when it is missing, damaged or of another version."""
+def _load(file: Path, *, told: bool = False) -> dict[str, dict[str, Any]]:
+    """The entries of an index; none when it is missing, damaged or of another version.
+
+    Args:
+        file: The index.
+        told: Whether its damage has been said before.
+    """
     try:
-        content = read_json(file)
-    except DataError:
-        return {}  # everything is read again, and the index written anew
-    if not isinstance(content, dict) or content.get("version") != _VERSION:
+        content = read_sealed(file)
+    except DataError as error:
+        if file.exists() and not told:
+            warn(f"{error} All files are read again")
+        return {}
+    if content.get("version") != _VERSION:
         return {}
     files: dict[str, dict[str, Any]] = content.get("files", {})
     return files

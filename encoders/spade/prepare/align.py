@@ -16,7 +16,7 @@ from spade_bench.data.st.findings import Finding
 from spade_bench.data.st.values import lognorm
 from spade_bench.encoders.spade.prepare.collect import Record
 from spade_bench.errors import DataError
-from spade_bench.files import atomic_hdf5, hash_obj, read_json, write_json
+from spade_bench.files import atomic_hdf5, hash_obj, remember, remembered
 
 __all__ = ["Part", "align_sample", "read_part"]
 
@@ -74,15 +74,15 @@ def align_sample(
             "expression": expression,
         }
     )
-    if path.is_file() and report.is_file():
-        found = read_json(report)
-        if found["key"] == key:
-            findings = tuple(Finding.from_dict(f) for f in found["findings"])
-            return Part(path, features, found["n_spots"], found["nnz"], found["dim"], findings)
+    found = remembered(report, key, [path])
+    if found is not None:
+        findings = tuple(Finding.from_dict(f) for f in found["findings"])
+        return Part(path, features, found["n_spots"], found["nnz"], found["dim"], findings)
     report.unlink(missing_ok=True)
     part = _align(record, features, panel, expression, path)
-    found = {"key": key, "n_spots": part.n_spots, "nnz": part.nnz, "dim": part.dim}
-    write_json(report, {**found, "findings": [f.to_dict() for f in part.findings]})
+    if path.is_file():  # a sample without spots has none
+        found = {"n_spots": part.n_spots, "nnz": part.nnz, "dim": part.dim}
+        remember(report, key, {**found, "findings": [f.to_dict() for f in part.findings]}, [path])
     return part
 
 

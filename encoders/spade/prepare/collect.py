@@ -17,7 +17,7 @@ from spade_bench.data.st.filters import filter_samples
 from spade_bench.data.st.findings import Finding
 from spade_bench.encoders.spade.config import PretrainConfig, SamplesConfig
 from spade_bench.errors import ConfigError, DataError
-from spade_bench.files import atomic_path, hash_obj, read_json, write_json
+from spade_bench.files import atomic_path, hash_obj, remember, remembered
 
 __all__ = ["Record", "check_all", "gather", "identity", "report_findings", "summarise"]
 
@@ -166,10 +166,9 @@ def _check_one(sample: StSample, config: PretrainConfig, folder: Path) -> tuple[
     key = hash_obj({"identity": identity(sample), "expression": config.expression})
     report, genes_file = folder / f"{sample.sample_id}.json", folder / f"{sample.sample_id}.genes"
     prints_file = folder / f"{sample.sample_id}.prints.npy"
-    if report.is_file() and genes_file.is_file() and prints_file.is_file():
-        found = read_json(report)
-        if found["key"] == key:
-            return _restore(sample, found, genes_file), np.load(prints_file, allow_pickle=False)
+    found = remembered(report, key, [genes_file, prints_file])
+    if found is not None:
+        return _restore(sample, found, genes_file), np.load(prints_file, allow_pickle=False)
     try:
         data = read_expression(sample)
         checked = check_sample(sample, data, raw=config.expression == "raw")
@@ -194,7 +193,7 @@ def _check_one(sample: StSample, config: PretrainConfig, folder: Path) -> tuple[
         "image_size": checked.image_size,
         "findings": [f.to_dict() for f in findings],
     }
-    write_json(report, found)
+    remember(report, key, found, [genes_file, prints_file])
     return _restore(sample, found, genes_file), prints
 
 
