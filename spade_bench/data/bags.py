@@ -26,7 +26,7 @@ from spade_bench.data.nottaken import OTHERS, say_not_taken, unlike, why_no_feat
 from spade_bench.data.pack import PACK_SUFFIX, is_pack, open_pack, split_path
 from spade_bench.data.packcache import KnownFiles
 from spade_bench.errors import DataError
-from spade_bench.files import atomic_path, file_name, hash_file
+from spade_bench.files import atomic_hdf5, file_name, hash_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,7 +111,6 @@ def write_features(
     Raises:
         DataError: When the shapes do not fit together.
     """
-    import h5py
     import numpy as np
 
     values = np.ascontiguousarray(features, dtype=np.float32)
@@ -120,7 +119,7 @@ def write_features(
     for name, other in (("coords", coords), ("barcodes", barcodes)):
         if other is not None and len(other) != len(values):
             raise DataError(f"{len(other)} {name} for {len(values)} features", where=slide_id)
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_hdf5(path) as file:
         stored = file.create_dataset("features", data=values)
         stored.attrs.update({"name": slide_id, "encoder": encoder})
         placed = stored

@@ -183,7 +183,7 @@ class FeatureCache:
         self._writers.clear()
         if self._changed:
             # Another process may have added files meanwhile.
-            self._entries = _load(self.home / "index.json") | self._entries
+            self._entries = _load(self.home / "index.json", told=True) | self._entries
             gone = [name for name in self._entries if not (self.root / name).exists()]
             for name in gone:
                 del self._entries[name]
@@ -310,8 +310,13 @@ def _homes(folder: Path) -> list[Path]:
     return [folder / CACHE_FOLDER, central] if open_to_us else [central]
 
 
-def _load(file: Path) -> dict[str, dict[str, Any]]:
-    """The entries of an index; none when it is missing, damaged or of another version."""
+def _load(file: Path, *, told: bool = False) -> dict[str, dict[str, Any]]:
+    """The entries of an index; none when it is missing, damaged or of another version.
+
+    Args:
+        file: The index.
+        told: Whether its damage has been said before.
+    """
     try:
         content = read_sealed(file)
         if content.get("version") != _VERSION:
@@ -320,6 +325,10 @@ def _load(file: Path) -> dict[str, dict[str, Any]]:
         for entry in files.values():
             Known(**entry["known"])  # one of another shape is another version's
             entry["signature"]
-    except (DataError, KeyError, TypeError, AttributeError):
+    except DataError as error:
+        if file.exists() and not told:
+            warn(f"{error} All files are read again")
+        return {}
+    except (KeyError, TypeError, AttributeError):
         return {}  # everything is read again, and the index written anew
     return files

@@ -11,7 +11,7 @@ from spade_bench.data.bagchecks import dataset
 from spade_bench.data.bagformats import HDF5, opened
 from spade_bench.data.bags import same_encoder
 from spade_bench.errors import DataError
-from spade_bench.files import atomic_path, file_name
+from spade_bench.files import atomic_hdf5, file_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,7 +51,6 @@ def write_slide_vector(
     Raises:
         DataError: When the vector is none, or not finite.
     """
-    import h5py
     import numpy as np
 
     values = np.ascontiguousarray(vector, dtype=np.float32)
@@ -59,7 +58,7 @@ def write_slide_vector(
         raise DataError(f"a vector of shape {values.shape} is not (dim,)", where=slide_id)
     if not np.isfinite(values).all():
         raise DataError("the slide's vector holds NaN or infinite values", where=slide_id)
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_hdf5(path) as file:
         stored = file.create_dataset("features", data=values)
         stored.attrs.update({"name": slide_id, "encoder": encoder})
         for key, value in (attrs or {}).items():

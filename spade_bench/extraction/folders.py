@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ def over_bags(
     Raises:
         DataError: When the folder holds no features of the upstream encoder, or features of
             another width would stay among those that are written.
+        OSError: When the disk is full, or the folder to write cannot be one.
     """
     upstream = None if card.upstream in (None, "", "any") else card.upstream
     broken: list[DataError] = []
@@ -85,6 +87,8 @@ def over_bags(
                     write(source, target, {**said, "recipe": key, "source_hash": content})
                     written[slide_id] = target
                 except (UserError, OSError) as error:
+                    if isinstance(error, OSError) and error.errno in _FOR_ALL:
+                        raise  # the next bag would fail alike
                     line = str(error) if slide_id in str(error) else f"{slide_id}: {error}"
                     failed.append(line)
                     console.warn(line)
@@ -96,6 +100,10 @@ def over_bags(
             f"{', '.join(changed[:5])}{more}"
         )
     return EncodedFolder(written, skipped, tuple(failed))
+
+
+_FOR_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+"""What the machine answers when no file can be written to the folder."""
 
 
 def _made_from(path: Path) -> dict[str, str]:

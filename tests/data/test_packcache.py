@@ -222,6 +222,26 @@ def test_damaged_caches_are_made_anew(tmp_path: Path, reads: list[Path]) -> None
     assert CaseBags.from_files([[files["a"]]], 6)[0].shape == (4, 6)
 
 
+def test_an_edited_index_is_named_and_made_anew(
+    tmp_path: Path, reads: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = _folder(tmp_path / "f")
+    first = scan_bags(files)
+    index = tmp_path / "f" / CACHE_FOLDER / "index.json"
+    content = json.loads(index.read_text())
+    next(iter(content["files"].values()))["known"]["dim"] += 1
+    index.write_text(json.dumps(content))
+    reads.clear()
+    capsys.readouterr()
+    assert scan_bags(files) == first
+    assert len(reads) == len(files)
+    told = capsys.readouterr().err
+    assert told.count(f"{index}: damaged or edited") == 1
+    reads.clear()
+    assert scan_bags(files) == first
+    assert reads == []
+
+
 def test_vanished_files_and_unused_packs_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
