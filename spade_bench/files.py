@@ -32,6 +32,7 @@ __all__ = [
     "hash_array",
     "hash_file",
     "hash_obj",
+    "parse_json",
     "read_json",
     "read_sealed",
     "remember",
@@ -233,11 +234,26 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         DataError: When the file is missing or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise DataError("no such file", where=str(path)) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"not valid JSON ({error})", where=str(path)) from error
+    return parse_json(content, str(path))
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """Parse JSON that anybody may have written.
+
+    Args:
+        text: The text, or its UTF-8 bytes.
+        where: The file, and the line in it.
+
+    Raises:
+        DataError: When it is not JSON, or nested or numbered beyond what Python reads.
+    """
+    try:
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # bad syntax, bad text, endless digits, depth
+        raise DataError(f"not valid JSON ({error})", where=where) from error
 
 
 def write_sealed(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.data.bagchecks import check_archive, check_dtype, pixel_coords
 from spade_bench.errors import DataError
+from spade_bench.files import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,10 +109,7 @@ def slide2vec_meta(path: Path) -> dict[str, Any]:
     file = companion(path)
     if path.suffix not in {".pt", ".npz"} or not file.is_file():
         return {}
-    try:
-        meta = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"not valid JSON ({error})", where=str(file)) from error
+    meta = read_json(file)
     return meta if isinstance(meta, dict) else {}
 
 

@@ -7,13 +7,14 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from spade_bench.errors import DataError
+from spade_bench.files import parse_json
 
 __all__ = ["SCHEMA", "EditedRowError", "Row", "environment", "now"]
 
@@ -113,10 +114,7 @@ class Row:
             DataError: When it is not a row of a schema this version knows.
             EditedRowError: When it does not have the checksum that was written with it.
         """
-        try:
-            content = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"not a row of results ({error})", where=where) from error
+        content = parse_json(line, where)
         schema = content.get("schema") if isinstance(content, dict) else None
         if schema != SCHEMA:
             raise DataError(f"schema is {schema!r}, this version reads {SCHEMA!r}", where=where)
@@ -125,19 +123,63 @@ class Row:
             raise EditedRowError(str(content.get("run_id")), where)
         known = {f.name for f in dataclasses.fields(cls)}
         values = {key: value for key, value in content.items() if key in known}
+        for name, (fits, kind) in _KINDS.items():
+            if name in values and not fits(values[name]):
+                raise DataError(f"{name} is not {kind}", where=where)
         values["flags"] = tuple(values.get("flags", ()))
         try:
-            row = cls(**values)
+            return cls(**values)
         except TypeError as error:
             raise DataError(f"incomplete row ({error})", where=where) from error
-        if not isinstance(row.inputs, Mapping):
-            raise DataError("inputs are not names and hashes", where=where)
-        if not isinstance(row.env, Mapping):
-            raise DataError("env is not names and values", where=where)
-        number = row.inputs.get("permutation", 0)
-        if not isinstance(number, int):
-            raise DataError(f"permutation is {number!r}, not a whole number", where=where)
-        return row
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _whole_or_null(value: object) -> bool:
+    return value is None or _whole(value)
+
+
+def _number_or_null(value: object) -> bool:
+    return value is None or isinstance(value, float) or _whole(value)
+
+
+def _named(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, Mapping) and all(map(fits, value.values()))
+
+
+def _inputs(value: object) -> bool:
+    return _named(lambda v: _text(v) or _whole(v))(value) and _whole(
+        cast("Mapping[str, object]", value).get("permutation", 0)
+    )
+
+
+def _flags(value: object) -> bool:
+    return isinstance(value, list) and all(map(_text, value))
+
+
+# A row may come from a stranger or an older version, so what it holds is looked at once, here.
+_KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "status": (lambda value: value in ("ok", "failed", "skipped"), "ok, failed or skipped"),
+    **dict.fromkeys(
+        ("run_id", "encoder", "task", "head", "protocol", "created_utc", "predictions_sha256"),
+        (_text, "text"),
+    ),
+    **dict.fromkeys(("k_shot", "draw", "fold"), (_whole_or_null, "a whole number or null")),
+    "seed": (_whole, "a whole number"),
+    "metrics": (_named(_number_or_null), "names and numbers"),
+    "n": (_named(_whole_or_null), "names and whole numbers"),
+    "inputs": (_inputs, "names and hashes, and a whole number for permutation"),
+    "flags": (_flags, "a list of texts"),
+    "env": (_named(_text), "names and texts"),
+    "seconds": (_number_or_null, "a number"),
+    "error": (lambda value: value is None or _text(value), "text or null"),
+}
 
 
 def _digest(content: Mapping[str, Any]) -> str:
