@@ -57,7 +57,7 @@ def absent_cells(out: Path, there: Collection[str], problems: list[str]) -> list
             more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
             told.append(
                 f"{task}: {sum(absent.values())} of {total} planned cells are absent "
-                f"({'; '.join(lacking[:3])}{more}): another shard has them, or a run was interrupted. "
-                f"Run it again, or remove {path} if they are not wanted"
+                f"({'; '.join(lacking[:3])}{more}): another shard has them, or a run was "
+                f"interrupted. Run it again, or remove {path} if they are not wanted"
             )
     return told
