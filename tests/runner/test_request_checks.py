@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,19 @@ def test_options_of_another_protocol(
 ) -> None:
     with pytest.raises(UserError, match=f"is an option of {owner}, and the protocol is"):
         to_request(asked(tmp_path, protocol=protocol, **{option: value}), None)
+
+
+@pytest.mark.parametrize("option", ["event_column", "days_column", "event_value"])
+def test_options_of_survival_over_classes(tmp_path: Path, option: str) -> None:
+    with pytest.raises(UserError, match="is an option of survival, and every task here is class"):
+        to_request(asked(tmp_path, **{option: "x"}), None)
+
+
+def test_options_of_classes_over_survival(tmp_path: Path, survival: Any) -> None:
+    told = asked(tmp_path, positive="1")
+    told = replace(told, tables={"*": survival.table})
+    with pytest.raises(UserError, match="--positive is an option of classification, and every"):
+        to_request(told, None)
 
 
 @pytest.mark.parametrize(
