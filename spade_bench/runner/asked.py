@@ -18,6 +18,7 @@ from spade_bench.registry import heads as known_heads
 from spade_bench.registry import suggest
 from spade_bench.runner.asked_checks import (
     check_controls,
+    check_kind_options,
     check_numbers,
     check_protocol_options,
 )
@@ -215,6 +216,7 @@ def to_request(asked: Asked, workspace: ws.Workspace | None, **rest: Any) -> Run
     names = _heads(asked, defaults)
     encoders = _encoders(asked, workspace, names)
     tasks = _tasks(asked, workspace)
+    check_kind_options(given, {task.card.kind for task in tasks})
     features, test_features = _named(asked.features), _named(asked.test_features)
     out = asked.out
     if out is None:

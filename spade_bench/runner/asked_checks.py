@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PROTOCOLS_OF",
     "check_controls",
+    "check_kind_options",
     "check_numbers",
     "check_protocol_options",
     "check_published",
@@ -35,6 +36,12 @@ PROTOCOLS_OF: Mapping[str, tuple[str, ...]] = {
     "test_features": ("external",),
 }
 """Option -> protocols that it belongs to."""
+
+# Option -> the kind of task that has no use for it, and what it is an option of.
+_NOT_OF = {
+    **dict.fromkeys(("label_column", "positive"), ("survival", "classification")),
+    **dict.fromkeys(("event_column", "days_column", "event_value"), ("classification", "survival")),
+}
 
 _AT_LEAST = {"seed": 0, "draws": 1, "folds": 2, "repeats": 1, "permutations": 1}
 _WITH_PUBLISHED = {"few-shot": ("shots",), "cv": (), "external": ("test_features",)}
@@ -137,6 +144,25 @@ def check_protocol_options(given: Collection[str], protocol: str) -> None:
             raise UserError(
                 f"{_flag(name)} is an option of {whose}, and the protocol is {protocol}",
                 fix=f"Leave it out, or give --protocol {owners[0]}",
+            )
+
+
+def check_kind_options(given: Mapping[str, Any], kinds: Collection[str]) -> None:
+    """Refuse options that no task would look at.
+
+    Args:
+        given: Options that were said, by field name.
+        kinds: Kinds of the tasks that will run.
+
+    Raises:
+        UserError: When one of them belongs to another kind of task.
+    """
+    for name, (deaf, owner) in _NOT_OF.items():
+        if name in given and set(kinds) == {deaf}:
+            needed = "columns of event and days" if owner == "survival" else "a column of labels"
+            raise UserError(
+                f"{_flag(name)} is an option of {owner}, and every task here is {deaf}",
+                fix=f"Leave it out, or give a table that has {needed}",
             )
 
 

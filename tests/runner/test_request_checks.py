@@ -160,6 +160,19 @@ def test_a_task_name_near_a_registered_one(
         to_request(replace(plan, tables={}), None)
 
 
+@pytest.mark.parametrize("option", ["event_column", "days_column", "event_value"])
+def test_options_of_survival_over_classes(tmp_path: Path, option: str) -> None:
+    with pytest.raises(UserError, match="is an option of survival, and every task here is class"):
+        to_request(asked(tmp_path, **{option: "x"}), None)
+
+
+def test_options_of_classes_over_survival(tmp_path: Path, survival: Any) -> None:
+    told = asked(tmp_path, positive="1")
+    told = replace(told, tables={"*": survival.table})
+    with pytest.raises(UserError, match="--positive is an option of classification, and every"):
+        to_request(told, None)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [("seed", -1), ("draws", 0), ("draws", -2), ("folds", 1), ("repeats", 0), ("shots", (0, 2))],
