@@ -61,13 +61,15 @@ def check_ranges(
         source: Where the values come from, for messages.
 
     Raises:
-        ConfigError: Naming the first setting that is out of range, and its range.
+        ConfigError: Naming the first setting that is out of range or not finite, and its range.
     """
     for name, (low, high) in ranges.items():
         value = config
         for part in name.split("."):
             value = getattr(value, part)
-        if isinstance(value, (int, float)) and not low <= value <= high:
+        if not isinstance(value, (int, float)):
+            continue
+        if not math.isfinite(value) or not low <= value <= high:
             allowed = f"{low:g} or more" if math.isinf(high) else f"{low:g} to {high:g}"
             raise ConfigError(f"'{name}' is {value}", where=source, fix=f"Use {allowed}")
 
@@ -268,7 +270,12 @@ def _build(cls: Any, mapping: Any, source: str, prefix: str) -> Any:
     ]
     if missing:
         raise ConfigError(f"missing key '{prefix}{missing[0]}'", where=source)
-    return cls(**values)
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        if error.where:
+            raise
+        raise ConfigError(error.what, where=source, fix=error.fix) from None
 
 
 def _convert(hint: Any, value: Any, source: str, key: str) -> Any:

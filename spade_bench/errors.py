@@ -85,6 +85,13 @@ class UserError(SpadeBenchError):
             parts.append(self.fix)
         super().__init__(" ".join(_stopped(part) for part in parts))
 
+    @property
+    def clause(self) -> str:
+        """What is wrong and what to do about it, where a list names the place."""
+        fix = self.fix.rstrip(". ")
+        fix = fix[:1].lower() + fix[1:] if fix[1:2].islower() else fix
+        return f"{self.what}; {fix}" if fix else self.what
+
 
 class ConfigError(UserError):
     """A configuration file, key or value is wrong."""

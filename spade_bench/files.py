@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import math
 import os
@@ -12,24 +13,30 @@ import shutil
 import socket
 import unicodedata
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.console import warn
 from spade_bench.errors import DataError
 
 if TYPE_CHECKING:
+    import h5py
     import numpy as np
 
 __all__ = [
     "atomic_dir",
+    "atomic_hdf5",
     "atomic_path",
     "file_name",
     "hash_array",
     "hash_file",
     "hash_obj",
+    "parse_json",
     "read_json",
     "read_sealed",
+    "remember",
+    "remembered",
     "remove_leftovers",
     "sync",
     "write_json",
@@ -130,6 +137,22 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(retired, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def atomic_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
+    """Yield an HDF5 file that appears at ``path`` on success. See `atomic_path`.
+
+    It is made in memory, for files that fit there: where the disk is full, HDF5 cannot close a file
+    on it and brings the interpreter down.
+    """
+    import h5py
+
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        yield file
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(memory.getbuffer())
+
+
 def sync(path: Path) -> None:
     """Have a file or folder reach the disk, where the system can."""
     if path.is_dir():
@@ -211,11 +234,26 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         DataError: When the file is missing or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        content = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise DataError("no such file", where=str(path)) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"not valid JSON ({error})", where=str(path)) from error
+    return parse_json(content, str(path))
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """Parse JSON that anybody may have written.
+
+    Args:
+        text: The text, or its UTF-8 bytes.
+        where: The file, and the line in it.
+
+    Raises:
+        DataError: When it is not JSON, or nested or numbered beyond what Python reads.
+    """
+    try:
+        return json.loads(text if isinstance(text, str) else text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # bad syntax, bad text, endless digits, depth
+        raise DataError(f"not valid JSON ({error})", where=where) from error
 
 
 def write_sealed(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
@@ -237,6 +275,43 @@ def read_sealed(path: str | os.PathLike[str]) -> dict[str, Any]:
     if seal is not None and seal != hash_obj(content):
         raise DataError("damaged or edited: its checksum does not fit", where=str(path))
     return content
+
+
+def remember(
+    path: str | os.PathLike[str], key: str, found: Mapping[str, Any], made: Sequence[Path] = ()
+) -> None:
+    """Keep what was found, sealed, for :func:`remembered`.
+
+    Args:
+        path: The file to write.
+        key: Stands for everything that what was found depends on.
+        found: Plain values.
+        made: Files that belong to it.
+    """
+    digests = {file.name: hash_file(file) for file in made}
+    write_sealed(path, {**found, "key": key, "files": digests})
+
+
+def remembered(path: Path, key: str, made: Sequence[Path] = ()) -> dict[str, Any] | None:
+    """Return what :func:`remember` kept under this key; None when it must be found again.
+
+    What was damaged or edited since is named. Files of older versions have no checksums and pass.
+    """
+    if not path.is_file() or not all(file.is_file() for file in made):
+        return None
+    try:
+        found = read_sealed(path)
+    except DataError as error:
+        warn(f"{error} It is made again")
+        return None
+    if found.get("key") != key:
+        return None
+    digests = found.get("files") or {}
+    for file in made:
+        if file.name in digests and digests[file.name] != hash_file(file):
+            warn(f"{file}: damaged or edited: its checksum does not fit. It is made again")
+            return None
+    return found
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:

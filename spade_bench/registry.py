@@ -162,10 +162,16 @@ class Registry(Generic[Card]):
                 self._discover, self._discovering = None, False
 
 
-def suggest(name: str, known: object) -> str:
-    """Return the nearest known names as `'a' or 'b'`, or an empty string."""
+def suggest(name: str, known: object, cutoff: float = 0.5) -> str:
+    """Return the nearest known names as `'a' or 'b'`, or an empty string.
+
+    Args:
+        name: What was written.
+        known: Names that exist.
+        cutoff: How alike they must be, 0 to 1; high where the name may well be meant as it is.
+    """
     names = [str(candidate) for candidate in known]  # type: ignore[attr-defined]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=cutoff)
     lowered = {candidate.lower(): candidate for candidate in names}
     if not near and name.lower() in lowered:
         near = [lowered[name.lower()]]

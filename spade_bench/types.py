@@ -196,6 +196,7 @@ class HeadCard:
         defaults: Its hyperparameters.
         grid: Values that selection on tuning cases may try, by hyperparameter; empty when there
             is nothing to choose.
+        cheap: Whether a fit costs next to nothing, so that controls may repeat it.
         reference: Paper of the method.
     """
 
@@ -205,6 +206,7 @@ class HeadCard:
     input: Literal["bag", "pooled"]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    cheap: bool = False
     reference: str = ""
 
 

@@ -14,11 +14,11 @@ __all__ = ["exact_float32", "fast_matmul", "no_denormals", "one_thread"]
 
 @contextlib.contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
-    """Switch TF32 and autocast off on CUDA for a block of matrix products.
+    """Switch autocast, and on CUDA also TF32, off for a block of matrix products.
 
     TF32 keeps 10 bits: at logits of hundreds that is an error of 0.1 before a softmax, and 1% of
-    patches change expert. On CPU `engine.device.setup_numerics` has probed the backend already, so
-    nothing needs to change there.
+    patches change expert. `engine.device.setup_numerics` leaves it off, but a program that uses
+    the model by itself may have switched it on. On CPU that function has probed the backend.
     """
     if device.type != "cuda":
         with torch.autocast(device.type, enabled=False):

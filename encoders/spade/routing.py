@@ -81,7 +81,7 @@ def mix_experts(features: Tensor, weights: Tensor, head: Head, dim: int) -> Tens
 
     Experts with weight up to :data:`NEGLIGIBLE` are left out, which moves the result by at most
     K * 1e-6 times the norm of an embedding. Where more than half of the pairs are active, all are
-    computed instead.
+    computed instead; so they are on a GPU, where asking which matter costs more than computing all.
 
     Args:
         features: (n, D).
@@ -92,6 +92,8 @@ def mix_experts(features: Tensor, weights: Tensor, head: Head, dim: int) -> Tens
     Returns:
         (n, P) float32.
     """
+    if features.device.type == "cuda":
+        return mix_all(features, weights, head, dim)
     out = torch.empty(len(features), dim, device=features.device)
     for start in range(0, len(features), _BLOCK):
         x, w = features[start : start + _BLOCK], weights[start : start + _BLOCK]
@@ -129,11 +131,12 @@ def _distances(features: Tensor, centroids: Tensor) -> Tensor:
     c = centroids - origin  # (C, D)
     norms = (c * c).sum(dim=1)  # (C,)
     out = torch.empty(len(features), len(c), device=features.device)  # (n, C)
-    for start in range(0, len(features), _GATE_BLOCK):
-        x = features[start : start + _GATE_BLOCK] - origin  # (b, D)
+    step = _GATE_BLOCK if features.device.type == "cpu" else max(1, len(features))
+    for start in range(0, len(features), step):
+        x = features[start : start + step] - origin  # (b, D)
         squared = torch.addmm(norms, x, c.T, alpha=-2.0)  # (b, C)
         squared += torch.linalg.vector_norm(x, dim=1, keepdim=True).square()  # (b, C)
-        out[start : start + _GATE_BLOCK] = squared.clamp_(min=0).sqrt_()  # (b, C)
+        out[start : start + step] = squared.clamp_(min=0).sqrt_()  # (b, C)
     return out
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
+from spade_bench.config import check_ranges
 from spade_bench.errors import ConfigError
 
 __all__ = ["GeneConfig", "SplitConfig", "TangleConfig", "TrainingConfig"]
@@ -20,7 +23,7 @@ class GeneConfig:
     """
 
     n_top: int = 5000
-    scale: str = "counts"
+    scale: Literal["counts", "log"] = "counts"
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class TangleConfig:
         training: The optimisation.
     """
 
-    method: str = "tangle"
+    method: Literal["tangle"] = "tangle"
     features: Path | None = None
     table: Path | None = None
     encoder: str | None = None
@@ -101,24 +104,32 @@ class TangleConfig:
         """Refuse what cannot work.
 
         Raises:
-            ConfigError: Naming the setting.
+            ConfigError: Naming the setting and its range.
         """
-        train = self.training
-        checks = {
-            "seed": self.seed >= 0,
-            "method": self.method == "tangle",
-            "genes.scale": self.genes.scale in {"counts", "log"},
-            "genes.n_top": self.genes.n_top >= 0,
-            "split": self.split.val > 0 and self.split.test > 0
-            and self.split.val + self.split.test < 1,
-            "training.epochs": train.epochs >= 1,
-            "training.batch_size": train.batch_size >= 2,
-            "training.patches": train.patches >= 1,
-            "training.lr": train.lr > 0,
-            "training.temperature": train.temperature > 0,
-            "training.hidden": train.hidden >= 1 and train.attention >= 1,
-            "training.dropout": 0 <= train.dropout < 0.5,
-        }  # fmt: skip
-        for key, good in checks.items():
-            if not good:
-                raise ConfigError(f"setting '{key}' is out of range", where="tangle settings")
+        check_ranges(self, _RANGES, "tangle settings")
+        if self.split.val + self.split.test >= 1:
+            raise ConfigError(
+                f"'split.val' and 'split.test' are {self.split.val} and {self.split.test}: nothing "
+                "is left to train on",
+                where="tangle settings",
+                fix="Let them sum to less than 1",
+            )
+
+
+_ANY, _TINY = math.inf, 1e-12
+_RANGES = {
+    "seed": (0, _ANY),
+    "genes.n_top": (0, _ANY),
+    "split.val": (_TINY, 1),
+    "split.test": (_TINY, 1),
+    "training.epochs": (1, _ANY),
+    "training.warmup_epochs": (0, _ANY),
+    "training.batch_size": (2, _ANY),
+    "training.patches": (1, _ANY),
+    "training.lr": (_TINY, _ANY),
+    "training.weight_decay": (0, _ANY),
+    "training.temperature": (_TINY, _ANY),
+    "training.hidden": (1, _ANY),
+    "training.attention": (1, _ANY),
+    "training.dropout": (0, 0.49),  # the gate drops twice as much
+}

@@ -70,6 +70,7 @@ def report(
         console.emit(to_markdown(everything))
     else:
         _print(series, resampler, rows, ranks, splits)
+    _absent(series, problems, out)
     if plots:
         _plot(series, resampler, out / "plots")
     _left_out(problems, out)
@@ -124,9 +125,20 @@ def compare(
         tables.print_differences(shown, title)
         tables.print_legend([flag for one in shown for flag in one.flags])
         console.emit(sentence)
+    _absent(series, problems, out)
     if plots:
         console.say(f"forest plot: {draw_forest(differences, out / 'plots')}")
     _left_out(problems, out)
+
+
+def _absent(series: Sequence[Series], problems: list[str], out: Path) -> None:
+    """Say how many planned cells have no result, whatever the format."""
+    from spade_bench import console
+    from spade_bench.results import absent_cells
+
+    there = {row.run_id for one in series for row in (*one.rows, *one.failed)}
+    for text in absent_cells(out, there, problems):
+        console.warn(text)
 
 
 def _left_out(problems: Sequence[str], out: Path) -> None:
@@ -163,6 +175,7 @@ def _print(
     from spade_bench.report import terminal as tables
 
     tables.print_leaderboard(rows)
+    tables.print_notes(rows)
     shown = {(row.task, row.metric) for row in rows}
     found = [d for d in against_base(series, resampler) if (d.task, d.metric) in shown]
     if found:
@@ -199,14 +212,23 @@ def _plot(series: Sequence[Series], resampler: Resampler, folder: Path) -> None:
 
 def _check_metric(wanted: str, series: Sequence[Series], more: Sequence[str] = ()) -> None:
     from spade_bench.errors import UserError
+    from spade_bench.registry import suggest
 
     known = {*more, *(name for one in series for name in one.metrics)}
-    if wanted not in {"all", "primary", *known}:
+    if wanted in {"all", "primary", *known}:
+        return
+    if not known:
         raise UserError(
-            f"no metric '{wanted}' here",
+            f"no metric '{wanted}' here, because no cell has finished",
             where="--metric",
-            fix=f"Use primary, all, {', '.join(sorted(known))}",
+            fix="Leave --metric out to see why, then repeat the `spade-bench run` command",
         )
+    near = suggest(wanted, known)
+    raise UserError(
+        f"no metric '{wanted}' here",
+        where="--metric",
+        fix=f"Did you mean {near}?" if near else f"Use primary, all, {', '.join(sorted(known))}",
+    )
 
 
 def _folder(folder: Path | None) -> Path:

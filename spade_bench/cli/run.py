@@ -102,6 +102,14 @@ def run(
         bool | None,
         typer.Option("--controls/--no-controls", help="Run the controls beside encoders."),
     ] = None,
+    permutations: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="How often the permuted-labels control shuffles the labels of each training set. "
+            "Default: 5 where a fit is cheap, else 1.",
+        ),
+    ] = None,
     allow_missing: Annotated[
         bool | None,
         typer.Option("--allow-missing", help="Leave out slides and labels that are missing."),
@@ -177,6 +185,7 @@ def run(
         select=select,
         seed=seed,
         controls=controls,
+        permutations=permutations,
         allow_missing=allow_missing,
         allow_leaky_splits=allow_leaky_splits,
         trust_remote_code=trust_remote_code or None,
@@ -229,8 +238,11 @@ def _finish(request: RunRequest, summary: RunSummary) -> None:
             f"failed; see them with `spade-bench report {request.out}`"
         )
     if summary.failed or summary.first_error:
+        # Why was said when it happened.
+        if request.dry_run:
+            raise UserError("not everything can run, see the warnings above")
         raise UserError(
-            f"{summary.failed} cell(s) failed, the first with: {summary.first_error}",
+            f"{summary.failed} cell(s) failed, see the warnings above",
             where=str(request.out / "results.jsonl"),
             fix="The others are stored; run the same command again to retry the failed ones",
         )

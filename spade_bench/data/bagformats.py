@@ -6,14 +6,29 @@ are recognised by their content, so that nobody has to convert anything.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.data.bagchecks import check_dataset, check_dtype, read_dataset, shaped_coords
-from spade_bench.data.bagformats_plain import load_plain, slide2vec_coords, slide2vec_meta
+from spade_bench.data.bagchecks import (
+    check_dataset,
+    check_dtype,
+    dataset,
+    pixel_coords,
+    positive,
+    read_barcodes,
+    read_dataset,
+)
+from spade_bench.data.bagformats_plain import (
+    COORDS,
+    Plain,
+    first_line,
+    load_plain,
+    slide2vec_coords,
+    slide2vec_meta,
+)
 from spade_bench.data.pack import PACK_SUFFIX, open_pack, split_path
 from spade_bench.errors import DataError
 from spade_bench.types import Bag
@@ -22,7 +37,15 @@ if TYPE_CHECKING:
     import h5py
     import numpy as np
 
-__all__ = ["SUFFIXES", "BagHeader", "is_slide_vector", "look", "read_bag", "reads_quickly"]
+__all__ = [
+    "SUFFIXES",
+    "BagHeader",
+    "is_slide_vector",
+    "look",
+    "opened",
+    "read_bag",
+    "reads_quickly",
+]
 
 HDF5 = frozenset({".h5", ".hdf5"})
 SUFFIXES = HDF5 | {".npy", ".npz", ".pt", ".pth", PACK_SUFFIX}
@@ -77,25 +100,24 @@ def look(path: Path) -> BagHeader | None:
         dim = pack.dim if slide.stop > slide.start else 0
         return BagHeader(path, slide_id, slide.stop - slide.start, dim, slide.encoder, slide.mpp)
     if path.suffix in HDF5:
-        with _open(path) as file:
-            key = _feature_key(file)
-            if key is None:
+        with opened(path) as file:
+            data = _feature_dataset(file, path)
+            if data is None:
                 return None
-            shape = _bag_shape(_stored_shape(path, file[key].shape))
+            shape = _bag_shape(_stored_shape(path, data.shape))
             if shape is not None:
-                check_dataset(file, key, path)
-                check_dtype(file[key].dtype, path)
-            attrs = _attributes(file, key)
-            encoder, mpp = _hdf5_encoder(attrs), _mpp(attrs)
+                check_dataset(data, path)
+                check_dtype(data.dtype, path)
+            attrs = _attributes(file, data, _coords_dataset(file, path))
     else:
-        array = load_plain(path, mmap=True)
-        shape, encoder = _bag_shape(getattr(array, "shape", ())), _meta_encoder(path)
-        if shape is not None and isinstance(dtype := getattr(array, "dtype", None), np.dtype):
+        plain = load_plain(path, mmap=True)
+        shape, attrs = _bag_shape(getattr(plain.features, "shape", ())), _plain_attrs(plain, path)
+        dtype = getattr(plain.features, "dtype", None)
+        if shape is not None and isinstance(dtype, np.dtype):
             check_dtype(dtype, path)
-        mpp = _plain_mpp(path)
     if shape is None:
         return None
-    return BagHeader(path, path.stem, *shape, encoder or _folder_encoder(path), mpp)
+    return BagHeader(path, path.stem, *shape, _encoder(attrs, path), _mpp(attrs))
 
 
 def reads_quickly(path: Path) -> bool:
@@ -106,9 +128,9 @@ def reads_quickly(path: Path) -> bool:
     if path.stat().st_size < _QUICK_BYTES:
         return False
     if path.suffix in HDF5:
-        with _open(path) as file:
-            key = _feature_key(file)
-            return key is not None and file[key].chunks is None
+        with opened(path) as file:
+            data = _feature_dataset(file, path)
+            return data is not None and data.chunks is None
     return path.suffix == ".npy"
 
 
@@ -134,7 +156,7 @@ def read_bag(path: Path | str) -> Bag:
     if not path.is_file():
         raise DataError("no such feature file", where=str(path))
     if path.suffix in HDF5:
-        with _open(path) as file:
+        with opened(path) as file:
             bag = _read_hdf5(path, file)
     else:
         bag = _read_plain(path)
@@ -147,69 +169,83 @@ def read_bag(path: Path | str) -> Bag:
 
 
 def _read_plain(path: Path) -> Bag:
-    array = load_plain(path, mmap=False)
-    if _bag_shape(getattr(array, "shape", ())) is None:
+    plain = load_plain(path, mmap=False)
+    if _bag_shape(getattr(plain.features, "shape", ())) is None:
         raise _no_features(path)
-    meta = slide2vec_meta(path)
-    side = _number(meta.get("tile_size_lv0"))
-    return Bag(
-        slide_id=path.stem,
-        features=_two_dimensional(array, path),
-        coords=slide2vec_coords(path),
-        patch_size_level0=None if side is None else round(side),
-        mpp=_plain_mpp(path),
-        encoder=_meta_encoder(path) or _folder_encoder(path),
-    )
-
-
-def _read_hdf5(path: Path, file: h5py.File) -> Bag:
-    import numpy as np
-
-    key = _feature_key(file)
-    if key is None or _bag_shape(_stored_shape(path, file[key].shape)) is None:
-        raise _no_features(path)
-    check_dataset(file, key, path)
-    shape = _stored_shape(path, file[key].shape)
-    features = _two_dimensional(read_dataset(file[key], path).reshape(shape), path)
-    attrs = _attributes(file, key)
-    coords: np.ndarray | None = None
-    if "coords" in file and not is_slide_vector(path):
-        check_dataset(file, "coords", path)
-        coords = shaped_coords(read_dataset(file["coords"], path), len(features), path)
-        if attrs.get("unit") == "um" and (size := _number(attrs.get("tile_size_um"))):
-            coords = coords * ((_number(attrs.get("tile_size_px")) or 224.0) / size)
-        coords = np.rint(coords).astype(np.int64)
-    side = _number(attrs.get("patch_size_level0") or attrs.get("tile_size_px"))
-    barcodes: tuple[str, ...] | None = None
-    for name in ("barcode", "barcodes"):
-        if name in file:
-            barcodes = tuple(_text(value) for value in file[name][()].reshape(-1))
+    features, attrs = _two_dimensional(plain.features, path), _plain_attrs(plain, path)
+    coords: np.ndarray | None
+    if plain.coords is not None and not is_slide_vector(path):
+        coords, side = pixel_coords(plain.coords, len(features), attrs, path)
+    else:
+        coords, side = slide2vec_coords(path), positive(attrs.get("tile_size_px"))
+    side = positive(attrs.get("patch_size_level0")) or side
     return Bag(
         slide_id=path.stem,
         features=features,
         coords=coords,
         patch_size_level0=None if side is None else round(side),
         mpp=_mpp(attrs),
-        encoder=_hdf5_encoder(attrs) or _folder_encoder(path),
+        encoder=_encoder(attrs, path),
+    )
+
+
+def _read_hdf5(path: Path, file: h5py.File) -> Bag:
+    data = _feature_dataset(file, path)
+    if data is None or _bag_shape(_stored_shape(path, data.shape)) is None:
+        raise _no_features(path)
+    check_dataset(data, path)
+    shape = _stored_shape(path, data.shape)
+    features = _two_dimensional(read_dataset(data, path).reshape(shape), path)
+    placed = _coords_dataset(file, path)
+    attrs = _attributes(file, data, placed)
+    coords: np.ndarray | None = None
+    side = positive(attrs.get("tile_size_px"))
+    if placed is not None and not is_slide_vector(path):
+        check_dataset(placed, path)
+        coords, side = pixel_coords(read_dataset(placed, path), len(features), attrs, path)
+    side = positive(attrs.get("patch_size_level0")) or side
+    found = (dataset(file, name, path) for name in ("barcodes", "barcode"))
+    barcodes = next((read_barcodes(spots, path) for spots in found if spots is not None), None)
+    return Bag(
+        slide_id=path.stem,
+        features=features,
+        coords=coords,
+        patch_size_level0=None if side is None else round(side),
+        mpp=_mpp(attrs),
+        encoder=_encoder(attrs, path),
         barcodes=barcodes,
     )
 
 
-def _open(path: Path) -> h5py.File:
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """Open an HDF5 file of features for reading.
+
+    Raises:
+        DataError: When it, or anything that is read from it meanwhile, is damaged.
+    """
     import h5py
 
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DataError(f"not a readable HDF5 file ({error})", where=str(path)) from error
+        with h5py.File(path, "r") as file:
+            yield file
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise DataError(
+            f"not a readable HDF5 file ({first_line(error)})", where=str(path)
+        ) from error
 
 
-def _feature_key(file: h5py.File) -> str | None:
-    import h5py
-
-    if _text(file.attrs.get("feat_type", "tile")) not in {"tile", ""}:
+def _feature_dataset(file: h5py.File, path: Path) -> h5py.Dataset | None:
+    kind = file.attrs.get("feat_type", "tile")
+    if (kind.decode() if isinstance(kind, bytes) else str(kind)) not in {"tile", ""}:
         return None  # STAMP keeps slide and patient vectors in the same layout
-    return next((key for key in _FEATURE_KEYS if isinstance(file.get(key), h5py.Dataset)), None)
+    found = (dataset(file, key, path) for key in _FEATURE_KEYS)
+    return next((data for data in found if data is not None and data.shape is not None), None)
+
+
+def _coords_dataset(file: h5py.File, path: Path) -> h5py.Dataset | None:
+    found = (dataset(file, name, path) for name in COORDS)
+    return next((data for data in found if data is not None), None)
 
 
 def _stored_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -239,54 +275,52 @@ def _two_dimensional(array: Any, path: Path) -> np.ndarray:
     return values if values.dtype in (np.float16, np.float32) else values.astype(np.float32)
 
 
-def _attributes(file: h5py.File, key: str) -> dict[str, Any]:
+def _attributes(file: h5py.File, data: h5py.Dataset, coords: h5py.Dataset | None) -> dict[str, Any]:
     """All attributes that describe the bag; TRIDENT spells a missing one as the text 'None'."""
     merged: dict[str, Any] = {}
-    for holder in (file, file[key], file.get("coords")):
+    for holder in (file, data, coords):
         if holder is not None:
             merged.update(holder.attrs)
-    return {k: v for k, v in merged.items() if not (isinstance(v, str) and v in {"None", ""})}
+    return _stated(merged)
 
 
-def _hdf5_encoder(attrs: Mapping[str, Any]) -> str | None:
+def _plain_attrs(plain: Plain, path: Path) -> dict[str, Any]:
+    """What a plain file, or slide2vec's description beside it, says about the bag."""
+    meta = slide2vec_meta(path)
+    named = {"encoder": "encoder_name", "mpp": "requested_spacing_um"}
+    named["patch_size_level0"] = "tile_size_lv0"
+    return _stated(plain.attrs) | _stated({key: meta.get(name) for key, name in named.items()})
+
+
+def _stated(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {
+        key: value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+        for key, value in attrs.items()
+    }
+    return {
+        key: value
+        for key, value in plain.items()
+        if value is not None and not (isinstance(value, str) and value in {"None", ""})
+    }
+
+
+def _encoder(attrs: Mapping[str, Any], path: Path) -> str | None:
+    """The encoder that a file names, or else the folder it lies in."""
     value = attrs.get("encoder", attrs.get("extractor"))
-    return None if value is None else _text(value)
-
-
-def _meta_encoder(path: Path) -> str | None:
-    name = slide2vec_meta(path).get("encoder_name")
-    return name if isinstance(name, str) and name else None
-
-
-def _plain_mpp(path: Path) -> float | None:
-    return _number(slide2vec_meta(path).get("requested_spacing_um"))
-
-
-def _folder_encoder(path: Path) -> str | None:
+    if isinstance(value, str):
+        return str(value)
     name = path.parent.name.removeprefix("slide_")
     return name.removeprefix("features_") if name.startswith("features_") else None
 
 
 def _mpp(attrs: Mapping[str, Any]) -> float | None:
-    if mpp := _number(attrs.get("mpp")):
+    if mpp := positive(attrs.get("mpp")):
         return mpp
-    um, px = _number(attrs.get("tile_size_um")), _number(attrs.get("tile_size_px"))
+    um, px = positive(attrs.get("tile_size_um")), positive(attrs.get("tile_size_px"))
     if um and px:
         return um / px
-    magnification = _number(attrs.get("target_magnification"))
+    magnification = positive(attrs.get("target_magnification"))
     return 10.0 / magnification if magnification else None
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) and number > 0 else None
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _no_features(path: Path) -> DataError:

@@ -7,6 +7,7 @@ read.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,10 +22,11 @@ from spade_bench.data.bagformats import (
     look,
     read_bag,
 )
+from spade_bench.data.nottaken import OTHERS, say_not_taken, unlike, why_no_features
 from spade_bench.data.pack import PACK_SUFFIX, is_pack, open_pack, split_path
 from spade_bench.data.packcache import KnownFiles
 from spade_bench.errors import DataError
-from spade_bench.files import atomic_path, file_name, hash_file
+from spade_bench.files import atomic_hdf5, file_name, hash_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +42,7 @@ __all__ = [
     "write_features",
 ]
 
+_NAMES = tuple(SUFFIXES | OTHERS)  # how names end that look like features
 _COORDS_ATTRS = frozenset(
     {
         "patch_size",
@@ -108,7 +111,6 @@ def write_features(
     Raises:
         DataError: When the shapes do not fit together.
     """
-    import h5py
     import numpy as np
 
     values = np.ascontiguousarray(features, dtype=np.float32)
@@ -117,7 +119,7 @@ def write_features(
     for name, other in (("coords", coords), ("barcodes", barcodes)):
         if other is not None and len(other) != len(values):
             raise DataError(f"{len(other)} {name} for {len(values)} features", where=slide_id)
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_hdf5(path) as file:
         stored = file.create_dataset("features", data=values)
         stored.attrs.update({"name": slide_id, "encoder": encoder})
         placed = stored
@@ -166,8 +168,9 @@ def find_bags(
     """Find the feature file of every slide under a folder, or the slides of a pack.
 
     Files are recognised by what they hold; coordinate files and hidden files are passed over,
-    and so are slide vectors unless their encoder is named or nothing else is there. A slide of a
-    pack is named by a path inside it.
+    and so are slide vectors unless their encoder is named or nothing else is there. What looks
+    like features and is not taken is said, with the reason. A slide of a pack is named by a path
+    inside it.
 
     Args:
         folder: Searched recursively; or a pack.
@@ -184,15 +187,7 @@ def find_bags(
             features and none was chosen, lacks those of ``encoder``, or has a slide twice.
     """
     root = Path(folder)
-    headers: list[BagHeader] = []
-    known = KnownFiles()
-    for path in _candidates(root):
-        try:
-            headers += _headers(path, known)
-        except DataError as error:
-            if unreadable is None:
-                raise
-            unreadable.append(error)
+    headers = _look_at_all(root, unreadable)
     if not headers and unreadable:
         raise unreadable[0]
     if not headers:
@@ -206,13 +201,52 @@ def find_bags(
     return {slide: _only(root, slide, by_slide[slide]) for slide in sorted(by_slide)}
 
 
-def _candidates(root: Path) -> list[Path]:
+def _look_at_all(root: Path, unreadable: list[DataError] | None) -> list[BagHeader]:
+    headers: list[BagHeader] = []
+    known = KnownFiles()
+    candidates, strangers = _candidates(root)
+    try:
+        for path in candidates:
+            try:
+                found = _headers(path, known)
+                headers += found
+                if not found and (why := why_no_features(path)) is not None:
+                    strangers.append((path, why))
+            except DataError as error:
+                if unreadable is None:
+                    raise
+                unreadable.append(error)
+    finally:
+        say_not_taken(root, strangers)
+    return headers
+
+
+def _candidates(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
+    """The files that may hold features; and what looks like them and is not taken, with why."""
     if is_pack(root):
-        return [root]
+        return [root], []
     if not root.is_dir():
         raise DataError("no such features folder, nor a pack", where=str(root))
-    paths = [p for p in root.rglob("*") if p.suffix in SUFFIXES and not _hidden(p, root)]
-    return sorted(p for p in paths if p.is_file())
+    files: list[Path] = []
+    strangers: list[tuple[Path, str]] = []
+    for at, folders, names in os.walk(root):
+        inside = []
+        for path in (Path(at, name) for name in folders if not name.startswith(".")):
+            why = unlike(path)
+            if why is None:
+                inside.append(path.name)
+            else:
+                strangers.append((path, why))  # what is in it is a part of it
+        folders[:] = inside
+        # Only names that look like features are asked for more: there may be millions of others.
+        for path in (Path(at, name) for name in names if name.lower().endswith(_NAMES)):
+            if path.name.startswith(".") or path.name.endswith(".coordinates.npz"):
+                continue
+            if path.suffix in SUFFIXES and path.is_file():
+                files.append(path)
+            elif (why := unlike(path)) is not None:
+                strangers.append((path, why))
+    return sorted(files), sorted(strangers)
 
 
 def _headers(path: Path, known: KnownFiles) -> list[BagHeader]:
@@ -225,11 +259,6 @@ def _headers(path: Path, known: KnownFiles) -> list[BagHeader]:
     else:
         found = [look(path)]
     return [header for header in found if header is not None]
-
-
-def _hidden(path: Path, root: Path) -> bool:
-    parts = path.relative_to(root).parts
-    return any(part.startswith(".") for part in parts) or path.name.endswith(".coordinates.npz")
 
 
 def _choose(root: Path, headers: Sequence[BagHeader], encoder: str | None) -> list[BagHeader]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from spade_bench.console import track
 from spade_bench.data.bagformats import read_bag, reads_quickly
-from spade_bench.data.pack import open_pack, split_path
-from spade_bench.data.packcache import FeatureCache, Known, KnownFiles, signature
+from spade_bench.data.pack import Pack, open_pack, split_path
+from spade_bench.data.packcache import FeatureCache, Known, KnownFiles, discard, signature
 from spade_bench.errors import DataError, UserError
 from spade_bench.files import hash_array
 
@@ -45,16 +46,19 @@ class BagInfo:
 
 
 def scan_bags(
-    files: Mapping[str, Path], description: str = "Reading features"
+    files: Mapping[str, Path], description: str = "Reading features", *, whole: bool = False
 ) -> dict[str, BagInfo]:
     """Look at every file: width, digest, and whether it can be used at all.
 
     A file is read only where nothing is known about it from an earlier run, or it has changed.
     Files that read slowly are copied into the cache on the way; see `spade_bench.data.packcache`.
+    Of a pack only the index is read, because it may be larger than memory: each of its slides is
+    held against its checksum when it is first used.
 
     Args:
         files: Slide id -> feature file.
         description: Shown while reading.
+        whole: Hold every slide of a pack against its checksum now.
 
     Returns:
         Slide id -> what was found. Empty bags, NaN and infinite values are problems, as is a
@@ -64,7 +68,7 @@ def scan_bags(
     found = {}
     try:
         for slide, path in track(files.items(), description, len(files), "slides"):
-            found[slide] = _look(path, cache)
+            found[slide] = _look(path, cache, whole)
         if cache is not None:
             cache.commit()
     finally:
@@ -115,10 +119,10 @@ class CaseBags:
         import numpy as np
 
         known = KnownFiles()
-        sources = [[known.fastest(path) for path in paths] for paths in cases]
+        sources = [[_Source.of(path, known) for path in paths] for paths in cases]
 
         def load(index: int) -> NDArray[np.floating]:
-            parts = [_features(path) for path in sources[index]]
+            parts = [source.read() for source in sources[index]]
             return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
         bags = cls(load, len(cases), dim)
@@ -188,38 +192,86 @@ class CaseBags:
         return CaseBags(load, self._n, dim)
 
 
-def _features(path: Path) -> NDArray[np.floating]:
-    """Features of a file or of a bag in a pack, (n, dim); from a pack a view of the map."""
-    packed = split_path(path)
-    if packed is not None:
-        return open_pack(packed[0]).features(packed[1])
-    return read_bag(path).features
+@dataclass
+class _Source:
+    """Where the features of a slide are read.
+
+    Attributes:
+        path: The user's file, or a bag in a pack.
+        digest: Hash of its features when it was first read; empty when that is not known.
+        copy: A fast copy, a pack and the name in it, or None. The pack stays open: its sound bags
+            are read even when a damaged one has it removed.
+        sound: Whether the file was held against its digest.
+    """
+
+    path: Path
+    digest: str = ""
+    copy: tuple[Pack, str] | None = None
+    sound: bool = False
+
+    @classmethod
+    def of(cls, path: Path, known: KnownFiles) -> _Source:
+        """Look a file up in the caches."""
+        found, fastest = known.get(path), known.fastest(path)
+        source = cls(path, "" if found is None else found.digest)
+        copy = None if fastest == path else split_path(fastest)
+        if copy is not None:
+            with contextlib.suppress(DataError):  # another process has just removed it
+                source.copy = open_pack(copy[0]), copy[1]
+        return source
+
+    def read(self) -> NDArray[np.floating]:
+        """Features (n, dim); from a pack a view of the map.
+
+        Raises:
+            DataError: When the file cannot be read, or does not hold what it held before.
+        """
+        if self.copy is not None:
+            try:
+                return self.copy[0].features(self.copy[1])
+            except DataError:
+                discard(self.copy[0], self.path)
+                self.copy = None
+        if (packed := split_path(self.path)) is not None:
+            return open_pack(packed[0]).features(packed[1])
+        features = read_bag(self.path).features
+        if self.digest and not self.sound and hash_array(features) != self.digest:
+            raise DataError(
+                "holds other numbers than when it was first read: it is damaged, or was replaced "
+                "a moment ago",
+                where=str(self.path),
+                fix="Restore it, or `touch` it to take it as it is, and repeat the command",
+            )
+        self.sound = True
+        return features
 
 
-def _look(path: Path, cache: FeatureCache | None) -> BagInfo:
+def _look(path: Path, cache: FeatureCache | None, whole: bool = False) -> BagInfo:
     packed = split_path(path)
     if packed is not None:
-        return _look_packed(path, *packed)
+        return _look_packed(path, *packed, whole)
     known = None if cache is None else cache.get(path)
     if known is None:
         before = signature(path)
         info, features = _read(path)
         if cache is not None:
             known = Known(info.digest, info.n, info.dim, info.encoder, info.problem)
-            cache.put(path, before, known)
-            if features is not None and not reads_quickly(path):
-                cache.keep(info.digest, features)
+            slow = features is not None and not reads_quickly(path)
+            kept = slow and features is not None and cache.keep(info.digest, features)
+            cache.put(path, before, known, kept=kept)
         return info
     return BagInfo(path, known.digest, known.n, known.dim, known.encoder, known.problem)
 
 
-def _look_packed(path: Path, file: Path, slide_id: str) -> BagInfo:
-    """What a pack says about a slide; its values were checked when it was packed."""
+def _look_packed(path: Path, file: Path, slide_id: str, whole: bool) -> BagInfo:
+    """What a pack says about a slide; that its values are numbers was checked when packing."""
     try:
         pack = open_pack(file)
         slide = pack.slide(slide_id)
+        if whole:
+            pack.features(slide_id)  # held against their digest
     except UserError as error:
-        return BagInfo(path, problem=error.what)
+        return BagInfo(path, problem=f"{file.name}: {error.clause}")
     n = slide.stop - slide.start
     if not n:
         return BagInfo(path, problem="no patches")
@@ -231,7 +283,7 @@ def _read(path: Path) -> tuple[BagInfo, NDArray[np.floating] | None]:
     try:
         bag = read_bag(path)
     except UserError as error:
-        return BagInfo(path, problem=error.what), None
+        return BagInfo(path, problem=error.clause), None
     features = bag.features
     if features.ndim != 2 or not features.size:
         return BagInfo(path, problem="no patches"), None

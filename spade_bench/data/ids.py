@@ -11,9 +11,20 @@ from spade_bench.console import say
 from spade_bench.data.checks.leaks import name_some
 from spade_bench.errors import DataError, UserError
 
-__all__ = ["MATCHES", "check_match", "describe_near", "loose_id", "match_files", "near_ids"]
+__all__ = [
+    "LOOSE_IDS",
+    "MATCHES",
+    "check_match",
+    "describe_near",
+    "loose_id",
+    "match_files",
+    "near_ids",
+]
 
 T = TypeVar("T")
+LOOSE_IDS = "loose-ids"
+"""Flag of rows some of whose ids are not spelt alike in the table and in the files."""
+
 MATCHES = ("exact", "loose")
 _SUFFIXES = (
     *(".svs", ".tif", ".tiff", ".ome", ".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".dcm"),

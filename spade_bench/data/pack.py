@@ -4,6 +4,9 @@ A pack is one file and at the same time a valid `.npy` file: the rows of all sli
 behind the other, as a contiguous float16 or float32 array. Behind the array follow the coordinates
 and an index (JSON) with the offsets and ids of the slides, and a trailer that says where the index
 begins. A slide of a pack is named by a path as if the pack were a folder: `cohort.pack/ID.bag`.
+
+Features, coordinates and index carry checksums. Those of a slide are compared when it is first
+used in a process; packs of version 1 have none for index and coordinates.
 """
 
 from __future__ import annotations
@@ -11,12 +14,14 @@ from __future__ import annotations
 import functools
 import io
 import json
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError
+from spade_bench.files import hash_array, hash_obj
 from spade_bench.types import Bag
 
 if TYPE_CHECKING:
@@ -29,7 +34,9 @@ PACK_SUFFIX = ".pack"
 _BAG_SUFFIX = ".bag"
 HEADER = 4096  # bytes before the array: the npy header, padded to a page
 MAGIC = b"SPADEPCK"
-VERSION = 1
+VERSION = 2
+_READS = (1, VERSION)
+_DTYPES = ("<f2", "<f4")
 TRAILER = struct.Struct("<QQQ8s")  # version, offset and length of the index, magic
 
 
@@ -47,6 +54,8 @@ class PackedBag:
         patch_size_level0: Side of a patch in level-0 pixels, or None.
         coords_start: First row of its coordinates, or None when it has none.
         barcodes: Spot barcodes, or None.
+        coords_digest: Hash of its coordinates; None when it has none, or in a pack of version 1.
+        source: Hash of the file that it was packed from, or None when that is not known.
     """
 
     slide_id: str
@@ -58,6 +67,8 @@ class PackedBag:
     patch_size_level0: int | None = None
     coords_start: int | None = None
     barcodes: tuple[str, ...] | None = None
+    coords_digest: str | None = None
+    source: str | None = None
 
 
 class Pack:
@@ -75,11 +86,12 @@ class Pack:
 
         self.path = path
         index, self._coords_offset = _read_index(path)
-        self.dim = int(index["dim"])
+        self.dim: int = index["dim"]
         self.content = str(index["content"])
         self._dtype = np.dtype(index["dtype"])
-        self._n = int(index["rows"])
-        self.slides = {entry["slide_id"]: _packed(entry) for entry in index["slides"]}
+        self._n: int = index["rows"]
+        self.slides: dict[str, PackedBag] = index["slides"]
+        self._sound: set[tuple[str, str]] = set()  # what this process has held against its digest
         # Read-only: a private writable map of a large file can be refused for want of memory.
         self.rows: NDArray[np.floating] = (
             np.memmap(path, self._dtype, mode="r", offset=HEADER, shape=(self._n, self.dim))
@@ -95,18 +107,20 @@ class Pack:
         """Return the features of a slide, (n, dim): a read-only view of the map.
 
         Raises:
-            DataError: When the pack lacks the slide.
+            DataError: When the pack lacks the slide, or it is damaged.
         """
         import numpy as np
 
         slide = self.slide(slide_id)
-        return np.asarray(self.rows)[slide.start : slide.stop]
+        features = np.asarray(self.rows)[slide.start : slide.stop]
+        self._check(slide_id, "features", features, slide.digest)
+        return features
 
     def bag(self, slide_id: str) -> Bag:
         """Return a slide with its coordinates.
 
         Raises:
-            DataError: When the pack lacks the slide.
+            DataError: When the pack lacks the slide, or it is damaged.
         """
         import numpy as np
 
@@ -116,6 +130,8 @@ class Pack:
             n = slide.stop - slide.start
             offset = self._coords_offset + 16 * slide.coords_start
             coords = np.fromfile(self.path, np.int64, 2 * n, offset=offset).reshape(n, 2)
+            if slide.coords_digest is not None:
+                self._check(slide_id, "coordinates", coords, slide.coords_digest)
         return Bag(
             slide.slide_id,
             self.features(slide_id),
@@ -136,6 +152,18 @@ class Pack:
         if slide is None:
             raise DataError(f"holds no slide '{slide_id}'", where=str(self.path))
         return slide
+
+    def _check(self, slide_id: str, part: str, values: NDArray[Any], digest: str) -> None:
+        """Hold values against their digest, once for each part of a slide."""
+        if (slide_id, part) in self._sound:
+            return
+        if hash_array(values) != digest:
+            raise DataError(
+                f"the {part} of slide '{slide_id}' are damaged: their checksum does not fit",
+                where=str(self.path),
+                fix="Pack it again, from its features or with --allow-missing from itself",
+            )
+        self._sound.add((slide_id, part))
 
 
 def is_pack(path: Path) -> bool:
@@ -173,25 +201,50 @@ def _open(path: Path, size: int, mtime: int, inode: int) -> Pack:
 
 
 def _read_index(path: Path) -> tuple[dict[str, Any], int]:
-    """The index of a pack, and where its coordinates begin."""
+    """The index of a pack, its slides by id, and where its coordinates begin."""
     import numpy as np
 
+    damaged = DataError("a damaged pack", where=str(path), fix="Pack it again")
     with path.open("rb") as file:
         end = file.seek(-TRAILER.size, io.SEEK_END)
         version, offset, length, _ = TRAILER.unpack(file.read())
-        if version != VERSION:
+        if version not in _READS:
             raise DataError(f"a pack of version {version}, this reads {VERSION}", where=str(path),
                             fix="Pack it again")  # fmt: skip
         if offset + length != end:
-            raise DataError("a damaged pack", where=str(path), fix="Pack it again")
+            raise damaged
         file.seek(offset)
-        index: dict[str, Any] = json.loads(file.read(length))
-    behind = HEADER + index["rows"] * index["dim"] * np.dtype(index["dtype"]).itemsize
-    if behind > offset:
-        raise DataError("a damaged pack", where=str(path), fix="Pack it again")
-    return index, behind
+        text = file.read(length)
+    try:
+        index = json.loads(text)
+        seal = index.pop("seal", None)
+        if (version > 1 or seal is not None) and seal != hash_obj(index):
+            raise damaged
+        shape, dtype = (index["rows"], index["dim"]), np.dtype(index["dtype"])
+        if dtype.str not in _DTYPES:
+            raise DataError(f"a pack of {dtype.name} numbers", where=str(path),
+                            fix="Pack it again")  # fmt: skip
+        behind = HEADER + math.prod(shape) * dtype.itemsize
+        slides = [_packed(entry) for entry in index["slides"]]
+        placed = [s.coords_start + s.stop - s.start for s in slides if s.coords_start is not None]
+        fits = (
+            min(shape) >= 0
+            and behind + 16 * max(placed, default=0) <= offset
+            and all(0 <= s.start <= s.stop <= shape[0] for s in slides)
+            and all(s.coords_start is None or s.coords_start >= 0 for s in slides)
+        )
+    # RecursionError: brackets in brackets; OverflowError: numbers beyond any file
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        raise damaged from None
+    if not fits:
+        raise damaged
+    return {**index, "slides": {slide.slide_id: slide for slide in slides}}, behind
 
 
 def _packed(entry: dict[str, Any]) -> PackedBag:
+    """A slide from its entry in the index."""
     barcodes = entry.pop("barcodes", None)
-    return PackedBag(**entry, barcodes=None if barcodes is None else tuple(barcodes))
+    slide = PackedBag(**entry, barcodes=None if barcodes is None else tuple(barcodes))
+    if not (isinstance(slide.slide_id, str) and isinstance(slide.digest, str)):
+        raise TypeError("names and digests are text")
+    return slide

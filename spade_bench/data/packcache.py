@@ -5,7 +5,9 @@ beside the features (`.spade-bench`) remembers the digest, size and problems of 
 as the file is unchanged by size and times, and holds packs of bags that read slowly where they
 lie: chunked or compressed HDF5, `.pt`, `.npz`, and small files. Bags in those packs are named by
 the digest of their values and have the files' own number type, so nothing computed from them can
-differ. `SPADE_BENCH_CACHE` names another folder for all caches, or is `off`.
+differ. Where a file that was read before holds other numbers now, that is said. A damaged index
+or pack is never believed: the files themselves are read, and it is made anew. `SPADE_BENCH_CACHE`
+names another folder for all caches, or is `off`.
 """
 
 from __future__ import annotations
@@ -14,23 +16,25 @@ import contextlib
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.console import say, warn
 from spade_bench.data.bagformats_plain import companion
-from spade_bench.data.pack import PACK_SUFFIX, is_pack, open_pack
+from spade_bench.data.pack import PACK_SUFFIX, Pack, open_pack
 from spade_bench.data.packwrite import PackWriter
 from spade_bench.errors import DataError
-from spade_bench.files import hash_obj, read_json, write_json
+from spade_bench.files import hash_obj, read_sealed, write_sealed
 from spade_bench.types import Bag
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["CACHE_FOLDER", "FeatureCache", "Known", "KnownFiles", "signature"]
+__all__ = ["CACHE_FOLDER", "FeatureCache", "Known", "KnownFiles", "discard", "signature"]
 
 CACHE_FOLDER = ".spade-bench"
 SETTLED_SECONDS = 2.0  # a file changed less long ago may change again under the same time stamp
@@ -40,6 +44,7 @@ _UP = 4  # folders above the features in which a cache is looked for
 _VERSION = 1
 
 Signature = list[Any]
+_discarded: set[Pack] = set()  # packs that this process found damaged
 
 
 @dataclass(frozen=True)
@@ -73,13 +78,18 @@ class FeatureCache:
         self.root, self.home = root, home
         self._entries: dict[str, dict[str, Any]] = _load(home / "index.json")
         self._packed: dict[str, Path] = {}
+        self._damaged: list[Path] = []
         for file in sorted(home.glob(f"bags-*{PACK_SUFFIX}")):
-            if is_pack(file):
+            try:
                 pack = open_pack(file)
-                self._packed |= {digest: pack.slide_path(digest) for digest in pack.slides}
+            except DataError:  # what it held is read from the files again
+                self._damaged.append(file)
+                continue
+            self._packed |= {digest: pack.slide_path(digest) for digest in pack.slides}
         self._writers: dict[tuple[int, str], PackWriter] = {}
         self._room: int | None = None
         self._changed = False
+        self._differ: list[str] = []  # files with other numbers than when they were last read
 
     @classmethod
     def of(cls, files: Sequence[Path]) -> FeatureCache | None:
@@ -100,53 +110,72 @@ class FeatureCache:
         return None
 
     def get(self, path: Path) -> Known | None:
-        """Return what is known about a file; None when it is unknown or has changed since."""
+        """Return what is known about a file.
+
+        Returns:
+            None when it is unknown, has changed since, or its fast copy is gone.
+        """
         entry = self._entries.get(self._name(path))
         if entry is None or entry["signature"] != signature(path):
             return None
-        return Known(**entry["known"])
+        known = Known(**entry["known"])
+        return None if entry.get("kept") and known.digest not in self._packed else known
 
-    def put(self, path: Path, before: Signature | None, known: Known) -> None:
+    def put(
+        self, path: Path, before: Signature | None, known: Known, *, kept: bool = False
+    ) -> None:
         """Remember a file.
 
         Args:
             path: The file.
             before: Its signature from before it was read.
             known: What was found in it.
+            kept: Whether the packs hold a copy of it.
         """
         if before is None or before != signature(path):
             return  # changed while it was read
+        name = self._name(path)
+        old = self._entries.get(name, {}).get("known", {}).get("digest")
+        if old and known.digest not in ("", old):
+            self._differ.append(name)
         newest = max(before[1], before[2]) / 1e9
         if time.time() - newest < SETTLED_SECONDS:
             return
-        self._entries[self._name(path)] = {"signature": before, "known": asdict(known)}
+        entry = {"signature": before, "known": asdict(known), "kept": kept}
+        self._entries[name] = entry
         self._changed = True
 
     def packed(self, digest: str) -> Path | None:
         """Return the path of a bag in the cache's packs; None when they lack it."""
         return self._packed.get(digest)
 
-    def keep(self, digest: str, features: NDArray[np.floating]) -> None:
+    def keep(self, digest: str, features: NDArray[np.floating]) -> bool:
         """Add a bag to the packs, where the disk has room for it.
 
         Args:
             digest: Hash of the features.
             features: (n, dim) float16 or float32.
+
+        Returns:
+            Whether they hold it.
         """
         key = (int(features.shape[1]), str(features.dtype.name))
         if self._room is None:
             self._room = shutil.disk_usage(self.home).free // FREE_SHARE
-        if digest in self._packed or features.nbytes > self._room:
-            return
+        if digest in self._packed:
+            return True
+        if features.nbytes > self._room:
+            return False
         if key not in self._writers:
-            name = f"bags-new-{key[0]}-{key[1]}{PACK_SUFFIX}"
+            name = f"bags-new-{uuid.uuid4().hex[:8]}{PACK_SUFFIX}"  # other processes write too
             self._writers[key] = PackWriter(self.home / name, *key)
         if digest not in self._writers[key]:
             self._writers[key].add(Bag(digest, features), digest)
             self._room -= features.nbytes
+        return True
 
     def commit(self) -> None:
-        """Complete the packs and write the index."""
+        """Complete the packs, write the index, and say which files hold other numbers now."""
         for writer in self._writers.values():
             file = writer.finish(self.home / f"bags-{writer.content}{PACK_SUFFIX}")
             pack = open_pack(file)
@@ -154,13 +183,18 @@ class FeatureCache:
         self._writers.clear()
         if self._changed:
             # Another process may have added files meanwhile.
-            self._entries = _load(self.home / "index.json") | self._entries
+            self._entries = _load(self.home / "index.json", told=True) | self._entries
             gone = [name for name in self._entries if not (self.root / name).exists()]
             for name in gone:
                 del self._entries[name]
-            write_json(self.home / "index.json", {"version": _VERSION, "files": self._entries})
+            write_sealed(self.home / "index.json", {"version": _VERSION, "files": self._entries})
             self._drop_unused()
             self._changed = False
+        if self._differ:
+            more = f" and {len(self._differ) - 5} more" if len(self._differ) > 5 else ""
+            say(f"{self.root}: {len(self._differ)} feature file(s) hold other numbers than when "
+                f"they were last read: {', '.join(self._differ[:5])}{more}")  # fmt: skip
+            self._differ.clear()
         self.abandon()
 
     def abandon(self) -> None:
@@ -172,6 +206,9 @@ class FeatureCache:
             self.home.rmdir()
 
     def _drop_unused(self) -> None:
+        for file in self._damaged:
+            if file not in {path.parent for path in self._packed.values()}:  # not made anew
+                file.unlink(missing_ok=True)
         needed = {entry["known"]["digest"] for entry in self._entries.values()}
         for file in {path.parent for path in self._packed.values()}:
             old = time.time() - file.stat().st_mtime > STALE_SECONDS
@@ -218,6 +255,22 @@ class KnownFiles:
         return None
 
 
+def discard(copy: Pack, path: Path) -> None:
+    """Remove a pack of a cache that turned out damaged, and say so; the next run makes it anew.
+
+    Args:
+        copy: The pack.
+        path: The file that is read in its place.
+    """
+    if copy in _discarded:
+        return
+    _discarded.add(copy)
+    warn(f"{copy.path}: damaged, and removed; {path} is read instead, and the next run makes the "
+         "copy anew")  # fmt: skip
+    with contextlib.suppress(OSError):  # a read-only disk, or another process did it
+        copy.path.unlink()
+
+
 def signature(path: Path) -> Signature | None:
     """What tells that a file has not changed: size, times, folder name, slide2vec's description.
 
@@ -257,13 +310,25 @@ def _homes(folder: Path) -> list[Path]:
     return [folder / CACHE_FOLDER, central] if open_to_us else [central]
 
 
-def _load(file: Path) -> dict[str, dict[str, Any]]:
-    """The entries of an index; none when it is missing, damaged or of another version."""
+def _load(file: Path, *, told: bool = False) -> dict[str, dict[str, Any]]:
+    """The entries of an index; none when it is missing, damaged or of another version.
+
+    Args:
+        file: The index.
+        told: Whether its damage has been said before.
+    """
     try:
-        content = read_json(file)
-    except DataError:
-        return {}  # everything is read again, and the index written anew
-    if not isinstance(content, dict) or content.get("version") != _VERSION:
+        content = read_sealed(file)
+        if content.get("version") != _VERSION:
+            return {}
+        files: dict[str, dict[str, Any]] = content["files"]
+        for entry in files.values():
+            Known(**entry["known"])  # one of another shape is another version's
+            entry["signature"]
+    except DataError as error:
+        if file.exists() and not told:
+            warn(f"{error} All files are read again")
         return {}
-    files: dict[str, dict[str, Any]] = content.get("files", {})
+    except (KeyError, TypeError, AttributeError):
+        return {}  # everything is read again, and the index written anew
     return files

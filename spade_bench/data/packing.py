@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spade_bench.console import track, warn
+from spade_bench.console import say, track, warn
 from spade_bench.data.bags import find_bags, read_bag
 from spade_bench.data.casebags import BagInfo, scan_bags
 from spade_bench.data.pack import PACK_SUFFIX, is_pack, open_pack
@@ -92,8 +92,8 @@ def pack_features(
     file = pack_file(out, features)
     broken: list[DataError] = []
     files = find_bags(features, encoder, unreadable=broken)
-    found = scan_bags(files, "Checking features")
-    left_out = {Path(error.where).stem: error.what for error in broken}
+    found = scan_bags(files, "Checking features", whole=True)
+    left_out = {Path(error.where).stem: error.clause for error in broken}
     left_out |= {slide: info.problem for slide, info in found.items() if info.problem}
     usable = {slide: info for slide, info in found.items() if not info.problem}
     for slide, problem in left_out.items():
@@ -104,10 +104,25 @@ def pack_features(
             where=str(features),
             fix="Mend them, or leave them out with --allow-missing",
         )
+    _say_changed(file, usable)
     rounding = _write(file, usable, dtype)
     pack = open_pack(file)
     return PackedFolder(file, len(pack.slides), len(pack.rows), pack.dim, dtype,
                         file.stat().st_size, pack.content, left_out, rounding)  # fmt: skip
+
+
+def _say_changed(file: Path, usable: Mapping[str, BagInfo]) -> None:
+    """Say which slides hold other numbers than those that an older pack of this name came from."""
+    try:
+        old = open_pack(file).slides if file.exists() else {}
+    except DataError:  # damaged: it is written anew
+        return
+    pairs = [(slide, old[slide].source, info) for slide, info in usable.items() if slide in old]
+    changed = [slide for slide, source, info in pairs if source not in (None, info.digest)]
+    if changed:
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        say(f"{len(changed)} slide(s) hold other numbers than when they were packed before: "
+            f"{', '.join(changed[:5])}{more}")  # fmt: skip
 
 
 def _write(file: Path, usable: Mapping[str, BagInfo], dtype: str) -> float:
@@ -116,7 +131,7 @@ def _write(file: Path, usable: Mapping[str, BagInfo], dtype: str) -> float:
     try:
         for info in track(usable.values(), "Packing", len(usable), "slides"):
             bag = read_bag(info.path)
-            writer.add(bag)
+            writer.add(bag, source=info.digest)
             if dtype == "float16":
                 rounding = max(rounding, _rounding(bag.features))
         writer.finish()

@@ -6,13 +6,13 @@ import json
 import shutil
 import struct
 import tempfile
-import uuid
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from spade_bench.data.pack import HEADER, MAGIC, TRAILER, VERSION, PackedBag
-from spade_bench.errors import DataError
-from spade_bench.files import hash_array, hash_obj
+from spade_bench.errors import DataError, UserError
+from spade_bench.files import atomic_path, hash_array, hash_obj
 from spade_bench.types import Bag
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class PackWriter:
         import numpy as np
 
         self.path, self.dim, self.dtype = path, dim, np.dtype(dtype).newbyteorder("<")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+        self._placed = ExitStack()  # left without an error, the file is in place
+        self._temporary = self._placed.enter_context(atomic_path(path))
         self._file: IO[bytes] = self._temporary.open("wb")
         self._file.seek(HEADER)
         self._coords: IO[bytes] = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - until finish
@@ -50,12 +50,13 @@ class PackWriter:
         """Bytes of features written so far."""
         return self._rows * self.dim * self.dtype.itemsize
 
-    def add(self, bag: Bag, digest: str | None = None) -> None:
+    def add(self, bag: Bag, digest: str | None = None, source: str | None = None) -> None:
         """Append a slide.
 
         Args:
             bag: Its features (n, dim) and what else is known.
             digest: Hash of the features, when it is known and they are stored as they are.
+            source: Hash of the file that the slide comes from.
 
         Raises:
             DataError: When it has another width, is there already, or holds values beyond the
@@ -79,14 +80,16 @@ class PackWriter:
             )
         self._file.write(stored.tobytes())
         start, n = self._rows, len(stored)
-        coords_start = None
+        coords_start = coords_digest = None
         if bag.coords is not None:
-            self._coords.write(np.ascontiguousarray(bag.coords, dtype=np.int64).tobytes())
+            coords = np.ascontiguousarray(bag.coords, dtype=np.int64).reshape(n, 2)
+            self._coords.write(coords.tobytes())
+            coords_digest = hash_array(coords)
             coords_start, self._n_coords = self._n_coords, self._n_coords + n
         self._rows += n
         self._slides[bag.slide_id] = PackedBag(
             bag.slide_id, start, start + n, digest or hash_array(stored), bag.encoder, bag.mpp,
-            bag.patch_size_level0, coords_start, bag.barcodes,
+            bag.patch_size_level0, coords_start, bag.barcodes, coords_digest, source,
         )  # fmt: skip
 
     @property
@@ -97,7 +100,6 @@ class PackWriter:
 
     def finish(self, path: Path | None = None) -> Path:
         """Complete the file and put it in place, under another name when ``path`` is given."""
-        target = path or self.path
         try:
             self._coords.seek(0)
             shutil.copyfileobj(self._coords, self._file)
@@ -108,24 +110,25 @@ class PackWriter:
             self._file.seek(0)
             self._file.write(_npy_header((self._rows, self.dim), self.dtype))
             self._file.close()
-            self._temporary.replace(target)
+            self._placed.close()
         finally:
             self.abandon()
-        return target
+        return self.path if path is None else self.path.replace(path)
 
     def abandon(self) -> None:
         """Drop what was written; nothing is left behind. Does nothing after `finish`."""
         self._file.close()
         self._coords.close()
-        self._temporary.unlink(missing_ok=True)
+        self._placed.__exit__(UserError, UserError("abandoned"), None)
 
     def _index(self) -> dict[str, Any]:
         slides = []
         for slide in self._slides.values():
             known = {key: value for key, value in vars(slide).items() if value is not None}
             slides.append(known)
-        return {"content": self.content, "dim": self.dim, "dtype": self.dtype.str,
-                "rows": self._rows, "slides": slides}  # fmt: skip
+        index = {"content": self.content, "dim": self.dim, "dtype": self.dtype.str,
+                 "rows": self._rows, "slides": slides}  # fmt: skip
+        return {**index, "seal": hash_obj(index)}
 
 
 def _npy_header(shape: tuple[int, int], dtype: np.dtype) -> bytes:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.data.bagformats import HDF5
+from spade_bench.data.bagchecks import dataset
+from spade_bench.data.bagformats import HDF5, opened
 from spade_bench.data.bags import same_encoder
 from spade_bench.errors import DataError
-from spade_bench.files import atomic_path, file_name
+from spade_bench.files import atomic_hdf5, file_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +51,6 @@ def write_slide_vector(
     Raises:
         DataError: When the vector is none, or not finite.
     """
-    import h5py
     import numpy as np
 
     values = np.ascontiguousarray(vector, dtype=np.float32)
@@ -58,7 +58,7 @@ def write_slide_vector(
         raise DataError(f"a vector of shape {values.shape} is not (dim,)", where=slide_id)
     if not np.isfinite(values).all():
         raise DataError("the slide's vector holds NaN or infinite values", where=slide_id)
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_hdf5(path) as file:
         stored = file.create_dataset("features", data=values)
         stored.attrs.update({"name": slide_id, "encoder": encoder})
         for key, value in (attrs or {}).items():
@@ -70,13 +70,12 @@ def write_slide_vector(
 
 def patch_px(path: Path) -> int | None:
     """Side in pixels of the patches a feature file was made of; None when it does not say."""
-    import h5py
-
     if path.suffix not in HDF5 or not path.is_file():
         return None
-    with h5py.File(path, "r") as file:
+    with opened(path) as file:
         for name in ("coords", "features"):
-            value = file[name].attrs.get("patch_size") if name in file else None
+            data = dataset(file, name, path)
+            value = None if data is None else data.attrs.get("patch_size")
             if value is not None and str(value).isdigit():
                 return int(value)
     return None

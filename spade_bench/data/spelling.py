@@ -1,16 +1,19 @@
 """One rule for what a cell says, however a spreadsheet or a script has spelt it.
 
-Two spellings are the same value when they differ in case, in a trailing ``.0``, or as ``TRUE`` and
-``1``. What stands for nothing is blank everywhere: ``NA``, ``None``, ``null`` and the like.
+Two spellings are the same value when they differ in case, in a trailing ``.0``, as ``TRUE`` and
+``1``, or in what nobody can see: the code points of one letter, the kind or number of spaces,
+marks without a width. What stands for nothing is blank everywhere: ``NA``, ``None``, ``null`` and
+the like.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-__all__ = ["MISSING_WORDS", "fold", "is_missing", "one_spelling", "read_flag", "to_classes"]
+__all__ = ["MISSING_WORDS", "fold", "is_missing", "one_spelling", "pair", "read_flag", "to_classes"]
 
 MISSING_WORDS = "blank, NA, N/A, NaN, None or null"
 _MISSING = {"", "na", "n/a", "nan", "none", "null", "<na>", "#n/a", "nat"}
@@ -27,13 +30,13 @@ def is_missing(value: object, keep: Collection[str] = ()) -> bool:
     """
     if value is None:
         return True
-    text = str(value).strip()
+    text = _seen(value)
     return text.lower() in _MISSING and text not in keep
 
 
 def fold(value: object) -> str:
     """Return the one spelling by which values are compared."""
-    text = str(value).strip().casefold()
+    text = _seen(value).casefold()
     whole = _WHOLE.fullmatch(text)
     return _WORDS.get(text, whole.group(1) if whole else text)
 
@@ -74,3 +77,18 @@ def to_classes(values: Iterable[str], classes: Sequence[str]) -> dict[str, str]:
         if len(fits) == 1:
             changes[value] = fits[0]
     return dict(sorted(changes.items()))
+
+
+def pair(one: str, other: str) -> str:
+    """Say that one spelling is taken as another; code points are shown where they look alike."""
+    alike = _seen(one) == _seen(other)
+    return f"{one!a} as {other!a}" if alike else f"'{one}' as '{other}'"
+
+
+def _seen(value: object) -> str:
+    """Text as it looks: composed letters, plain single spaces, no marks without a width."""
+    text = str(value)
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+        text = "".join(char for char in text if unicodedata.category(char) != "Cf")
+    return " ".join(text.split())

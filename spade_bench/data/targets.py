@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from spade_bench.console import warn
 from spade_bench.data.checks.leaks import name_some
-from spade_bench.data.spelling import fold, one_spelling, read_flag, to_classes
+from spade_bench.data.spelling import fold, one_spelling, pair, read_flag, to_classes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,7 @@ def _labels(frame: pd.DataFrame, classes: Sequence[str], where: str) -> pd.DataF
     if not changes:
         return frame
     counts = given.value_counts()
-    told = [f"'{old}' as '{new}' ({counts[old]} row(s))" for old, new in changes.items()]
+    told = [f"{pair(old, new)} ({counts[old]} row(s))" for old, new in changes.items()]
     warn(f"{where}: label spelt otherwise, taken as one: {name_some(told)}")
     return frame.assign(label=given.replace(changes))
 

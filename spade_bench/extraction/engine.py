@@ -7,9 +7,11 @@ line; the others go on.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +19,15 @@ from typing import TYPE_CHECKING
 
 from spade_bench import console
 from spade_bench.data.bags import features_folder, write_features
-from spade_bench.errors import DataError, UserError
-from spade_bench.extraction.outputs import checked_encode
-from spade_bench.extraction.recipe import EncoderSource, Settings, is_current, recipe_attrs
+from spade_bench.errors import DataError, SystemFaultError, UserError, machine_fault
+from spade_bench.extraction.outputs import check_width, checked_encode
+from spade_bench.extraction.recipe import (
+    EncoderSource,
+    Settings,
+    is_current,
+    recipe_attrs,
+    stored_recipe,
+)
 from spade_bench.extraction.stream import BAD_INPUT, DROPPED, Batch, Job, Open, Stream
 
 if TYPE_CHECKING:
@@ -78,7 +86,8 @@ def run_jobs(jobs: Sequence[Job], source: EncoderSource, settings: Settings, out
         What was done. Failures are in it and were printed; nothing is raised for them.
 
     Raises:
-        UserError: When the settings make no sense or the encoder cannot be loaded.
+        UserError: When the settings make no sense, the encoder cannot be loaded, nothing can be
+            written to ``out``, or it holds other images of the same files.
     """
     settings.check(source.patch_px)
     start = time.monotonic()
@@ -88,7 +97,11 @@ def run_jobs(jobs: Sequence[Job], source: EncoderSource, settings: Settings, out
     todo, skipped = _plan(_sharded(jobs, settings.shard), source, folder, failed)
     done: dict[str, int] = {}
     if todo:
+        with _writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         encoder = source.get()
+        dim = getattr(encoder, "dim", None) or source.card.dim
+        check_width([folder / f"{job.slide_id}.h5" for job in jobs], dim)  # of all shards
         label = f"Extracting {source.card.name}"
         with (
             console.progress(label, len(todo), "slides") as bar,
@@ -124,9 +137,44 @@ def _plan(
             skipped.append(job.slide_id)
         else:
             todo.append((job, attrs))
+    _check_series(todo, folder)
     if stale:
         console.say(f"{stale} files were made with other settings or input and are made again")
     return todo, tuple(skipped)
+
+
+def _check_series(todo: Sequence[tuple[Job, Mapping[str, str]]], folder: Path) -> None:
+    """Refuse to replace the features of one image of a file by those of another.
+
+    Raises:
+        DataError: Naming the first such slide.
+    """
+    for job, attrs in todo:
+        before = stored_recipe(folder / f"{job.slide_id}.h5")
+        series = json.loads(attrs["recipe"]).get("series") or 0
+        if before is not None and (before.get("series") or 0) != series:
+            raise DataError(
+                f"holds features of image {before.get('series') or 0} of {job.slide_id}, and "
+                f"image {series} is asked for",
+                where=str(folder),
+                fix="Give another --out for this image, or remove these features",
+            )
+
+
+@contextlib.contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    """Turn what the machine answers while results are written into an error that ends the run.
+
+    Raises:
+        SystemFaultError: When the disk is full, the place is no folder, and the like.
+    """
+    try:
+        yield
+    except OSError as error:
+        fault = machine_fault(error)
+        if fault is None:
+            raise
+        raise SystemFaultError(fault.what, where=str(place), fix=fault.fix) from error
 
 
 def _check_name(slide_id: str) -> None:
@@ -208,6 +256,8 @@ class _Run:
         name = slide.job.slide_id
         try:
             self._done[name] = future.result()
+        except SystemFaultError:
+            raise  # the next slide would fail alike
         except BAD_INPUT as error:
             _fail(self._failed, name, error)
         self._pace.finished()
@@ -218,6 +268,7 @@ def _finish(slide: Open, folder: Path, encoder: PatchEncoder) -> int:
 
     Raises:
         DataError: When it failed, or its features are not finite.
+        SystemFaultError: When nothing can be written.
     """
     import numpy as np
 
@@ -227,7 +278,8 @@ def _finish(slide: Open, folder: Path, encoder: PatchEncoder) -> int:
         raise slide.error
     assert prepared is not None
     rows = np.concatenate(slide.rows)  # (k,)
-    prepared.finish(rows)
+    with _writing(folder):
+        prepared.finish(rows)
     if not len(rows):
         raise DataError(f"none of {prepared.n} patches is sharp")
     features = np.concatenate(slide.features)  # (k, dim)
@@ -235,15 +287,16 @@ def _finish(slide: Open, folder: Path, encoder: PatchEncoder) -> int:
     bad = int((~np.isfinite(features)).any(axis=1).sum())
     if bad:
         raise DataError(f"{bad} of {len(features)} patches have features that are not finite")
-    write_features(
-        folder / f"{slide.job.slide_id}.h5",
-        features,
-        None if prepared.coords is None else prepared.coords[rows],
-        slide_id=slide.job.slide_id,
-        encoder=encoder.card.name,
-        barcodes=None if prepared.barcodes is None else [prepared.barcodes[i] for i in rows],
-        attrs={**prepared.attrs, **slide.attrs},
-    )
+    with _writing(folder):
+        write_features(
+            folder / f"{slide.job.slide_id}.h5",
+            features,
+            None if prepared.coords is None else prepared.coords[rows],
+            slide_id=slide.job.slide_id,
+            encoder=encoder.card.name,
+            barcodes=None if prepared.barcodes is None else [prepared.barcodes[i] for i in rows],
+            attrs={**prepared.attrs, **slide.attrs},
+        )
     return len(features)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.data.bagformats import HDF5, opened
 from spade_bench.data.bags import read_bag, write_features
 from spade_bench.extraction.folders import EncodedFolder, over_bags
 from spade_bench.extraction.outputs import checked_encode
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["encode_bags"]
 
-_HDF5 = (".h5", ".hdf5")
+# Not carried: names of what made the source, and the unit of its coordinates, which are pixels now.
+_OWN = ("name", "encoder", "extractor", "recipe", "source_hash", "unit", "tile_size",
+        "tile_size_um", "tile_size_px")  # fmt: skip
 
 
 def encode_bags(
@@ -46,6 +49,7 @@ def encode_bags(
         encoder.card,
         features,
         unit="bags",
+        dim=encoder.dim,
         recipe=recipe,
         target_of=lambda slide_id, source: _target(features, source, out, name),
         write=write,
@@ -88,13 +92,14 @@ def _target(root: Path, source: Path, out: Path, encoder: str) -> Path:
 def _carried(source: Path, bag: Bag) -> dict[str, Any]:
     """Return the source's attributes, and what the bag says where the source has none."""
     attrs: dict[str, Any] = {}
-    if source.suffix in _HDF5:
+    if source.suffix in HDF5:
         import h5py
 
-        with h5py.File(source, "r") as file:
-            for item in file.values():
-                attrs |= dict(item.attrs)
-    for own in ("name", "encoder", "extractor", "recipe"):
+        with opened(source) as file:
+            for name in file:
+                if isinstance(file.get(name, getlink=True), h5py.HardLink):
+                    attrs |= dict(file[name].attrs)
+    for own in _OWN:
         attrs.pop(own, None)
     known = {"mpp": bag.mpp, "patch_size_level0": bag.patch_size_level0}
     return {key: value for key, value in known.items() if value is not None} | attrs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from spade_bench import console, files
 from spade_bench.data.bags import find_bags, source_hash
 from spade_bench.errors import DataError, UserError
+from spade_bench.extraction.outputs import check_width
 from spade_bench.types import EncoderCard
 
 __all__ = ["EncodedFolder", "over_bags"]
@@ -35,6 +37,7 @@ def over_bags(
     features: Path,
     *,
     unit: str,
+    dim: int | None,
     recipe: Mapping[str, Any],
     target_of: Callable[[str, Path], Path],
     write: Callable[[Path, Path, dict[str, Any]], object],
@@ -48,12 +51,15 @@ def over_bags(
         card: The encoder's; `upstream` names the features it takes, `any` or an empty name all.
         features: Folder of bags, searched recursively.
         unit: What a bag is called in the progress line, plural.
+        dim: Width of what is written; None when it is not known before.
         recipe: What determines the output beside the source: weights, options.
         target_of: Tells the file of a slide id and its bag.
         write: Encodes a bag into a file with these attributes beside its own.
 
     Raises:
-        DataError: When the folder holds no features of the upstream encoder.
+        DataError: When the folder holds no features of the upstream encoder, or features of
+            another width would stay among those that are written.
+        OSError: When the disk is full, or the folder to write cannot be one.
     """
     upstream = None if card.upstream in (None, "", "any") else card.upstream
     broken: list[DataError] = []
@@ -61,33 +67,54 @@ def over_bags(
     failed = [str(error) for error in broken]
     for line in failed:
         console.warn(line)
+    targets = {slide_id: target_of(slide_id, source) for slide_id, source in bags.items()}
+    check_width(list(targets.values()), dim)
     written: dict[str, Path] = {}
     skipped: dict[str, Path] = {}
+    changed: list[str] = []
     said = {f"recipe_{name}": str(value) for name, value in recipe.items()}
     with console.progress(f"encode {card.name}", total=len(bags), unit=unit) as bar:
         for slide_id, source in bags.items():
-            target = target_of(slide_id, source)
-            key = files.hash_obj({**recipe, "source": source_hash(source)})
-            if _recipe_of(target) == key:
+            target, content = targets[slide_id], source_hash(source)
+            key = files.hash_obj({**recipe, "source": content})
+            before = _made_from(target)
+            if before.get("recipe") == key:
                 skipped[slide_id] = target
             else:
+                if before.get("source_hash", content) != content:
+                    changed.append(slide_id)
                 try:
-                    write(source, target, {**said, "recipe": key})
+                    write(source, target, {**said, "recipe": key, "source_hash": content})
                     written[slide_id] = target
                 except (UserError, OSError) as error:
+                    if isinstance(error, OSError) and error.errno in _FOR_ALL:
+                        raise  # the next bag would fail alike
                     line = str(error) if slide_id in str(error) else f"{slide_id}: {error}"
                     failed.append(line)
                     console.warn(line)
             bar.advance(note=slide_id)
+    if changed:
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        console.say(
+            f"{len(changed)} source(s) have changed since they were encoded before: "
+            f"{', '.join(changed[:5])}{more}"
+        )
     return EncodedFolder(written, skipped, tuple(failed))
 
 
-def _recipe_of(path: Path) -> str | None:
-    """Return the recipe of a finished file; None when there is none."""
+_FOR_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR, errno.EEXIST}
+"""What the machine answers when no file can be written to the folder."""
+
+
+def _made_from(path: Path) -> dict[str, str]:
+    """Return the recipe and the hash of the source of a finished file; empty without one."""
     import h5py
 
     if not path.is_file():
-        return None
-    with h5py.File(path, "r") as file:
-        recipe = file["features"].attrs.get("recipe") if "features" in file else None
-    return None if recipe is None else str(recipe)
+        return {}
+    try:
+        with h5py.File(path, "r") as file:
+            attrs = dict(file["features"].attrs) if "features" in file else {}
+    except (OSError, RuntimeError, KeyError):  # damaged: it is made again
+        return {}
+    return {name: str(attrs[name]) for name in ("recipe", "source_hash") if name in attrs}

@@ -1,10 +1,12 @@
-"""What an encoder returns, held against its card: rows, width and finite numbers."""
+"""What an encoder returns, held against its card and against what lies in the folder already."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.data.bagformats import SUFFIXES, look
 from spade_bench.errors import DataError
 from spade_bench.plugins import contained
 
@@ -12,7 +14,40 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["checked_encode"]
+__all__ = ["check_width", "checked_encode"]
+
+
+def check_width(targets: Collection[Path], dim: int | None) -> None:
+    """Refuse to write into folders of features in which files of another width would stay.
+
+    Args:
+        targets: All files that are to be written; what they replace does not matter.
+        dim: Their width; None when it is not known.
+
+    Raises:
+        DataError: Naming a file of another width.
+    """
+    replaced = frozenset(targets)
+    for folder in sorted({_features_root(target) for target in replaced}):
+        for path in sorted(folder.rglob("*")) if dim and folder.is_dir() else []:
+            if path.suffix not in SUFFIXES or path.name.startswith(".") or path in replaced:
+                continue
+            try:
+                header = look(path) if path.is_file() else None
+            except DataError:  # a damaged file is named where the features are used
+                continue
+            if header is not None and header.n and header.dim != dim:
+                raise DataError(
+                    f"'{path.relative_to(folder)}' is {header.dim} wide and stays; features "
+                    f"{dim} wide may not be mixed with it",
+                    where=str(folder),
+                    fix="Choose another --out, remove it, or give its slide too",
+                )
+
+
+def _features_root(target: Path) -> Path:
+    named = (p for p in target.parents if p.name.startswith(("features_", "slide_features_")))
+    return next(named, target.parent)
 
 
 def checked_encode(encoder: Any, *, finite: bool = True) -> Callable[[Any], NDArray[np.float32]]:

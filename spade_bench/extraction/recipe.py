@@ -14,7 +14,8 @@ from spade_bench.errors import DataError, UserError
 from spade_bench.files import hash_file, hash_obj
 from spade_bench.types import EncoderCard, LoadOptions, PatchEncoder
 
-__all__ = ["EncoderSource", "Settings", "fingerprint", "is_current", "recipe_attrs"]
+__all__ = ["EncoderSource", "Settings", "fingerprint", "is_current", "recipe_attrs",
+           "stored_recipe"]  # fmt: skip
 
 _SCHEMA = 1
 _EDGE = 1 << 16  # bytes hashed at each end of an input file
@@ -182,3 +183,17 @@ def is_current(path: Path, attrs: Mapping[str, str]) -> bool | None:
     except (OSError, KeyError):
         return False
     return bool(found == attrs["recipe_hash"])
+
+
+def stored_recipe(path: Path) -> dict[str, Any] | None:
+    """What a features file says of how it was made; None without one, or where it says nothing."""
+    import h5py
+
+    if not path.is_file():
+        return None
+    try:
+        with h5py.File(path, "r") as file:
+            found = json.loads(file["features"].attrs["recipe"])
+    except (OSError, KeyError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

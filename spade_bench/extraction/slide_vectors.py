@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,18 +26,25 @@ if TYPE_CHECKING:
 __all__ = ["encode_slides", "vector_maker"]
 
 
-def vector_maker(encoder: SlideEncoder) -> Callable[[Path], tuple[Bag, np.ndarray]]:
+def vector_maker(
+    encoder: SlideEncoder, *, any_base: bool = False
+) -> Callable[[Path], tuple[Bag, np.ndarray]]:
     """Return a function that reads one bag, checks its patches and encodes it.
 
     What the files do not say of themselves is warned of once.
+
+    Args:
+        encoder: The slide encoder.
+        any_base: Whether features of another encoder than its own base are taken.
     """
+    card = replace(encoder.card, upstream="any") if any_base else encoder.card
     told: set[str] = set()
 
     def make(path: Path) -> tuple[Bag, np.ndarray]:
         import numpy as np
 
         bag = read_bag(path)
-        for unstated in check_patches(encoder.card, bag, patch_px(path)):
+        for unstated in check_patches(card, bag, patch_px(path)):
             if unstated not in told:
                 told.add(unstated)
                 console.warn(f"{bag.slide_id}: the file does not say {unstated}; not checked")
@@ -86,6 +94,7 @@ def encode_slides(
         encoder.card,
         features,
         unit="slides",
+        dim=encoder.dim,
         recipe=recipe,
         target_of=lambda slide_id, _: slide_vector_path(out, name, slide_id),
         write=write,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from spade_bench import config
+from spade_bench import config, console
 from spade_bench.errors import ConfigError
 from spade_bench.heads._base import CPU_MEMORY, Fit, HeadOptions, parse_memory
 from spade_bench.registry import heads
@@ -57,14 +58,27 @@ class TrainConfig:
     precision: Literal["fp32", "bf16", "fp64"] = "fp32"
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if name == "dropout" and not 0 <= value < 1:
-                raise ConfigError(f"dropout is {value}", where="head", fix="Use 0 <= p < 1")
-            if name in {"lr", "weight_decay", "min_steps"} and value < 0:
-                raise ConfigError(f"{name} is {value}", where="head", fix="Use 0 or more")
-            counted = isinstance(value, int) and not isinstance(value, bool)
-            if counted and name != "min_steps" and value < 1:
-                raise ConfigError(f"{name} is {value}", where="head", fix="Use 1 or more")
+        """Refuse what cannot train.
+
+        Raises:
+            ConfigError: Naming the setting and its range.
+        """
+        whole = [
+            name
+            for name, value in asdict(self).items()
+            if isinstance(value, int) and not isinstance(value, bool)
+        ]
+        ranges = {**dict.fromkeys(whole, (1, math.inf)), **_RANGES}
+        config.check_ranges(self, ranges, "")
+
+
+_RANGES = {
+    "lr": (1e-12, math.inf),
+    "weight_decay": (0, math.inf),
+    "min_steps": (0, math.inf),
+    "dropout": (0, 0.99),
+}
+"""Ranges of the shared settings; whole numbers are 1 or more unless they stand here."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,7 @@ class StackedHead:
         self._settings, self._model, self._objective = settings, model, objective
         self._device = options.device
         self._memory = None if options.memory is None else parse_memory(options.memory)
+        self._most_epochs = 0  # that the user knows of
         self.params: Mapping[str, Any] = asdict(
             config.build(settings, options.params, f"head {card.name}")
         )
@@ -148,6 +163,7 @@ class StackedHead:
         pooled = bags.pooled().astype("float32")[:, None] if self.card.input == "pooled" else None
         by_format: dict[str, list[int]] = {}
         members = [Member(fit, self._build(fit.params)) for fit in fits]
+        self._tell_epochs(members)
         for index, member in enumerate(members):
             by_format.setdefault(member.settings.precision, []).append(index)
         out: dict[int, NDArray[np.float64]] = {}
@@ -179,6 +195,18 @@ class StackedHead:
                     trainer.train()
                     out.update(zip((chosen[i] for i in stack), trainer.predict(), strict=True))
         return [out[index] for index in range(len(fits))]
+
+    def _tell_epochs(self, members: Sequence[Member]) -> None:
+        """Say once where `min_steps` makes more epochs than were asked for."""
+        most = max(members, key=lambda member: member.wanted_epochs - member.settings.epochs)
+        epochs, s = most.wanted_epochs, most.settings
+        if epochs > max(s.epochs, self._most_epochs):
+            self._most_epochs = epochs
+            console.say(
+                f"head {self.card.name}: up to {epochs} epochs, not {s.epochs}, because "
+                f"{len(most.fit.train)} training cases need them for min_steps={s.min_steps}; "
+                f"--set {self.card.name}.min_steps=0 keeps to the epochs"
+            )
 
     def _build(self, params: Mapping[str, Any]) -> Any:
         return config.build(self._settings, {**self.params, **params}, f"head {self.card.name}")

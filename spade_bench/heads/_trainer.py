@@ -60,6 +60,12 @@ class Member:
         """Steps an epoch."""
         return -(-len(self.fit.train) // int(self.settings.batch))
 
+    @property
+    def wanted_epochs(self) -> int:
+        """Epochs asked for, or as many as make `min_steps` steps."""
+        needed = math.ceil(int(self.settings.min_steps) / self.chunks)
+        return max(int(self.settings.epochs), needed)
+
 
 class Trainer:
     """Trains one stack.
@@ -99,7 +105,7 @@ class Trainer:
         shapes: dict[Any, list[int]] = {}
         for index, member in enumerate(members):
             fit, settings = member.fit, member.settings
-            member.epochs = max(settings.epochs, math.ceil(settings.min_steps / member.chunks))
+            member.epochs = member.wanted_epochs
             member.rows = self._encode(fit, settings)
             shapes.setdefault(model.shape_of(settings), []).append(index)
         self._groups = []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from spade_bench.errors import ConfigError, DataError
+from spade_bench.config import check_ranges
+from spade_bench.errors import DataError
 from spade_bench.heads._base import Fit
 from spade_bench.heads._pooled import pooled_head
 from spade_bench.types import HeadCard
@@ -35,12 +37,13 @@ class CoxConfig:
     penalizer: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.components < 1 or not self.penalizer > 0:
-            raise ConfigError(
-                f"components is {self.components}, penalizer {self.penalizer}",
-                where="head cox",
-                fix="Use 1 or more components and a penalizer above 0",
-            )
+        """Refuse values out of range.
+
+        Raises:
+            ConfigError: Naming the setting and its range.
+        """
+        ranges = {"components": (1, math.inf), "penalizer": (1e-12, math.inf)}
+        check_ranges(self, ranges, "")
 
 
 CARD = HeadCard(
@@ -50,6 +53,7 @@ CARD = HeadCard(
     input="pooled",
     defaults=asdict(CoxConfig()),
     grid={"components": (4, 16, 64), "penalizer": (0.01, 0.1, 1.0)},
+    cheap=True,
     reference="Cox 1972, fitted by lifelines CoxPHFitter",
 )
 

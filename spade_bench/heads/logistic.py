@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from spade_bench.errors import ConfigError
+from spade_bench.config import check_ranges
 from spade_bench.heads._base import Fit
 from spade_bench.heads._pooled import pooled_head
 from spade_bench.types import HeadCard
@@ -31,8 +32,12 @@ class LogisticConfig:
     C: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.C > 0:
-            raise ConfigError(f"C is {self.C}", where="head logistic", fix="Use C > 0")
+        """Refuse values out of range.
+
+        Raises:
+            ConfigError: Naming the setting and its range.
+        """
+        check_ranges(self, {"C": (1e-12, math.inf)}, "")
 
 
 CARD = HeadCard(
@@ -43,6 +48,7 @@ CARD = HeadCard(
     input="pooled",
     defaults=asdict(LogisticConfig()),
     grid={"C": (0.001, 0.01, 0.1, 1.0, 10.0)},
+    cheap=True,
     reference="scikit-learn LogisticRegression; same optimum, solved for all draws at once",
 )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
-from spade_bench.errors import ConfigError
+from spade_bench.config import check_ranges
 from spade_bench.heads._base import Fit
 from spade_bench.heads._pooled import pooled_head
 from spade_bench.types import HeadCard
@@ -33,8 +34,12 @@ class KnnConfig:
     metric: Literal["euclidean", "cosine"] = "euclidean"
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ConfigError(f"k is {self.k}", where="head knn", fix="Use k of 1 or more")
+        """Refuse values out of range.
+
+        Raises:
+            ConfigError: Naming the setting and its range.
+        """
+        check_ranges(self, {"k": (1, math.inf)}, "")
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,12 @@ class PrototypeConfig:
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise ConfigError(
-                f"temperature is {self.temperature}", where="head prototype", fix="Use one above 0"
-            )
+        """Refuse values out of range.
+
+        Raises:
+            ConfigError: Naming the setting and its range.
+        """
+        check_ranges(self, {"temperature": (1e-12, math.inf)}, "")
 
 
 KNN = HeadCard(
@@ -65,6 +72,7 @@ KNN = HeadCard(
     input="pooled",
     defaults=asdict(KnnConfig()),
     grid={"k": (1, 3, 5, 10, 20), "metric": ("euclidean", "cosine")},
+    cheap=True,
     reference="Fix and Hodges 1951; equals scikit-learn KNeighborsClassifier",
 )
 
@@ -75,6 +83,7 @@ PROTOTYPE = HeadCard(
     input="pooled",
     defaults=asdict(PrototypeConfig()),
     grid={"centre": (True, False)},
+    cheap=True,
     reference="Wang, Chao, Weinberger, van der Maaten: SimpleShot, arXiv:1911.04623",
 )
 

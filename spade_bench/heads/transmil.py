@@ -38,9 +38,7 @@ class TransmilConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.hidden % HEAD_WIDTH:
-            raise ConfigError(
-                f"hidden is {self.hidden}", where="head transmil", fix="Use a multiple of 32"
-            )
+            raise ConfigError(f"'hidden' is {self.hidden}", fix="Use a multiple of 32")
 
 
 def initial(dim: int, width: int, s: TransmilConfig, stream: torch.Generator) -> Params:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.files import atomic_path, file_name
+from spade_bench.files import atomic_path
 from spade_bench.report.collect import Series
 from spade_bench.report.featured import featured
-from spade_bench.report.panels import described, panels
+from spade_bench.report.panels import described, panels, picture_name
 from spade_bench.report.values import Resampler
 from spade_bench.results import Predictions
 
@@ -119,8 +119,8 @@ def draw_calibration(series: Sequence[Series], resampler: Resampler, out: Path) 
     """
     chosen = featured(series, resampler)
     return [
-        _draw(own, resampler, out / f"{file_name(f'{task}-{head}-{protocol}-calibration')}.png")
-        for (task, head, protocol), own in chosen.items()
+        _draw(own, resampler, out / picture_name(*panel, "calibration"))
+        for panel, own in chosen.items()
         if len(resampler.predictions(own[0].rows[0]).classes) == 2
     ]
 

@@ -8,8 +8,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from spade_bench.report.collect import Series
     from spade_bench.report.values import Resampler
+    from spade_bench.statistics.intervals import Interval
 
-__all__ = ["caveats", "known", "speaks_of"]
+__all__ = ["PERMUTATIONS", "caveats", "known", "off_chance", "speaks_of"]
+
+PERMUTATIONS = "permutations:"
+"""Flag of the control with permuted labels: how often those of each training set were shuffled."""
 
 
 _SPEAKS_OF = {
@@ -36,7 +40,8 @@ def caveats(series: Series, resampler: Resampler) -> tuple[str, ...]:
     """Flags of a series whose numbers rest on little.
 
     `few-cases` below ten test cases or events of a class, `small-pool` for shots above a third of
-    the pool, `same-draws` where all draws train on the same cases.
+    the pool, `same-draws` where all draws train on the same cases, `permutations:N` where labels
+    are permuted.
     """
     from spade_bench.statistics.score_intervals import FEW_CASES
 
@@ -50,9 +55,50 @@ def caveats(series: Series, resampler: Resampler) -> tuple[str, ...]:
         if pool and 3 * (series.k_shot or 0) > pool:
             out.append("small-pool")
         drawn = {row.inputs.get("episode") for row in series.rows}
-        if len(series.rows) > 1 and len(drawn) == 1 and None not in drawn:
+        if series.n_draws > 1 and len(drawn) == 1 and None not in drawn:
             out.append("same-draws")
+    if series.control == "permuted-labels":
+        out.append(f"{PERMUTATIONS}{series.permutations}")
     return tuple(out)
+
+
+def off_chance(series: Series, metric: str, found: Interval, resampler: Resampler) -> str:
+    """Say that permuted labels do not lie at chance; nothing where they do, and of other rows.
+
+    Args:
+        series: Any series with finished rows.
+        metric: One of its metrics.
+        found: The interval of the metric; without ends it excludes nothing.
+        resampler: Reads predictions.
+    """
+    from spade_bench.statistics.evaluate import chance
+
+    if series.control != "permuted-labels":
+        return ""
+    level = chance(metric, _classes(series, resampler))
+    if level is None or not (found.low > level or found.high < level):
+        return ""
+    shot = f", k={series.k_shot}" if series.k_shot else ""
+    part = ", ensemble" if "ensemble" in series.flags else ""
+    n, sets = series.permutations, series.n_draws
+    return (
+        f"{series.encoder} with {series.head} on {series.task} ({series.protocol}{shot}{part}): "
+        f"the labels were permuted {'once' if n == 1 else f'{n} times'} in "
+        f"{'1 training set' if sets == 1 else f'each of {sets} training sets'}, and the 95% "
+        f"interval of {metric}, [{found.low:.3f}, {found.high:.3f}], excludes chance "
+        f"({level:.3g}): something other than the labels may leak, "
+        f"{'1 permutation' if n == 1 else f'{n} permutations'} may be too few (--permutations N), "
+        "or this is the one such interval in 20 that misses by accident."
+    )
+
+
+def _classes(series: Series, resampler: Resampler) -> int:
+    """Number of classes; 0 for survival, and where some test set lacks one of them."""
+    import numpy as np
+
+    told = [resampler.predictions(row) for row in series.rows]
+    n = len(told[0].classes)
+    return n if all(len(np.unique(one.target)) == n for one in told) else 0
 
 
 def known(value: float) -> float | None:

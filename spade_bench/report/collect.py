@@ -5,20 +5,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
+from spade_bench.report.conditions import conditions, tested_on
 from spade_bench.results import Predictions, ResultStore, Row
 from spade_bench.results.store import whole_predictions
 
-__all__ = ["Place", "Series", "collect"]
+__all__ = ["Place", "Series", "collect", "precedence"]
 
-Place = tuple[str, str, str, int, str]
+_VARIES = {"episode", "permutation"}  # differ from row to row of one series
+
+
+class Place(NamedTuple):
+    """What encoders are compared within.
+
+    Attributes:
+        task: Name of the task.
+        head: Name of the head.
+        protocol: Protocol.
+        shot: Cases per class; 0 where there are no shots.
+        part: `ensemble` for the mean of the fold models of cross-validation, else empty.
+        condition: What sets it apart from the same place with other cases, splits, seed or
+            settings, in words.
+    """
+
+    task: str
+    head: str
+    protocol: str
+    shot: int
+    part: str
+    condition: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Series:
-    """Rows that differ in the draw or fold only.
+    """Rows that differ in the draw or fold, or in how labels were shuffled, only.
 
     Attributes:
         encoder: Label of the encoder.
@@ -28,9 +51,11 @@ class Series:
         k_shot: Cases per class, or None.
         flags: Flags.
         metrics: Metric names, the primary one first.
-        rows: Finished rows, by draw and fold.
+        rows: Finished rows, by draw, fold and permutation.
         failed: Rows that failed.
-        wanted: Draws that some other encoder has in this place; more than `rows` means missing.
+        wanted: Draws that some other encoder has in this place; with more than there are rows for
+            each permutation some are missing.
+        condition: What sets the rows apart from others of their task and protocol, in words.
     """
 
     encoder: str
@@ -43,15 +68,28 @@ class Series:
     rows: tuple[Row, ...]
     failed: tuple[Row, ...] = ()
     wanted: int = 0
+    condition: tuple[str, ...] = ()
 
     @property
     def place(self) -> Place:
-        """Task, head, protocol, shot and part: what encoders are compared within.
-
-        The part is `ensemble` for the mean of the fold models of cross-validation.
-        """
+        """What encoders are compared within."""
         part = "ensemble" if "ensemble" in self.flags else ""
-        return self.task, self.head, self.protocol, self.k_shot or 0, part
+        return Place(self.task, self.head, self.protocol, self.k_shot or 0, part, self.condition)
+
+    @property
+    def tested_on(self) -> str:
+        """Name of the cohort tested on where it is another than that trained on."""
+        return tested_on(self.rows)
+
+    @property
+    def n_draws(self) -> int:
+        """Training sets that were fitted: a draw or fold whose labels were shuffled counts once."""
+        return len(set(map(_draw, self.rows)))
+
+    @property
+    def permutations(self) -> int:
+        """How often the labels of each training set were shuffled; 1 where they were not."""
+        return max(1, len({row.permutation for row in (*self.rows, *self.failed)}))
 
     @property
     def control(self) -> str:
@@ -69,8 +107,8 @@ def collect(
 
     A finished row whose predictions are missing or damaged counts as failed.
 
-    Rows of one name that come from other features, cohorts, settings or seeds are different
-    series; a flag `inputs:HASH` then tells them apart.
+    Rows that speak of other cases, splits, seeds or settings are different series, told apart by
+    their condition; rows of one name that come from other features by a flag `inputs:HASH`.
 
     Args:
         out: The folder.
@@ -89,17 +127,25 @@ def collect(
         raise DataError(
             "no results here", where=str(out), fix="Make some with `spade-bench run --out DIR`"
         )
-    groups: dict[tuple[object, ...], dict[str, list[Row]]] = {}
+    told = conditions(rows)
+    groups: dict[tuple[object, tuple[str, ...]], dict[str, list[Row]]] = {}
     for row in rows:
         name = (row.task, row.head, row.protocol, row.k_shot or 0, row.encoder, row.flags)
-        inputs = {key: value for key, value in row.inputs.items() if key != "episode"}
-        groups.setdefault(name, {}).setdefault(hash_obj([inputs, row.seed]), []).append(row)
+        inputs = {key: value for key, value in row.inputs.items() if key not in _VARIES}
+        condition = told.get(row.run_id, ())
+        key = hash_obj([inputs, row.seed])
+        groups.setdefault((name, condition), {}).setdefault(key, []).append(row)
     series = []
-    for versions in groups.values():
+    for (_, condition), versions in groups.items():
         for key, members in versions.items():
             extra = (f"inputs:{key[:8]}",) if len(versions) > 1 else ()
-            series.append(_series(members, extra))
+            series.append(_series(members, extra, condition))
     return _with_wanted(sorted(series, key=_order))
+
+
+def precedence(one: Series) -> tuple[bool, str]:
+    """Order of several versions of one name: an encoder's own, then the one that was run last."""
+    return not one.control, max(row.created_utc for row in one.rows)
 
 
 def _with_whole_predictions(
@@ -115,10 +161,10 @@ def _with_whole_predictions(
     return row
 
 
-def _series(members: Sequence[Row], extra: tuple[str, ...]) -> Series:
+def _series(members: Sequence[Row], extra: tuple[str, ...], condition: tuple[str, ...]) -> Series:
     done = sorted(
         (r for r in members if r.status == "ok"),
-        key=lambda r: (r.draw or 0, -1 if r.fold is None else r.fold),
+        key=lambda r: (r.draw or 0, -1 if r.fold is None else r.fold, r.permutation),
     )
     first = members[0]
     return Series(
@@ -131,30 +177,39 @@ def _series(members: Sequence[Row], extra: tuple[str, ...]) -> Series:
         metrics=tuple(done[0].metrics) if done else (),
         rows=tuple(done),
         failed=tuple(r for r in members if r.status == "failed"),
+        condition=condition,
     )
+
+
+def _draw(row: Row) -> tuple[object, ...]:
+    return row.draw, row.fold, row.inputs.get("episode")
 
 
 def _with_wanted(series: list[Series]) -> list[Series]:
     """Fill the grid: an encoder that lacks a place of a task is shown there as missing.
 
-    Controls are filled in only for tasks and heads that they were run with.
+    Controls are filled in only for tasks and heads that they were run with. Cells that failed
+    before their inputs were known say nothing of the shots and conditions of others.
     """
     wanted: dict[Place, int] = {}
     metrics: dict[str, tuple[str, ...]] = {}
     for one in series:
-        wanted[one.place] = max(wanted.get(one.place, 0), len(one.rows) + len(one.failed))
+        draws = len({_draw(row) for row in (*one.rows, *one.failed) if row.inputs})
+        if draws:
+            wanted[one.place] = max(wanted.get(one.place, 0), draws)
         metrics[one.task] = metrics.get(one.task) or one.metrics
     full = [
-        replace(one, wanted=wanted[one.place], metrics=one.metrics or metrics[one.task])
+        replace(one, wanted=wanted.get(one.place, 0), metrics=one.metrics or metrics[one.task])
         for one in series
     ]
     present = {(one.place, one.encoder, one.control) for one in series}
     for place, count in wanted.items():
-        task, head, protocol, shot, part = place
+        task, head, protocol, shot, part, condition = place
         names = {
             (one.encoder, one.control): one
             for one in series
-            if not one.control or (one.task, one.head) == (task, head)
+            if (not one.control or (one.task, one.head) == (task, head))
+            and (one.condition == condition or not condition)
         }
         for (encoder, control), like in names.items():
             if (place, encoder, control) in present:
@@ -173,6 +228,7 @@ def _with_wanted(series: list[Series]) -> list[Series]:
                     metrics=metrics[task],
                     rows=(),
                     wanted=count,
+                    condition=condition,
                 )
             )
     return sorted(full, key=_order)

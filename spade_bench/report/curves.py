@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from spade_bench.files import atomic_path, file_name
+from spade_bench.files import atomic_path
 from spade_bench.report.leaderboard import ReportRow
+from spade_bench.report.panels import picture_name
 
 __all__ = ["draw_curves"]
 
 _MAX_LINES = 10
+_Place = tuple[str, str, tuple[str, ...]]
 
 
 def draw_curves(rows: Sequence[ReportRow], out: Path) -> list[Path]:
-    """Write a PNG for every task and head that was run at one shot or more.
+    """Write a PNG for every task, head and condition that was run at one shot or more.
 
     Args:
         rows: The leaderboard.
@@ -23,15 +25,21 @@ def draw_curves(rows: Sequence[ReportRow], out: Path) -> list[Path]:
     Returns:
         The files written.
     """
-    places = {(row.task, row.head): None for row in rows if row.k_shot and row.mean is not None}
-    return [_draw(rows, task, head, out) for task, head in places]
+    places: dict[_Place, list[ReportRow]] = {}
+    for row in rows:
+        if row.k_shot:
+            places.setdefault((row.task, row.head, row.condition), []).append(row)
+    drawn = {place: own for place, own in places.items() if any(r.mean is not None for r in own)}
+    return [_draw(own, place, out) for place, own in drawn.items()]
 
 
-def _draw(rows: Sequence[ReportRow], task: str, head: str, out: Path) -> Path:
+def _draw(own: Sequence[ReportRow], place: _Place, out: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    own = [row for row in rows if (row.task, row.head) == (task, head) and row.k_shot]
+    from spade_bench.statistics.evaluate import chance
+
+    task, head, condition = place
     metric = own[0].metric
     lines: dict[tuple[str, tuple[str, ...]], list[ReportRow]] = {}
     for row in own:
@@ -58,17 +66,18 @@ def _draw(rows: Sequence[ReportRow], task: str, head: str, out: Path) -> Path:
         high = [row.mean or 0.0 if row.ci_high is None else row.ci_high for row in ordered]
         if not flags:
             axes.fill_between(x, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
-    if metric == "auroc":
-        axes.axhline(0.5, color="0.6", linewidth=0.8, zorder=0)
+    if (level := chance(metric)) is not None:
+        axes.axhline(level, color="0.6", linewidth=0.8, zorder=0)
     shots = sorted({row.k_shot or 0 for row in own})
     axes.set_xscale("log", base=2)
     axes.set_xticks(shots, [str(k) for k in shots])
     axes.set_xlabel("training cases per class")
     axes.set_ylabel(f"{metric}, mean over draws")
     simulated = any("simulated" in row.flags for row in own)
-    axes.set_title(f"{task}, {head}{' (simulated data)' if simulated else ''}")
+    told = ", ".join((task, head, *condition))
+    axes.set_title(f"{told}{' (simulated data)' if simulated else ''}")
     figure.legend(fontsize=7, loc="outside right upper")
-    path = out / f"{file_name(f'{task}-{head}')}.png"
+    path = out / picture_name(task, head, *condition)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=130)
     return path

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.errors import DataError
 from spade_bench.registry import suggest
 from spade_bench.report.caveats import caveats, speaks_of
-from spade_bench.report.collect import Place, Series
+from spade_bench.report.collect import Place, Series, precedence
 from spade_bench.report.values import Resampler, Values, single
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class Difference:
         n_cases: Test cases.
         n_draws: Draws or folds that both have.
         flags: Flags of either side.
+        condition: Cases, splits, seed or settings where the folder holds several, in words.
     """
 
     a: str
@@ -68,6 +69,7 @@ class Difference:
     n_cases: int
     n_draws: int
     flags: tuple[str, ...] = ()
+    condition: tuple[str, ...] = ()
 
     @property
     def covers(self) -> str:
@@ -76,7 +78,8 @@ class Difference:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the difference ready for JSON."""
-        return {**asdict(self), "flags": list(self.flags), "covers": self.covers}
+        lists = {"flags": list(self.flags), "condition": list(self.condition)}
+        return {**asdict(self), **lists, "covers": self.covers}
 
 
 def compare(series: Sequence[Series], resampler: Resampler, a: str, b: str) -> list[Difference]:
@@ -95,19 +98,31 @@ def compare(series: Sequence[Series], resampler: Resampler, a: str, b: str) -> l
         DataError: When a label is unknown or nothing can be paired.
     """
     found = {label: _of(series, label) for label in (a, b)}
-    by_curve: dict[tuple[str, ...], list[tuple[Series, Series]]] = {}
+    by_curve: dict[Place, list[tuple[Series, Series]]] = {}
     for place, one in found[a].items():
         both = _common(one, found[b][place]) if place in found[b] else None
         if both is not None:
-            task, head, protocol, _, part = place
-            by_curve.setdefault((task, head, protocol, part), []).append(both)
+            by_curve.setdefault(place._replace(shot=0), []).append(both)
     if not by_curve:
-        raise DataError(f"'{a}' and '{b}' share no episode", fix="Run both on the same episodes")
+        raise _nothing_shared(a, b, found)
     out = []
     for curve in by_curve.values():
         for metric in curve[0][0].metrics:
             out += _differences(curve, resampler, metric)
     return _adjusted(out)
+
+
+def _nothing_shared(a: str, b: str, found: dict[str, dict[Place, Series]]) -> DataError:
+    """Say what keeps two encoders apart, where it can be said."""
+    told = []
+    for label in (a, b):
+        words = dict.fromkeys(", ".join(place.condition) for place in found[label])
+        told.append(f"{label}: {'; '.join(words)}" if any(words) else "")
+    apart = f" ({' | '.join(told)})" if all(told) and len(set(told)) > 1 else ""
+    return DataError(
+        f"'{a}' and '{b}' share no episode{apart}",
+        fix="Run both on the same cases, splits, seed and settings",
+    )
 
 
 def against_base(series: Sequence[Series], resampler: Resampler) -> list[Difference]:
@@ -127,7 +142,7 @@ def against_base(series: Sequence[Series], resampler: Resampler) -> list[Differe
 
 
 def summaries(differences: Sequence[Difference]) -> list[Difference]:
-    """One difference a task, head and protocol, of its primary metric: the mean over shots.
+    """One difference a task, head, protocol and condition, of its primary metric: over shots.
 
     Where there is no mean, that of the most shots stands for it; where cross-validation has
     ensembles, they stand for it.
@@ -137,7 +152,7 @@ def summaries(differences: Sequence[Difference]) -> list[Difference]:
     for one in differences:
         if one.metric != primary.setdefault(one.task, one.metric):
             continue
-        key = (one.a, one.b, one.task, one.head, one.protocol)
+        key = (one.a, one.b, one.task, one.head, one.protocol, *one.condition)
         if key not in best or _rank(one) > _rank(best[key]):
             best[key] = one
     return list(best.values())
@@ -157,7 +172,7 @@ def _of(series: Sequence[Series], label: str) -> dict[Place, Series]:
         if one.encoder != label or one.control == "permuted-labels" or not one.rows:
             continue
         before = out.get(one.place)
-        if before is None or _precedence(one) > _precedence(before):
+        if before is None or precedence(one) > precedence(before):
             out[one.place] = one
     if not out:
         labels = {one.encoder for one in series}
@@ -167,10 +182,6 @@ def _of(series: Sequence[Series], label: str) -> dict[Place, Series]:
             fix=f"Did you mean {near}?" if near else f"There are: {', '.join(sorted(labels))}",
         )
     return out
-
-
-def _precedence(one: Series) -> tuple[bool, str]:
-    return not one.control, max(row.created_utc for row in one.rows)
 
 
 def _common(a: Series, b: Series) -> tuple[Series, Series] | None:
@@ -314,24 +325,25 @@ def _difference(
         n_cases=resampler.cases(a),
         n_draws=len(a.rows),
         flags=tuple(flags),
+        condition=a.condition,
     )
 
 
 def _adjusted(differences: list[Difference]) -> list[Difference]:
     """Adjust over tasks and heads: primary metrics together, each other metric by itself.
 
-    Means over shots and single shots are families of their own.
+    Means over shots and single shots are families of their own, and so are conditions.
     """
     import numpy as np
 
     from spade_bench.statistics.multiplicity import benjamini_hochberg, holm
 
-    families: dict[tuple[str, bool], list[int]] = {}
+    families: dict[tuple[object, ...], list[int]] = {}
     primary: dict[str, str] = {}
     for index, one in enumerate(differences):
         first = primary.setdefault(one.task, one.metric)
         name = "primary" if one.metric == first else one.metric
-        families.setdefault((name, one.k_shot is None), []).append(index)
+        families.setdefault((name, one.k_shot is None, one.condition), []).append(index)
     out = list(differences)
     for members in families.values():
         p = np.array([np.nan if (q := out[i].p) is None else q for i in members])

@@ -9,11 +9,11 @@ from spade_bench.report.values import Resampler
 
 __all__ = ["Panel", "featured", "is_survival"]
 
-Panel = tuple[str, str, str]
+Panel = tuple[str, ...]
 
 
 def featured(series: Sequence[Series], resampler: Resampler) -> dict[Panel, list[Series]]:
-    """Choose series by task, head and protocol, one an encoder; controls take no part.
+    """Choose series by task, head, protocol and condition, one an encoder, without controls.
 
     The main head of a task is the default one of its kind where it was run, else the first by
     name. Of several shots the largest counts, of cross-validation the ensemble of the fold models
@@ -25,8 +25,9 @@ def featured(series: Sequence[Series], resampler: Resampler) -> dict[Panel, list
     """
     mains = [one for one in series if one.rows and not one.control]
     out: dict[Panel, list[Series]] = {}
-    for task, protocol in dict.fromkeys((one.task, one.protocol) for one in mains):
-        own = [one for one in mains if (one.task, one.protocol) == (task, protocol)]
+    for place in dict.fromkeys((one.task, one.protocol, one.condition) for one in mains):
+        own = [one for one in mains if (one.task, one.protocol, one.condition) == place]
+        task, protocol, condition = place
         head = _main_head(own, resampler)
         best: dict[str, Series] = {}
         for one in own:
@@ -34,7 +35,7 @@ def featured(series: Sequence[Series], resampler: Resampler) -> dict[Panel, list
                 one.encoder not in best or _rank(one) > _rank(best[one.encoder])
             ):
                 best[one.encoder] = one
-        out[task, head, protocol] = list(best.values())
+        out[task, head, protocol, *condition] = list(best.values())
     return out
 
 

@@ -14,23 +14,29 @@ _EXACT = {
     "contamination:training-samples": "slides of this cohort were training samples of the encoder",
     "contamination:training-patients": "cases of this cohort were training patients of the encoder",
     "control:permuted-labels": "trained on shuffled labels: must lie at chance",
-    "control:random-weights": "an untrained encoder, or where no images are at hand an untrained "
-    "layer on top of the features: what features tell without pretraining",
+    "control:random-projection": "a fixed random projection of the same features, each value below "
+    "zero set to zero: no encoder of images",
+    "control:random-weights": "an untrained encoder of images: what its features tell without "
+    "pretraining",
     "control:base": "the encoder below, without the one that sits on it",
     "control:pca": "principal components of the base features, as many as the encoder is wide",
     "control:k1": "the same training with a single expert",
     "control:random-routing": "patches sent to experts at random",
     "ensemble": "mean prediction of the fold models on held-out cases",
     "few-cases": "fewer than 10 test cases (or events) of some class: intervals are wide, and left "
-    "out below 5 (AUROC: 2; sensitivity at a specificity and calibration slope: 20)",
+    "out below 5 (AUROC: 2; calibration slope: 20; sensitivity at 90% specificity: 50, at 95%: "
+    "100)",
     "same-draws": "all draws train on the same cases: they are one draw, not several",
     "small-pool": "the shots are more than a third of the pool's smallest class: draws share "
     "training cases, and their spread says too little about other training cases",
     "failed": "some cells failed, see the errors in results.jsonl",
     "leaky-splits": "cases on both sides of the given splits: numbers are too good",
+    "loose-ids": "slide ids of table and files are the same only without suffix, leading "
+    "zeros or case: --match-ids loose took them",
     "missing": "other encoders have results here, this one lacks some or all",
     "missing-slides": "run without slides that had no features",
-    "random-projection": "an untrained layer on features, not an untrained encoder of images",
+    "random-projection": "stored by an older version: a random projection of the same features, "
+    "not an untrained encoder of images",
     "simulated": "simulated data, not patients",
     "unit:slide": "slides, not patients, are split and counted; intervals resample patients",
     "unregistered": "a task without a card: nobody declared its classes, sources and metrics",
@@ -41,8 +47,10 @@ _PREFIX = {
     "is too good",
     "encoder-mismatch:": "the files say that they hold features of {}, not of the encoder named: "
     "taken as they are, because --as-is was given",
+    "permutations:": "how often the labels of each training set were shuffled: the interval "
+    "rests on all of them",
     "missing-class:": "no test case has the class {}: metrics speak of the others",
-    "inputs:": "results of one name from several features, tables or settings, told apart by hash",
+    "inputs:": "results of one name from several features or encoders, told apart by hash",
     "tasks:": "number of tasks that count",
 }
 

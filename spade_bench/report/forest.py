@@ -24,7 +24,11 @@ def draw_forest(differences: Sequence[Difference], out: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = sorted(summaries(differences), key=lambda d: (d.task, d.protocol, d.head), reverse=True)
+    rows = sorted(
+        summaries(differences),
+        key=lambda d: (d.task, d.protocol, d.condition, d.head),
+        reverse=True,
+    )
     a, b = rows[0].a, rows[0].b
     figure = Figure(figsize=(8.5, 1.6 + 0.34 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -44,7 +48,7 @@ def draw_forest(differences: Sequence[Difference], out: Path) -> Path:
             fontsize=7,
             annotation_clip=False,
         )
-    labels = [f"{d.task}, {d.head}, {d.protocol} ({d.metric})" for d in rows]
+    labels = [f"{', '.join((d.task, d.head, d.protocol, *d.condition))} ({d.metric})" for d in rows]
     axes.set_yticks(range(len(rows)), labels, fontsize=7)
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_xlabel(f"worse ← {a} minus {b} → better, 95% interval")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from spade_bench.escaping import csv_cell, markdown_cell
-from spade_bench.report.caveats import caveats, known, speaks_of
+from spade_bench.report.caveats import caveats, known, off_chance, speaks_of
 from spade_bench.report.collect import Series
 from spade_bench.report.values import Resampler
 
@@ -18,6 +18,7 @@ __all__ = ["COLUMNS", "ReportRow", "as_csv", "as_markdown", "chosen", "leaderboa
 COLUMNS = (
     *("encoder", "task", "head", "protocol", "k_shot", "metric"),
     *("mean", "ci_low", "ci_high", "n_cases", "n_draws", "flags", "covers"),
+    *("note", "condition", "tested_on"),
 )
 
 
@@ -40,6 +41,10 @@ class ReportRow:
         n_draws: Finished draws, or folds of all repeats.
         flags: Flags of the rows; `missing` and `failed` where draws are absent, `undefined` where
             the metric cannot be computed.
+        note: A sentence on what a reader must not miss; mostly empty.
+        condition: Cases, splits, seed or settings where the folder holds several, in words; only
+            rows of one condition may be compared.
+        tested_on: Name of the cohort tested on where it is another than that trained on.
     """
 
     encoder: str
@@ -54,10 +59,14 @@ class ReportRow:
     n_cases: int
     n_draws: int
     flags: tuple[str, ...]
+    note: str = ""
+    condition: tuple[str, ...] = ()
+    tested_on: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the row with `flags` as a list, ready for JSON."""
-        return {**asdict(self), "flags": list(self.flags), "covers": self.covers}
+        """Return the row with `flags` and `condition` as lists, ready for JSON."""
+        lists = {"flags": list(self.flags), "condition": list(self.condition)}
+        return {**asdict(self), **lists, "covers": self.covers}
 
     @property
     def covers(self) -> str:
@@ -86,7 +95,9 @@ def leaderboard(
         told = caveats(one, resampler)
         for metric in chosen(one.metrics, wanted):
             found = resampler.interval(one, metric) if one.rows else None
-            undefined = ("undefined",) if one.rows and found is None else ()
+            own = ("undefined",) if one.rows and found is None else ()
+            if found and known(found.low) is None and "few-cases" not in told:
+                own = ("few-cases",)  # too few for this metric
             rows.append(
                 ReportRow(
                     encoder=one.encoder,
@@ -99,8 +110,11 @@ def leaderboard(
                     ci_low=known(found.low) if found else None,
                     ci_high=known(found.high) if found else None,
                     n_cases=resampler.cases(one),
-                    n_draws=len(one.rows),
-                    flags=(*one.flags, *told, *status(one), *undefined),
+                    n_draws=one.n_draws,
+                    flags=(*one.flags, *told, *status(one), *own),
+                    condition=one.condition,
+                    tested_on=one.tested_on,
+                    note=off_chance(one, metric, found, resampler) if found else "",
                 )
             )
     return rows
@@ -118,30 +132,32 @@ def status(series: Series) -> tuple[str, ...]:
     out = []
     if series.failed:
         out.append("failed")
-    if len(series.rows) + len(series.failed) < series.wanted:
+    if len(series.rows) + len(series.failed) < series.wanted * series.permutations:
         out.append("missing")
     return tuple(out)
 
 
 def as_csv(rows: Sequence[ReportRow]) -> str:
-    """Return the rows as csv; flags are joined by semicolons."""
+    """Return the rows as csv; flags and conditions are joined by semicolons."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     for row in rows:
         content = row.as_dict()
-        content["flags"] = ";".join(row.flags)
+        content |= {"flags": ";".join(row.flags), "condition": ";".join(row.condition)}
         writer.writerow([csv_cell(content[name]) for name in COLUMNS])
     return buffer.getvalue().rstrip("\n")
 
 
 def as_markdown(rows: Sequence[ReportRow]) -> str:
-    """Return the rows as a Markdown table."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    """Return the rows as a Markdown table, and notes on them below it."""
+    columns = [name for name in COLUMNS if name != "note"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     for row in rows:
         content = {
             **row.as_dict(),
             "flags": ", ".join(row.flags),
+            "condition": ", ".join(row.condition),
             "mean": number(row.mean, row.metric),
             # A p value has no interval: nothing is missing there.
             **{
@@ -149,7 +165,10 @@ def as_markdown(rows: Sequence[ReportRow]) -> str:
                 for name, end in (("ci_low", row.ci_low), ("ci_high", row.ci_high))
             },
         }
-        lines.append("| " + " | ".join(markdown_cell(content[name]) for name in COLUMNS) + " |")
+        lines.append("| " + " | ".join(markdown_cell(content[name]) for name in columns) + " |")
+    for row in rows:
+        if row.note:
+            lines += ["", markdown_cell(row.note)]
     return "\n".join(lines)
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.report.collect import Series
+from spade_bench.report.collect import Place, Series, precedence
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.values import Resampler
 
@@ -37,6 +37,7 @@ class OverallRow:
         left_out: Tasks that did not, because some encoder has no result there.
         n_cases: Test cases of the tasks that counted.
         flags: Flags of the encoder on any of these tasks.
+        condition: Cases, splits, seed or settings where the folder holds several, in words.
     """
 
     encoder: str
@@ -49,6 +50,7 @@ class OverallRow:
     left_out: tuple[str, ...]
     n_cases: int
     flags: tuple[str, ...]
+    condition: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row ready for JSON."""
@@ -56,18 +58,19 @@ class OverallRow:
 
 
 def overall(series: Sequence[Series], resampler: Resampler) -> list[OverallRow]:
-    """Rank encoders over tasks, protocol by protocol.
+    """Rank encoders over tasks, protocol by protocol and condition by condition.
 
     Encoders and the bases that stand as their controls take part; other controls do not.
 
     Returns:
-        Rows by protocol, best mean rank first; none for a protocol with one encoder or no task
-        that all have finished.
+        Rows by protocol and condition, best mean rank first; none for one with a single encoder
+        or no task that all have finished.
     """
     out: list[OverallRow] = []
-    for protocol in dict.fromkeys(one.protocol for one in series):
-        own = [one for one in series if one.protocol == protocol and _takes_part(one)]
-        out += _protocol(protocol, own, resampler)
+    taking = [one for one in series if _takes_part(one)]
+    for protocol, condition in dict.fromkeys((one.protocol, one.condition) for one in taking):
+        own = [one for one in taking if (one.protocol, one.condition) == (protocol, condition)]
+        out += [replace(row, condition=condition) for row in _protocol(protocol, own, resampler)]
     return out
 
 
@@ -87,6 +90,7 @@ def as_report_rows(rows: Sequence[OverallRow]) -> list[ReportRow]:
             n_cases=row.n_cases,
             n_draws=len(row.tasks),
             flags=(f"tasks:{len(row.tasks)}", *row.flags),
+            condition=row.condition,
         )
         for row in rows
     ]
@@ -144,13 +148,14 @@ def _task(
     from spade_bench.statistics.evaluate import direction
     from spade_bench.statistics.intervals import means
 
-    by_place: dict[object, dict[str, Series]] = {}
-    for one in series:
-        if one.rows and (one.encoder not in by_place.get(one.place, {}) or not one.control):
-            by_place.setdefault(one.place, {})[one.encoder] = one
+    by_place: dict[Place, dict[str, Series]] = {}
+    for one in (one for one in series if one.rows):
+        before = by_place.setdefault(one.place, {}).get(one.encoder)
+        if before is None or precedence(one) > precedence(before):
+            by_place[one.place][one.encoder] = one
     shared = [found for found in by_place.values() if set(found) == set(labels)]
     # Where there are ensembles of fold models, they stand for cross-validation.
-    ensembles = [found for found in shared if next(iter(found.values())).place[4]]
+    ensembles = [found for found in shared if next(iter(found.values())).place.part]
     shared = ensembles or shared
     if not shared:
         return None

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from spade_bench.files import file_name
 from spade_bench.report.collect import Series
 
-__all__ = ["MAX_PANELS", "described", "panels"]
+__all__ = ["MAX_PANELS", "described", "panels", "picture_name"]
 
 MAX_PANELS = 8
 _ACROSS = 4
@@ -38,11 +39,17 @@ def panels(count: int, height: float) -> tuple[Any, list[Any]]:
     return figure, axes[:count]
 
 
+def picture_name(*words: str) -> str:
+    """File name of a picture of a task, head, protocol and condition, without spaces."""
+    return f"{file_name('-'.join(words).replace(' ', '_'))}.png"
+
+
 def described(own: Sequence[Series]) -> str:
-    """Task, head and protocol of a picture, the number of shots, and marks that must be seen."""
+    """Task, head, protocol, condition and shots of a picture, and marks that must be seen."""
     first = own[0]
     shots = {one.k_shot for one in own} - {None}
-    words = [first.task, first.head, first.protocol]
+    words = [first.task, first.head, first.protocol, *first.condition]
+    words += [f"tested on {first.tested_on}"] if first.tested_on else []
     words += [f"k={'/'.join(map(str, sorted(k for k in shots if k is not None)))}"] if shots else []
     flags = {flag for one in own for flag in one.flags}
     marks = [("simulated", "simulated data"), ("leaky-splits", "leaky splits")]

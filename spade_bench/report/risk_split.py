@@ -135,12 +135,14 @@ def as_report_rows(splits: Sequence[RiskSplit]) -> list[ReportRow]:
             ci_low=None,
             ci_high=None,
             n_cases=split.n_high + split.n_low,
-            n_draws=len(split.series.rows),
+            n_draws=split.series.n_draws,
             flags=(
                 *split.series.flags,
                 *status(split.series),
                 *(("undefined",) if split.p is None else ()),
             ),
+            condition=split.series.condition,
+            tested_on=split.series.tested_on,
         )
         for split in splits
     ]

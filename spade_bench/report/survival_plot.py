@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.files import atomic_path, file_name
+from spade_bench.files import atomic_path
 from spade_bench.report.collect import Series
 from spade_bench.report.featured import featured, is_survival
-from spade_bench.report.panels import described, panels
+from spade_bench.report.panels import described, panels, picture_name
 from spade_bench.report.risk_split import CaseRisks, case_risks, risk_splits
 from spade_bench.report.values import Resampler
 
@@ -39,8 +39,8 @@ def draw_survival(series: Sequence[Series], resampler: Resampler, out: Path) -> 
     """
     chosen = featured(series, resampler)
     return [
-        _draw(own, resampler, out / f"{file_name(f'{task}-{head}-{protocol}-kaplan-meier')}.png")
-        for (task, head, protocol), own in chosen.items()
+        _draw(own, resampler, out / picture_name(*panel, "kaplan-meier"))
+        for panel, own in chosen.items()
         if is_survival(own[0], resampler)
     ]
 

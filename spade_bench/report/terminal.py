@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from spade_bench import console
-from spade_bench.report.caveats import speaks_of
+from spade_bench.report.caveats import PERMUTATIONS, speaks_of
 from spade_bench.report.collect import Series
 from spade_bench.report.differences import Difference
 from spade_bench.report.flags import explain, shared
@@ -15,7 +15,7 @@ from spade_bench.report.overall import OverallRow
 from spade_bench.report.risk_split import RiskSplit
 
 __all__ = ["print_differences", "print_failures", "print_leaderboard", "print_legend",
-           "print_overall", "print_risk_splits"]  # fmt: skip
+           "print_notes", "print_overall", "print_risk_splits"]  # fmt: skip
 
 _ENDING = re.compile(r"(-k1|-random-routing|\+pca\d+|\+random\d+)$")
 _CELL = {"missing", "failed", "undefined"}
@@ -24,27 +24,28 @@ _DIRECTION = {1: "", -1: " (lower is better)", 0: " (1 is best)"}
 
 
 def print_leaderboard(rows: Sequence[ReportRow]) -> None:
-    """Print a table for each task, protocol and metric: a row an encoder and head."""
+    """Print a table for each task, protocol, condition and metric: a row an encoder and head."""
     from spade_bench.statistics.evaluate import direction
 
     held = {(row.task, row.protocol) for row in rows if "ensemble" in row.flags}
     for place in dict.fromkeys(map(_place, rows)):
         own = [row for row in rows if _place(row) == place]
-        task, protocol, metric, part = place
+        task, protocol, metric, part, condition = place
         way = part or ("fold models" if (task, protocol) in held else protocol)
-        title = f"{task}: {metric}{_DIRECTION[direction(metric)]}, {_protocol(protocol, way, own)}"
-        _print_place(title, own)
+        what = f"{task}: {metric}{_DIRECTION[direction(metric)]}{_apart(condition)}"
+        _print_place(f"{what}, {_protocol(protocol, way, own)}", own)
 
 
 def print_overall(rows: Sequence[OverallRow]) -> None:
-    """Print mean ranks over tasks, a table a protocol."""
-    for protocol in dict.fromkeys(row.protocol for row in rows):
-        own = [row for row in rows if row.protocol == protocol]
+    """Print mean ranks over tasks, a table a protocol and condition."""
+    for protocol, condition in dict.fromkeys((row.protocol, row.condition) for row in rows):
+        own = [row for row in rows if (row.protocol, row.condition) == (protocol, condition)]
         common = shared([row.flags for row in own])
         counted = own[0].tasks
         title = (
-            f"overall, {protocol}: mean rank over {_count(len(counted), 'task')} by each task's "
-            f"first metric, 1 is best [95% interval {speaks_of('overall')}]{_common(common)}"
+            f"overall{_apart(condition)}, {protocol}: mean rank over "
+            f"{_count(len(counted), 'task')} by each task's first metric, 1 is best "
+            f"[95% interval {speaks_of('overall')}]{_common(common)}"
         )
         cells = [
             (
@@ -71,8 +72,11 @@ def print_differences(differences: Sequence[Difference], title: str) -> None:
     """Print paired differences; of several pairs, each row says which."""
     common = shared([one.flags for one in differences])
     several = len({(one.a, one.b) for one in differences}) > 1
+    apart = any(one.condition for one in differences)
     columns = ["task", "head", "protocol", "k", "metric", "difference [95% interval]", "better",
                "p", "p Holm", "p BH", "test", "flags"]  # fmt: skip
+    if apart:
+        columns.insert(3, "condition")
     if several:
         columns.insert(0, "a minus b")
     cells = []
@@ -85,6 +89,7 @@ def print_differences(differences: Sequence[Difference], title: str) -> None:
                 one.task,
                 one.head,
                 one.protocol,
+                *((", ".join(one.condition) or "-",) if apart else ()),
                 shot,
                 one.metric,
                 f"{one.mean:+.3f} [{one.ci_low:+.3f}, {one.ci_high:+.3f}]",
@@ -101,8 +106,10 @@ def print_differences(differences: Sequence[Difference], title: str) -> None:
 
 def print_risk_splits(splits: Sequence[RiskSplit]) -> None:
     """Print log-rank tests of the median-risk split, of the most shots, a table a task."""
-    for task in dict.fromkeys(split.series.task for split in splits):
-        mine = [split for split in splits if split.series.task == task]
+    places = dict.fromkeys((split.series.task, split.series.condition) for split in splits)
+    for task, condition in places:
+        place = (task, condition)
+        mine = [s for s in splits if (s.series.task, s.series.condition) == place]
         most = {s.series.protocol: max(t.series.k_shot or 0 for t in mine
                                        if t.series.protocol == s.series.protocol)
                 for s in mine}  # fmt: skip
@@ -124,8 +131,8 @@ def print_risk_splits(splits: Sequence[RiskSplit]) -> None:
             )
             for split in own
         ]
-        title = f"{task}: log-rank test between cases above and below the median risk"
-        _table(f"{title}{_common(common)}", columns, cells)
+        what = "log-rank test between cases above and below the median risk"
+        _table(f"{task}{_apart(condition)}: {what}{_common(common)}", columns, cells)
         if "cv" in most:
             console.emit("over folds p is a guide only: their risks share training cases")
 
@@ -135,10 +142,18 @@ def print_failures(series: Sequence[Series]) -> None:
     for one in series:
         if one.failed:
             shot = f", k={one.k_shot}" if one.k_shot else ""
+            shot += _apart(one.condition)
             console.emit(
                 f"failed: {one.encoder} with {one.head} on {one.task} ({one.protocol}{shot}), "
                 f"{_count(len(one.failed), 'cell')}: {one.failed[0].error}"
             )
+
+
+def print_notes(rows: Sequence[ReportRow]) -> None:
+    """Print what a reader of single rows must not miss."""
+    for row in rows:
+        if row.note:
+            console.emit(f"note: {row.note}")
 
 
 def print_legend(flags: Sequence[str]) -> None:
@@ -150,15 +165,21 @@ def print_legend(flags: Sequence[str]) -> None:
             console.emit(f"  {line}")
 
 
-def _place(row: ReportRow) -> tuple[str, str, str, str]:
-    return row.task, row.protocol, row.metric, "ensemble" if "ensemble" in row.flags else ""
+def _place(row: ReportRow) -> tuple[str, str, str, str, tuple[str, ...]]:
+    part = "ensemble" if "ensemble" in row.flags else ""
+    return row.task, row.protocol, row.metric, part, row.condition
+
+
+def _apart(condition: Sequence[str]) -> str:
+    """What sets a table apart from others of its task, to follow a name."""
+    return f", {', '.join(condition)}" if condition else ""
 
 
 def _print_place(title: str, rows: Sequence[ReportRow]) -> None:
     shots = sorted({row.k_shot or 0 for row in rows})
     lines: dict[tuple[str, str, tuple[str, ...]], dict[int, ReportRow]] = {}
     for row in rows:
-        flags = tuple(flag for flag in row.flags if flag not in _CELL and flag not in _OF_SHOTS)
+        flags = tuple(flag for flag in row.flags if flag not in _CELL and not _is_of_shot(flag))
         lines.setdefault((row.encoder, row.head, flags), {})[row.k_shot or 0] = row
     told = {key: (*key[2], *_of_shots(found)) for key, found in lines.items()}
     common = shared([told[key] for key, found in lines.items()
@@ -173,11 +194,16 @@ def _print_place(title: str, rows: Sequence[ReportRow]) -> None:
     _table(f"{title}{_common(common)}", columns, cells)
 
 
+def _is_of_shot(flag: str) -> bool:
+    return flag in _OF_SHOTS or flag.startswith(PERMUTATIONS)
+
+
 def _of_shots(found: dict[int, ReportRow]) -> list[str]:
     """Flags of an encoder's shots; one that holds for some of them only says for which."""
     there = {shot: row for shot, row in found.items() if row.mean is not None}
     out = []
-    for flag in _OF_SHOTS:
+    several = sorted({f for row in there.values() for f in row.flags if f.startswith(PERMUTATIONS)})
+    for flag in (*_OF_SHOTS, *several):
         own = sorted(shot for shot, row in there.items() if flag in row.flags)
         if own:
             some = f" (k={','.join(map(str, own))})" if len(own) < len(there) else ""
@@ -195,7 +221,9 @@ def _protocol(protocol: str, way: str, rows: Sequence[ReportRow]) -> str:
         "external": ("fit", "fits"),
     }.get(way, ("draw", "draws"))
     what = f"1 {one}" if n == 1 else f"mean of {n} {many}"
-    return f"{protocol}, {cases} test cases, {what} [95% interval {speaks_of(way)}]"
+    cohort = "/".join(sorted({row.tested_on for row in rows} - {""}))
+    tested = f"{cases} test cases{f' of {cohort}' if cohort else ''}"
+    return f"{protocol}, {tested}, {what} [95% interval {speaks_of(way)}]"
 
 
 def _ordered(

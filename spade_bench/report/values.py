@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,8 @@ class Values:
     """One metric of one series.
 
     Attributes:
-        names: Draw and fold of each row, D of them.
+        names: Draw and fold of each row, D of them; rows whose labels were shuffled in several
+            ways have one name.
         plain: (D,) metric of each row.
         boot: (D, B) metric of each row on each case resample.
         fixed: Whether all rows have the same test cases: then rows are draws that are crossed with
@@ -80,6 +81,22 @@ class Values:
             self.units,
         )
 
+    def by_draw(self) -> Values:
+        """Average the rows of one draw and fold, which differ in the shuffle of their labels."""
+        import numpy as np
+
+        names = tuple(dict.fromkeys(self.names))
+        if len(names) == len(self.names):
+            return self
+        at = [[i for i, own in enumerate(self.names) if own == name] for name in names]
+        return replace(
+            self,
+            names=names,
+            plain=np.array([self.plain[own].mean() for own in at]),
+            boot=np.stack([self.boot[own].mean(axis=0) for own in at]),
+            influence=None,
+        )
+
 
 @dataclass
 class Resampler:
@@ -114,9 +131,13 @@ class Resampler:
     def interval(self, series: Series, metric: str) -> Interval | None:
         """Mean over the rows of a series with its 95% interval; None where undefined.
 
-        See :func:`single`.
+        See :func:`single`. Where labels are permuted, each shuffle counts as a draw; those of one
+        fold are averaged first, because folds that share training cases are not independent.
         """
-        return single(self.values(series, metric), metric, self.seed)
+        found = self.values(series, metric)
+        if series.permutations > 1 and not found.fixed:
+            found = found.by_draw()
+        return single(found, metric, self.seed)
 
     def predictions(self, row: Row) -> Predictions:
         """Read the predictions of a row, once."""
@@ -231,7 +252,8 @@ def single(found: Values, metric: str, seed: int = 0) -> Interval | None:
             spread = scores.influence_spread(found.target, plain, found.influence)
         else:
             spread = scores.boot_spread(plain, boot, found.size)
-        low, high = scores.score_interval(float(plain.mean()), spread, size)
+        least = scores.least_multiple(metric)
+        low, high = scores.score_interval(float(plain.mean()), spread, size, least)
     else:
         got = corrected_t_test(plain, found.train_size, found.test_size)
         low, high = max(0.0, got.low), min(1.0, got.high)

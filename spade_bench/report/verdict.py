@@ -12,15 +12,23 @@ _LEVEL = 0.05
 
 
 def verdict(differences: Sequence[Difference]) -> str:
-    """Say in one sentence what the differences of the primary metrics amount to.
+    """Say in a sentence a condition what the differences of the primary metrics amount to.
 
     Tasks count as won or lost after Holm's adjustment. Over six tasks or more the signed-rank test
     of the mean difference of each task is told too; with fewer it cannot fall below 0.05.
     """
+    rows = summaries(differences)
+    told = []
+    for condition in dict.fromkeys(one.condition for one in rows):
+        sentence = _sentence([one for one in rows if one.condition == condition])
+        told.append(f"With {', '.join(condition)}: {sentence}" if condition else sentence)
+    return "\n".join(told)
+
+
+def _sentence(rows: Sequence[Difference]) -> str:
     from spade_bench.statistics.evaluate import direction
     from spade_bench.statistics.ranks import signed_rank
 
-    rows = summaries(differences)
     a, b = rows[0].a, rows[0].b
     by_task: dict[str, list[float]] = {}
     for one in rows:

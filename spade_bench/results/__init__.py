@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spade_bench.results.plans import absent_cells, write_plan
 from spade_bench.results.predictions import Predictions, read_predictions, write_predictions
 from spade_bench.results.rows import SCHEMA, Row, environment
 from spade_bench.results.store import Finished, ResultStore
@@ -12,7 +13,9 @@ __all__ = [
     "Predictions",
     "ResultStore",
     "Row",
+    "absent_cells",
     "environment",
     "read_predictions",
+    "write_plan",
     "write_predictions",
 ]

@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from spade_bench.errors import DataError
+from spade_bench.files import parse_json
 
-__all__ = ["SCHEMA", "Row", "environment", "now"]
+__all__ = ["SCHEMA", "EditedRowError", "Row", "environment", "now"]
 
 SCHEMA = "spade-bench/results/1"
+_DIGEST = "row_sha256"
+
+
+class EditedRowError(DataError):
+    """A stored row was changed after it was written.
+
+    Args:
+        run_id: Run id that the row carries now.
+        where: File and line.
+    """
+
+    def __init__(self, run_id: str, where: str) -> None:
+        self.run_id = run_id
+        super().__init__("edited after it was written: its checksum does not fit", where=where)
 
 
 @dataclass(frozen=True)
 class Row:
     """A finished, failed or skipped cell.
+
+    Its line in the file also carries ``row_sha256``, the SHA-256 of the canonical JSON of all other
+    fields; lines of older versions have none.
 
     Attributes:
         run_id: Hash of what determines the numbers; paths and machine are no part of it.
@@ -37,9 +56,11 @@ class Row:
         metrics: Metric name -> value; an undefined value is null.
         n: Number of train and test cases; for survival also of events among the test cases;
             for few-shot `pool`, the cases of the smallest class that draws are taken from.
-        inputs: Hashes of what went in.
+        inputs: Hashes of what went in; `permutation` is the number of the shuffle where labels
+            were shuffled, left out for the first.
         flags: Controls, contamination, simulated data, missing slides.
-        env: Versions, device and, with selection, what was selected; informative only.
+        env: Versions, device and, with selection, what was selected; cases, splits and settings in
+            words, by which tables name what the hashes tell apart. Nothing is computed from it.
         seconds: Time of fitting and predicting.
         created_utc: ISO 8601 time.
         error: Why it failed or was skipped.
@@ -69,14 +90,21 @@ class Row:
     predictions_sha256: str = ""
     schema: str = SCHEMA
 
+    @property
+    def permutation(self) -> int:
+        """Which shuffle of the training labels this is, from 0, where they were shuffled."""
+        number: int = self.inputs.get("permutation", 0)
+        return number
+
     def to_line(self) -> str:
-        """Return the row as one line of JSON, newline included."""
+        """Return the row as one line of JSON with its checksum, newline included."""
         content = dataclasses.asdict(self)
         content["metrics"] = {
             name: None if value is None or not math.isfinite(value) else value
             for name, value in self.metrics.items()
         }
-        return json.dumps({"schema": content.pop("schema"), **content}, allow_nan=False) + "\n"
+        line = {"schema": content.pop("schema"), **content}
+        return json.dumps({**line, _DIGEST: _digest(line)}, allow_nan=False) + "\n"
 
     @classmethod
     def from_line(cls, line: str, where: str) -> Row:
@@ -84,21 +112,80 @@ class Row:
 
         Raises:
             DataError: When it is not a row of a schema this version knows.
+            EditedRowError: When it does not have the checksum that was written with it.
         """
-        try:
-            content = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"not a row of results ({error})", where=where) from error
+        content = parse_json(line, where)
         schema = content.get("schema") if isinstance(content, dict) else None
         if schema != SCHEMA:
             raise DataError(f"schema is {schema!r}, this version reads {SCHEMA!r}", where=where)
+        digest = content.pop(_DIGEST, None)
+        if digest is not None and digest != _digest(content):
+            raise EditedRowError(str(content.get("run_id")), where)
         known = {f.name for f in dataclasses.fields(cls)}
         values = {key: value for key, value in content.items() if key in known}
+        for name, (fits, kind) in _KINDS.items():
+            if name in values and not fits(values[name]):
+                raise DataError(f"{name} is not {kind}", where=where)
         values["flags"] = tuple(values.get("flags", ()))
         try:
             return cls(**values)
         except TypeError as error:
             raise DataError(f"incomplete row ({error})", where=where) from error
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _whole_or_null(value: object) -> bool:
+    return value is None or _whole(value)
+
+
+def _number_or_null(value: object) -> bool:
+    return value is None or isinstance(value, float) or _whole(value)
+
+
+def _named(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, Mapping) and all(map(fits, value.values()))
+
+
+def _inputs(value: object) -> bool:
+    return _named(lambda v: _text(v) or _whole(v))(value) and _whole(
+        cast("Mapping[str, object]", value).get("permutation", 0)
+    )
+
+
+def _flags(value: object) -> bool:
+    return isinstance(value, list) and all(map(_text, value))
+
+
+# A row may come from a stranger or an older version, so what it holds is looked at once, here.
+_KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
+    "status": (lambda value: value in ("ok", "failed", "skipped"), "ok, failed or skipped"),
+    **dict.fromkeys(
+        ("run_id", "encoder", "task", "head", "protocol", "created_utc", "predictions_sha256"),
+        (_text, "text"),
+    ),
+    **dict.fromkeys(("k_shot", "draw", "fold"), (_whole_or_null, "a whole number or null")),
+    "seed": (_whole, "a whole number"),
+    "metrics": (_named(_number_or_null), "names and numbers"),
+    "n": (_named(_whole_or_null), "names and whole numbers"),
+    "inputs": (_inputs, "names and hashes, and a whole number for permutation"),
+    "flags": (_flags, "a list of texts"),
+    "env": (_named(_text), "names and texts"),
+    "seconds": (_number_or_null, "a number"),
+    "error": (lambda value: value is None or _text(value), "text or null"),
+}
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of a line without its own checksum."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def now() -> str:

@@ -11,7 +11,7 @@ from filelock import FileLock
 from spade_bench.console import warn
 from spade_bench.errors import DataError
 from spade_bench.results.predictions import Predictions, read_predictions
-from spade_bench.results.rows import Row
+from spade_bench.results.rows import EditedRowError, Row
 
 __all__ = ["Finished", "ResultStore", "whole_predictions"]
 
@@ -54,7 +54,8 @@ class ResultStore:
         A finished row stands against failed ones, a later row against an earlier one of the same
         status. A row that failed before its inputs were known (it has none) stands until the same
         encoder, task, head and protocol finish a cell. A torn last line is passed over, with a
-        warning; a complete line that is no row, or one of another version, is named in `problems`.
+        warning; a complete line that is no row, was edited, or is of another version is named in
+        `problems`, unless it was edited and its cell has been computed again.
         """
         self.problems = []
         if not self.path.exists():
@@ -64,17 +65,24 @@ class ResultStore:
         if torn:
             warn(f"{self.path}: the last line is incomplete and is not counted")
         standing: dict[str, Row] = {}
+        problems: list[DataError] = []
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 row = Row.from_line(line, f"{self.path} line {number}")
             except DataError as error:
-                self.problems.append(str(error))
+                problems.append(error)
                 continue
             before = standing.get(row.run_id)
             if before is None or row.status == "ok" or before.status != "ok":
                 standing[row.run_id] = row
+        whole = {row.run_id for row in standing.values() if row.status == "ok"}
+        self.problems = [
+            str(error)
+            for error in problems
+            if not (isinstance(error, EditedRowError) and error.run_id in whole)
+        ]
         done = {_name(row) for row in standing.values() if row.status == "ok"}
         return [row for row in standing.values() if not (_unknown(row) and _name(row) in done)]
 

@@ -16,7 +16,12 @@ from spade_bench.errors import UserError
 from spade_bench.registry import encoders as registered
 from spade_bench.registry import heads as known_heads
 from spade_bench.registry import suggest
-from spade_bench.runner.asked_checks import check_numbers, check_protocol_options
+from spade_bench.runner.asked_checks import (
+    check_controls,
+    check_kind_options,
+    check_numbers,
+    check_protocol_options,
+)
 from spade_bench.runner.request import (
     PATHO_BENCH,
     EncoderRequest,
@@ -81,6 +86,7 @@ class Asked:
         select: Choose hyperparameters on training cases.
         seed: Seed of everything random.
         controls: Whether controls run.
+        permutations: How often the control with permuted labels shuffles them.
         allow_missing: Leave out slides and labels that are missing.
         allow_leaky_splits: Accept published splits that leak.
         trust_remote_code: Agree to run code that lies beside the weights of encoders.
@@ -119,6 +125,7 @@ class Asked:
     select: bool | None = None
     seed: int | None = None
     controls: bool | None = None
+    permutations: int | None = None
     allow_missing: bool | None = None
     allow_leaky_splits: bool | None = None
     trust_remote_code: bool | None = None
@@ -201,6 +208,7 @@ def to_request(asked: Asked, workspace: ws.Workspace | None, **rest: Any) -> Run
         and value != {}
     }
     check_numbers(given)
+    check_controls(asked.controls, asked.permutations)
     protocol = _protocol_of(asked)
     if protocol:
         check_protocol_options(given, protocol)
@@ -208,6 +216,7 @@ def to_request(asked: Asked, workspace: ws.Workspace | None, **rest: Any) -> Run
     names = _heads(asked, defaults)
     encoders = _encoders(asked, workspace, names)
     tasks = _tasks(asked, workspace)
+    check_kind_options(given, {task.card.kind for task in tasks})
     features, test_features = _named(asked.features), _named(asked.test_features)
     out = asked.out
     if out is None:
@@ -219,7 +228,7 @@ def to_request(asked: Asked, workspace: ws.Workspace | None, **rest: Any) -> Run
         for name in (
             *("protocol", "folds", "repeats", "holdout", "group_by_site", "select", "controls"),
             *("allow_missing", "allow_leaky_splits", "memory", "match_ids", "positive", "as_is"),
-            "pretrained_on",
+            *("pretrained_on", "permutations"),
         )
         if getattr(asked, name) is not None
     }
@@ -238,6 +247,7 @@ def to_request(asked: Asked, workspace: ws.Workspace | None, **rest: Any) -> Run
         draws=defaults.draws if asked.draws is None else asked.draws,
         seed=defaults.seed if asked.seed is None else asked.seed,
         device=asked.device or (workspace.device if workspace else "auto"),
+        given=tuple(given),
         **plain,
         **rest,
     )
@@ -249,6 +259,8 @@ def _protocol_of(asked: Asked) -> str:
         return asked.protocol
     if asked.splits or any(name.startswith(PATHO_BENCH) for name in asked.tasks):
         return ""
+    if asked.test_tables and "*" not in asked.test_tables and len(set(asked.tasks)) > 1:
+        return ""  # each task has its own; see `check_request`
     return "external" if asked.test_tables else "few-shot"
 
 

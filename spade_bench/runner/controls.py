@@ -17,12 +17,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from spade_bench.data.casebags import CaseBags
+    from spade_bench.heads import Head
 
     MakeBags = Callable[[CaseBags, Sequence[int]], CaseBags]
 
-__all__ = ["PROJECTION_DIM", "Variant", "random_weight_features", "variants"]
+__all__ = [
+    "PERMUTATIONS",
+    "PROJECTION_DIM",
+    "Variant",
+    "n_permutations",
+    "random_weight_features",
+    "variants",
+]
 
 PROJECTION_DIM = 256
+PERMUTATIONS = 5
+"""How often labels are shuffled where a fit costs next to nothing."""
+
 PCA_PATCHES = 50_000
 
 
@@ -102,12 +113,27 @@ def variants(
     return list(unique.values())
 
 
+def n_permutations(row: Variant, head: Head, asked: int | None) -> int:
+    """Return how often a row is fitted: once, or as often as its labels are shuffled.
+
+    Args:
+        row: An encoder or control.
+        head: What is fitted; several shuffles are the default where its card calls it cheap.
+        asked: Number of shuffles that was asked for, or None.
+    """
+    if not row.permute:
+        return 1
+    if asked is not None:
+        return asked
+    return PERMUTATIONS if head.card.cheap else 1
+
+
 def random_weight_features(request: RunRequest, task: Any) -> tuple[str, Mapping[str, Path]] | None:
     """Find features of a random-weight image encoder among those at hand."""
     from spade_bench.data.bags import bag_encoder, find_bags
     from spade_bench.errors import DataError
 
-    for name in (name for name in encoders.names() if name.startswith("random-")):
+    for name in filter(_untrained, encoders.names()):
         folder = request.features_of(task, name)
         if folder is None:
             continue
@@ -118,6 +144,14 @@ def random_weight_features(request: RunRequest, task: Any) -> tuple[str, Mapping
         if bag_encoder(next(iter(files.values()))) == name:
             return name, files
     return None
+
+
+def _untrained(name: str) -> bool:
+    """Whether an encoder is a network of images with random weights, by its name and its card."""
+    if not name.startswith("random-"):
+        return False
+    card = encoders.get(name).card
+    return card.input == "image" and card.pretrained_on == ()
 
 
 def _base_names(sources: Sequence[Source]) -> dict[str, str]:
@@ -208,14 +242,17 @@ def _controls(source: Source, request: RunRequest, base: str) -> list[Variant]:
 
 
 def _projection(source: Source, seed: int, base: str) -> Variant:
-    """An untrained layer on top of the features, where no random-weight features are at hand."""
+    """A fixed random projection of the features, where no untrained encoder's are at hand.
+
+    It is not called `random-weights`: no untrained encoder has seen the images.
+    """
     chained = source.encode is not None or source.encode_slide is not None
     width = source.dim if chained and source.dim else PROJECTION_DIM
     return Variant(
         f"{base}+random{width}",
         source.files,
         _random_layer(width, seed),
-        ("control:random-weights", "random-projection"),
+        ("control:random-projection",),
         _seen_by_base(source),
         {"random_layer": width, "seed": seed},
         fitted=True,

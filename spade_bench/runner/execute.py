@@ -11,8 +11,9 @@ from spade_bench.errors import UserError
 from spade_bench.files import hash_obj
 from spade_bench.heads import Head, HeadOptions
 from spade_bench.registry import heads, kinds
-from spade_bench.results import Finished, ResultStore, Row, environment
+from spade_bench.results import Finished, ResultStore, Row, environment, write_plan
 from spade_bench.results.rows import now
+from spade_bench.runner.asked_checks import check_request
 from spade_bench.runner.cells import Group, groups
 from spade_bench.runner.estimate import Planned, estimate
 from spade_bench.runner.prepare import Prepared, prepare
@@ -52,6 +53,7 @@ def run(request: RunRequest) -> RunSummary:
     Raises:
         UserError: When a head or the only task or encoder asked for cannot be used at all.
     """
+    check_request(request)
     device = resolve_device(request.device)
     setup_numerics(device)
     check_declared(request)
@@ -104,13 +106,24 @@ def _run_task(
     metric = ranking_metric(prepared.kind, prepared.card)
     chosen_by = {name: [grid, metric, INNER_FOLDS] for name, grid in context.grids.items()}
     index, shards = request.shard
-    todo = groups(prepared, fitting, request.seed, chosen_by)[index::shards]
+    every = groups(prepared, fitting, request.seed, chosen_by, request.permutations)
+    todo = every[index::shards]
     summary.planned += [_planned(group, context.finished) for group in todo]
     if request.dry_run:
         return
+    write_plan(request.out, prepared.card.name, _planned_cells(every))
     if prepared.unusable and index == 0:
         _encoders_failed(prepared, fitting, request.seed, context)
     TaskRun(prepared, fitting, context).run(todo)
+
+
+def _planned_cells(every: Sequence[Group]) -> dict[str, list[str]]:
+    """Run ids of encoders and controls with each head."""
+    out: dict[str, list[str]] = {}
+    for group in every:
+        ids = [cell.run_id for cell in group.cells]
+        out.setdefault(f"{group.row.label}, {group.head}", []).extend(ids)
+    return out
 
 
 def _planned(group: Group, finished: Finished) -> Planned:

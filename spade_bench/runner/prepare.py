@@ -11,15 +11,14 @@ from spade_bench.data.bags import find_bags
 from spade_bench.data.casebags import BagInfo, CaseBags, scan_bags
 from spade_bench.data.cohort import cohort_hash, keep_covered
 from spade_bench.data.episodes import save_episodes
-from spade_bench.data.ids import match_files
 from spade_bench.data.ledger import cohort_sources
-from spade_bench.errors import ConfigError, DataError, UserError
+from spade_bench.errors import ConfigError, DataError, UserError, printable
 from spade_bench.files import file_name, hash_obj
-from spade_bench.registry import kinds, suggest
+from spade_bench.registry import kinds, suggest, tasks
 from spade_bench.runner.cases import TaskCases, draw, load_cases
 from spade_bench.runner.controls import Variant, random_weight_features, variants
 from spade_bench.runner.request import RunRequest, TaskRequest
-from spade_bench.runner.sources import Source, find_source, with_test_files
+from spade_bench.runner.sources import Source, find_source, matched, with_test_files
 from spade_bench.types import Cohort, Episode, TaskCard
 
 if TYPE_CHECKING:
@@ -53,6 +52,7 @@ class Prepared:
         flags: Flags of every row.
         unusable: Label and error of each encoder that could not be used for this task.
         patient_of: Slide -> patient where slides are the units; empty where patients are.
+        about: Cases, splits and the cohort tested on, in words.
     """
 
     card: TaskCard
@@ -66,6 +66,7 @@ class Prepared:
     flags: tuple[str, ...]
     unusable: tuple[tuple[str, str], ...] = ()
     patient_of: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
 
     def features_hash(self, row: Variant) -> str:
         """Hash of the features of the cohort's slides, in the row's files."""
@@ -98,18 +99,24 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
     kind: TaskKind = kinds.get(card.kind).load()
     _check_metrics(card, kind)
     cases = load_cases(request, task, kind)
-    if not task.named and cases.cohort.classes:
-        say(f"task '{card.name}' is not registered; classes from the table: "
-            f"{', '.join(cases.cohort.classes)}")  # fmt: skip
+    if not task.named:
+        _tell_unregistered(card, cases.cohort)
     wanted = [slide for case in cases.cohort.cases for slide in case.slide_ids]
     sources, unusable = _sources(request, card, cases.tested, wanted)
     random_files = random_weight_features(request, card) if request.controls else None
     if random_files is not None and cases.tested:
         random_files = _random_elsewhere(request, random_files, cases.tested)
+    loose: tuple[str, ...] = ()
     if random_files is not None:
         name, files = random_files
-        random_files = name, match_files(files, wanted, request.match_ids, name)
+        files, loose = matched(request, files, wanted, name)
+        random_files = name, files
     rows = variants(sources, request, random_files)
+    if random_files is not None and loose:
+        rows = [
+            replace(row, notes=(*row.notes, *loose)) if row.files is random_files[1] else row
+            for row in rows
+        ]
     cohort, infos, complete = _cover(cases.cohort, wanted, rows, request.allow_missing)
     rows = [_fits_width(row, cohort, infos) for row in rows]
     cohort = replace(cohort, simulated=cohort.simulated or card.simulated)
@@ -141,7 +148,28 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
         flags,
         tuple(unusable),
         cases.patient_of,
+        _in_words(task, cohort, dealt, bool(cases.tested)),
     )
+
+
+def _in_words(
+    task: TaskRequest, cohort: Cohort, dealt: Mapping[str, Any], elsewhere: bool
+) -> dict[str, str]:
+    """What the hashes of cohort and splits stand for, without paths."""
+    source = task.published or task.table
+    words = {"cohort": f"{len(cohort.cases)} cases of {printable(source.stem)}"}
+    told = {
+        "folds": f"{dealt.get('folds')} folds",
+        "holdout": f"held out {dealt.get('holdout')}",
+        "group_by_site": "sites kept together",
+        "published": f"published splits {str(dealt.get('published'))[:8]}",
+    }
+    splits = [text for name, text in told.items() if dealt.get(name)]
+    if splits:
+        words["splits"] = ", ".join(splits)
+    if elsewhere:
+        words["tested_on"] = printable((task.test_table or source).stem)
+    return words
 
 
 def _sources(
@@ -153,8 +181,9 @@ def _sources(
         try:
             source = find_source(request, encoder, card)
             source = with_test_files(request, source, tested) if tested else source
-            files = match_files(source.files, wanted, request.match_ids, source.label)
-            found.append(replace(source, files=files))
+            files, loose = matched(request, source.files, wanted, source.label)
+            flags = tuple(dict.fromkeys((*source.flags, *loose)))
+            found.append(replace(source, files=files, flags=flags))
         except UserError as error:
             if len(request.encoders) == 1:
                 raise
@@ -195,6 +224,13 @@ def _with_sources(card: TaskCard, cases: TaskCases, cohort: Cohort) -> TaskCard:
         return card
     both = (*(card.sources or ("private",)), *cohort_sources(tested))
     return replace(card, sources=tuple(dict.fromkeys(both)))
+
+
+def _tell_unregistered(card: TaskCard, cohort: Cohort) -> None:
+    classes = f"; classes from the table: {', '.join(cohort.classes)}" if cohort.classes else ""
+    near = suggest(card.name, tasks.names(), 0.8)
+    meant = f". Did you mean {near}? Then repeat with that name" if near else ""
+    say(f"task '{card.name}' is not registered{classes}{meant}")
 
 
 def _tell(card: TaskCard, cohort: Cohort, notes: Sequence[str]) -> None:

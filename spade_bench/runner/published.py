@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from spade_bench.config import read_yaml
 from spade_bench.data.columns import Columns, columns_of
 from spade_bench.errors import DataError, UserError
+from spade_bench.runner.asked_checks import check_published
 from spade_bench.types import Case, Cohort, TaskCard
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def read_published(request: RunRequest, task: TaskRequest) -> PublishedSplits:
             where=task.card.name,
             fix=f"Leave --protocol out, or give --protocol {protocol}",
         )
+    check_published(request, protocol)
     if task.card.classes and set(found.cohort.classes) != set(task.card.classes):
         raise DataError(
             f"classes are {', '.join(found.cohort.classes)}",

@@ -21,6 +21,7 @@ _LEFT_OUT = {
     "workspace",
     "shard",
     "dry_run",
+    "given",
     "memory",
     "out",
 }

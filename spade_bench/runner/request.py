@@ -82,6 +82,8 @@ class RunRequest:
         allow_leaky_splits: Accept published splits with cases on both sides, and flag every row.
         seed: Seed of everything random.
         controls: Whether controls run beside the encoders.
+        permutations: How often the labels of the control with permuted labels are shuffled; None
+            for several times where the head is cheap, else once.
         allow_missing: Go on without slides that have no usable features.
         device: Device name.
         memory: What training may take besides cached bags, such as `4GB`; None for a share.
@@ -92,6 +94,7 @@ class RunRequest:
         as_is: Take files that name another encoder, and flag every row.
         pretrained_on: Data sets that encoders outside the registry saw in pretraining: each entry
             `A,B` for all of them, or `ENCODER=A,B`; `none` means nothing.
+        given: Names of the settings that were said, also where they say what is usual.
     """
 
     encoders: tuple[EncoderRequest, ...]
@@ -115,6 +118,7 @@ class RunRequest:
     allow_leaky_splits: bool = False
     seed: int = 0
     controls: bool = True
+    permutations: int | None = None
     allow_missing: bool = False
     device: str = "auto"
     memory: str | None = None
@@ -124,6 +128,7 @@ class RunRequest:
     positive: str | None = None
     as_is: bool = False
     pretrained_on: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
 
     def test_features_of(self, *names: str) -> Path | None:
         """Return the features folder of the cohort to test on; None when it is the same one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench import workspace as ws
 from spade_bench.console import say
 from spade_bench.data.bags import bag_encoder, find_bags
-from spade_bench.data.ids import match_files
+from spade_bench.data.ids import LOOSE_IDS, match_files
 from spade_bench.data.ledger import UNKNOWN, Provenance, provenance
 from spade_bench.errors import DataError
 from spade_bench.extraction.outputs import checked_encode
@@ -32,9 +32,13 @@ __all__ = [
     "check_declared",
     "find_source",
     "load_feature_encoder",
+    "matched",
     "weights_hash",
     "with_test_files",
 ]
+
+
+_MISMATCH = "encoder-mismatch:"
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def find_source(request: RunRequest, encoder: EncoderRequest, task: TaskCard) ->
     if card.input == "features" and encoder.weights is not None:
         return _chained(request, encoder, task)
     folder = _folder(request, task, encoder.label, encoder.name)
-    files, flags = _files(request, encoder, folder)
+    files, flags = _files(request, folder, encoder, encoder.name)
     if flags:
         return Source(encoder.label, files, encoder, seen=_said_by(flags), flags=flags)
     if card.input == "features" and bag_encoder(next(iter(files.values()))) != encoder.name:
@@ -106,10 +110,23 @@ def with_test_files(request: RunRequest, source: Source, tested: frozenset[str])
     folder = request.test_features_of(*(name for name in names if name))
     if folder is None:
         return source
-    made_by = bag_encoder(next(iter(source.files.values())))
-    files = match_files(find_bags(folder, made_by), tested, request.match_ids, source.label)
+    wanted = bag_encoder(next(iter(source.files.values())))
+    if wanted is None:  # nobody says what they are but the name they were asked for by
+        chained = source.encode is not None or source.encode_slide is not None
+        wanted = _named_base(source) if chained else source.request.name
+    found, flags = _files(request, folder, source.request, wanted)
+    files, loose = matched(request, found, tested, source.label)
     own = {slide: path for slide, path in files.items() if slide in tested}
-    return replace(source, files={**source.files, **own})
+    flags = tuple(dict.fromkeys((*source.flags, *flags, *loose)))
+    return replace(source, files={**source.files, **own}, flags=flags)
+
+
+def matched(
+    request: RunRequest, files: Mapping[str, Path], wanted: Iterable[str], label: str
+) -> tuple[Mapping[str, Path], tuple[str, ...]]:
+    """Let files serve slides as `match_ids` has it, and flag those whose ids are not the same."""
+    found = match_files(files, wanted, request.match_ids, label)
+    return found, (LOOSE_IDS,) if found.keys() != files.keys() else ()
 
 
 def load_feature_encoder(
@@ -141,7 +158,7 @@ def _precomputed(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -
     folder = request.features_of(task, encoder.label, encoder.name)
     if folder is None:
         encoders.get(encoder.name)  # names the nearest registered encoders
-    files, flags = _files(request, encoder, _exists(folder))
+    files, flags = _files(request, _exists(folder), encoder, encoder.name)
     if not request.as_is and bag_encoder(next(iter(files.values()))) is None:
         _refuse_misspelling(encoder.name)
     declared = _declared(request.pretrained_on, encoder)
@@ -187,12 +204,26 @@ def check_declared(request: RunRequest) -> None:
             )
 
 
+def _named_base(source: Source) -> str | None:
+    return None if source.base == "base" else source.base
+
+
 def _files(
-    request: RunRequest, encoder: EncoderRequest, folder: Path
+    request: RunRequest, folder: Path, encoder: EncoderRequest, wanted: str | None
 ) -> tuple[dict[str, Path], tuple[str, ...]]:
-    """Find an encoder's files; with `as_is` also those of another one, and the flag of that."""
+    """Find the files an encoder starts from; with `as_is` also another one's, and the flag of that.
+
+    Args:
+        request: Says whether other files are taken.
+        folder: Where to look.
+        encoder: For messages.
+        wanted: Encoder that must have made the files: itself or its base; None for any one.
+
+    Raises:
+        DataError: When they name another encoder and this was not allowed.
+    """
     try:
-        return find_bags(folder, encoder.name), ()
+        return find_bags(folder, wanted), ()
     except DataError as mismatch:
         try:
             files = find_bags(folder)
@@ -201,7 +232,13 @@ def _files(
         made_by = bag_encoder(next(iter(files.values())))
         if request.as_is:
             say(f"{encoder.name}: the files name the encoder {made_by}; taken as they are")
-            return files, (f"encoder-mismatch:{made_by}",)
+            return files, (f"{_MISMATCH}{made_by}",)
+        if wanted != encoder.name:
+            raise DataError(
+                f"'{encoder.name}' takes features of '{wanted}', but the files name '{made_by}'",
+                where=str(folder),
+                fix=f"Name the folder with those of {wanted}, or take these, flagged, with --as-is",
+            ) from None
         raise DataError(
             f"asked for encoder '{encoder.name}', but the files name '{made_by}'",
             where=str(folder),
@@ -211,7 +248,7 @@ def _files(
 
 def _said_by(flags: tuple[str, ...]) -> Provenance:
     """What the encoder that the files name has seen, where they were taken as they are."""
-    names = [flag.partition(":")[2] for flag in flags]
+    names = [flag.removeprefix(_MISMATCH) for flag in flags]
     known = [encoders.get(name).card for name in names if name in encoders]
     return provenance(known[0]) if known else UNKNOWN
 
@@ -231,10 +268,10 @@ def _chained(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -> So
     card: EncoderCard = loaded.card
     base = None if card.upstream in {None, "any", ""} else card.upstream
     folder = _folder(request, task, encoder.label, base, encoder.name)
-    files = find_bags(folder, base)
+    files, flags = _files(request, folder, encoder, base)
     if encoder.weights is None:  # pragma: no cover - the caller checked
         raise AssertionError
-    base = base or bag_encoder(next(iter(files.values())))
+    base = _made_by(files, base, flags)
     identity = {"weights": weights_hash(encoder.weights), "options": dict(encoder.options)}
     return Source(
         label=encoder.label,
@@ -245,6 +282,7 @@ def _chained(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -> So
         dim=loaded.dim,
         seen=provenance(card, loaded, base),
         identity=identity,
+        flags=flags,
     )
 
 
@@ -265,11 +303,11 @@ def _slide_level(
         LoadOptions(encoder.weights, request.device, seed=request.seed, options=encoder.options)
     )
     base = None if loaded.card.upstream in {None, "any", ""} else loaded.card.upstream
-    files = find_bags(folder, base)
+    files, flags = _files(request, folder, encoder, base)
     first = next(iter(files.values()))
-    base = base or bag_encoder(first)
+    base = _made_by(files, base, flags)
     weights = None if encoder.weights is None else weights_hash(encoder.weights)
-    make = vector_maker(loaded)
+    make = vector_maker(loaded, any_base=bool(flags))
     # Consent decides whether a model may be built, not what it computes.
     options = {k: v for k, v in encoder.options.items() if k != "trust_remote_code"}
     return Source(
@@ -281,7 +319,13 @@ def _slide_level(
         dim=loaded.dim or bag_dim(first),
         seen=provenance(loaded.card, loaded, base),
         identity={"slide": encoder.name, "weights": weights, "options": options},
+        flags=flags,
     )
+
+
+def _made_by(files: Mapping[str, Path], base: str | None, flags: tuple[str, ...]) -> str | None:
+    """The base encoder: the one asked for, or what the files name where they may be another's."""
+    return bag_encoder(next(iter(files.values()))) if base is None or flags else base
 
 
 def _folder(request: RunRequest, task: TaskCard, *names: str | None) -> Path:

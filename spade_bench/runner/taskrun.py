@@ -20,7 +20,7 @@ from spade_bench.results import (
     write_predictions,
 )
 from spade_bench.results.rows import now
-from spade_bench.runner.cells import Cell, Group, fit_seed
+from spade_bench.runner.cells import Cell, Group, fit_seed, shuffle_seed
 from spade_bench.runner.select import Job, choose, ranking_metric
 
 if TYPE_CHECKING:
@@ -195,11 +195,12 @@ class TaskRun:
         target, tune_target = prepared.target[train], prepared.target[tune]
         seed = fit_seed(own.cell.seed, episode)
         if group.row.permute:
-            target = prepared.kind.permute(target, seed)
-            tune_target = prepared.kind.permute(tune_target, seed)
+            shuffle = shuffle_seed(seed, own.cell.permutation)
+            target = prepared.kind.permute(target, shuffle)
+            tune_target = prepared.kind.permute(tune_target, shuffle)
         ensemble = any(episode.draw == other.episode.draw for other in group.cells if other.members)
         fold = None if ensemble else episode.fold
-        place = (group.row.permute, episode.k_shot, episode.draw, fold)
+        place = (group.row.permute, own.cell.permutation, episode.k_shot, episode.draw, fold)
         return Job(train, target, tune, tune_target, seed, place)
 
     def _bags_of(self, work: Sequence[Work]) -> CaseBags:
@@ -309,7 +310,7 @@ def make_row(cell: Cell, status: Any, device: str, seconds: float, **rest: Any) 
         seed=cell.seed,
         inputs=cell.inputs,
         flags=cell.flags,
-        env=environment(device),
+        env={**environment(device), **cell.about},
         seconds=round(seconds, 4),
         created_utc=now(),
         **rest,

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spade_bench.files import atomic_path, write_json, write_text
+from spade_bench.files import atomic_hdf5, write_json, write_text
 from spade_bench.simulate.settings import Organ
 from spade_bench.simulate.spots import SPOT_DISTANCE_UM, SPOT_UM, Spots
 from spade_bench.simulate.tiff import write_pyramid
 
 if TYPE_CHECKING:
-    from anndata import AnnData
     from numpy.typing import NDArray
 
 __all__ = ["HEST_COLUMNS", "hest_row", "reuse_slide", "write_rows", "write_sample", "write_slide"]
@@ -108,6 +107,7 @@ def write_sample(
     """
     import anndata
     import pandas as pd
+    from anndata.io import write_elem
     from scipy import sparse
 
     sample_id, mpp = row["id"], row["pixel_size_um_estimated"]
@@ -129,28 +129,13 @@ def write_sample(
         obsm={"spatial": pixels.astype(np.float32)},
         uns={"simulated": True},
     )
-    with atomic_path(folder / "st" / f"{sample_id}.h5ad") as temporary:
-        temporary.write_bytes(_h5ad_bytes(data))
+    with atomic_hdf5(folder / "st" / f"{sample_id}.h5ad") as file:
+        write_elem(file, "/", data)
     keys = ("id", "organ", "species", "patient", "st_technology", "pixel_size_um_estimated")
     write_json(
         folder / "metadata" / f"{sample_id}.json",
         {key: row[key] for key in keys} | {"simulated": True},
     )
-
-
-def _h5ad_bytes(data: AnnData) -> bytes:
-    """The h5ad file of some expression.
-
-    Made in memory: where the disk is full, HDF5 cannot close its file and brings the interpreter
-    down with it.
-    """
-    import h5py
-    from anndata.io import write_elem
-
-    memory = io.BytesIO()
-    with h5py.File(memory, "w") as file:
-        write_elem(file, "/", data)
-    return memory.getvalue()
 
 
 def write_slide(path: Path, image: NDArray[np.uint8], mpp: float, quality: int) -> None:

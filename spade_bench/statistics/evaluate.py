@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["ALL_METRICS", "bounds", "direction", "evaluate", "strata"]
+__all__ = ["ALL_METRICS", "bounds", "chance", "direction", "evaluate", "strata"]
 
 ALL_METRICS = (*METRICS, *SURVIVAL_METRICS)
 _LOWER_IS_BETTER = {"brier", "ibs"}
 _NEITHER = {"calibration_slope"}
+_CHANCE = {
+    **dict.fromkeys(("auroc", "auroc_over_time", "c_index", "c_index_uno"), 0.5),
+    "kappa_quadratic": 0.0,
+}
 _BLOCK = 50_000
 
 
@@ -76,3 +80,19 @@ def bounds(name: str, n_classes: int = 0) -> tuple[float, float]:
     if name == "brier" and n_classes == 2:
         return 0.0, 1.0
     return 0.0, 2.0 if name in _LOWER_IS_BETTER else 1.0
+
+
+def chance(name: str, n_classes: int = 0) -> float | None:
+    """Expected value of predictions that know nothing of the cases, where there is one.
+
+    Args:
+        name: Name of the metric.
+        n_classes: Number of classes that are all among the test cases; 0 where one is not.
+
+    Returns:
+        The level; None for a metric whose level depends on how common the classes are, or on how
+        sure the predictions are.
+    """
+    if name == "balanced_accuracy":
+        return 1.0 / n_classes if n_classes else None
+    return _CHANCE.get(name)

@@ -10,6 +10,12 @@ bound with the weight of ``PRIOR`` degrees of freedom (as Smyth does for microar
 Student's t stands for the rest. With many cases of each class it is the interval of the variance
 alone; at a metric of 1 it is near Wilson's.
 
+Two metrics need more. One negative case at the top of the list moves the area under the
+precision-recall curve by far more than all others, and few cohorts show one: its variance is never
+taken below that of a proportion of positive cases (Boyd, Eng and Page, ECML PKDD 2013). Sensitivity
+at a specificity rests on a quantile of the negative cases, which is too low on average where few of
+them lie above it: below five of them no interval is given.
+
 ``benchmarks/coverage.py`` measures the coverage.
 """
 
@@ -27,14 +33,14 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 __all__ = ["FEW_CASES", "Spread", "boot_spread", "influence_spread", "least_cases",
-           "score_interval", "square_and_add"]  # fmt: skip
+           "least_multiple", "score_interval", "square_and_add"]  # fmt: skip
 
 FEW_CASES = 10
 """Below so many cases of a class, patients or events, tables say `few-cases`."""
 
 PRIOR = 5.0
 _LEAST = {"auroc": 2, "calibration_slope": 20}
-_LEAST_AT_SPECIFICITY = 20  # below it specificity comes in steps that are too coarse
+_LEAST_AT_SPECIFICITY = {"90": 50, "95": 100}  # five of them lie above the threshold
 _LEAST_OTHERS = 5
 
 
@@ -57,13 +63,16 @@ class Spread:
     n_draws: int = 1
 
 
-def score_interval(mean: float, spread: Spread, size: int) -> tuple[float, float]:
+def score_interval(
+    mean: float, spread: Spread, size: int, least: float = 0.0
+) -> tuple[float, float]:
     """95% interval of a mean between 0 and 1.
 
     Args:
         mean: The mean.
         spread: Its variance.
         size: Cases of the smallest class.
+        least: Share of the bound below which the variance is not taken; see `least_multiple`.
 
     Returns:
         Lower and upper end, within 0 and 1.
@@ -74,7 +83,7 @@ def score_interval(mean: float, spread: Spread, size: int) -> tuple[float, float
     bound = mean * (1 - mean) / size
     ratio = spread.cases / bound if bound > 1e-15 else 1.0
     freedom = spread.freedom + PRIOR
-    multiple = (spread.freedom * ratio + PRIOR) / freedom / size
+    multiple = max(least, (spread.freedom * ratio + PRIOR) / freedom) / size
     known, drawn = multiple * mean * (1 - mean), spread.draws
     if drawn > 0:
         freedom = (known + drawn) ** 2 / (
@@ -141,8 +150,13 @@ def square_and_add(first: Interval, second: Interval) -> Interval:
 def least_cases(metric: str) -> int:
     """Fewest cases of the smallest class for which an interval of a metric is given."""
     if metric.startswith("sensitivity_at_"):
-        return _LEAST_AT_SPECIFICITY
+        return _LEAST_AT_SPECIFICITY[metric.split("_")[2]]
     return _LEAST.get(metric, _LEAST_OTHERS)
+
+
+def least_multiple(metric: str) -> float:
+    """Share of the variance's bound below which an interval of a metric does not take it."""
+    return 1.0 if metric == "auprc" else 0.0
 
 
 def _with_draws(cases: float, freedom: float, plain: Floats, apart: float) -> Spread:

@@ -41,8 +41,9 @@ def test_json_holds_arrays_and_no_nan(tmp_path: Path) -> None:
     assert files.read_json(tmp_path / "a.json") == {"a": [0, 1], "b": None, "c": [1, "x"]}
 
 
-def test_bad_json_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text("{")
+@pytest.mark.parametrize("text", [b"{", b"\xff", b"[" * 100_000, b"1" * 5000], ids=len)
+def test_bad_json_is_one_line(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(text)
     with pytest.raises(DataError, match="not valid JSON"):
         files.read_json(tmp_path / "a.json")
     with pytest.raises(DataError, match="no such file"):

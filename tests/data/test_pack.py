@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from spade_bench.cli.main import app
 from spade_bench.data.bags import bag_dim, bag_encoder, find_bags, read_bag, write_features
+from spade_bench.data.casebags import scan_bags
 from spade_bench.data.pack import is_pack, open_pack
 from spade_bench.data.packing import pack_features
 from spade_bench.data.packwrite import PackWriter
@@ -145,6 +148,21 @@ def test_unusable_slides_are_named_and_left_out_only_on_request(
     assert (done.slides, sorted(done.left_out)) == (4, ["broken", "nan", "wide"])
 
 
+def test_packing_again_says_which_slides_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _folder(tmp_path / "features")
+    done = pack_features(folder, tmp_path / "x.pack")  # rounded: not what the files hold
+    sources = {slide: info.digest for slide, info in scan_bags(find_bags(folder)).items()}
+    assert {s: packed.source for s, packed in open_pack(done.path).slides.items()} == sources
+    pack_features(folder, tmp_path / "x.pack")
+    assert "other numbers" not in capsys.readouterr().err
+    write_features(folder / "s.1.h5", np.ones((2, 6)), slide_id="s.1", encoder="uni")
+    pack_features(folder, tmp_path / "x.pack")
+    said = "1 slide(s) hold other numbers than when they were packed before: s.1\n"
+    assert said in capsys.readouterr().err
+
+
 def test_damaged_packs_and_odd_targets_are_refused(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "features")
     path = pack_features(folder, tmp_path / "x.pack").path
@@ -191,6 +209,23 @@ def test_command(tmp_path: Path) -> None:
     assert (told["slides"], told["rows"], told["dim"], told["dtype"]) == (4, 18, 6, "float16")
     failed = CliRunner().invoke(app, ["pack", "--features", str(tmp_path / "no"), "--out", "x"])
     assert isinstance(failed.exception, UserError)
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+from spade_bench.data.packwrite import PackWriter
+writer = PackWriter(Path(sys.argv[1]), 3, "float32")
+os._exit(1)
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "x.pack")]
+    assert subprocess.run(command, check=False).returncode == 1
+    assert len(list(tmp_path.iterdir())) == 1
+    writer = PackWriter(tmp_path / "y.pack", 3, "float32")
+    writer.add(Bag("a", np.ones((2, 3), np.float32)))
+    writer.finish()
+    assert list(tmp_path.iterdir()) == [tmp_path / "y.pack"]
 
 
 class _Sum:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,8 +17,10 @@ from spade_bench.data import casebags, packcache
 from spade_bench.data.bags import find_bags, read_bag
 from spade_bench.data.casebags import CaseBags, scan_bags
 from spade_bench.data.checks import scan
-from spade_bench.data.pack import split_path
+from spade_bench.data.pack import HEADER, open_pack, split_path
 from spade_bench.data.packcache import CACHE_FOLDER, FeatureCache, KnownFiles
+from spade_bench.errors import DataError
+from spade_bench.files import write_sealed
 
 RNG = np.random.default_rng(0)
 
@@ -219,6 +222,26 @@ def test_damaged_caches_are_made_anew(tmp_path: Path, reads: list[Path]) -> None
     assert CaseBags.from_files([[files["a"]]], 6)[0].shape == (4, 6)
 
 
+def test_an_edited_index_is_named_and_made_anew(
+    tmp_path: Path, reads: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = _folder(tmp_path / "f")
+    first = scan_bags(files)
+    index = tmp_path / "f" / CACHE_FOLDER / "index.json"
+    content = json.loads(index.read_text())
+    next(iter(content["files"].values()))["known"]["dim"] += 1
+    index.write_text(json.dumps(content))
+    reads.clear()
+    capsys.readouterr()
+    assert scan_bags(files) == first
+    assert len(reads) == len(files)
+    told = capsys.readouterr().err
+    assert told.count(f"{index}: damaged or edited") == 1
+    reads.clear()
+    assert scan_bags(files) == first
+    assert reads == []
+
+
 def test_vanished_files_and_unused_packs_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,10 +268,10 @@ def test_an_interrupted_scan_leaves_no_half_pack(
     files = _folder(tmp_path / "f")
     look: Callable[..., object] = casebags._look
 
-    def stop(path: Path, cache: object) -> object:
+    def stop(path: Path, *more: object) -> object:
         if path.stem == "d":
             raise KeyboardInterrupt
-        return look(path, cache)
+        return look(path, *more)
 
     monkeypatch.setattr(casebags, "_look", stop)
     with pytest.raises(KeyboardInterrupt):
@@ -290,3 +313,122 @@ def test_two_runs_at_once_keep_what_both_found(tmp_path: Path, reads: list[Path]
     assert reads == []
     assert split_path(KnownFiles().fastest(files["a"])) is not None
     assert split_path(KnownFiles().fastest(files["c"])) is not None
+
+
+def _damage(home: Path, digest: str) -> Path:
+    """Flip one bit of a bag in the cache's packs."""
+    for pack in home.glob("*.pack"):
+        if (slide := open_pack(pack).slides.get(digest)) is not None:
+            content = bytearray(pack.read_bytes())
+            wide = open_pack(pack).rows.dtype.itemsize * open_pack(pack).dim
+            content[HEADER + slide.start * wide] ^= 1
+            pack.write_bytes(bytes(content))
+            return pack
+    raise AssertionError(digest)
+
+
+def test_a_damaged_copy_is_replaced_by_the_file_and_made_anew(
+    tmp_path: Path, reads: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = _folder(tmp_path / "f")
+    exact = {slide: read_bag(path).features.astype(np.float32) for slide, path in files.items()}
+    first = scan_bags(files)
+    pack = _damage(tmp_path / "f" / CACHE_FOLDER, first["c"].digest)
+    capsys.readouterr()
+    reads.clear()
+    bags = CaseBags.from_files([[path] for path in files.values()], 6)
+    for i, slide in enumerate(files):
+        assert np.array_equal(bags[i], exact[slide])
+    for i, slide in enumerate(files):
+        assert np.array_equal(bags[i], exact[slide])
+    assert reads == [files["c"]]  # sound bags of the same pack are not read from the files
+    assert capsys.readouterr().err.count(f"{pack}: damaged") == 1
+    assert not pack.exists()
+    assert scan_bags(files) == first
+    assert pack.is_file()
+    reads.clear()
+    again = CaseBags.from_files([[path] for path in files.values()], 6)
+    assert np.array_equal(again[2], exact["c"])
+    assert reads == []
+    assert capsys.readouterr().err.count("damaged") == 0
+
+
+def test_a_lost_pack_is_made_anew(tmp_path: Path, reads: list[Path]) -> None:
+    files = _folder(tmp_path / "f")
+    first = scan_bags(files)
+    packs = set((tmp_path / "f" / CACHE_FOLDER).glob("*.pack"))
+    for pack in packs:
+        pack.unlink()
+    assert scan_bags(files) == first
+    assert set((tmp_path / "f" / CACHE_FOLDER).glob("*.pack")) == packs
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"n": 4', '"n": 5'), ('"problem": ""', '"problem": "no"'), ('"files"', '"flies"')],
+)
+def test_a_changed_index_is_not_believed(
+    tmp_path: Path, reads: list[Path], old: str, new: str
+) -> None:
+    files = _folder(tmp_path / "f")
+    first = scan_bags(files)
+    index = tmp_path / "f" / CACHE_FOLDER / "index.json"
+    text = index.read_text()
+    assert old in text
+    index.write_text(text.replace(old, new, 1))
+    reads.clear()
+    assert scan_bags(files) == first
+    assert sorted(reads) == sorted(files.values())
+
+
+@pytest.mark.parametrize(
+    "files", ["text", ["list"], {"a.h5": None}, {"a.h5": {"known": {"n": 1}, "signature": []}}]
+)
+def test_an_index_of_another_shape_is_not_believed(
+    tmp_path: Path, reads: list[Path], files: object
+) -> None:
+    found = _folder(tmp_path / "f")
+    first = scan_bags(found)
+    index = tmp_path / "f" / CACHE_FOLDER / "index.json"
+    index.write_text(json.dumps({"version": 1, "files": files}))
+    reads.clear()
+    assert scan_bags(found) == first
+    assert sorted(reads) == sorted(found.values())
+
+
+def test_other_numbers_than_at_the_first_reading_are_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = _folder(tmp_path / "f")
+    scan_bags(files)
+    assert "other numbers" not in capsys.readouterr().err
+    _chunked(files["a"], np.ones((4, 6), np.float32))
+    (tmp_path / "f" / "c.pt").write_bytes((tmp_path / "f" / "c.pt").read_bytes())  # written anew
+    for said in (1, 0):
+        scan_bags(files)
+        line = "1 feature file(s) hold other numbers than when they were last read: a.h5\n"
+        assert capsys.readouterr().err.count(line) == said
+
+
+def test_a_file_that_a_disk_changed_is_refused(tmp_path: Path, reads: list[Path]) -> None:
+    """Size and times stay as they were, and so it is not read again before it is used."""
+    path = tmp_path / "big.npy"
+    np.save(path, np.ones((300, 1024), np.float32))
+    first = scan_bags({"s": path})
+    index = tmp_path / CACHE_FOLDER / "index.json"
+    assert first["s"].digest in index.read_text()
+    bags = CaseBags.from_files([[path]], 1024)
+    assert bags[0].shape == (300, 1024)
+    array = np.load(path)
+    array[7, 7] = 9
+    np.save(path, array)
+    content = json.loads(index.read_text())["files"]
+    content["big.npy"]["signature"] = packcache.signature(path)
+    write_sealed(index, {"version": 1, "files": content})
+    assert scan_bags({"s": path}) == first
+    with pytest.raises(DataError, match=r"big\.npy: holds other numbers than when it was first"):
+        CaseBags.from_files([[path]], 1024)[0]
+    later = path.stat().st_mtime_ns + 1_000_000_000
+    os.utime(path, ns=(later, later))
+    assert scan_bags({"s": path})["s"].digest != first["s"].digest
+    assert CaseBags.from_files([[path]], 1024)[0].max() == 9

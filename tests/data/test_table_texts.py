@@ -146,6 +146,33 @@ def test_spellings_of_one_label_are_one_class_and_both_are_named(
     assert f"'{other}' as '{usual}' (1 row(s))" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("usual", "other"),
+    [
+        ("tum\u00f6r", "tumo\u0308r"),  # one letter, or a letter and its dots
+        ("tumor", "tum\u200bor"),
+        ("tumor", "\ufefftumor"),
+        ("tumor", "tu\u00admor"),
+        ("not sure", "not\u00a0sure"),
+        ("not sure", "not  sure"),
+        ("2", "\uff12"),
+    ],
+)
+@pytest.mark.parametrize("declared", [True, False])
+def test_spellings_that_look_alike_are_one_class_and_shown_as_code_points(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], usual: str, other: str, declared: bool
+) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(
+        f"case_id,slide_id,label\na,s1,{usual}\nd,s2,{other}\nb,s3,{usual}\nc,s4,rest\n",
+        encoding="utf-8",
+    )
+    cohort = read_cohort(path, classes=("rest", usual) if declared else ())
+    assert set(cohort.classes) == {"rest", usual}
+    told = capsys.readouterr().err
+    assert f"{other!a} as {usual!a} (1 row(s))".replace("\\", "") in told.replace("\\", "")
+
+
 def test_cases_that_differ_in_spelling_only_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -133,6 +133,35 @@ def test_bad_settings_are_refused(name) -> None:
                 heads.get(name).load(HeadOptions(params={key: -1}))
 
 
+@pytest.mark.parametrize("value", [-1, 0, float("nan"), float("inf"), float("-inf")])
+def test_numbers_out_of_range_are_refused_by_head_name_and_range(name, value) -> None:
+    may_be_zero = {"weight_decay", "min_steps", "dropout"}
+    for key, usual in heads.get(name).card.defaults.items():
+        if not isinstance(usual, float | int) or isinstance(usual, bool):
+            continue
+        if isinstance(usual, int) and isinstance(value, float):
+            continue  # refused by its type
+        if value == 0 and key in may_be_zero:
+            heads.get(name).load(HeadOptions(params={key: value}))
+            continue
+        with pytest.raises(ConfigError, match=rf"head {name}: '{key}' is .*\. Use [0-9a]"):
+            heads.get(name).load(HeadOptions(params={key: value}))
+
+
+def test_epochs_that_min_steps_overrides_are_said_once(name, make_head, world, capsys) -> None:
+    if "min_steps" not in heads.get(name).card.defaults:
+        pytest.skip("it takes no steps")
+    for min_steps, said in ((40, 1), (0, 0)):
+        head = make_head(name, epochs=2, min_steps=min_steps)
+        chunks = -(-8 // int(head.params["batch"]))
+        for _ in range(2):
+            head.fit_predict(world.bags(), world.fits(head, [4, 6]), world.outputs(head))
+        told = [line for line in capsys.readouterr().err.splitlines() if "min_steps=" in line]
+        assert len(told) == said
+        if said:
+            assert f"head {name}: up to {-(-min_steps // chunks)} epochs, not 2" in told[0]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_agrees_with_cpu(name, exact, make_head, world) -> None:
     params = dict(make_head(name, **exact).params)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from spade_bench.cli.main import main
 from spade_bench.report import Resampler, collect, compare, leaderboard
 from spade_bench.report.caveats import caveats
 from spade_bench.report.leaderboard import as_csv, as_markdown
+from spade_bench.results import ResultStore, write_predictions
 
 
 def _fill(out: Path, store: Any, classes: Any, positives: int, **how: Any) -> None:
@@ -31,10 +33,6 @@ def _fill(out: Path, store: Any, classes: Any, positives: int, **how: Any) -> No
 
 
 def _copy(out: Path, row: Any, predictions: Any, how: dict[str, Any], draw: int) -> None:
-    from dataclasses import replace
-
-    from spade_bench.results import ResultStore, write_predictions
-
     write_predictions(out, row.run_id, predictions)
     episode = "one" if how.get("same") else str(draw)
     changed = replace(
@@ -74,6 +72,28 @@ def test_rows_and_differences_carry_the_caveat(
         assert (row.ci_low is None) == (positives == 1)
     for one in compare(series, resampler, "uni", "lite0"):
         assert expected == set(one.flags)
+
+
+@pytest.mark.parametrize(
+    ("metric", "least"),
+    [("sensitivity_at_90_specificity", 50), ("sensitivity_at_95_specificity", 100),
+     ("calibration_slope", 20)],
+)  # fmt: skip
+def test_an_interval_that_a_metric_needs_more_cases_for_is_left_out_and_flagged(
+    store: Any, classes: Any, tmp_path: Path, metric: str, least: int
+) -> None:
+    for n in (least - 1, least):
+        out, label = tmp_path / str(n), np.repeat([0, 1], [n, n])
+        rng = np.random.default_rng(n)
+        told = classes(1 / (1 + np.exp(-rng.normal(size=2 * n) - label + 0.5)), label)
+        row = store(tmp_path / "first", {"draw": n}, told)
+        write_predictions(out, row.run_id, told)
+        ResultStore(out).append([replace(row, metrics=dict.fromkeys(("auroc", metric), 0.0))])
+        rows = {r.metric: r for r in leaderboard(collect(out), Resampler(out, n_boot=50))}
+        assert rows["auroc"].ci_low is not None
+        assert "few-cases" not in rows["auroc"].flags
+        assert (rows[metric].ci_low is None) == (n < least)
+        assert ("few-cases" in rows[metric].flags) == (n < least)
 
 
 @pytest.mark.parametrize("positives", [2, 5, 30])

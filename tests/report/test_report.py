@@ -30,7 +30,7 @@ LABEL = np.repeat([0, 1], 30)
 CASES = tuple(f"c{i:02d}" for i in range(60))
 ROW_FIELDS = {
     *("encoder", "task", "head", "protocol", "k_shot", "metric", "mean", "ci_low", "ci_high"),
-    *("n_cases", "n_draws", "flags", "covers"),
+    *("n_cases", "n_draws", "flags", "covers", "note", "condition", "tested_on"),
 }
 
 

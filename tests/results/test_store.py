@@ -19,7 +19,7 @@ ROW = Row("a" * 16, "ok", "uni", "t", "logistic", "few-shot", 1, 0, metrics={"au
 CONTRACT = {
     *("schema", "run_id", "status", "encoder", "task", "head", "protocol", "k_shot", "draw"),
     *("fold", "seed", "metrics", "n", "inputs", "flags", "env", "seconds", "created_utc", "error"),
-    "predictions_sha256",
+    *("predictions_sha256", "row_sha256"),
 }
 
 
@@ -134,3 +134,54 @@ def test_missing_or_damaged_predictions_are_named(tmp_path: Path) -> None:
     path.write_text("case_id,label,score:a,score:b\nc1,z,0.5,0.5\n")
     with pytest.raises(DataError, match="damaged"):
         read_predictions(tmp_path, "e" * 16)
+
+
+ODD_VALUES: dict[str, list[object]] = {
+    "run_id": [None, 3, [], True],
+    "status": [None, "x", [], {}],
+    "encoder": [None, 3, ["uni"]],
+    "task": [None, {}],
+    "head": [1.5, {"a": 1}],
+    "protocol": [True, []],
+    "k_shot": ["1", [1], 1.5, True],
+    "draw": ["0", {}],
+    "fold": ["0", [0]],
+    "seed": [None, "0", [0]],
+    "metrics": [None, 3, [1], {"auroc": "0.5"}, {"auroc": True}, {"auroc": [1]}],
+    "n": [None, "x", [1], {"test": "20"}, {"pool": 0.5}],
+    "inputs": [{"permutation": "1"}, {"permutation": None}, {"cohort": [1]}, "x", None, [1]],
+    "flags": [None, 3, "x", [1], [None]],
+    "env": [None, "x", [], {"cohort": 5}],
+    "seconds": ["1"],
+    "created_utc": [None, 5],
+    "error": [5, []],
+    "predictions_sha256": [None, []],
+}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [(field, value) for field in ODD_VALUES for value in ODD_VALUES[field]]
+)
+def test_a_field_that_cannot_be_is_named_and_the_rest_stands(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    store = ResultStore(tmp_path)
+    store.append([ROW])
+    content = {**json.loads(store.path.read_text()), "run_id": "c" * 16, field: value}
+    del content["row_sha256"]  # a row of an older version, or of a stranger
+    with store.path.open("a") as file:
+        file.write(json.dumps(content) + "\n")
+    assert store.rows() == [ROW]
+    (problem,) = store.problems
+    assert f"line 2: {field} is not" in problem
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, "1" * 5000, '{"a":' * 100_000], ids=len)
+def test_a_line_beyond_what_python_reads_is_named(tmp_path: Path, line: str) -> None:
+    store = ResultStore(tmp_path)
+    store.append([ROW])
+    with store.path.open("a") as file:
+        file.write(line + "\n")
+    assert store.rows() == [ROW]
+    (problem,) = store.problems
+    assert "line 2: not valid JSON" in problem

@@ -83,6 +83,12 @@ def other_study(tmp_path: Path) -> Study:
     return write_study(tmp_path / "other", n=24, name="other")
 
 
+@pytest.fixture
+def uni_study(tmp_path: Path) -> Study:
+    """The other cohort with features of another encoder."""
+    return write_study(tmp_path / "uni", n=24, name="other", encoder="uni")
+
+
 class HalfEncoder:
     """Keeps the first half of the base features."""
 

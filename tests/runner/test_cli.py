@@ -61,9 +61,9 @@ def test_run_report_and_resume_with_flags(
 ) -> None:
     given = ["--table", str(study.table), "--features", str(study.features), "--out", "o"]
     assert _main("run", "--encoder", "mine", "--task", "my_task", *given, *FAST) == 0
-    assert "12 cells done" in capsys.readouterr().err
+    assert "28 cells done" in capsys.readouterr().err
     assert _main("run", "--encoder", "mine", "--task", "my_task", *given, *FAST) == 0
-    assert "0 cells done, 12 finished before" in capsys.readouterr().err
+    assert "0 cells done, 28 finished before" in capsys.readouterr().err
     assert _main("report", "o", "--json", "--no-plots") == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["encoder"] for row in rows} == {"mine", "mine+random256"}

@@ -67,7 +67,8 @@ def test_predictions_that_are_not_numbers_are_a_failed_cell(
     assert ask(study, tmp_path) == 2
     printed = capsys.readouterr().err
     assert "head 'logistic'" in printed
-    assert said in printed
+    assert printed.count(said) == 1  # as it happens, and not again at the end
+    assert "1 cell(s) failed, see the warnings above" in printed
     assert "bug" not in printed
     rows = ResultStore(tmp_path).rows()
     assert sorted(row.status for row in rows) == ["failed", "ok"]
@@ -103,6 +104,23 @@ def test_a_head_that_prints_or_exits_spoils_no_output(
     monkeypatch.setattr(PooledHead, "fit_predict", lambda *_: sys.exit(0))
     assert ask(study, tmp_path / "exit") == 2
     assert "head 'logistic' called sys.exit(0)" in capsys.readouterr().err
+
+
+def test_a_folder_where_everything_failed_says_so_when_asked_for_a_metric(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(PooledHead, "fit_predict", lambda *_: None)
+        assert ask(study, tmp_path) == 2
+    capsys.readouterr()
+    assert run_main("report", str(tmp_path), "--metric", "auroc", "--no-plots") == 2
+    told = " ".join(capsys.readouterr().err.split())
+    assert "because no cell has finished. Leave --metric out" in told
+    assert ask(study, tmp_path) == 0
+    capsys.readouterr()
+    for metric, said in (("auroq", "Did you mean 'auroc'?"), ("zzz", "Use primary, all, auroc, ")):
+        assert run_main("report", str(tmp_path), "--metric", metric, "--no-plots") == 2
+        assert said in " ".join(capsys.readouterr().err.split())
 
 
 def cut(path: Path) -> None:
@@ -164,7 +182,7 @@ def test_rows_without_a_checksum_are_held_against_their_count(
     path = tmp_path / "results.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row in rows:
-        del row["predictions_sha256"]
+        del row["predictions_sha256"], row["row_sha256"]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert run_main("report", str(tmp_path), "--json", "--no-plots") == 0
     path = predictions_path(tmp_path, rows[1]["run_id"])
@@ -174,6 +192,59 @@ def test_rows_without_a_checksum_are_held_against_their_count(
     cut(predictions_path(tmp_path, rows[0]["run_id"]))
     assert run_main("report", str(tmp_path), "--json", "--no-plots") == 2
     assert "hold 11 of 20 cases" in capsys.readouterr().err
+
+
+EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "metric": lambda row: row["metrics"].update(auroc=0.999),
+    "metric added": lambda row: row["metrics"].update(extra=1.0),
+    "encoder": lambda row: row.update(encoder="best"),
+    "flags": lambda row: row.update(flags=[]),
+    "counts": lambda row: row["n"].update(train=400),
+    "status": lambda row: row.update(status="failed", error="no"),
+    "draw": lambda row: row.update(draw=7),
+    "checksum of predictions": lambda row: row.update(predictions_sha256=""),
+    "field removed": lambda row: row.pop("seed"),
+    "checksum": lambda row: row.update(row_sha256="0" * 64),
+}
+
+
+@pytest.mark.parametrize("kind", EDITS)
+def test_an_edited_row_is_named_left_out_and_made_again(
+    kind: str, study: Any, tmp_path: Path, capsys: Any
+) -> None:
+    assert ask(study, tmp_path) == 0
+    path = tmp_path / "results.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    before = rows[0]["metrics"]["auroc"], rows[1]["metrics"]["auroc"]
+    EDITS[kind](rows[1])
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    capsys.readouterr()
+    assert run_main("report", str(tmp_path), "--json", "--no-plots") == 2
+    printed = capsys.readouterr()
+    assert "results.jsonl line 2: edited after it was written" in printed.err
+    assert "1 stored result(s) are damaged and were left out" in printed.err
+    shown = next(row for row in json.loads(printed.out) if row["metric"] == "auroc")
+    assert shown["mean"] == pytest.approx(before[0])
+    assert ask(study, tmp_path) == 0
+    printed = capsys.readouterr()
+    assert "line 2: edited after it was written" in printed.err
+    assert "1 cells done, 1 finished before" in printed.err
+    # The line stays in the file; the row that was computed again stands for it.
+    assert len(path.read_text().splitlines()) == 3
+    assert run_main("report", str(tmp_path), "--json", "--no-plots") == 0
+    shown = next(r for r in json.loads(capsys.readouterr().out) if r["metric"] == "auroc")
+    assert shown["mean"] == pytest.approx(np.mean(before))
+
+
+def test_an_order_of_keys_or_spaces_is_no_edit(study: Any, tmp_path: Path) -> None:
+    assert ask(study, tmp_path) == 0
+    path = tmp_path / "results.jsonl"
+    before = ResultStore(tmp_path).rows()
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps(r, sort_keys=True, indent=None) + "\n" for r in rows))
+    store = ResultStore(tmp_path)
+    assert store.rows() == before
+    assert not store.problems
 
 
 @pytest.mark.parametrize(

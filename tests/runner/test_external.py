@@ -79,7 +79,7 @@ def test_chains_controls_repeats_and_reports(
     assert {row.status for row in rows} == {"ok"}
     controls = {flag for row in rows for flag in row.flags if flag.startswith("control:")}
     assert controls == {
-        f"control:{name}" for name in ("permuted-labels", "pca", "k1", "random-weights")
+        f"control:{name}" for name in ("permuted-labels", "pca", "k1", "random-projection")
     }
     for row in rows:
         tested = read_predictions(Path("o"), row.run_id).case_ids

@@ -22,12 +22,13 @@ def _ask(study: Any, out: Path, **changes: Any) -> RunRequest:
         "tasks": (resolve_task("my_task", study.table, None),),
         "out": out,
         "any_features": study.features,
-        "shots": (1, 4),
-        "draws": 2,
         "device": "cpu",
         "controls": False,
         **changes,
     }
+    external = any(task.test_table is not None for task in values["tasks"])
+    if not external and values.get("protocol", "few-shot") == "few-shot":
+        values = {"shots": (1, 4), "draws": 2, **values}
     return RunRequest(**values)
 
 
@@ -41,7 +42,7 @@ def test_cv_tests_every_case_once_and_controls_are_made_per_fold(
 ) -> None:
     out = tmp_path / "out"
     summary = run(_ask(study, out, protocol="cv", folds=4, repeats=2, controls=True))
-    assert (summary.done, summary.failed) == (3 * 8, 0)
+    assert (summary.done, summary.failed) == (7 * 8, 0)
     for encoder in ("mine", "mine+random256"):
         for repeat in (0, 1):
             own = [r for r in _rows(out) if (r.encoder, r.draw) == (encoder, repeat)]
@@ -51,7 +52,7 @@ def test_cv_tests_every_case_once_and_controls_are_made_per_fold(
             assert len(tested) == len(set(tested)) == 40
             assert all(r.protocol == "cv" and r.k_shot is None for r in own)
     again = run(_ask(study, out, protocol="cv", folds=4, repeats=2, controls=True))
-    assert (again.done, again.skipped) == (0, 24)
+    assert (again.done, again.skipped) == (0, 56)
 
 
 def test_ensemble_is_the_mean_of_its_fold_models(study: Any, tmp_path: Path) -> None:
@@ -195,14 +196,14 @@ def test_external_trains_on_one_table_and_tests_on_another(
     task = resolve_task("my_task", study.table, None, test_table=other_study.table)
     ask = {"tasks": (task,), "any_test_features": other_study.features, "controls": True}
     summary = run(_ask(study, out, protocol="external", **ask))
-    assert (summary.done, summary.failed) == (3, 0)
+    assert (summary.done, summary.failed) == (7, 0)
     for row in _rows(out):
         assert row.protocol == "external"
         assert row.n == {"train": 40, "test": 24, "events": None}
         told = read_predictions(out, row.run_id)
         assert all(case.startswith("other") for case in told.case_ids)
     # few-shot and cv take the other cohort for their test set.
-    assert run(_ask(study, out, protocol="cv", folds=2, **ask)).done == 9
+    assert run(_ask(study, out, protocol="cv", folds=2, **ask)).done == 21
     assert {len(read_predictions(out, r.run_id).case_ids) for r in _rows(out)} == {24}
 
 

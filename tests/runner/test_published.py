@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from spade_bench.errors import DataError, UserError
+from spade_bench.report import collect
 from spade_bench.results import ResultStore, read_predictions
 from spade_bench.runner import RunRequest, run, select
 from spade_bench.runner.request import EncoderRequest, resolve_task
@@ -124,6 +125,33 @@ def test_published_shots(study: Any, tmp_path: Path) -> None:
         ("few-shot", 4, 0),
         ("few-shot", 4, 1),
     ]
+
+
+def test_published_tasks_and_shots_are_told_apart_by_splits_only_where_one_has_several(
+    study: Any, tmp_path: Path
+) -> None:
+    folders = [_patho_bench(study, tmp_path / name / "kind", leaky=False) for name in "ab"]
+    lines = (folders[1] / "k=all.tsv").read_text().splitlines()
+    (folders[1] / "k=all.tsv").write_text("\n".join(line.rsplit("\t", 1)[0] for line in lines))
+    _patho_bench(study, folders[0], leaky=False, name="k=2.tsv")
+    text = (folders[0] / "k=2.tsv").read_text()
+    (folders[0] / "k=4.tsv").write_text(text.replace("\ttrain\t", "\t-1\t", 1))
+    out = tmp_path / "out"
+    tasks = [resolve_task(f"patho-bench:{folder}", None, None) for folder in folders]
+    for task in tasks:
+        run(_ask(study, out, task))
+    for shot in (2, 4):
+        run(_ask(study, out, tasks[0], protocol="few-shot", shots=(shot,)))
+    assert len({row.inputs["splits"] for row in ResultStore(out).rows()}) == 4
+    assert {one.condition for one in collect(out)} == {()}
+    text = (folders[1] / "k=all.tsv").read_text().replace("test", "?").replace("train", "test")
+    (folders[1] / "k=all.tsv").write_text(text.replace("?", "train"))
+    run(_ask(study, out, tasks[1]))
+    told = {(one.task, *one.condition) for one in collect(out)}
+    assert ("a--kind",) in told
+    found = [one.condition for one in collect(out) if one.task == "b--kind" and one.rows]
+    assert len(set(found)) == 2
+    assert all(words.startswith("published splits ") for (words,) in found)
 
 
 def test_a_pair_of_cohorts(study: Any, other_study: Any, tmp_path: Path) -> None:

@@ -92,7 +92,9 @@ def test_a_failing_task_is_recorded_and_gives_way_once_it_runs(
     sound = survival.table.read_text()
     survival.table.write_text(sound.replace(",1,", ",7,"))
     assert _main("run", "--config", str(sweep)) == 2
-    assert "is 7" in capsys.readouterr().err.splitlines()[-1]
+    told = capsys.readouterr().err
+    assert told.count("is 7") == 1
+    assert "2 cell(s) failed, see the warnings above" in told.splitlines()[-1]
     failed = [r for r in _rows(tmp_path / "results") if r["status"] == "failed"]
     assert {(r["task"], r["encoder"], r["head"]) for r in failed} == {
         *(("outcome", "mine", "cox"), ("outcome", "twin", "cox"))
@@ -147,11 +149,11 @@ def test_interruption_leaves_everything_readable(
     monkeypatch.setattr(PooledHead, "fit_predict", interrupted)
     assert _main(*command, *given, "--out", "o") == 130
     before = _rows(tmp_path / "o")
-    assert len(before) == 6  # the encoder and its permuted labels, not yet the projections
+    assert len(before) == 18  # the encoder and its permuted labels, not yet the projections
     monkeypatch.setattr(PooledHead, "fit_predict", fit)
     assert _main(*command, *given, "--out", "o") == 0
-    assert _rows(tmp_path / "o")[:6] == before
-    assert len(_rows(tmp_path / "o")) == 9
+    assert _rows(tmp_path / "o")[:18] == before
+    assert len(_rows(tmp_path / "o")) == 21
 
 
 def test_all_that_starts_from_the_same_bags_trains_in_one_pass(
@@ -167,8 +169,9 @@ def test_all_that_starts_from_the_same_bags_trains_in_one_pass(
 
     monkeypatch.setattr(PooledHead, "fit_predict", counted)
     assert _main(*command, "--shots", "1,2,4", "--out", "whole") == 0
-    # Three shots x two draws of the encoder and of its permuted labels; then the projections.
-    assert calls == [12, 6]
+    # Three shots x two draws of the encoder and of its labels permuted five times; then the
+    # projections.
+    assert calls == [6 + 5 * 6, 6]
     for shot in ("4", "1", "2"):
         assert _main(*command, "--shots", shot, "--out", "parts") == 0
     whole, parts = (
@@ -186,10 +189,10 @@ def test_dry_run_counts_and_estimates(
     given = ["--table", str(study.table), "--features", str(study.features), "--device", "cpu"]
     command = ["run", "--encoder", "mine", "--task", "t", "--shots", "1,2", *given, "--out", "o"]
     assert _main(*command, "--draws", "2", "--dry-run") == 0
-    assert "12 cells to run, 0 finished; no estimate" in capsys.readouterr().err
+    assert "28 cells to run, 0 finished; no estimate" in capsys.readouterr().err
     assert _main(*command, "--draws", "2") == 0
     assert _main(*command, "--draws", "4", "--dry-run") == 0
-    assert "12 cells to run, 12 finished; about" in capsys.readouterr().err
+    assert "28 cells to run, 28 finished; about" in capsys.readouterr().err
     assert not (tmp_path / "o" / "results.jsonl.new").exists()
 
 

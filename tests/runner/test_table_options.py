@@ -117,7 +117,7 @@ def test_ids_spelt_otherwise_are_told_and_taken_on_request(
     assert _main(*checked, "--match-ids", "loose") == 0
     assert _run(study, Path("spoilt.csv"), "--match-ids", "loose") == 0
     assert "matched loosely" in capsys.readouterr().err
-    _flags()
+    assert "loose-ids" in _flags()
     assert _run(study, Path("spoilt.csv"), "--match-ids", "lose") == 2
 
 
@@ -153,7 +153,26 @@ def test_published_splits_follow_the_options(study: Any) -> None:
     )
     assert _main(*run) == 2
     assert _main(*run, "--match-ids", "loose") == 0
-    _flags()
+    assert "loose-ids" in _flags()
+
+
+def test_ids_that_are_alike_are_not_flagged_though_others_would_be_taken(study: Any) -> None:
+    assert _run(study, study.table, "--match-ids", "loose") == 0
+    assert "loose-ids" not in _flags()
+
+
+def test_ids_of_another_cohort_that_match_loosely_are_flagged(study: Any, other_study: Any) -> None:
+    frame = pd.read_csv(other_study.table)
+    frame["slide_id"] += ".svs"
+    frame.to_csv("other.csv", index=False)
+    run = (
+        *("run", "--encoder", "mine", "--task", "tumour", "--table", str(study.table)),
+        *("--features", str(study.features), "--test-table", "other.csv"),
+        *("--test-features", str(other_study.features), "--device", "cpu", "--out", "out"),
+    )
+    assert _main(*run) == 2
+    assert _main(*run, "--match-ids", "loose") == 0
+    assert "loose-ids" in _flags()
 
 
 def test_an_external_cohort_without_a_class_runs_and_is_flagged(

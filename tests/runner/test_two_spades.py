@@ -90,7 +90,7 @@ def test_together_they_have_the_rows_that_each_has_alone(
         *{(label, name) for label in "ab" for name in ("", "permuted-labels")},
         *{(f"{label}-{name}", name) for label in "ab" for name in ("k1", "random-routing")},
         *{("mine", "base"), ("mine+pca8", "pca"), ("mine+pca6", "pca")},
-        *{("mine+random8", "random-weights"), ("mine+random6", "random-weights")},
+        *{("mine+random8", "random-projection"), ("mine+random6", "random-projection")},
     }
 
 
@@ -134,7 +134,7 @@ def test_bases_of_one_name_from_two_folders_are_told_apart(
         assert own == {
             (f"mine@{label}", "base"),
             (f"mine@{label}+pca{width}", "pca"),
-            (f"mine@{label}+random{width}", "random-weights"),
+            (f"mine@{label}+random{width}", "random-projection"),
         }
         out = tmp_path / f"only-{label}"
         _run(study, out, {label: path}, any_features=features[label])

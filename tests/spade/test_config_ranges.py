@@ -22,7 +22,24 @@ def test_settings_of_a_pretraining_out_of_range_are_refused(setting: str) -> Non
         build(PretrainConfig, parse_set([setting]))
 
 
+@pytest.mark.parametrize(
+    "setting",
+    ["seed=-1", "genes.n_top=-1", "split.val=0", "split.test=2", "training.epochs=0",
+     "training.warmup_epochs=-1", "training.batch_size=1", "training.patches=0", "training.lr=.nan",
+     "training.weight_decay=-1", "training.temperature=0", "training.hidden=0",
+     "training.attention=0", "training.dropout=0.5"],
+)  # fmt: skip
+def test_settings_of_tangle_out_of_range_are_refused(setting: str) -> None:
+    name = setting.split("=", maxsplit=1)[0]
+    with pytest.raises(ConfigError, match=rf"'{name}' is .*\. Use "):
+        build(TangleConfig, parse_set([setting]))
+
+
+def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
+    with pytest.raises(ConfigError, match="nothing is left to train on"):
+        build(TangleConfig, {"split": {"val": 0.5, "test": 0.5}})
+
+
 def test_the_defaults_are_in_range() -> None:
     build(PretrainConfig, {})
-    with pytest.raises(ConfigError, match="'seed' is out of range"):
-        build(TangleConfig, {"seed": -1})
+    build(TangleConfig, {})

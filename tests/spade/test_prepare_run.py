@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -238,7 +240,7 @@ class KillError(Exception):
         (panel, "variable_genes", 3),
         (running, "collect_features", 1),
         (running, "align_sample", 3),
-        (align, "write_json", 2),
+        (align, "remember", 2),
         (writer, "read_part", 3),
         (running, "split_samples", 1),
     ],
@@ -266,6 +268,56 @@ def test_killed_anywhere_it_ends_at_the_same_file(
     assert same(whole.spots, again.spots)
     assert whole.split == again.split
     assert not list((tmp_path / "cut").rglob(".*tmp*"))
+
+
+def edit_json(path: Path) -> None:
+    content = json.loads(path.read_text())
+    for name, value in content.items():
+        if isinstance(value, int):
+            content[name] = value - 1
+        elif name == "genes":
+            content[name] = value[1:]
+    path.write_text(json.dumps(content))
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 2
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        *((f"{folder}/S1.json", spoil) for folder in ("checks", "genes", "parts")
+          for spoil in (edit_json, flip)),
+        ("checks/S1.genes", flip),
+        ("checks/S1.prints.npy", flip),
+        ("parts/S1.h5", flip),
+    ],
+)  # fmt: skip
+def test_what_is_remembered_and_was_edited_is_named_and_made_again(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], name: str, spoil: Callable[[Path], None],
+) -> None:  # fmt: skip
+    config, out = cohort.config(), tmp_path / "out"
+    whole = prepare(config, tmp_path / "whole", BASE)
+
+    def fatal(*args: Any, **kwargs: Any) -> Any:
+        raise KillError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "write_spots", fatal)
+        with pytest.raises(KillError):
+            prepare(config, out, BASE)
+    shutil.rmtree(out / "prepare" / "stages")  # each stage asks what it remembers of each sample
+    spoil(out / "prepare" / name)
+    capsys.readouterr()
+    again = prepare(config, out, BASE)
+    told = [line for line in capsys.readouterr().err.splitlines() if "made again" in line]
+    assert len(told) == 1
+    assert str(out / "prepare" / name) in told[0]
+    assert same(whole.spots, again.spots)
 
 
 def same(one: Spots, other: Spots) -> bool:

@@ -21,11 +21,13 @@ REPEATS, RESAMPLES, CLAIM = 400, 200, 0.93
 ERROR = float(np.sqrt(0.95 * 0.05 / REPEATS))
 
 
-def _cases(rng: np.random.Generator, sizes: tuple[int, ...], shift: float) -> tuple:
+def _cases(
+    rng: np.random.Generator, sizes: tuple[int, ...], shift: float, spread: float = 1.0
+) -> tuple:
     """Labels and probabilities whose logits are normal around the true class."""
     label = np.repeat(np.arange(len(sizes)), sizes)
     if len(sizes) == 2:
-        x = rng.normal(size=len(label)) + shift * label
+        x = rng.normal(size=len(label)) * np.where(label == 1, spread, 1.0) + shift * label
         p = 1 / (1 + np.exp(shift / 2 - x))
         return label, np.stack([1 - p, p], axis=1)
     logits = rng.normal(size=(len(label), len(sizes)))
@@ -49,11 +51,13 @@ def _values(metric: str, label: np.ndarray, draws: list[np.ndarray], seed: int) 
     )  # fmt: skip
 
 
-def _covers(metric: str, sizes: tuple[int, ...], shift: float, truth: float) -> float:
+def _covers(
+    metric: str, sizes: tuple[int, ...], shift: float, truth: float, spread: float = 1.0
+) -> float:
     rng = np.random.default_rng([*sizes, int(10 * shift)])
     hits = []
     for seed in range(REPEATS):
-        label, scores = _cases(rng, sizes, shift)
+        label, scores = _cases(rng, sizes, shift, spread)
         got = single(_values(metric, label, [scores], seed), metric, seed)
         assert got is not None
         assert got.high > got.low
@@ -75,6 +79,20 @@ def test_class_metrics_cover_from_five_cases_on(metric: str, sizes: tuple[int, .
     big = _cases(np.random.default_rng(0), tuple(2000 * n for n in sizes), 1.5)
     truth = float(evaluate(metric, *big)[0])
     assert _covers(metric, sizes, 1.5, truth) >= CLAIM - 2 * ERROR
+
+
+@pytest.mark.parametrize(
+    ("metric", "sizes"),
+    [("auprc", (20, 20)), ("auprc", (50, 20)), ("auprc", (50, 50)), ("auprc", (50, 5)),
+     ("sensitivity_at_90_specificity", (50, 50)), ("sensitivity_at_90_specificity", (100, 50))],
+)  # fmt: skip
+@pytest.mark.parametrize(("shift", "spread"), [(1.5, 0.5), (0.5, 1.0)])
+def test_metrics_of_the_top_of_the_list_cover_where_few_negatives_reach_it(
+    metric: str, sizes: tuple[int, ...], shift: float, spread: float
+) -> None:
+    big = _cases(np.random.default_rng(0), tuple(2000 * n for n in sizes), shift, spread)
+    truth = float(evaluate(metric, *big)[0])
+    assert _covers(metric, sizes, shift, truth, spread) >= CLAIM - 2 * ERROR
 
 
 def test_a_mean_over_draws_covers_with_five_positives() -> None:
@@ -143,7 +161,8 @@ def test_with_many_cases_it_is_the_interval_of_the_variance() -> None:
 @pytest.mark.parametrize(
     ("metric", "size"),
     [("auroc", 1), ("balanced_accuracy", 4), ("auprc", 4), ("kappa_quadratic", 4), ("c_index", 4),
-     ("sensitivity_at_95_specificity", 19), ("calibration_slope", 19)],
+     ("sensitivity_at_90_specificity", 49), ("sensitivity_at_95_specificity", 99),
+     ("calibration_slope", 19)],
 )  # fmt: skip
 def test_an_interval_that_would_not_hold_is_refused(metric: str, size: int) -> None:
     boot = np.random.default_rng(0).uniform(0.4, 0.6, size=(1, 50))

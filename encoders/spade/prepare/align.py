@@ -16,7 +16,7 @@ from spade_bench.data.st.findings import Finding
 from spade_bench.data.st.values import lognorm
 from spade_bench.encoders.spade.prepare.collect import Record
 from spade_bench.errors import DataError
-from spade_bench.files import atomic_path, hash_obj, read_json, write_json
+from spade_bench.files import atomic_hdf5, hash_obj, remember, remembered
 
 __all__ = ["Part", "align_sample", "read_part"]
 
@@ -71,19 +71,19 @@ def align_sample(
             "expression": expression,
         }
     )
-    if path.is_file() and report.is_file():
-        found = read_json(report)
-        if found["key"] == key:
-            findings = tuple(Finding.from_dict(f) for f in found["findings"])
-            return Part(path, features, found["n_spots"], found["nnz"], found["dim"], findings)
+    found = remembered(report, key, [path])
+    if found is not None:
+        findings = tuple(Finding.from_dict(f) for f in found["findings"])
+        return Part(path, features, found["n_spots"], found["nnz"], found["dim"], findings)
     report.unlink(missing_ok=True)
     try:
         part = _align(record, features, panel, expression, path)
     except DataError as error:  # not kept: the file may be whole again next time
         n, text = record.n_spots, str(error).rstrip(".")
         return Part(path, features, 0, 0, 0, (Finding("unreadable", n, n, text, fatal=True),))
-    found = {"key": key, "n_spots": part.n_spots, "nnz": part.nnz, "dim": part.dim}
-    write_json(report, {**found, "findings": [f.to_dict() for f in part.findings]})
+    if path.is_file():  # a sample without spots has none
+        found = {"n_spots": part.n_spots, "nnz": part.nnz, "dim": part.dim}
+        remember(report, key, {**found, "findings": [f.to_dict() for f in part.findings]}, [path])
     return part
 
 
@@ -116,7 +116,7 @@ def _align(
         findings.append(Finding("nothing-left", len(keep), len(keep), text, fatal=True))
         return Part(path, features, 0, 0, values.shape[1], tuple(findings))
     matrix = _panel_matrix(data, panel, expression, keep)
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as handle:
+    with atomic_hdf5(path) as handle:
         handle["data"], handle["indices"] = matrix.data, matrix.indices.astype(np.int32)
         handle["indptr"] = matrix.indptr.astype(np.int64)
         handle["barcode"] = np.array([b.encode() for b in data.barcodes[keep]])

@@ -23,7 +23,7 @@ from spade_bench.data.st.filters import check_trusted, filter_samples
 from spade_bench.data.st.findings import Finding
 from spade_bench.encoders.spade.config import PretrainConfig, SamplesConfig
 from spade_bench.errors import BROKEN_FILE, ConfigError, DataError
-from spade_bench.files import atomic_path, hash_obj, read_json, write_json
+from spade_bench.files import atomic_path, hash_obj, remember, remembered
 
 __all__ = ["Record", "check_all", "gather", "identity", "report_findings", "summarise"]
 
@@ -186,7 +186,7 @@ def _check_one(sample: StSample, config: PretrainConfig, folder: Path) -> tuple[
         "image_size": checked.image_size,
         "findings": [f.to_dict() for f in findings],
     }
-    write_json(report, found)
+    remember(report, key, found, [genes_file, prints_file])
     return _restore(sample, found, genes_file), prints
 
 
@@ -194,12 +194,10 @@ def _found_before(
     sample: StSample, key: str, report: Path, genes_file: Path, prints_file: Path
 ) -> tuple[Record, np.ndarray] | None:
     """What an earlier run found; None when there is nothing, or it is damaged or of other data."""
-    if not (report.is_file() and genes_file.is_file() and prints_file.is_file()):
+    found = remembered(report, key, [genes_file, prints_file])
+    if found is None:
         return None
     try:
-        found = read_json(report)
-        if found["key"] != key:
-            return None
         record = _restore(sample, found, genes_file)
         whole = len(record.genes()) == record.n_genes
         return (record, np.load(prints_file, allow_pickle=False)) if whole else None

@@ -20,7 +20,7 @@ from spade_bench.data.st.expression import Expression, read_expression
 from spade_bench.encoders.spade.config import GenesConfig
 from spade_bench.encoders.spade.prepare.collect import Record
 from spade_bench.errors import DataError
-from spade_bench.files import hash_obj, read_json, write_json
+from spade_bench.files import hash_obj, remember, remembered
 
 __all__ = ["MIN_SHARED", "gene_floor", "intersect_genes", "make_panel", "variable_genes"]
 
@@ -159,10 +159,9 @@ def _remembered(
 ) -> list[str]:
     path = folder / f"{record.sample.sample_id}.json"
     key = hash_obj({"identity": record.identity, "rule": rule})
-    if path.is_file():
-        found = read_json(path)
-        if found["key"] == key:
-            return list(found["genes"])
+    found = remembered(path, key)
+    if found is not None:
+        return list(found["genes"])
     genes = variable_genes(read_expression(record.sample), shared, n_top)
-    write_json(path, {"key": key, "genes": genes})
+    remember(path, key, {"genes": genes})
     return genes

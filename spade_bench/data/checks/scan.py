@@ -58,7 +58,7 @@ def scan_features(
     """List feature files and read those of the table's slides.
 
     Sound files that an earlier run or check has read, and that have not changed since, are not
-    read again; see `spade_bench.data.packcache`.
+    read again; see `spade_bench.data.packcache`. Packs are read in full.
 
     Args:
         folder: Searched recursively, whatever tool wrote it.
@@ -81,11 +81,11 @@ def scan_features(
     slides = list(slides)
     scan.files = dict(match_files(scan.files, slides, match_ids, str(folder)))
     wanted = {slide: scan.files[slide] for slide in slides if slide in scan.files}
-    for slide, info in scan_bags(wanted).items():
+    for slide, info in scan_bags(wanted, whole=True).items():
         try:
             scan.bags[slide] = _known(info) or _facts(read_bag(info.path))
         except UserError as problem:
-            scan.unreadable[slide] = problem.what
+            scan.unreadable[slide] = problem.clause
     return scan
 
 
@@ -107,7 +107,7 @@ def _list_leniently(folder: Path, scan: FeatureScan) -> None:
         try:
             header = look(path)
         except UserError as problem:
-            scan.unreadable[path.stem] = problem.what
+            scan.unreadable[path.stem] = problem.clause
             continue
         if header is not None:
             by_slide[header.slide_id].append(path)

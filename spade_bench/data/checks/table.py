@@ -10,7 +10,7 @@ from spade_bench.data.checks.issues import Issue, error, note, warning
 from spade_bench.data.checks.leaks import find_leaks
 from spade_bench.data.columns import Columns, missing_columns
 from spade_bench.data.sources.slides import parse_barcode
-from spade_bench.data.spelling import fold, one_spelling, read_flag, to_classes
+from spade_bench.data.spelling import fold, one_spelling, pair, read_flag, to_classes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,7 +135,7 @@ def respell(
     known = given.dropna()
     changes = to_classes(known, target.classes) if target.classes else one_spelling(known)
     if changes:
-        pairs = [f"'{old}' as '{new}'" for old, new in changes.items()]
+        pairs = [pair(old, new) for old, new in changes.items()]
         text = f"{len(pairs)} label(s) are spelt otherwise and taken as one"
         issues.append(warning("spelling", text, pairs, fix="Spell a class one way"))
         label = [changes.get(value, value) for value in given]

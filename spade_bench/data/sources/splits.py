@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from spade_bench.data.checks.leaks import find_leaks, name_some
 from spade_bench.data.classorder import order_classes
 from spade_bench.data.cohort import read_table
 from spade_bench.data.columns import USUAL, Columns
-from spade_bench.data.ids import describe_near, match_files, near_ids
+from spade_bench.data.ids import LOOSE_IDS, describe_near, match_files, near_ids
 from spade_bench.data.sources.units import PublishedSplits, Unit, assemble
 from spade_bench.data.spelling import to_classes
 from spade_bench.data.targets import spell_targets
@@ -173,8 +174,11 @@ def read_clam(
     files = _clam_files(splits)
     known = _column(frame, "slide_id", table)
     sides: dict[str, list[str | None]] = {}
+    loose = False
     for fold, path in files.items():
-        side = match_files(_clam_side(path), known, match_ids, str(path))
+        given = _clam_side(path)
+        side = match_files(given, known, match_ids, str(path))
+        loose = loose or side.keys() != given.keys()
         unknown = sorted(set(side) - set(known))
         if unknown:
             raise DataError(
@@ -185,7 +189,7 @@ def read_clam(
         sides[f"fold_{fold}"] = [side.get(slide) for slide in known]
     if not survival and not classes:
         classes = order_classes(_column(frame, "label", table).dropna().unique())
-    return assemble(
+    found = assemble(
         frame,
         sides,
         name=table.stem,
@@ -194,6 +198,7 @@ def read_clam(
         unit=unit,
         allow_leaky=allow_leaky,
     )
+    return replace(found, flags=(*found.flags, LOOSE_IDS)) if loose else found
 
 
 def split_rows(
