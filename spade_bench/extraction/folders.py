@@ -84,7 +84,9 @@ def over_bags(
                 try:
                     write(source, target, {**said, "recipe": key, "source_hash": content})
                     written[slide_id] = target
-                except (UserError, OSError) as error:
+                # Readers turn what is wrong with a source into a UserError. What the machine
+                # says of writing, such as a full disk, holds for every file and ends the command.
+                except UserError as error:
                     line = str(error) if slide_id in str(error) else f"{slide_id}: {error}"
                     failed.append(line)
                     console.warn(line)
