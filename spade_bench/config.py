@@ -172,7 +172,12 @@ def load_yaml(text: str, where: str) -> Any:
     if node is None:
         return None
     _check_node(node, where, {})
-    return yaml.safe_load(text)
+    try:
+        return yaml.safe_load(text)
+    except (ValueError, OverflowError) as error:  # such as 2020-13-45, or thousands of digits
+        raise ConfigError(
+            f"a value cannot be read ({error})", where=where, fix="Put text in quotes"
+        ) from error
 
 
 def _line(event: Any) -> str:

@@ -65,7 +65,8 @@ def load_file(path: str | Path) -> None:
     for registry in registries:
         load = _nest(registry, str(file), load)
     try:
-        load()
+        with contained("plugin", str(file)):
+            load()
     except SpadeBenchError:
         raise
     except Exception as error:
@@ -122,7 +123,8 @@ def _discover_entry_points(registry: Registry[Any], group: str) -> None:
 def _guard(registry: Registry[Any], name: str, origin: str, load: Callable[[], object]) -> None:
     """Run ``load``; on any failure note it under the plugin's name and go on."""
     try:
-        registry.from_origin(origin, load)
+        with contained("plugin"):
+            registry.from_origin(origin, load)
     except Exception as error:
         registry.broken[name] = f"{origin}: {type(error).__name__}: {error}"
 

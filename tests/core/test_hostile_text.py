@@ -92,6 +92,15 @@ def test_yaml_that_grows_or_contradicts_itself_is_refused(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
+@pytest.mark.parametrize("value", ["2020-13-45", "1" * 5000, "!!int x", "!!float x"], ids=len)
+def test_a_value_that_yaml_cannot_make_is_refused(value: str, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(f"a: {value}", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"x\.yaml: a value cannot be read"):
+        read_yaml(tmp_path / "x.yaml")
+    with pytest.raises(ConfigError, match="--set: a value cannot be read"):
+        parse_set([f"a={value}"])
+
+
 def test_ordinary_aliases_and_merges_still_work() -> None:
     text = "base: &b {x: 1, y: 2}\none: {<<: *b, y: 3}\ntwo: [*b, *b]"
     assert load_yaml(text, "f")["one"] == {"x": 1, "y": 3}

@@ -55,6 +55,8 @@ def test_a_task_card_is_a_plugin_too(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("import no_such_package_at_all", "fails to import (ModuleNotFoundError"),
+        ("raise SystemExit(3)", "called sys.exit(3)"),
+        ("import sys\nsys.exit()", "called sys.exit(None)"),
         ("x = 1", "registers nothing"),
         (ENCODER.format(name="spade"), "already registered by built-in"),
     ],
@@ -68,6 +70,15 @@ def test_a_bad_loose_file_is_one_line_and_code_2(tmp_path: Path, text: str, mess
     assert str(file) in done.stderr
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_loose_file_prints_is_no_result(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("print('hello')\n" + ENCODER.format(name="mine"))
+    done = spade_bench("list", "--plugin", str(file), "encoders")
+    assert done.returncode == 0, done.stderr
+    assert "hello" not in done.stdout
+    assert "hello" in done.stderr
 
 
 def test_entry_points_load_and_a_broken_one_does_not_take_the_rest_down(tmp_path: Path) -> None:

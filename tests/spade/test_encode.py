@@ -14,7 +14,7 @@ from spade_bench.encoders.spade.clustering import Experts
 from spade_bench.encoders.spade.experts import ExpertPair
 from spade_bench.encoders.spade.model import SpadeModel
 from spade_bench.encoders.spade.store import ModelInfo
-from spade_bench.errors import ConfigError, DataError, WeightsError
+from spade_bench.errors import ConfigError, DataError, WeightsError, machine_fault
 from spade_bench.registry import encoders
 from spade_bench.types import FeatureEncoder, LoadOptions
 
@@ -211,3 +211,20 @@ def test_the_workspace_fills_in_the_weights(weights, tmp_path):
     encode(tmp_path / "base", tmp_path / "out")
     with h5py.File(next((tmp_path / "out").rglob("A.h5"))) as file:
         assert file["features"].attrs["recipe_routing"] == "hard"
+
+
+@pytest.mark.parametrize("name", ["spade", "mean-pool"])
+def test_a_place_that_cannot_be_written_is_said_once(weights, tmp_path, name, capsys):
+    for slide in "ABC":
+        write_bag(tmp_path / "base", slide)
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OSError, match=r"directory|exists") as caught:
+        encode(
+            tmp_path / "base",
+            tmp_path / "out",
+            encoder=name,
+            weights=weights if name == "spade" else None,
+        )
+    assert machine_fault(caught.value) is not None
+    assert "warning" not in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "a file"
