@@ -225,6 +225,12 @@ def _candidates(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     """The files that may hold features; and what looks like them and is not taken, with why."""
     if is_pack(root):
         return [root], []
+    if root.is_file():
+        raise DataError(
+            "a file that is no whole pack: damaged, cut short, or something else",
+            where=str(root),
+            fix="Name the folder with the features, or pack it again with `spade-bench pack`",
+        )
     if not root.is_dir():
         raise DataError("no such features folder, nor a pack", where=str(root))
     files: list[Path] = []

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench import workspace as ws
-from spade_bench.console import say
+from spade_bench.console import say, warn
 from spade_bench.data.bags import bag_encoder, find_bags
 from spade_bench.data.ids import LOOSE_IDS, match_files
 from spade_bench.data.ledger import UNKNOWN, Provenance, provenance
 from spade_bench.errors import DataError
 from spade_bench.extraction.outputs import checked_encode
 from spade_bench.files import hash_file, hash_obj
-from spade_bench.registry import encoders
+from spade_bench.registry import encoders, suggest, tasks
 from spade_bench.runner.request import EncoderRequest, RunRequest
 from spade_bench.types import EncoderCard, FeatureEncoder, LoadOptions, SlideEncoder, TaskCard
 
@@ -184,6 +184,8 @@ def _declared(entries: Sequence[str], encoder: EncoderRequest) -> tuple[str, ...
 def check_declared(request: RunRequest) -> None:
     """Refuse a declaration for an encoder whose card says what it saw, or that nobody asked for.
 
+    A data set that only resembles one of the cards is said: it would match no task.
+
     Raises:
         DataError: Naming the encoder.
     """
@@ -202,6 +204,17 @@ def check_declared(request: RunRequest) -> None:
             raise DataError(
                 who, where="--pretrained-on", fix="Name an encoder of this run that has no card"
             )
+        for said in filter(None, map(str.strip, entry.rpartition("=")[2].split(","))):
+            near = suggest(said, _known_sources(), 0.8)
+            if near and said != "none" and said not in _known_sources():
+                warn(f"--pretrained-on: no card speaks of '{said}'. Did you mean {near}?")
+
+
+def _known_sources() -> set[str]:
+    """Data sets that the cards of tasks and encoders name."""
+    cards = [plugin.card for plugin in tasks]
+    seen = {source for card in cards for source in card.sources}
+    return seen | {source for plugin in encoders for source in plugin.card.pretrained_on or ()}
 
 
 def _named_base(source: Source) -> str | None:

@@ -224,3 +224,11 @@ def test_encoding_a_pack_goes_on_without_the_damaged_slide(packed: Path, tmp_pat
     done = encode_bags(_Same(), packed, tmp_path / "out", recipe={})
     assert sorted(done.written) == ["a", "c"]
     assert ["slide 'b' are damaged" in line for line in done.failed] == [True]
+
+
+@pytest.mark.parametrize("content", [b"", b"PACK", b"\x00" * 5000])
+def test_a_file_that_is_no_whole_pack_is_called_so(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "features.pack"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="no whole pack"):
+        find_bags(path)

@@ -61,3 +61,16 @@ def test_a_declaration_for_nobody_is_refused(
     assert run_main(study, *card, "--pretrained-on", text) == 2
     assert said in capsys.readouterr().err
     assert not Path("o").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("TCGAA", "'TCGA'"), ("tcga", "'TCGA'"), ("TCGA", ""), ("TCGA-COAD", ""), ("our-own", "")],
+)
+def test_a_data_set_that_resembles_one_of_the_cards_is_said(
+    text: str, meant: str, study: Any, card: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main(study, *card, "--pretrained-on", text) == 0
+    told = capsys.readouterr().err
+    assert ("Did you mean" in told) == bool(meant)
+    assert meant in told
