@@ -120,7 +120,7 @@ def test_a_run_asks_for_consent_and_encodes_on_the_way(
     with pytest.raises(SystemExit) as refused:
         main(argv)
     assert refused.value.code == 2
-    assert "pass --trust-remote-code to agree" in capsys.readouterr().err.splitlines()[-1]
+    assert capsys.readouterr().err.count("pass --trust-remote-code to agree") == 1
     with pytest.raises(SystemExit) as ended:
         main([*argv, "--trust-remote-code"])
     assert not ended.value.code, capsys.readouterr().err
