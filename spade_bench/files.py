@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -32,6 +33,7 @@ __all__ = [
     "hash_array",
     "hash_file",
     "hash_obj",
+    "need_space",
     "parse_json",
     "read_json",
     "read_sealed",
@@ -312,6 +314,23 @@ def remembered(path: Path, key: str, made: Sequence[Path] = ()) -> dict[str, Any
             warn(f"{file}: damaged or edited: its checksum does not fit. It is made again")
             return None
     return found
+
+
+def need_space(path: Path, n_bytes: int) -> None:
+    """Refuse to begin a large file where it cannot end.
+
+    A library that maps or buffers what it writes may crash at the end of the disk, so the room is
+    looked at before; small files are made in memory instead.
+
+    Args:
+        path: The file to be.
+        n_bytes: Its size.
+
+    Raises:
+        OSError: With the number of a full disk.
+    """
+    if shutil.disk_usage(path.parent).free < n_bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:

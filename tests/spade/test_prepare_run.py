@@ -377,3 +377,16 @@ def test_columns_are_set_in_place(cohort: Cohort, tmp_path: Path) -> None:
     spots = spots.with_experts(np.arange(n), np.arange(n) % 3)
     assert spots.obs["expert"].tolist() == [i % 3 for i in range(n)]
     assert anndata.read_h5ad(spots.path).obs["cluster"].tolist() == list(range(n))
+
+
+def test_spots_are_not_begun_where_they_cannot_end(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(OSError, match="No space left") as full:
+        prepare(cohort.config(), tmp_path / "out", BASE)
+    assert str(tmp_path / "out" / "spots.h5ad") in str(full.value)
+    assert not list((tmp_path / "out").glob("*spots*"))
+    monkeypatch.undo()
+    assert prepare(cohort.config(), tmp_path / "out", BASE).spots.path.is_file()

@@ -21,7 +21,7 @@ from spade_bench import console
 from spade_bench.encoders.spade.prepare.align import Part, read_part
 from spade_bench.encoders.spade.prepare.collect import Record
 from spade_bench.encoders.spade.prepare.split import SPLITS
-from spade_bench.files import atomic_path
+from spade_bench.files import atomic_path, need_space
 
 __all__ = ["PROVENANCE", "write_column", "write_spots"]
 
@@ -46,6 +46,7 @@ def write_spots(
         provenance: Plain JSON values, kept as text in `uns`.
     """
     n = sum(part.n_spots for _, part in parts)
+    need_space(path, sum(8 * part.nnz + 4 * part.n_spots * part.dim for _, part in parts))
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as handle:
         _tag(handle, "anndata", "0.1.0")
         for name in ("layers", "obsp", "varm", "varp", "obsm", "uns"):
