@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from spade_bench.report.conditions import conditions, tested_on
 from spade_bench.results import Predictions, ResultStore, Row
 from spade_bench.results.store import whole_predictions
 
-__all__ = ["Place", "Series", "collect", "precedence"]
+__all__ = ["Place", "Series", "collect", "latest"]
 
 _VARIES = {"episode", "permutation"}  # differ from row to row of one series
 
@@ -143,8 +143,21 @@ def collect(
     return _with_wanted(sorted(series, key=_order))
 
 
-def precedence(one: Series) -> tuple[bool, str]:
-    """Order of several versions of one name: an encoder's own, then the one that was run last."""
+def latest(series: Iterable[Series]) -> dict[tuple[Place, str], Series]:
+    """The finished series of each place and encoder.
+
+    Of several versions of one name an encoder's own counts before one that is somebody's control,
+    and then the one that was run last.
+    """
+    out: dict[tuple[Place, str], Series] = {}
+    for one in series:
+        key = (one.place, one.encoder)
+        if one.rows and (key not in out or _precedence(one) > _precedence(out[key])):
+            out[key] = one
+    return out
+
+
+def _precedence(one: Series) -> tuple[bool, str]:
     return not one.control, max(row.created_utc for row in one.rows)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.errors import DataError
 from spade_bench.registry import suggest
 from spade_bench.report.caveats import caveats, speaks_of
-from spade_bench.report.collect import Place, Series, precedence
+from spade_bench.report.collect import Place, Series, latest
 from spade_bench.report.values import Resampler, Values, single
 
 if TYPE_CHECKING:
@@ -163,17 +163,9 @@ def _rank(one: Difference) -> tuple[bool, bool, int]:
 
 
 def _of(series: Sequence[Series], label: str) -> dict[Place, Series]:
-    """The series of an encoder by place; its own rows before those as somebody's control.
-
-    Of several versions of one name the one that was run last counts.
-    """
-    out: dict[Place, Series] = {}
-    for one in series:
-        if one.encoder != label or one.control == "permuted-labels" or not one.rows:
-            continue
-        before = out.get(one.place)
-        if before is None or precedence(one) > precedence(before):
-            out[one.place] = one
+    """The latest series of an encoder by place; permuted labels are not it."""
+    own = (one for one in series if one.encoder == label and one.control != "permuted-labels")
+    out = {place: one for (place, _), one in latest(own).items()}
     if not out:
         labels = {one.encoder for one in series}
         near = suggest(label, labels)

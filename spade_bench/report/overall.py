@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.report.collect import Place, Series, precedence
+from spade_bench.report.collect import Place, Series, latest
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.values import Resampler
 
@@ -149,10 +149,8 @@ def _task(
     from spade_bench.statistics.intervals import means
 
     by_place: dict[Place, dict[str, Series]] = {}
-    for one in (one for one in series if one.rows):
-        before = by_place.setdefault(one.place, {}).get(one.encoder)
-        if before is None or precedence(one) > precedence(before):
-            by_place[one.place][one.encoder] = one
+    for (place, encoder), one in latest(series).items():
+        by_place.setdefault(place, {})[encoder] = one
     shared = [found for found in by_place.values() if set(found) == set(labels)]
     # Where there are ensembles of fold models, they stand for cross-validation.
     ensembles = [found for found in shared if next(iter(found.values())).place.part]
