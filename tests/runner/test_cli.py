@@ -8,18 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import run_main
 
-from spade_bench.cli.main import main
 from spade_bench.heads import _trainer
 from spade_bench.results import ResultStore, read_predictions
 
 FAST = ["--shots", "1,2", "--draws", "2", "--device", "cpu"]
-
-
-def _main(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as done:
-        main(list(arguments))
-    return int(str(done.value.code))
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +24,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_given_is_one_line_that_mentions_the_demo(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert _main("run", "--encoder", "spade", "--task", "crc_braf") == 2
+    assert run_main("run", "--encoder", "spade", "--task", "crc_braf") == 2
     message = capsys.readouterr().err.strip()
     assert "make demo" in message
     assert "\n" not in message
@@ -50,7 +44,7 @@ def test_nothing_given_is_one_line_that_mentions_the_demo(
 def test_mistakes_exit_2_with_one_line(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main(*arguments) == 2
+    assert run_main(*arguments) == 2
     printed = capsys.readouterr().err.strip()
     assert message in printed
     assert len(printed.splitlines()) == 1
@@ -60,11 +54,11 @@ def test_run_report_and_resume_with_flags(
     study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["--table", str(study.table), "--features", str(study.features), "--out", "o"]
-    assert _main("run", "--encoder", "mine", "--task", "my_task", *given, *FAST) == 0
+    assert run_main("run", "--encoder", "mine", "--task", "my_task", *given, *FAST) == 0
     assert "28 cells done" in capsys.readouterr().err
-    assert _main("run", "--encoder", "mine", "--task", "my_task", *given, *FAST) == 0
+    assert run_main("run", "--encoder", "mine", "--task", "my_task", *given, *FAST) == 0
     assert "0 cells done, 28 finished before" in capsys.readouterr().err
-    assert _main("report", "o", "--json", "--no-plots") == 0
+    assert run_main("report", "o", "--json", "--no-plots") == 0
     rows = json.loads(capsys.readouterr().out)
     assert {row["encoder"] for row in rows} == {"mine", "mine+random256"}
 
@@ -79,7 +73,7 @@ def test_paths_of_a_card_file_go_by_its_name_or_stem(
     given = ["--features", str(study.features), "--test-features", str(other_study.features)]
     given += ["--table", f"{name}={study.table}", "--test-table", f"{name}={other_study.table}"]
     given += ["--table", "another=missing.csv", "--no-controls", "--out", "o", "--device", "cpu"]
-    assert _main("run", "--encoder", "mine", "--task", "my.yaml", *given) == 0
+    assert run_main("run", "--encoder", "mine", "--task", "my.yaml", *given) == 0
     rows = [json.loads(line) for line in Path("o/results.jsonl").read_text().splitlines()]
     assert {(row["task"], row["n"]["test"]) for row in rows} == {("responders", 24)}
 
@@ -89,15 +83,15 @@ def test_the_name_in_a_card_goes_before_its_stem(study: Any, tmp_path: Path) -> 
     Path("a.yaml").write_text(f"name: b\n{card}")
     given = ["--features", str(study.features), "--no-controls", "--out", "o", *FAST]
     tables = ["--table", "a=missing.csv", "--table", f"b={study.table}"]
-    assert _main("run", "--encoder", "mine", "--task", "a.yaml", *given, *tables) == 0
+    assert run_main("run", "--encoder", "mine", "--task", "a.yaml", *given, *tables) == 0
 
 
 def test_shards_together_make_the_whole(study: Any, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--table", str(study.table), "--features", str(study.features), *FAST]
     for part in ("1/2", "2/2"):
         arguments = ["run", "--encoder", "mine", "--task", "t", *given]
-        assert _main(*arguments, "--out", "parts", "--shard", part) == 0
-    assert _main("run", "--encoder", "mine", "--task", "t", *given, "--out", "whole") == 0
+        assert run_main(*arguments, "--out", "parts", "--shard", part) == 0
+    assert run_main("run", "--encoder", "mine", "--task", "t", *given, "--out", "whole") == 0
     ids = [
         {json.loads(line)["run_id"] for line in Path(out, "results.jsonl").read_text().splitlines()}
         for out in ("parts", "whole")
@@ -132,7 +126,7 @@ def test_memory_bounds_training_and_never_changes_the_numbers(
     for out, more in (("free", []), ("bound", ["--memory", "200kB"])):
         stacks.clear()
         arguments = ["run", "--encoder", "mine", "--task", "t", *given, *more]
-        assert _main(*arguments, "--out", out) == 0
+        assert run_main(*arguments, "--out", out) == 0
         found[out] = (
             list(stacks),
             {
@@ -145,7 +139,7 @@ def test_memory_bounds_training_and_never_changes_the_numbers(
     assert sum(found["bound"][0]) == 6
     for run_id, scores in found["free"][1].items():
         assert np.allclose(found["bound"][1][run_id], scores, rtol=0, atol=1e-5)
-    assert _main(*arguments[:-1], "1kB", "--out", "none") == 2
+    assert run_main(*arguments[:-1], "1kB", "--out", "none") == 2
 
 
 def test_workspace_fills_in_everything(
@@ -160,13 +154,13 @@ def test_workspace_fills_in_everything(
         f"    features: {{mine: {study.features.name}}}\n"
         "run: {shots: [1, 2], draws: 2, heads: [logistic]}\n"
     )
-    assert _main("run", "--encoder", "half", "--task", "crc_braf") == 0
-    assert _main("report") == 0
+    assert run_main("run", "--encoder", "half", "--task", "crc_braf") == 0
+    assert run_main("report") == 0
     text = capsys.readouterr().out
     assert "control:base" in text
     assert "half minus mine" in text
     assert (tmp_path / "results" / "plots" / "crc_braf-logistic.png").exists()
     rows = [json.loads(x) for x in (tmp_path / "results/results.jsonl").read_text().splitlines()]
     assert set(rows[0]["metrics"]) == {"auroc", "auprc", "balanced_accuracy"}
-    assert _main("run", "--encoder", "half", "--task", "crc_kras") == 2
+    assert run_main("run", "--encoder", "half", "--task", "crc_kras") == 2
     assert "crc_kras" in capsys.readouterr().err

@@ -8,17 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import run_main
 from sklearn.linear_model import LogisticRegression
 
-from spade_bench.cli.main import main
 from spade_bench.data.bags import read_bag, write_features
 from spade_bench.results import ResultStore, Row, read_predictions
-
-
-def _main(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as done:
-        main(list(arguments))
-    return int(str(done.value.code))
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +46,7 @@ def _pooled(study: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
 
 def test_it_is_a_model_of_one_cohort_applied_to_the_other(study: Any, other_study: Any) -> None:
     given = _cohorts(study, other_study)
-    assert _main("run", "--encoder", "mine", *given, "--no-controls") == 0
+    assert run_main("run", "--encoder", "mine", *given, "--no-controls") == 0
     (row,) = ResultStore(Path("o")).rows()
     told = read_predictions(Path("o"), row.run_id)
     cases, x, y = _pooled(other_study)
@@ -74,7 +68,7 @@ def test_chains_controls_repeats_and_reports(
 ) -> None:
     given = [*_cohorts(study, other_study), "--repeats", "2"]
     encoders = ["--encoder", "mine", "--encoder", half, "--weights", f"{half}={weights}"]
-    assert _main("run", *encoders, *given) == 0
+    assert run_main("run", *encoders, *given) == 0
     rows = ResultStore(Path("o")).rows()
     assert {row.status for row in rows} == {"ok"}
     controls = {flag for row in rows for flag in row.flags if flag.startswith("control:")}
@@ -85,14 +79,14 @@ def test_chains_controls_repeats_and_reports(
         tested = read_predictions(Path("o"), row.run_id).case_ids
         assert all(case.startswith("other") for case in tested)
     capsys.readouterr()
-    assert _main("report", "o", "--json", "--no-plots") == 0
+    assert run_main("report", "o", "--json", "--no-plots") == 0
     found = json.loads(capsys.readouterr().out)
     main_row = next(r for r in found if r["encoder"] == "mine" and r["metric"] == "auroc"
                     and not any(f.startswith("control:") for f in r["flags"]))  # fmt: skip
     assert (main_row["protocol"], main_row["k_shot"]) == ("external", None)
     assert (main_row["n_cases"], main_row["n_draws"]) == (24, 2)
     assert main_row["mean"] > 0.7
-    assert _main("compare", "o", "--a", half, "--b", "mine", "--json", "--no-plots") == 0
+    assert run_main("compare", "o", "--a", half, "--b", "mine", "--json", "--no-plots") == 0
     (auroc,) = (d for d in json.loads(capsys.readouterr().out)["differences"]
                 if d["metric"] == "auroc")  # fmt: skip
     assert (auroc["protocol"], auroc["n_cases"], auroc["n_draws"]) == ("external", 24, 2)
@@ -106,7 +100,7 @@ def test_survival_goes_from_one_cohort_to_the_other(survival: Any, tmp_path: Pat
     given = ["--table", str(first), "--test-table", str(second), "--features"]
     given += [str(survival.features), "--no-controls", "--device", "cpu", "--out", "o"]
     # With another table to test on, external is the default.
-    assert _main("run", "--encoder", "mine", "--task", "os", *given) == 0
+    assert run_main("run", "--encoder", "mine", "--task", "os", *given) == 0
     (row,) = ResultStore(Path("o")).rows()
     assert (row.protocol, row.n["train"], row.n["test"]) == ("external", 40, 20)
     assert (row.metrics["c_index"] or 0) > 0.6
@@ -133,7 +127,7 @@ def test_mistakes_exit_2_with_one_line(
     else:
         text = other_study.table.read_text().replace(",tumor", ",tumour")
         other_study.table.write_text(text)
-    assert _main("run", "--encoder", "mine", *given) == 2
+    assert run_main("run", "--encoder", "mine", *given) == 2
     printed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
     assert len(printed) == 1
     assert message in printed[0]
@@ -177,7 +171,7 @@ def test_the_ledger_knows_the_cohort_to_test_on(
     given = ["--table", str(own[0]), "--features", str(own[1]), "--device", "cpu", "--out", "o"]
     given += ["--test-table", str(other[0]), "--test-features", str(other[1]), "--no-controls"]
     arguments = ["--encoder", encoder, "--task", "cptac_lung", "--protocol", "external", *given]
-    assert _main("run", *arguments) == 0
+    assert run_main("run", *arguments) == 0
     (row,) = ResultStore(Path("o")).rows()
     assert _contamination(row) == flags
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import request_of
 
 from spade_bench.cli.main import main
 from spade_bench.data.bags import write_features
@@ -18,7 +19,7 @@ from spade_bench.registry import encoders, heads
 from spade_bench.results import ResultStore, Row, read_predictions
 from spade_bench.runner import RunRequest, run, taskrun
 from spade_bench.runner.controls import n_permutations
-from spade_bench.runner.request import EncoderRequest, resolve_task
+from spade_bench.runner.request import EncoderRequest
 
 PERMUTED = "control:permuted-labels"
 SMALL = {"abmil": {"hidden": 8, "attention": 4, "min_steps": 20, "epochs": 2}}
@@ -34,16 +35,7 @@ PLACES: dict[str, dict[str, Any]] = {
 
 
 def _ask(study: Any, out: Path, **changes: Any) -> RunRequest:
-    values: dict[str, Any] = {
-        "encoders": (EncoderRequest("mine", "mine"),),
-        "tasks": (resolve_task("my_task", study.table, None),),
-        "out": out,
-        "any_features": study.features,
-        "device": "cpu",
-        "head_params": SMALL,
-        **changes,
-    }
-    return RunRequest(**values)
+    return request_of(study, out, **{"head_params": SMALL, **changes})
 
 
 def _permuted(out: Path) -> list[Row]:

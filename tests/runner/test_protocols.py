@@ -8,28 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import request_of
 
 from spade_bench.errors import DataError, UserError
 from spade_bench.registry import kinds
 from spade_bench.results import ResultStore, Row, read_predictions
 from spade_bench.runner import RunRequest, run
-from spade_bench.runner.request import EncoderRequest, resolve_task
+from spade_bench.runner.request import resolve_task
 
 
 def _ask(study: Any, out: Path, **changes: Any) -> RunRequest:
-    values: dict[str, Any] = {
-        "encoders": (EncoderRequest("mine", "mine"),),
-        "tasks": (resolve_task("my_task", study.table, None),),
-        "out": out,
-        "any_features": study.features,
-        "device": "cpu",
-        "controls": False,
-        **changes,
-    }
-    external = any(task.test_table is not None for task in values["tasks"])
-    if not external and values.get("protocol", "few-shot") == "few-shot":
-        values = {"shots": (1, 4), "draws": 2, **values}
-    return RunRequest(**values)
+    external = any(task.test_table is not None for task in changes.get("tasks", ()))
+    if not external and changes.get("protocol", "few-shot") == "few-shot":
+        changes = {"shots": (1, 4), "draws": 2, **changes}
+    return request_of(study, out, **{"controls": False, **changes})
 
 
 def _rows(out: Path, *flags: str) -> list[Row]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import request_of
 
 from spade_bench.errors import DataError, PluginError, UserError
 from spade_bench.heads._pooled import PooledHead
@@ -22,18 +23,12 @@ from spade_bench.types import Episode, TaskCard
 
 
 def _ask(study: Any, out: Path, **changes: Any) -> RunRequest:
-    values: dict[str, Any] = {
-        "encoders": (EncoderRequest("mine", "mine"),),
-        "tasks": (resolve_task("my_task", study.table, None),),
-        "out": out,
-        "any_features": study.features,
+    usual: dict[str, Any] = {
         "shots": (1, 4),
         "draws": 2,
-        "device": "cpu",
         "head_params": {"abmil": {"hidden": 16, "attention": 8, "min_steps": 40, "epochs": 5}},
-        **changes,
     }
-    return RunRequest(**values)
+    return request_of(study, out, **{**usual, **changes})
 
 
 def _rows(out: Path) -> list[dict[str, Any]]:

@@ -7,20 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run_main
 
-from spade_bench.cli.main import main
 from spade_bench.heads._pooled import PooledHead
 from spade_bench.report.collect import collect
 from spade_bench.results import ResultStore
 from spade_bench.runner import RunRequest, run
 from spade_bench.runner.asked import Asked, read_asked, to_request
 from spade_bench.runner.request import EncoderRequest, resolve_task
-
-
-def _main(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as done:
-        main(list(arguments))
-    return int(str(done.value.code))
 
 
 def _rows(out: Path) -> list[dict[str, Any]]:
@@ -60,7 +54,7 @@ def sweep(study: Any, survival: Any, tmp_path: Path) -> Path:
 
 
 def test_one_file_runs_heads_where_they_fit(sweep: Path, tmp_path: Path) -> None:
-    assert _main("run", "--config", str(sweep)) == 0
+    assert run_main("run", "--config", str(sweep)) == 0
     rows = _rows(tmp_path / "results")
     assert {(r["task"], r["head"]) for r in rows} == {
         *(("subtype", "logistic"), ("subtype", "knn"), ("outcome", "cox"))
@@ -68,14 +62,14 @@ def test_one_file_runs_heads_where_they_fit(sweep: Path, tmp_path: Path) -> None
     assert len(rows) == 2 * 3 * 4
     assert {r["encoder"] for r in rows} == {"mine", "twin"}
     # Flags win over the file.
-    assert _main("run", "--config", str(sweep), "--draws", "1", "--out", "other") == 0
+    assert run_main("run", "--config", str(sweep), "--draws", "1", "--out", "other") == 0
     assert len(_rows(tmp_path / "other")) == 2 * 3 * 2
 
 
 def test_a_file_is_read_strictly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text("encoders: [mine]\ntask: [a]\n")
-    assert _main("run", "--config", str(file)) == 2
+    assert run_main("run", "--config", str(file)) == 2
     assert "Did you mean 'tasks'" in capsys.readouterr().err
     file.write_text("encoders: [mine]\nset: {logistic: {C: 2}, abmil.hidden: 8}\nfeatures: here\n")
     asked = read_asked(file)
@@ -91,7 +85,7 @@ def test_a_failing_task_is_recorded_and_gives_way_once_it_runs(
 ) -> None:
     sound = survival.table.read_text()
     survival.table.write_text(sound.replace(",1,", ",7,"))
-    assert _main("run", "--config", str(sweep)) == 2
+    assert run_main("run", "--config", str(sweep)) == 2
     told = capsys.readouterr().err
     assert told.count("is 7") == 1
     assert "2 cell(s) failed, see the warnings above" in told.splitlines()[-1]
@@ -102,7 +96,7 @@ def test_a_failing_task_is_recorded_and_gives_way_once_it_runs(
     assert all("is 7" in r["error"] for r in failed)
     assert sum(r["status"] == "ok" for r in _rows(tmp_path / "results")) == 16
     survival.table.write_text(sound)
-    assert _main("run", "--config", str(sweep)) == 0
+    assert run_main("run", "--config", str(sweep)) == 0
     assert all(row.status == "ok" for row in ResultStore(tmp_path / "results").rows())
     assert not any(series.failed for series in collect(tmp_path / "results"))
 
@@ -129,7 +123,7 @@ def test_an_encoder_that_cannot_be_used_does_not_stop_the_other(study: Any, tmp_
 
 def test_a_head_that_fits_nothing_is_refused(survival: Any, tmp_path: Path) -> None:
     given = ["--table", str(survival.table), "--features", str(survival.features), "--out", "o"]
-    assert _main("run", "--encoder", "mine", "--task", "t", "--head", "logistic", *given) == 2
+    assert run_main("run", "--encoder", "mine", "--task", "t", "--head", "logistic", *given) == 2
     assert not (tmp_path / "o").exists()
 
 
@@ -147,11 +141,11 @@ def test_interruption_leaves_everything_readable(
         return fit(self, bags, fits, n_outputs)
 
     monkeypatch.setattr(PooledHead, "fit_predict", interrupted)
-    assert _main(*command, *given, "--out", "o") == 130
+    assert run_main(*command, *given, "--out", "o") == 130
     before = _rows(tmp_path / "o")
     assert len(before) == 18  # the encoder and its permuted labels, not yet the projections
     monkeypatch.setattr(PooledHead, "fit_predict", fit)
-    assert _main(*command, *given, "--out", "o") == 0
+    assert run_main(*command, *given, "--out", "o") == 0
     assert _rows(tmp_path / "o")[:18] == before
     assert len(_rows(tmp_path / "o")) == 21
 
@@ -168,12 +162,12 @@ def test_all_that_starts_from_the_same_bags_trains_in_one_pass(
         return fit(self, bags, fits, n_outputs)
 
     monkeypatch.setattr(PooledHead, "fit_predict", counted)
-    assert _main(*command, "--shots", "1,2,4", "--out", "whole") == 0
+    assert run_main(*command, "--shots", "1,2,4", "--out", "whole") == 0
     # Three shots x two draws of the encoder and of its labels permuted five times; then the
     # projections.
     assert calls == [6 + 5 * 6, 6]
     for shot in ("4", "1", "2"):
-        assert _main(*command, "--shots", shot, "--out", "parts") == 0
+        assert run_main(*command, "--shots", shot, "--out", "parts") == 0
     whole, parts = (
         {row["run_id"]: row["metrics"] for row in _rows(tmp_path / out)}
         for out in ("whole", "parts")
@@ -188,10 +182,10 @@ def test_dry_run_counts_and_estimates(
 ) -> None:
     given = ["--table", str(study.table), "--features", str(study.features), "--device", "cpu"]
     command = ["run", "--encoder", "mine", "--task", "t", "--shots", "1,2", *given, "--out", "o"]
-    assert _main(*command, "--draws", "2", "--dry-run") == 0
+    assert run_main(*command, "--draws", "2", "--dry-run") == 0
     assert "28 cells to run, 0 finished; no estimate" in capsys.readouterr().err
-    assert _main(*command, "--draws", "2") == 0
-    assert _main(*command, "--draws", "4", "--dry-run") == 0
+    assert run_main(*command, "--draws", "2") == 0
+    assert run_main(*command, "--draws", "4", "--dry-run") == 0
     assert "28 cells to run, 28 finished; about" in capsys.readouterr().err
     assert not (tmp_path / "o" / "results.jsonl.new").exists()
 

@@ -11,21 +11,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from command_line import run_main
 
-from spade_bench.cli.main import main
 from spade_bench.results import ResultStore
 
 QUICK = ("--no-controls", "--device", "cpu", "--shots", "4", "--draws", "1", "--out", "out")
 
 
-def _main(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as done:
-        main([str(argument) for argument in arguments])
-    return int(str(done.value.code))
-
-
 def _run(study: Any, table: Path, *options: str, task: str = "tumour") -> int:
-    return _main(
+    return run_main(
         *("run", "--encoder", "mine", "--task", task, "--table", str(table)),
         *("--features", str(study.features), *QUICK, *options),
     )
@@ -54,13 +48,13 @@ def test_columns_are_named_by_flag_sweep_workspace_or_card(study: Any, how: str)
     named = "case_column: patient\nslide_column: wsi\nlabel_column: class\n"
     if how == "flags":
         assert _run(study, table, *FLAGS) == 0
-        assert _main("validate", "--table", str(table), *FLAGS) == 0
+        assert run_main("validate", "--table", str(table), *FLAGS) == 0
     elif how == "yaml":
         Path("sweep.yaml").write_text(
             f"encoders: [mine]\ntasks: [tumour]\ntables: other.csv\nfeatures: {study.features}\n"
             f"shots: [4]\ndraws: 1\ncontrols: false\ndevice: cpu\nout: out\n{named}"
         )
-        assert _main("run", "--config", "sweep.yaml") == 0
+        assert run_main("run", "--config", "sweep.yaml") == 0
     else:
         card = "name: tumour\nkind: classification\ntitle: x\ncohort: here\n"
         Path("card.yaml").write_text(card + (named if how == "card" else ""))
@@ -70,7 +64,7 @@ def test_columns_are_named_by_flag_sweep_workspace_or_card(study: Any, how: str)
                 f"cohorts:\n  here:\n    tables: {{tumour: other.csv}}\n"
                 f"    features: {{mine: {study.features}}}\n{own}"
             )
-            assert _main("run", "--encoder", "mine", "--task", "card.yaml", *QUICK) == 0
+            assert run_main("run", "--encoder", "mine", "--task", "card.yaml", *QUICK) == 0
         else:
             assert _run(study, table, task="card.yaml") == 0
     _flags()
@@ -80,7 +74,7 @@ def test_missing_columns_name_the_flags(study: Any, capsys: pytest.CaptureFixtur
     pd.read_csv(study.table).rename(columns=OTHER).to_csv("other.csv", index=False)
     assert _run(study, Path("other.csv")) == 2
     told = capsys.readouterr().err
-    assert _main("validate", "--table", "other.csv", "--json") == 2
+    assert run_main("validate", "--table", "other.csv", "--json") == 2
     for text in (told, capsys.readouterr().out):
         assert "--case-column patient --slide-column wsi --label-column class" in text
 
@@ -91,7 +85,7 @@ def test_survival_columns_and_the_value_of_an_event(survival: Any) -> None:
     frame.rename(columns={"duration_days": "OS.time"}).to_csv("other.csv", index=False)
     columns = ("--event-column", "status", "--days-column", "OS.time", "--event-value", "dead")
     assert _run(survival, Path("other.csv"), *columns, task="death") == 0
-    assert _main("validate", "--table", "other.csv", *columns) == 0
+    assert run_main("validate", "--table", "other.csv", *columns) == 0
     assert {row.head for row in ResultStore(Path("out")).rows()} == {"cox"}
 
 
@@ -112,9 +106,9 @@ def test_ids_spelt_otherwise_are_told_and_taken_on_request(
     assert _run(study, Path("spoilt.csv")) == 2
     assert "--match-ids loose" in capsys.readouterr().err
     checked = ("validate", "--table", "spoilt.csv", "--features", str(study.features))
-    assert _main(*checked) == 2
+    assert run_main(*checked) == 2
     assert "--match-ids loose" in capsys.readouterr().out
-    assert _main(*checked, "--match-ids", "loose") == 0
+    assert run_main(*checked, "--match-ids", "loose") == 0
     assert _run(study, Path("spoilt.csv"), "--match-ids", "loose") == 0
     assert "matched loosely" in capsys.readouterr().err
     assert "loose-ids" in _flags()
@@ -145,14 +139,14 @@ def test_published_splits_follow_the_options(study: Any) -> None:
         table.to_csv(folder / f"splits_{fold}.csv", sep="\t", encoding="utf-16")
     frame.rename(columns=OTHER).to_csv("other.csv", index=False, sep=";")
     common = (*FLAGS, "--splits", str(folder))
-    assert _main("validate", "--table", "other.csv", *common) == 2
-    assert _main("validate", "--table", "other.csv", *common, "--match-ids", "loose") == 0
+    assert run_main("validate", "--table", "other.csv", *common) == 2
+    assert run_main("validate", "--table", "other.csv", *common, "--match-ids", "loose") == 0
     run = (
         *("run", "--encoder", "mine", "--task", "tumour", "--table", "other.csv", "--no-controls"),
         *("--features", str(study.features), "--device", "cpu", "--out", "out", *common),
     )
-    assert _main(*run) == 2
-    assert _main(*run, "--match-ids", "loose") == 0
+    assert run_main(*run) == 2
+    assert run_main(*run, "--match-ids", "loose") == 0
     assert "loose-ids" in _flags()
 
 
@@ -170,8 +164,8 @@ def test_ids_of_another_cohort_that_match_loosely_are_flagged(study: Any, other_
         *("--features", str(study.features), "--test-table", "other.csv"),
         *("--test-features", str(other_study.features), "--device", "cpu", "--out", "out"),
     )
-    assert _main(*run) == 2
-    assert _main(*run, "--match-ids", "loose") == 0
+    assert run_main(*run) == 2
+    assert run_main(*run, "--match-ids", "loose") == 0
     assert "loose-ids" in _flags()
 
 
@@ -185,10 +179,10 @@ def test_an_external_cohort_without_a_class_runs_and_is_flagged(
         *("--features", str(study.features), "--test-table", "one.csv", "--no-controls"),
         *("--test-features", str(other_study.features), "--device", "cpu", "--out", "out"),
     )
-    assert _main(*run) == 0
+    assert run_main(*run) == 0
     assert "no case is labelled tumor" in capsys.readouterr().err
     assert "missing-class:tumor" in _flags()
-    assert _main("report", "out", "--no-plots") == 0
+    assert run_main("report", "out", "--no-plots") == 0
 
 
 def test_a_run_refuses_what_validate_refuses(
@@ -197,7 +191,7 @@ def test_a_run_refuses_what_validate_refuses(
     frame = pd.read_csv(survival.table)
     frame["event"] = 1 - (frame["duration_days"].rank() <= len(frame) * 0.3).astype(int)
     frame.to_csv("turned.csv", index=False)
-    assert _main("validate", "--table", "turned.csv", "--json") == 2
+    assert run_main("validate", "--table", "turned.csv", "--json") == 2
     assert "looks inverted" in capsys.readouterr().out
     assert _run(survival, Path("turned.csv"), task="death") == 2
     told = capsys.readouterr().err
@@ -219,7 +213,7 @@ def test_labels_and_barcodes_are_refused_by_both(
         frame.loc[3, "slide_id"] = "TCGA-AA-0001-01Z-00-DX1"
         frame.loc[3, "case_id"] = "TCGA-AA-0002"
     frame.to_csv("wrong.csv", index=False)
-    assert _main("validate", "--table", "wrong.csv") == 2
+    assert run_main("validate", "--table", "wrong.csv") == 2
     capsys.readouterr()
     assert _run(study, Path("wrong.csv")) == 2
     assert ("no class" if fault == "NS" else "another patient") in capsys.readouterr().err

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run_main
 
-from spade_bench.cli.main import main
 from spade_bench.data.bags import read_bag, write_features
 from spade_bench.results import ResultStore, Row
 
@@ -27,12 +27,6 @@ UNLIKE = {
     "folds": (FOLDS, (*FOLDS[:3], "4"), ("3 folds", "4 folds")),
     "cases": (FEW, (*FEW, "--table", "fewer.csv"), ("40 cases of table", "30 cases of fewer")),
 }
-
-
-def _main(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as done:
-        main(list(arguments))
-    return int(str(done.value.code))
 
 
 @pytest.fixture(autouse=True)
@@ -63,9 +57,9 @@ def test_unlike_rows_are_told_apart_in_words_everywhere(
 ) -> None:
     *both, words = UNLIKE[kind]
     for arguments in both:
-        assert _main("run", *_once(given, arguments)) == 0
+        assert run_main("run", *_once(given, arguments)) == 0
     capsys.readouterr()
-    assert _main("report", "o") == 0
+    assert run_main("report", "o") == 0
     printed = capsys.readouterr().out
     titles = [line for line in printed.splitlines() if line.startswith(("t: auroc", "overall"))]
     for word in words:
@@ -73,7 +67,7 @@ def test_unlike_rows_are_told_apart_in_words_everywhere(
         assert sum(word in title for title in titles if title.startswith("overall")) == 1
     assert "inputs:" not in printed
     assert "missing" not in printed
-    assert _main("report", "o", "--json", "--no-plots") == 0
+    assert run_main("report", "o", "--json", "--no-plots") == 0
     rows = json.loads(capsys.readouterr().out)
     found = {tuple(row["condition"]) for row in rows}
     assert len(found) == 2
@@ -91,10 +85,10 @@ def test_unlike_rows_are_never_paired(
 ) -> None:
     one, two, words = UNLIKE[kind]
     # Each encoder in one of the two ways only.
-    assert _main("run", *_once(given, one, only="mine")) == 0
-    assert _main("run", *_once(given, two, only="other")) == 0
+    assert run_main("run", *_once(given, one, only="mine")) == 0
+    assert run_main("run", *_once(given, two, only="other")) == 0
     capsys.readouterr()
-    assert _main("compare", "o", "--a", "mine", "--b", "other", "--no-plots") == 2
+    assert run_main("compare", "o", "--a", "mine", "--b", "other", "--no-plots") == 2
     message = capsys.readouterr().err
     assert "share no episode" in message
     assert all(word in message for word in words)
@@ -103,26 +97,26 @@ def test_unlike_rows_are_never_paired(
 def test_like_rows_of_several_runs_stay_together(
     given: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main("run", *_once(given, FEW, only="mine")) == 0
+    assert run_main("run", *_once(given, FEW, only="mine")) == 0
     more = ("--shots", "2,4,8", "--draws", "3")
-    assert _main("run", *_once(given, more, only="other")) == 0
+    assert run_main("run", *_once(given, more, only="other")) == 0
     capsys.readouterr()
-    assert _main("report", "o", "--json", "--no-plots") == 0
+    assert run_main("report", "o", "--json", "--no-plots") == 0
     assert {tuple(row["condition"]) for row in json.loads(capsys.readouterr().out)} == {()}
-    assert _main("compare", "o", "--a", "mine", "--b", "other", "--no-plots") == 0
+    assert run_main("compare", "o", "--a", "mine", "--b", "other", "--no-plots") == 0
 
 
 def test_comparisons_speak_of_one_condition_each(
     given: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in ("0", "1"):
-        assert _main("run", *given, *FEW, "--seed", seed) == 0
+        assert run_main("run", *given, *FEW, "--seed", seed) == 0
     capsys.readouterr()
-    assert _main("compare", "o", "--a", "mine", "--b", "other") == 0
+    assert run_main("compare", "o", "--a", "mine", "--b", "other") == 0
     printed = capsys.readouterr().out
     assert "With seed 0: " in printed
     assert "With seed 1: " in printed
-    assert _main("compare", "o", "--a", "mine", "--b", "other", "--json", "--no-plots") == 0
+    assert run_main("compare", "o", "--a", "mine", "--b", "other", "--json", "--no-plots") == 0
     found = json.loads(capsys.readouterr().out)["differences"]
     assert {tuple(row["condition"]) for row in found} == {("seed 0",), ("seed 1",)}
 
@@ -131,14 +125,14 @@ def test_cells_that_failed_without_inputs_make_no_one_else_missing(
     given: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for seed in ("0", "1"):
-        assert _main("run", *given, *FEW, "--seed", seed) == 0
+        assert run_main("run", *given, *FEW, "--seed", seed) == 0
     unknown = Row(
         run_id="f" * 16, status="failed", encoder="third", task="t", head="logistic",
         protocol="few-shot", seed=0, error="weights are missing",
     )  # fmt: skip
     ResultStore(Path("o")).append([unknown])
     capsys.readouterr()
-    assert _main("report", "o", "--json", "--no-plots") == 0
+    assert run_main("report", "o", "--json", "--no-plots") == 0
     rows = json.loads(capsys.readouterr().out)
     lacking = {row["encoder"] for row in rows if {"missing", "failed"} & set(row["flags"])}
     assert lacking == {"third"}
@@ -152,7 +146,7 @@ def test_rows_of_older_versions_are_told_apart_by_hash(
     given: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for arguments in UNLIKE["settings"][:2]:
-        assert _main("run", *_once(given, arguments)) == 0
+        assert run_main("run", *_once(given, arguments)) == 0
     path = Path("o/results.jsonl")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     for line in lines:
@@ -160,7 +154,7 @@ def test_rows_of_older_versions_are_told_apart_by_hash(
         line.pop("row_sha256", None)
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     capsys.readouterr()
-    assert _main("report", "o", "--json", "--no-plots") == 0
+    assert run_main("report", "o", "--json", "--no-plots") == 0
     found = {" ".join(row["condition"]) for row in json.loads(capsys.readouterr().out)}
     assert len(found) == 2
     assert all(words.startswith("logistic settings ") for words in found)
@@ -173,26 +167,26 @@ def test_the_external_report_names_the_cohort_tested_on(
     given = ["--table", str(study.table), "--features", f"mine={study.features}", "--out", "o"]
     given += ["--test-table", str(table), "--test-features", f"mine={other_study.features}"]
     given += ["--encoder", "mine", "--task", "t", "--protocol", "external", "--device", "cpu"]
-    assert _main("run", *given, "--no-controls") == 0
+    assert run_main("run", *given, "--no-controls") == 0
     capsys.readouterr()
-    assert _main("report", "o", "--no-plots") == 0
+    assert run_main("report", "o", "--no-plots") == 0
     assert "24 test cases of munich" in capsys.readouterr().out
-    assert _main("report", "o", "--json", "--no-plots") == 0
+    assert run_main("report", "o", "--json", "--no-plots") == 0
     assert {row["tested_on"] for row in json.loads(capsys.readouterr().out)} == {"munich"}
 
 
 def test_a_report_on_one_shard_says_what_is_absent(
     given: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main("run", *given, *FEW, "--shard", "1/2") == 0
+    assert run_main("run", *given, *FEW, "--shard", "1/2") == 0
     for command in (["report", "o"], ["report", "o", "--json"], ["report", "o", "--csv"]):
         capsys.readouterr()
-        assert _main(*command, "--no-plots") == 0
+        assert run_main(*command, "--no-plots") == 0
         message = capsys.readouterr().err
         assert "4 of 8 planned cells are absent (other, logistic)" in message
-    assert _main("run", *given, *FEW, "--shard", "2/2") == 0
+    assert run_main("run", *given, *FEW, "--shard", "2/2") == 0
     capsys.readouterr()
-    assert _main("report", "o", "--no-plots") == 0
+    assert run_main("report", "o", "--no-plots") == 0
     assert "absent" not in capsys.readouterr().err
 
 
@@ -200,11 +194,11 @@ def test_a_report_on_one_shard_says_what_is_absent(
 def test_a_damaged_plan_is_named(
     given: list[str], damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert _main("run", *given, *FEW) == 0
+    assert run_main("run", *given, *FEW) == 0
     (path,) = Path("o/plans").glob("*.json")
     path.write_text(damage)
     capsys.readouterr()
-    assert _main("report", "o", "--no-plots") == 2
+    assert run_main("report", "o", "--no-plots") == 2
     message = capsys.readouterr().err
     assert path.name in message
     assert "Traceback" not in message
