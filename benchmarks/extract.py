@@ -32,19 +32,19 @@ import timm
 import torch
 from torchvision import transforms
 
-from spade_bench.data.bags import read_bag, write_features
-from spade_bench.data.grid import make_grid
-from spade_bench.data.slides import open_slide
-from spade_bench.data.tissue import find_tissue
 from spade_bench.encoders import efficientnet_lite
-from spade_bench.encoders._timm import HALF, TimmEncoder
+from spade_bench.encoders.common.timmodel import HALF, TimmEncoder
 from spade_bench.extraction import Settings, extract_slides
+from spade_bench.features.bags import read_bag, write_features
 from spade_bench.simulate.imaging import make_image
 from spade_bench.simulate.scanner import draw_site
-from spade_bench.simulate.settings import ORGANS, Nuisance
+from spade_bench.simulate.studysettings import ORGANS, Nuisance
 from spade_bench.simulate.textures import Textures
 from spade_bench.simulate.tiff import write_pyramid
-from spade_bench.simulate.tissue import draw_case, grow_tissue
+from spade_bench.simulate.tissuemap import draw_case, grow_tissue
+from spade_bench.slides.grid import make_grid
+from spade_bench.slides.opening import open_slide
+from spade_bench.slides.tissue import find_tissue
 from spade_bench.types import EncoderCard, LoadOptions
 
 PX = 224

@@ -28,11 +28,11 @@ from routing import Plain, make_world
 from scipy import sparse
 from torch import nn
 
-from spade_bench.data.casebags import CaseBags
-from spade_bench.encoders.spade.config import TrainingConfig
+from spade_bench.device import setup_numerics
 from spade_bench.encoders.spade.model import SpadeModel
-from spade_bench.encoders.spade.training import TrainingData, train_experts
-from spade_bench.engine.device import setup_numerics
+from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
+from spade_bench.encoders.spade.pretraining.training import TrainingData, train_experts
+from spade_bench.features.casebags import CaseBags
 from spade_bench.heads import Fit, HeadOptions, grid_points
 from spade_bench.heads.abmil import AbmilConfig
 from spade_bench.registry import heads

@@ -35,8 +35,8 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from spade_bench import config
-from spade_bench.data.casebags import CaseBags
-from spade_bench.engine.device import setup_numerics
+from spade_bench.device import setup_numerics
+from spade_bench.features.casebags import CaseBags
 from spade_bench.heads import Fit, HeadOptions, grid_points
 from spade_bench.heads.abmil import AbmilConfig, initial
 from spade_bench.registry import heads

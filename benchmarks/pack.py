@@ -24,11 +24,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from spade_bench.data import packcache
-from spade_bench.data.bags import find_bags
-from spade_bench.data.casebags import CaseBags, scan_bags
-from spade_bench.data.pack import open_pack
-from spade_bench.data.packing import pack_features
+from spade_bench.features import cache as packcache
+from spade_bench.features.bags import find_bags
+from spade_bench.features.casebags import CaseBags, scan_bags
+from spade_bench.features.packing import pack_features
+from spade_bench.features.packs import open_pack
 
 
 def make_bags(folder: Path, args: argparse.Namespace) -> list[Path]:

@@ -68,7 +68,7 @@ def main() -> None:
 def write_cohort(folder: Path, options: argparse.Namespace) -> None:
     """Writes a manifest, and expression and features of every sample."""
     from spade_bench import console
-    from spade_bench.data.bags import write_features
+    from spade_bench.features.bags import write_features
 
     per_sample = options.spots // options.samples
     lines = ["sample_id,h5ad,features,pixel_size_um,organ,patient,technology"]
@@ -116,9 +116,13 @@ def write_expression(
 
 def prepare_folder(folder: Path, n_top: int) -> dict[str, Any]:
     """Runs the preparation and reads this process's peak."""
-    from spade_bench.encoders.spade.config import GenesConfig, PretrainConfig, SamplesConfig
-    from spade_bench.encoders.spade.prepare.features import BaseEncoder
-    from spade_bench.encoders.spade.prepare.run import prepare
+    from spade_bench.encoders.spade.pretraining.prepare.basefeatures import BaseEncoder
+    from spade_bench.encoders.spade.pretraining.prepare.preparation import prepare
+    from spade_bench.encoders.spade.pretraining.pretrainconfig import (
+        GenesConfig,
+        PretrainConfig,
+        SamplesConfig,
+    )
 
     config = PretrainConfig(
         encoder="synthetic",

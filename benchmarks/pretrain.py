@@ -32,11 +32,11 @@ from scipy import sparse
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from spade_bench.encoders.spade.config import TrainingConfig
 from spade_bench.encoders.spade.experts import ExpertPair
+from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
+from spade_bench.encoders.spade.pretraining.training import TrainingData, TrainResult, train_experts
+from spade_bench.encoders.spade.pretraining.training.schedule import Schedule
 from spade_bench.encoders.spade.streams import dropout_keep, dropout_keys
-from spade_bench.encoders.spade.training import TrainingData, TrainResult, train_experts
-from spade_bench.encoders.spade.training.schedule import Schedule
 
 SAMPLES = 8
 SEED = 0

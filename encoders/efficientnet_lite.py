@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.encoders._timm import (
+from spade_bench.encoders.common.timmodel import (
     HALF,
     TimmEncoder,
     fold_batch_norm,

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.encoders._timm import (
+from spade_bench.encoders.common.timmodel import (
     IMAGENET,
     TimmEncoder,
     fold_batch_norm,
     load_state,
     read_state,
 )
-from spade_bench.encoders._weights import locate
+from spade_bench.encoders.common.weights import locate
 from spade_bench.registry import encoders
 from spade_bench.types import EncoderCard, LoadOptions
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from spade_bench.encoders._timm import IMAGENET, TimmEncoder, load_state, read_state
-from spade_bench.encoders._weights import locate
+from spade_bench.encoders.common.timmodel import IMAGENET, TimmEncoder, load_state, read_state
+from spade_bench.encoders.common.weights import locate
 from spade_bench.registry import encoders
 from spade_bench.types import EncoderCard, LoadOptions
 

@@ -8,6 +8,7 @@ import re
 import struct
 import unicodedata
 import zlib
+from collections.abc import Iterable
 
 __all__ = [
     "BROKEN_FILE",
@@ -20,6 +21,7 @@ __all__ = [
     "WeightsError",
     "WorkspaceError",
     "machine_fault",
+    "name_some",
     "printable",
 ]
 
@@ -194,3 +196,10 @@ def _stopped(text: str) -> str:
 
 def _one_line(text: object) -> str:
     return printable(" ".join(str(text).split()))
+
+
+def name_some(values: Iterable[object], limit: int = 5) -> str:
+    """Name the first few values and count the rest."""
+    names = [str(value) for value in values]
+    rest = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {rest} more" if rest > 0 else "")

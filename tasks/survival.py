@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.console import warn
 from spade_bench.errors import DataError
 from spade_bench.registry import kinds
-from spade_bench.tasks._base import KindCard
-from spade_bench.tasks._protocols import PROTOCOLS, draw_episodes
+from spade_bench.tasks.kind import KindCard
+from spade_bench.tasks.protocols import PROTOCOLS, draw_episodes
 from spade_bench.types import Cohort, Episode, TaskCard
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class Survival:
         Raises:
             DataError: When the table is not a sound cohort table, or has nothing to learn.
         """
-        from spade_bench.data.cohort import read_cohort
-        from spade_bench.data.columns import columns_of
+        from spade_bench.cohorts.columns import columns_of
+        from spade_bench.cohorts.tables import read_cohort
 
         cohort = read_cohort(
             table,

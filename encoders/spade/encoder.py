@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from spade_bench.encoders.spade import CARD
+from spade_bench.device import resolve_device, setup_numerics
 from spade_bench.encoders.spade.routing import ROUTINGS
-from spade_bench.engine.device import resolve_device, setup_numerics
+from spade_bench.encoders.spade.spadecard import CARD
 from spade_bench.errors import ConfigError, DataError, WeightsError
 from spade_bench.registry import suggest
 from spade_bench.types import EncoderCard, LoadOptions

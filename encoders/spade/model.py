@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spade_bench.device import resolve_device
 from spade_bench.encoders.spade import routing as routes
-from spade_bench.encoders.spade.clustering import Experts
+from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.experts import ExpertPair, head_parameters, project
 from spade_bench.encoders.spade.genes import GenePanel
-from spade_bench.encoders.spade.lanes import in_lanes
-from spade_bench.encoders.spade.numerics import exact_float32, fast_matmul
-from spade_bench.encoders.spade.store import (
+from spade_bench.encoders.spade.modelfolder import (
     ModelInfo,
     check_keys,
     expert_shapes,
@@ -25,7 +24,8 @@ from spade_bench.encoders.spade.store import (
     read_folder,
     write_folder,
 )
-from spade_bench.engine.device import resolve_device
+from spade_bench.encoders.spade.numerics import exact_float32, fast_matmul
+from spade_bench.encoders.spade.parallelrows import in_lanes
 from spade_bench.errors import ConfigError, DataError, WeightsError
 
 __all__ = ["SpadeModel"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from spade_bench.engine.device import setup_numerics
+from spade_bench.device import setup_numerics
 
 __all__ = ["exact_float32", "fast_matmul", "no_denormals", "one_thread"]
 

@@ -13,36 +13,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from spade_bench.encoders.tangle.tanglecard import CARD
 from spade_bench.registry import encoders
-from spade_bench.types import EncoderCard, LoadOptions
+from spade_bench.types import LoadOptions
 
 if TYPE_CHECKING:
-    from spade_bench.encoders.tangle.encoder import TangleEncoder
+    from spade_bench.encoders.tangle.slideencoder import TangleEncoder
 
-__all__ = ["CARD", "load"]
-
-CARD = EncoderCard(
-    name="tangle",
-    input="features",
-    level="slide",
-    dim=None,
-    description="Gated-attention slide encoder aligned with the case's bulk expression by "
-    "symmetric contrast, trained by `spade-bench pretrain --config tangle`.",
-    upstream="any",
-    source="a folder written by `spade-bench pretrain --config tangle`",
-    licence="that of the weights folder and of its patch encoder",
-    pretrained_on=None,
-    reference="arXiv 2405.11618",
-    notes=(
-        "Needs --weights FOLDER and the patch features that the folder names.",
-        "Trained here, not the authors' weights: those were trained on TCGA with its RNA.",
-    ),
-)
+__all__ = ["load"]
 
 
 @encoders.register(CARD)
 def load(options: LoadOptions) -> TangleEncoder:
     """Load a TANGLE folder as a slide encoder. See `TangleEncoder.load`."""
-    from spade_bench.encoders.tangle.encoder import TangleEncoder
+    from spade_bench.encoders.tangle.slideencoder import TangleEncoder
 
     return TangleEncoder.load(options)

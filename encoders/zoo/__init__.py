@@ -24,7 +24,7 @@ from spade_bench.encoders.zoo import (
     _owkin,
     _paige,
 )
-from spade_bench.encoders.zoo._entry import Entry
+from spade_bench.encoders.zoo.entry import Entry
 from spade_bench.registry import encoders
 from spade_bench.types import EncoderCard, LoadOptions
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from spade_bench.encoders.zoo._entry import Entry, Remote
 from spade_bench.encoders.zoo._rows import entry, variant
+from spade_bench.encoders.zoo.entry import Entry, Remote
 from spade_bench.types import Normalisation
 
 __all__ = ["ENTRIES"]

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from spade_bench.encoders._hub import fetch
-from spade_bench.encoders._timm import TimmEncoder
-from spade_bench.encoders._weights import FILES
-from spade_bench.encoders.zoo._entry import IMAGENET
-from spade_bench.encoders.zoo._load import check_options, fit_or_fail
+from spade_bench.encoders.common.hub import fetch
+from spade_bench.encoders.common.loadchecks import check_options, fit_or_fail
+from spade_bench.encoders.common.timmodel import TimmEncoder
+from spade_bench.encoders.common.weights import FILES
+from spade_bench.encoders.zoo.entry import IMAGENET
 from spade_bench.errors import PluginError, WeightsError
 from spade_bench.files import read_json
 from spade_bench.types import EncoderCard, LoadOptions, Normalisation

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.encoders.zoo._load import check_options
+from spade_bench.encoders.common.loadchecks import check_options
 from spade_bench.errors import DataError, PluginError, WeightsError
 from spade_bench.registry import suggest
 from spade_bench.types import EncoderCard, LoadOptions
@@ -76,7 +76,7 @@ class LazySlideEncoder:
     """
 
     def __init__(self, card: EncoderCard, model: Any, options: LoadOptions) -> None:
-        from spade_bench.engine.device import resolve_device, setup_numerics
+        from spade_bench.device import resolve_device, setup_numerics
 
         self.card = card
         self.device = resolve_device(options.device)
@@ -96,7 +96,7 @@ class LazySlideEncoder:
         """
         import torch
 
-        from spade_bench.engine.device import autocast
+        from spade_bench.device import autocast
 
         batch = torch.as_tensor(images)
         px = self.card.patch_px
@@ -118,7 +118,7 @@ def _load(name: str, card: EncoderCard, options: LoadOptions) -> LazySlideEncode
     check_options(card.name, options)
     if options.weights is not None:
         raise WeightsError("fetches its own weights and takes none", where=card.name)
-    from spade_bench.encoders._hub import reachable
+    from spade_bench.encoders.common.hub import reachable
 
     # Its models fetch their weights themselves, and would retry for long without a network.
     if "huggingface.co/" in card.source and not reachable():

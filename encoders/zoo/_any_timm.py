@@ -6,9 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from spade_bench.encoders._timm import TimmEncoder
-from spade_bench.encoders._weights import FILES, locate
-from spade_bench.encoders.zoo._load import check_options
+from spade_bench.encoders.common.loadchecks import check_options
+from spade_bench.encoders.common.timmodel import TimmEncoder
+from spade_bench.encoders.common.weights import FILES, locate
 from spade_bench.errors import PluginError, WeightsError
 from spade_bench.registry import suggest
 from spade_bench.types import EncoderCard, LoadOptions, Normalisation
@@ -122,7 +122,7 @@ def _model(name: str, path: Path) -> nn.Module:
 
 def _classes(config: Any, file: Path) -> int:
     """Number of classes of the checkpoint: 0 when it has no classifier."""
-    from spade_bench.encoders._timm import read_state
+    from spade_bench.encoders.common.timmodel import read_state
 
     names = [config.classifier] if isinstance(config.classifier, str) else config.classifier or ()
     state = read_state(file, ())

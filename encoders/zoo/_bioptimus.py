@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from spade_bench.encoders.zoo._entry import H_OPTIMUS, Entry, Timm
 from spade_bench.encoders.zoo._rows import entry, variant
+from spade_bench.encoders.zoo.entry import H_OPTIMUS, Entry, Timm
 
 __all__ = ["ENTRIES"]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from spade_bench.encoders.zoo._entry import Entry, Timm, Transformers
+from spade_bench.encoders.zoo.entry import Entry, Timm, Transformers
 from spade_bench.errors import WeightsError
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from spade_bench.encoders.zoo._entry import HALF, Entry, Timm, Transformers
 from spade_bench.encoders.zoo._rows import entry, variant
+from spade_bench.encoders.zoo.entry import HALF, Entry, Timm, Transformers
 
 __all__ = ["ENTRIES"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from spade_bench.encoders.zoo._entry import CLIP, HALF, Entry, Package, Transformers
 from spade_bench.encoders.zoo._rows import entry, variant
+from spade_bench.encoders.zoo.entry import CLIP, HALF, Entry, Package, Transformers
 
 __all__ = ["ENTRIES"]
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.encoders.zoo._entry import Timm
+from spade_bench.encoders.zoo.entry import Timm
 
 if TYPE_CHECKING:
     import torch

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from spade_bench.encoders._timm import TimmEncoder, load_state, read_state
-from spade_bench.encoders._weights import locate
-from spade_bench.encoders.zoo._entry import Entry, Package, Remote, Timm, Transformers
-from spade_bench.errors import ConfigError, WeightsError
-from spade_bench.registry import suggest
+from spade_bench.encoders.common.loadchecks import check_options, fit_or_fail, need_packages
+from spade_bench.encoders.common.timmodel import TimmEncoder, load_state, read_state
+from spade_bench.encoders.common.weights import locate
+from spade_bench.encoders.zoo.entry import Entry, Package, Remote, Timm, Transformers
+from spade_bench.errors import WeightsError
 from spade_bench.types import LoadOptions
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ["OPTIONS", "check_options", "fit_or_fail", "load", "need_packages"]
+__all__ = ["load"]
 
-OPTIONS = ("trust_remote_code",)
 _SUFFIXES = {".safetensors", ".bin", ".pt", ".pth"}
 
 
@@ -59,59 +56,6 @@ def load(entry: Entry, options: LoadOptions) -> TimmEncoder:
     return TimmEncoder(entry.card, Feature(model, entry), options)
 
 
-def check_options(name: str, options: LoadOptions) -> None:
-    """Refuse options that no row of the zoo knows.
-
-    Raises:
-        ConfigError: Naming the option.
-    """
-    for key in options.options:
-        if key not in OPTIONS:
-            near = suggest(key, OPTIONS)
-            fix = f"Did you mean {near}?" if near else f"Known: {', '.join(OPTIONS)}"
-            raise ConfigError(f"unknown option '{key}' of encoder '{name}'", fix=fix)
-
-
-def need_packages(name: str, modules: tuple[str, ...], install: str) -> None:
-    """Refuse to go on without the packages an encoder needs.
-
-    Raises:
-        WeightsError: Naming them and how to install them.
-    """
-    missing = [module for module in modules if importlib.util.find_spec(module) is None]
-    if missing:
-        raise WeightsError(
-            f"needs the package(s) {', '.join(missing)}, which are not installed",
-            where=name,
-            fix=f"Run: pip install {install}",
-        )
-
-
-def fit_or_fail(problems: Mapping[str, Any], where: str) -> None:
-    """Refuse weights of which transformers says that something did not fit.
-
-    Args:
-        problems: The loading information of `from_pretrained`.
-        where: Where the weights come from.
-
-    Raises:
-        WeightsError: Naming what is missing, unexpected or of another shape.
-    """
-    words = {
-        "missing_keys": "missing",
-        "unexpected_keys": "unexpected",
-        "mismatched_keys": "of another shape",
-    }
-    found = []
-    for key, word in words.items():
-        names = sorted(str(name[0] if isinstance(name, tuple) else name) for name in problems[key])
-        if names:
-            more = ", ..." if len(names) > 4 else ""
-            found.append(f"{len(names)} {word} ({', '.join(names[:4])}{more})")
-    if found:
-        raise WeightsError(f"weights do not fit: {'; '.join(found)}", where=where)
-
-
 def _timm(build: Timm, state: dict[str, torch.Tensor], where: str) -> nn.Module:
     from spade_bench.encoders.zoo._build import build_timm, empty_parameters
     from spade_bench.encoders.zoo._layouts import convert, native_size
@@ -137,7 +81,7 @@ def _transformers(build: Transformers, state: dict[str, torch.Tensor], where: st
 
 def _remote(entry: Entry, build: Remote, options: LoadOptions) -> nn.Module:
     """Load a model by the code that lies beside its weights, if the user agreed to run it."""
-    from spade_bench.encoders.zoo._remote import load_by_own_code
+    from spade_bench.encoders.common.owncode import load_by_own_code
 
     model = load_by_own_code(
         entry.card,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from spade_bench.encoders.zoo._entry import CLIP, Entry, Package, Remote, Timm
 from spade_bench.encoders.zoo._rows import entry, variant
+from spade_bench.encoders.zoo.entry import CLIP, Entry, Package, Remote, Timm
 
 __all__ = ["ENTRIES"]
 

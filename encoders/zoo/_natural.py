@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from spade_bench.encoders.zoo._entry import Entry, Timm
 from spade_bench.encoders.zoo._rows import entry
+from spade_bench.encoders.zoo.entry import Entry, Timm
 
 __all__ = ["ENTRIES"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from spade_bench.encoders.zoo._entry import Entry, Transformers
 from spade_bench.encoders.zoo._rows import entry
+from spade_bench.encoders.zoo.entry import Entry, Transformers
 from spade_bench.types import Normalisation
 
 __all__ = ["ENTRIES"]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from spade_bench.encoders._timm import load_state, read_state
-from spade_bench.encoders.zoo._entry import Entry, Package
+from spade_bench.encoders.common.timmodel import load_state, read_state
+from spade_bench.encoders.zoo.entry import Entry, Package
 from spade_bench.errors import WeightsError
 
 __all__ = ["load"]

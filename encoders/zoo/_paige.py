@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from spade_bench.encoders.zoo._entry import Entry, Timm
 from spade_bench.encoders.zoo._rows import entry, variant
+from spade_bench.encoders.zoo.entry import Entry, Timm
 
 __all__ = ["ENTRIES"]
 

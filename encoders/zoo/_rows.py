@@ -5,17 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from spade_bench.encoders._weights import FILES
-from spade_bench.encoders.zoo._entry import (
-    IMAGENET,
-    Entry,
-    Package,
-    Remote,
-    Timm,
-    Transformers,
-    ledger,
-    ledger_notes,
-)
+from spade_bench.encoders.common.seendata import ledger, ledger_notes
+from spade_bench.encoders.common.weights import FILES
+from spade_bench.encoders.zoo.entry import IMAGENET, Entry, Package, Remote, Timm, Transformers
 from spade_bench.types import EncoderCard, Normalisation
 
 __all__ = ["entry", "variant"]

@@ -11,9 +11,9 @@ import typer
 from spade_bench.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from spade_bench.data.sources.build import CohortTable, Count
-    from spade_bench.data.sources.labels import Labelled
-    from spade_bench.data.sources.recipes import Recipe
+    from spade_bench.cohorts.labels.cohorttable import CohortTable, Count
+    from spade_bench.cohorts.labels.labelling import Labelled
+    from spade_bench.cohorts.labels.recipes import Recipe
 
 __all__ = ["cohort"]
 
@@ -72,9 +72,9 @@ def cohort(
     as_json: JsonOption = False,
 ) -> None:
     """Make a task's table from downloaded label files; every exclusion is counted."""
-    from spade_bench.data.sources.build import build_table, count_labels, write_table
-    from spade_bench.data.sources.labels import read_sources
-    from spade_bench.data.sources.recipes import load_recipe
+    from spade_bench.cohorts.labels.cohorttable import build_table, count_labels, write_table
+    from spade_bench.cohorts.labels.labelling import read_sources
+    from spade_bench.cohorts.labels.recipes import load_recipe
     from spade_bench.errors import UserError
     from spade_bench.files import write_json
 
@@ -119,8 +119,8 @@ def cohort(
 
 def _label(recipe: Recipe, sources: Any, **options: Any) -> tuple[Labelled, dict[str, str]]:
     """Labels of all cases, and the definition that made them."""
-    from spade_bench.data.sources.labels import label_cases
-    from spade_bench.data.sources.outcomes import follow_cases
+    from spade_bench.cohorts.labels.followup import follow_cases
+    from spade_bench.cohorts.labels.labelling import label_cases
     from spade_bench.errors import UserError
 
     shared = {key: options[key] for key in ("sample_type", "keep_redacted")}
@@ -144,7 +144,7 @@ def _label(recipe: Recipe, sources: Any, **options: Any) -> tuple[Labelled, dict
 
 
 def _slides(path: Path, column: str) -> list[str]:
-    from spade_bench.data.sources.slides import list_slides
+    from spade_bench.cohorts.labels.barcodes import list_slides
 
     return list_slides(path, column)
 
@@ -199,7 +199,7 @@ def _list(as_json: bool) -> None:
     import dataclasses
 
     from spade_bench import console
-    from spade_bench.data.sources.recipes import load_recipe, recipe_names
+    from spade_bench.cohorts.labels.recipes import load_recipe, recipe_names
 
     recipes = [load_recipe(name) for name in recipe_names()]
     if as_json:

@@ -220,8 +220,8 @@ def _extract(
     trust: list[str],
 ) -> Summary:
     """Extract at one resolution from whichever input was given."""
-    from spade_bench.data.st import read_hest, read_manifest
     from spade_bench.extraction import extract_hest, extract_patch_folders, extract_slides
+    from spade_bench.spatial import read_hest, read_manifest
 
     if slides is not None:
         return extract_slides(slides, source, out, settings=settings)

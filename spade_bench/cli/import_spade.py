@@ -35,7 +35,7 @@ def import_spade(
 ) -> None:
     """Import the public SPADE release into a folder that `encode` and `run` take."""
     from spade_bench import console
-    from spade_bench.encoders.spade.import_release import import_release
+    from spade_bench.encoders.spade.release.importing import import_release
 
     import_release(
         checkpoints,

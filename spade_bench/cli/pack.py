@@ -32,7 +32,7 @@ def pack(
     import json
 
     from spade_bench import console
-    from spade_bench.data.packing import pack_features
+    from spade_bench.features.packing import pack_features
 
     done = pack_features(
         features.expanduser(),

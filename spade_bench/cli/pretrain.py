@@ -11,7 +11,7 @@ import typer
 from spade_bench.cli.options import DeviceOption, WorkersOption
 
 if TYPE_CHECKING:
-    from spade_bench.encoders.spade.config import PretrainConfig
+    from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
     from spade_bench.workspace import Workspace
 
 __all__ = ["pretrain"]
@@ -72,7 +72,7 @@ def pretrain(
     """
     from spade_bench import config as settings_of
     from spade_bench import workspace
-    from spade_bench.encoders.spade.pipeline import run_pretrain
+    from spade_bench.encoders.spade.pretraining.pipeline import run_pretrain
     from spade_bench.errors import UserError
 
     space = workspace.load()
@@ -129,8 +129,8 @@ def _tangle(
     """Train TANGLE: the named or given YAML under the flags."""
     from spade_bench import config as settings_of
     from spade_bench import workspace
-    from spade_bench.encoders.tangle.config import TangleConfig
-    from spade_bench.encoders.tangle.pipeline import run_tangle
+    from spade_bench.encoders.tangle.pretraining.tangleconfig import TangleConfig
+    from spade_bench.encoders.tangle.pretraining.tanglepipeline import run_tangle
     from spade_bench.errors import UserError
 
     if refused:
@@ -155,7 +155,7 @@ def _resolve(flags: Mapping[str, Any], name: str | None, space: Workspace | None
     """Defaults < workspace < named or given YAML < flags and --set."""
     from spade_bench import config as settings_of
     from spade_bench import workspace
-    from spade_bench.encoders.spade.config import PretrainConfig
+    from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
 
     layers: list[Mapping[str, Any]] = []
     named: str | None = name

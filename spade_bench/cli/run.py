@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spade_bench.cli.columns import (
+from spade_bench.cli.options import DeviceOption, TrustOption, parse_named_paths, parse_shard
+from spade_bench.cli.tableoptions import (
     CaseColumn,
     DaysColumn,
     EventColumn,
@@ -16,10 +17,9 @@ from spade_bench.cli.columns import (
     MatchIds,
     SlideColumn,
 )
-from spade_bench.cli.options import DeviceOption, TrustOption, parse_named_paths, parse_shard
 
 if TYPE_CHECKING:
-    from spade_bench.runner import RunRequest, RunSummary
+    from spade_bench.evaluation import RunRequest, RunSummary
 
 __all__ = ["run"]
 
@@ -153,10 +153,10 @@ def run(
     ] = None,
 ) -> None:
     """Run encoders on tasks and store every result; the same command again continues."""
-    from spade_bench import runner
+    from spade_bench import evaluation as runner
     from spade_bench import workspace as ws
     from spade_bench.config import parse_set
-    from spade_bench.runner.asked import Asked, read_asked, to_request
+    from spade_bench.evaluation.settings import Asked, read_asked, to_request
 
     asked = Asked(
         encoders=tuple(encoder or ()),

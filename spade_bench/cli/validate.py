@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spade_bench.cli.columns import (
+from spade_bench.cli.options import JsonOption
+from spade_bench.cli.tableoptions import (
     CaseColumn,
     DaysColumn,
     EventColumn,
@@ -17,11 +18,10 @@ from spade_bench.cli.columns import (
     MatchIds,
     SlideColumn,
 )
-from spade_bench.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from spade_bench.data.checks.features import Expected
-    from spade_bench.data.checks.run import Question, Validation
+    from spade_bench.cohorts.checks.featurefiles import Expected
+    from spade_bench.cohorts.checks.validation import Question, Validation
     from spade_bench.types import TaskCard
 
 __all__ = ["validate"]
@@ -61,9 +61,9 @@ def validate(
 ) -> None:
     """Check a cohort table and its features; exit code 2 when something must be fixed."""
     from spade_bench import workspace
-    from spade_bench.data.checks.run import Question, validate_cohort
-    from spade_bench.data.columns import COLUMN_FIELDS, columns_of, with_columns
-    from spade_bench.data.ids import check_match
+    from spade_bench.cohorts.checks.validation import Question, validate_cohort
+    from spade_bench.cohorts.columns import COLUMN_FIELDS, columns_of, with_columns
+    from spade_bench.features.slideids import check_match
     from spade_bench.types import TaskCard
 
     check_match(match_ids)
@@ -112,7 +112,7 @@ def _card(task: str | None) -> TaskCard | None:
 def _said(card: TaskCard | None) -> dict[str, str]:
     """What the workspace says of the columns of a task's table."""
     from spade_bench import workspace
-    from spade_bench.data.columns import said_columns
+    from spade_bench.cohorts.columns import said_columns
 
     space = workspace.load()
     if space is None or card is None or card.cohort not in space.cohorts:
@@ -140,7 +140,7 @@ def _from_workspace(
 def _expected(encoder: str | None) -> Expected:
     """What the registry knows of the encoder; any name is accepted."""
     from spade_bench import registry
-    from spade_bench.data.checks.features import Expected
+    from spade_bench.cohorts.checks.featurefiles import Expected
 
     known = encoder is not None and encoder in registry.encoders
     return Expected(encoder, registry.encoders.get(encoder).card.dim if known and encoder else None)
@@ -148,7 +148,7 @@ def _expected(encoder: str | None) -> Expected:
 
 def _rewrite(question: Question, out: Path) -> None:
     from spade_bench import console
-    from spade_bench.data.checks.run import rewrite_events
+    from spade_bench.cohorts.checks.validation import rewrite_events
     from spade_bench.files import atomic_path
 
     frame = rewrite_events(question)

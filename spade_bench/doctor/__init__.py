@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spade_bench.doctor.check import Finding, check_encoder
+from spade_bench.doctor.contract import Finding, check_encoder
 from spade_bench.doctor.diagnose import Diagnosis, EncoderState, diagnose
 
 __all__ = ["Diagnosis", "EncoderState", "Finding", "check_encoder", "diagnose"]

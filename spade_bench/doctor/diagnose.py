@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from spade_bench.doctor import hub as hubs
-from spade_bench.encoders import _hub
-from spade_bench.encoders._weights import FILES, FOLDER_VARIABLE, own_folder
+from spade_bench.doctor import hubaccess as hubs
+from spade_bench.encoders.common import hub as _hub
+from spade_bench.encoders.common.weights import FILES, FOLDER_VARIABLE, own_folder
 from spade_bench.registry import Plugin, encoders
 from spade_bench.types import EncoderCard
 
@@ -110,7 +110,7 @@ def diagnose(
         PluginError: When a name is not registered.
         UserError: When the device is not there.
     """
-    from spade_bench.engine.device import resolve_device
+    from spade_bench.device import resolve_device
 
     hub = hubs.ask()
     place = resolve_device(device)
@@ -128,9 +128,9 @@ def diagnose(
 
 
 def _needs(plugin: Plugin[EncoderCard]) -> _Needs:
-    from spade_bench.encoders.slides import ROWS
+    from spade_bench.encoders.wholeslide import ROWS
     from spade_bench.encoders.zoo import ENTRIES
-    from spade_bench.encoders.zoo._entry import Package, Remote
+    from spade_bench.encoders.zoo.entry import Package, Remote
 
     card = plugin.card
     row = ROWS.get(plugin.name)

@@ -12,7 +12,7 @@ from spade_bench.extraction.jobs import FolderJob, SlideJob, SpotJob
 from spade_bench.extraction.recipe import EncoderSource, Settings
 
 if TYPE_CHECKING:
-    from spade_bench.data.st.sample import StSample
+    from spade_bench.spatial.sample import StSample
     from spade_bench.types import LoadOptions, PatchEncoder
 
 __all__ = [
@@ -51,7 +51,7 @@ def extract_slides(
     Raises:
         UserError: When there is nothing to extract, or the encoder cannot be loaded.
     """
-    from spade_bench.data.slides import find_slides
+    from spade_bench.slides.opening import find_slides
 
     source, chosen = _source(encoder, options), settings or Settings()
     slides = find_slides(folder)
@@ -90,8 +90,8 @@ def extract_hest(
         ConfigError: When a trusted sample is not among the samples.
         UserError: As `extract_slides`.
     """
-    from spade_bench.data.st.checks import FindingsReport
-    from spade_bench.data.st.filters import check_trusted
+    from spade_bench.spatial.samplechoice import check_trusted
+    from spade_bench.spatial.sectionchecks import FindingsReport
 
     check_trusted(trust, [sample.sample_id for sample in samples], "--trust")
     source, chosen = _source(encoder, options), settings or Settings()

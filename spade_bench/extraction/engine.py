@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spade_bench import console
-from spade_bench.data.bags import features_folder, write_features
 from spade_bench.errors import DataError, SystemFaultError, UserError, machine_fault
 from spade_bench.extraction.outputs import check_width, checked_encode
 from spade_bench.extraction.recipe import (
@@ -29,6 +28,7 @@ from spade_bench.extraction.recipe import (
     stored_recipe,
 )
 from spade_bench.extraction.stream import BAD_INPUT, DROPPED, Batch, Job, Open, Stream
+from spade_bench.features.bags import features_folder, write_features
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.data.bagformats import HDF5, opened
-from spade_bench.data.bags import read_bag, write_features
 from spade_bench.extraction.folders import EncodedFolder, over_bags
 from spade_bench.extraction.outputs import checked_encode
+from spade_bench.features.bags import read_bag, write_features
+from spade_bench.features.formats import HDF5, opened
 
 if TYPE_CHECKING:
     from spade_bench.types import Bag, FeatureEncoder

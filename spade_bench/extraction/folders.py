@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from spade_bench import console, files
-from spade_bench.data.bags import find_bags, source_hash
 from spade_bench.errors import DataError, UserError
 from spade_bench.extraction.outputs import check_width
+from spade_bench.features.bags import find_bags, source_hash
 from spade_bench.types import EncoderCard
 
 __all__ = ["EncodedFolder", "over_bags"]

@@ -9,23 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.console import warn
-from spade_bench.data.filters import BLURRED
-from spade_bench.data.patches import fit_patch, open_spots, read_patch
-from spade_bench.data.pyramids import PLAIN_SUFFIXES
-from spade_bench.data.slides import Slide, open_slide
-from spade_bench.data.st.checks import check_section, overrule, refusal
-from spade_bench.data.st.outsfiles import find_outs_files
 from spade_bench.errors import DataError
 from spade_bench.extraction.recipe import EncoderSource, Settings, fingerprint
 from spade_bench.extraction.stream import DROPPED, Prepared
+from spade_bench.slides.opening import Slide, open_slide
+from spade_bench.slides.patches import fit_patch, open_spots, read_patch
+from spade_bench.slides.pyramids import PLAIN_SUFFIXES
+from spade_bench.slides.quality import BLURRED
+from spade_bench.spatial.outsfiles import find_outs_files
+from spade_bench.spatial.sectionchecks import check_section, overrule, refusal
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from spade_bench.data.grid import Grid
-    from spade_bench.data.st.checks import FindingsReport
-    from spade_bench.data.st.sample import StSample
-    from spade_bench.data.tissue import TissueMask
+    from spade_bench.slides.grid import Grid
+    from spade_bench.slides.tissue import TissueMask
+    from spade_bench.spatial.sample import StSample
+    from spade_bench.spatial.sectionchecks import FindingsReport
 
 __all__ = ["FolderJob", "SlideJob", "SpotJob"]
 
@@ -88,8 +88,8 @@ class SlideJob:
 
     def prepare(self, folder: Path) -> Prepared:
         """See `Job.prepare`."""
-        from spade_bench.data.filters import sharp
         from spade_bench.extraction.preview import write_preview
+        from spade_bench.slides.quality import sharp
 
         px, mpp = self.source.patch_px, self.source.mpp(self.settings)
         how = self.source.card.interpolation
@@ -132,10 +132,10 @@ class SlideJob:
         """Find the tissue and lay the grid; a slide without any leaves its preview behind."""
         import numpy as np
 
-        from spade_bench.data.filters import ink_mask
-        from spade_bench.data.grid import make_grid
-        from spade_bench.data.tissue import find_tissue
         from spade_bench.extraction.preview import write_preview
+        from spade_bench.slides.grid import make_grid
+        from spade_bench.slides.quality import ink_mask
+        from spade_bench.slides.tissue import find_tissue
 
         px, mpp = self.source.patch_px, self.source.mpp(self.settings)
         tissue = find_tissue(slide)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.data.bagformats import SUFFIXES, look
 from spade_bench.errors import DataError
+from spade_bench.features.formats import SUFFIXES, look
 from spade_bench.plugins import contained
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spade_bench.data.slides import Slide
-from spade_bench.data.tissue import TissueMask
 from spade_bench.files import atomic_path
+from spade_bench.slides.opening import Slide
+from spade_bench.slides.tissue import TissueMask
 
 if TYPE_CHECKING:
     import numpy as np

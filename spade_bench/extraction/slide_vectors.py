@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench import console
-from spade_bench.data.bags import read_bag
-from spade_bench.data.slidevectors import (
+from spade_bench.errors import DataError
+from spade_bench.extraction.folders import EncodedFolder, over_bags
+from spade_bench.features.bags import read_bag
+from spade_bench.features.slidevectors import (
     check_patches,
     patch_px,
     slide_vector_path,
     write_slide_vector,
 )
-from spade_bench.errors import DataError
-from spade_bench.extraction.folders import EncodedFolder, over_bags
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,9 +9,10 @@ comes with these.
 from __future__ import annotations
 
 from spade_bench.heads._base import Fit, Head, HeadOptions, grid_points, parse_memory
+from spade_bench.heads._model import Model
 from spade_bench.heads._outputs import checked_scores, fit_predict
 from spade_bench.heads._pooled import pooled_head
-from spade_bench.heads._stacked import Model, TrainConfig, stacked_head
+from spade_bench.heads._stacked import TrainConfig, stacked_head
 
 __all__ = [
     "Fit",

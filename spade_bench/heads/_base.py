@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from spade_bench.data.casebags import CaseBags
+    from spade_bench.features.casebags import CaseBags
 
 __all__ = ["CPU_MEMORY", "Fit", "Head", "HeadOptions", "grid_points", "parse_memory"]
 

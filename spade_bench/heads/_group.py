@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from spade_bench.engine.device import autocast
+from spade_bench.device import autocast
 
 if TYPE_CHECKING:
+    from spade_bench.heads._model import Model
     from spade_bench.heads._objectives import Objective
-    from spade_bench.heads._stacked import Model
 
 __all__ = ["Batch", "Group", "Params"]
 

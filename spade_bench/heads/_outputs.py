@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from spade_bench.data.casebags import CaseBags
+    from spade_bench.features.casebags import CaseBags
     from spade_bench.heads._base import Fit, Head
 
 __all__ = ["checked_scores", "fit_predict"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from spade_bench import config, console
 from spade_bench.errors import ConfigError
 from spade_bench.heads._base import CPU_MEMORY, Fit, HeadOptions, parse_memory
+from spade_bench.heads._model import Model
 from spade_bench.registry import heads
 from spade_bench.types import HeadCard
 
@@ -19,13 +20,11 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from spade_bench.data.casebags import CaseBags
+    from spade_bench.features.casebags import CaseBags
     from spade_bench.heads._reader import Reader
     from spade_bench.heads._trainer import Member
 
-    Params = dict[str, torch.Tensor]
-
-__all__ = ["Model", "StackedHead", "TrainConfig", "stacked_head"]
+__all__ = ["StackedHead", "TrainConfig", "stacked_head"]
 
 GPU_SHARE = 0.7  # of the memory that is free
 
@@ -81,35 +80,6 @@ _RANGES = {
 """Ranges of the shared settings; whole numbers are 1 or more unless they stand here."""
 
 
-@dataclass(frozen=True)
-class Model:
-    """An architecture in stacked form.
-
-    Attributes:
-        initial: ``initial(dim, width, settings, stream)`` draws the parameters of one model. The
-            first layer, which sees the patches, must be called ``w1`` (H, D) and ``b1`` (H,).
-        forward: ``forward(x, mask, p, noise)`` takes bags (B, n, D), their mask (B, n) or None,
-            parameters with a leading S, and dropout factors (S, B, H) or None; returns (S, B, K).
-        dropped: Width of the dropout factors, H.
-        row_floats: Numbers kept for the gradient a patch and model; plans the memory.
-        shape: Settings in which models must agree to be stacked.
-        small: Whether most of its matrix products are small.
-    """
-
-    initial: Callable[[int, int, Any, torch.Generator], Params]
-    forward: Callable[
-        [torch.Tensor, torch.Tensor | None, Params, torch.Tensor | None], torch.Tensor
-    ]
-    dropped: Callable[[Any], int]
-    row_floats: Callable[[Any], int]
-    shape: tuple[str, ...]
-    small: bool = False
-
-    def shape_of(self, settings: Any) -> tuple[Any, ...]:
-        """Values of `shape`: models in which they are equal can be stacked."""
-        return tuple(getattr(settings, name) for name in self.shape)
-
-
 def stacked_head(card: HeadCard, settings: type[TrainConfig], model: Model, objective: str) -> None:
     """Register a head that is trained by gradient steps.
 
@@ -152,7 +122,7 @@ class StackedHead:
         """Train and predict. See `Head.fit_predict`."""
         import torch
 
-        from spade_bench.engine.device import resolve_device, small_products
+        from spade_bench.device import resolve_device, small_products
         from spade_bench.heads._objectives import OBJECTIVES
         from spade_bench.heads._reader import Reader
         from spade_bench.heads._trainer import Member, Trainer

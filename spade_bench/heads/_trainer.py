@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spade_bench.heads._base import Fit
+    from spade_bench.heads._model import Model
     from spade_bench.heads._objectives import Objective
     from spade_bench.heads._reader import Reader
-    from spade_bench.heads._stacked import Model
 
 __all__ = ["Member", "Trainer"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.files import atomic_path
-from spade_bench.report.collect import Series
-from spade_bench.report.featured import featured
+from spade_bench.report.mainseries import featured
 from spade_bench.report.panels import described, panels, picture_name
+from spade_bench.report.series import Series
 from spade_bench.report.values import Resampler
 from spade_bench.results import Predictions
 
@@ -110,7 +110,7 @@ def draw_calibration(series: Sequence[Series], resampler: Resampler, out: Path) 
     """Write a PNG for every binary task and protocol: a panel an encoder, of its main head.
 
     Args:
-        series: What :func:`spade_bench.report.collect` found.
+        series: What :func:`spade_bench.report.series` found.
         resampler: Reads predictions and resamples cases.
         out: Folder of the pictures.
 

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from spade_bench.report.collect import Series
+    from spade_bench.report.series import Series
     from spade_bench.report.values import Resampler
     from spade_bench.statistics.intervals import Interval
 

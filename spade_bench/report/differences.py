@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.errors import DataError
 from spade_bench.registry import suggest
 from spade_bench.report.caveats import caveats, speaks_of
-from spade_bench.report.collect import Place, Series, latest
+from spade_bench.report.series import Place, Series, latest
 from spade_bench.report.values import Resampler, Values, single
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def compare(series: Sequence[Series], resampler: Resampler, a: str, b: str) -> l
     """Compare two encoders wherever both have finished the same episodes.
 
     Args:
-        series: What :func:`spade_bench.report.collect` found.
+        series: What :func:`spade_bench.report.series` found.
         resampler: Gives both the same resamples of cases.
         a: Label of the first encoder.
         b: Label of the second one.

@@ -10,7 +10,7 @@ from typing import Any
 
 from spade_bench.escaping import csv_cell, markdown_cell
 from spade_bench.report.caveats import caveats, known, off_chance, speaks_of
-from spade_bench.report.collect import Series
+from spade_bench.report.series import Series
 from spade_bench.report.values import Resampler
 
 __all__ = ["COLUMNS", "ReportRow", "as_csv", "as_markdown", "chosen", "leaderboard", "status"]
@@ -83,7 +83,7 @@ def leaderboard(
     """Summarise every series, one row a metric.
 
     Args:
-        series: What :func:`spade_bench.report.collect` found.
+        series: What :func:`spade_bench.report.series` found.
         resampler: Reads predictions and resamples them.
         wanted: `all` metrics, the `primary` one of each task, or the name of one.
 

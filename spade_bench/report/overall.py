@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.report.collect import Place, Series, latest
 from spade_bench.report.leaderboard import ReportRow
+from spade_bench.report.series import Place, Series, latest
 from spade_bench.report.values import Resampler
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spade_bench.files import file_name
-from spade_bench.report.collect import Series
+from spade_bench.report.series import Series
 
 __all__ = ["MAX_PANELS", "described", "panels", "picture_name"]
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from spade_bench.report.collect import Series
-from spade_bench.report.featured import is_survival
 from spade_bench.report.leaderboard import ReportRow, status
+from spade_bench.report.mainseries import is_survival
+from spade_bench.report.series import Series
 from spade_bench.report.values import Resampler
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def risk_splits(series: Sequence[Series], resampler: Resampler) -> list[RiskSpli
     """Test every survival series that has finished rows, controls included."""
     import numpy as np
 
-    from spade_bench.statistics.survival import logrank_median_split
+    from spade_bench.statistics.riskscores import logrank_median_split
 
     out = []
     for one in series:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.files import atomic_path
-from spade_bench.report.collect import Series
-from spade_bench.report.featured import featured, is_survival
+from spade_bench.report.mainseries import featured, is_survival
 from spade_bench.report.panels import described, panels, picture_name
 from spade_bench.report.risk_split import CaseRisks, case_risks, risk_splits
+from spade_bench.report.series import Series
 from spade_bench.report.values import Resampler
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def draw_survival(series: Sequence[Series], resampler: Resampler, out: Path) -> 
     """Write a PNG for every survival task and protocol: a panel an encoder, of its main head.
 
     Args:
-        series: What :func:`spade_bench.report.collect` found.
+        series: What :func:`spade_bench.report.series` found.
         resampler: Reads predictions.
         out: Folder of the pictures.
 

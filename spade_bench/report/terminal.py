@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from spade_bench import console
 from spade_bench.report.caveats import PERMUTATIONS, speaks_of
-from spade_bench.report.collect import Series
 from spade_bench.report.differences import Difference
 from spade_bench.report.flags import explain, shared
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.overall import OverallRow
 from spade_bench.report.risk_split import RiskSplit
+from spade_bench.report.series import Series
 
 __all__ = ["print_differences", "print_failures", "print_leaderboard", "print_legend",
            "print_notes", "print_overall", "print_risk_splits"]  # fmt: skip

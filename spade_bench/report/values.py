@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
-from spade_bench.report.collect import Series
+from spade_bench.report.series import Series
 from spade_bench.results import Predictions, Row
 from spade_bench.results.store import whole_predictions
 

@@ -11,7 +11,8 @@ import numpy as np
 from spade_bench.errors import ConfigError, DataError
 from spade_bench.files import atomic_dir, hash_obj, read_json, write_json
 from spade_bench.simulate.sections import cohort_genome, simulate_sections
-from spade_bench.simulate.settings import (
+from spade_bench.simulate.slides import simulate_slides
+from spade_bench.simulate.studysettings import (
     NICHES,
     ORGANS,
     PROGRAMMES,
@@ -21,7 +22,6 @@ from spade_bench.simulate.settings import (
     Nuisance,
     Size,
 )
-from spade_bench.simulate.slides import simulate_slides
 from spade_bench.simulate.textures import Textures
 
 __all__ = ["simulate", "story_hash"]

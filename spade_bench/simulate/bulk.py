@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spade_bench.simulate.counts import Genome
-    from spade_bench.simulate.tissue import Tissue
+    from spade_bench.simulate.tissuemap import Tissue
 
 __all__ = ["N_BACKGROUND", "mean_drivers", "write_bulk"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spade_bench.simulate.settings import NICHES, PROGRAMMES, GeneSettings
+from spade_bench.simulate.studysettings import NICHES, PROGRAMMES, GeneSettings
 
 if TYPE_CHECKING:
     from numpy.random import Generator

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spade_bench.simulate.settings import NICHES, PROGRAMMES, Organ
 from spade_bench.simulate.stamps import Ellipses, add_ellipses
-from spade_bench.simulate.tissue import CELL_UM, Tissue
+from spade_bench.simulate.studysettings import NICHES, PROGRAMMES, Organ
+from spade_bench.simulate.tissuemap import CELL_UM, Tissue
 
 if TYPE_CHECKING:
     from numpy.random import Generator

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from spade_bench.console import progress
 from spade_bench.simulate.drawing import draw_section
 from spade_bench.simulate.scanner import Site, draw_look, scan
-from spade_bench.simulate.settings import Nuisance
+from spade_bench.simulate.studysettings import Nuisance
 from spade_bench.simulate.writers import reuse_slide, write_slide
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spade_bench.simulate.textures import Textures
-    from spade_bench.simulate.tissue import Tissue
+    from spade_bench.simulate.tissuemap import Tissue
 
 __all__ = ["in_parallel", "make_image", "put_image"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spade_bench.simulate.settings import PROGRAMMES, LabelSettings
+from spade_bench.simulate.studysettings import PROGRAMMES, LabelSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.random import Generator
     from numpy.typing import NDArray
 
-    from spade_bench.simulate.tissue import CaseLevels
+    from spade_bench.simulate.tissuemap import CaseLevels
 
 __all__ = ["LABELS", "Labels", "draw_labels"]
 

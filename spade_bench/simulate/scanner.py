@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
-from spade_bench.simulate.settings import Nuisance
-from spade_bench.simulate.tissue import CELL_UM, smooth_fields
+from spade_bench.simulate.studysettings import Nuisance
+from spade_bench.simulate.tissuemap import CELL_UM, smooth_fields
 
 if TYPE_CHECKING:
     from numpy.random import Generator

@@ -12,9 +12,16 @@ from spade_bench.simulate.counts import Genome, draw_genome, permute_drivers, sa
 from spade_bench.simulate.drawing import side_px
 from spade_bench.simulate.imaging import in_parallel, put_image
 from spade_bench.simulate.scanner import Site, draw_site
-from spade_bench.simulate.settings import NICHES, ORGANS, PROGRAMMES, GeneSettings, Nuisance, Size
-from spade_bench.simulate.spots import Spots, place_spots
-from spade_bench.simulate.tissue import CaseLevels, Tissue, draw_case, grow_tissue
+from spade_bench.simulate.spotgrid import Spots, place_spots
+from spade_bench.simulate.studysettings import (
+    NICHES,
+    ORGANS,
+    PROGRAMMES,
+    GeneSettings,
+    Nuisance,
+    Size,
+)
+from spade_bench.simulate.tissuemap import CaseLevels, Tissue, draw_case, grow_tissue
 from spade_bench.simulate.writers import HEST_COLUMNS, hest_row, write_rows, write_sample
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from spade_bench.simulate.bulk import mean_drivers, write_bulk
 from spade_bench.simulate.imaging import in_parallel, put_image
 from spade_bench.simulate.labels import Labels, draw_labels
 from spade_bench.simulate.scanner import Site, draw_site
-from spade_bench.simulate.settings import ORGANS, LabelSettings, Nuisance, Size
-from spade_bench.simulate.tissue import draw_case, grow_tissue
+from spade_bench.simulate.studysettings import ORGANS, LabelSettings, Nuisance, Size
+from spade_bench.simulate.tissuemap import draw_case, grow_tissue
 from spade_bench.simulate.writers import write_rows
 
 if TYPE_CHECKING:

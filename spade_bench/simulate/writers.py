@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spade_bench.files import atomic_hdf5, write_json, write_text
-from spade_bench.simulate.settings import Organ
-from spade_bench.simulate.spots import SPOT_DISTANCE_UM, SPOT_UM, Spots
+from spade_bench.simulate.spotgrid import SPOT_DISTANCE_UM, SPOT_UM, Spots
+from spade_bench.simulate.studysettings import Organ
 from spade_bench.simulate.tiff import write_pyramid
 
 if TYPE_CHECKING:

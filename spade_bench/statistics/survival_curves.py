@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from spade_bench.errors import DataError
 from spade_bench.statistics.kaplan_meier import censoring_curve, inverse_censoring, survival_curve
-from spade_bench.statistics.survival import check_survival
+from spade_bench.statistics.riskscores import check_survival
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from spade_bench.errors import ConfigError, DataError
 from spade_bench.statistics import survival_curves as curves
 from spade_bench.statistics.kaplan_meier import inverse_censoring, survival_curve
-from spade_bench.statistics.survival import (
+from spade_bench.statistics.riskscores import (
     c_index,
     c_index_uno,
     check_survival,

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import pytest
 
 from spade_bench import config
-from spade_bench.encoders.spade.config import PretrainConfig
-from spade_bench.encoders.tangle.config import TangleConfig
+from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
+from spade_bench.encoders.tangle.pretraining.tangleconfig import TangleConfig
 from spade_bench.errors import ConfigError
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from spade_bench import console
 from spade_bench.config import load_yaml, parse_set, read_yaml
-from spade_bench.data.bags import features_folder
-from spade_bench.data.slidevectors import slide_vector_path
 from spade_bench.errors import ConfigError, DataError, UserError, machine_fault, printable
 from spade_bench.escaping import csv_cell, markdown_cell
+from spade_bench.features.bags import features_folder
+from spade_bench.features.slidevectors import slide_vector_path
 from spade_bench.files import (
     atomic_dir,
     atomic_path,

@@ -1,8 +1,9 @@
-"""The house rules: who imports whom, every package ships, modules stay small."""
+"""The house rules: who imports whom, no loops, one name for one module, every package ships."""
 
 from __future__ import annotations
 
 import ast
+import collections
 import statistics
 import subprocess
 import sys
@@ -12,19 +13,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-_TOP = {"encoders": "spade_bench.encoders", "tasks": "spade_bench.tasks"}
 # A module may import from its own layer or a lower one.
 LAYERS = {
-    "errors": 0, "types": 0, "console": 0, "files": 0,
-    "escaping": 0,
-    "registry": 1, "plugins": 1, "config": 1, "workspace": 1, "configs": 1,
-    "data": 2, "engine": 2, "statistics": 2, "simulate": 2,
-    "extraction": 3, "heads": 3,
-    "encoders": 4, "tasks": 4, "results": 4,
-    "runner": 5, "report": 5, "doctor": 5,
+    "errors": 0, "types": 0, "console": 0, "escaping": 0,
+    "statistics": 1, "device": 1, "files": 1, "config": 1, "configs": 1, "registry": 1,
+    "plugins": 1, "workspace": 1,
+    "slides": 2, "features": 2, "cohorts": 2, "spatial": 2, "simulate": 2,
+    "encoders": 3, "heads": 3, "tasks": 3, "results": 3,
+    "evaluation": 4, "report": 4, "extraction": 4, "pretraining": 4, "doctor": 4,
+    "api": 5,
     "cli": 6,
 }  # fmt: skip
 FORBIDDEN = {("tasks", "encoders"), ("heads", "tasks"), ("encoders", "tasks"), ("tasks", "heads")}
+# Halves of an encoder that make its weights: they extract, so they stand above the encoders.
+_MAKING = {"pretraining", "release"}
 
 
 def python_files() -> list[Path]:
@@ -41,25 +43,63 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+MODULES = {module_name(path): path for path in python_files()}
+
+
 def imports(path: Path) -> set[str]:
-    """Return the absolute names of everything of ours that a file imports."""
-    module = module_name(path)
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Return our modules that a file imports anywhere: on top, in a function, or for types only."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                stem = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*stem, *([node.module] if node.module else [])])
-            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.startswith("spade_bench.")}
+            assert not node.level, f"{path}: imports are absolute"
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            # A name that is a module counts as that module, any other as its home.
+            found |= {name if name in MODULES else str(node.module) for name in names}
+    return {name for name in found if name in MODULES}
 
 
 def part(name: str) -> str:
-    return name.split(".")[1] if name.count(".") else ""
+    """The layer's name of a module: its room, or the making half of an encoder."""
+    pieces = name.split(".")
+    if len(pieces) < 2:
+        return ""
+    return "pretraining" if _MAKING.intersection(pieces) else pieces[1]
+
+
+def room(name: str) -> str:
+    """The folder of a module; a module at the top is a room of its own."""
+    return name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
+
+
+def loops(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return every set of nodes of which each reaches each (Tarjan's components)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = len(index)
+        stack.append(node)
+        for other in sorted(graph.get(node, ())):
+            if other not in index:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], index[other])
+        if low[node] == index[node]:
+            cut = stack.index(node)
+            component = stack[cut:]
+            del stack[cut:]
+            if len(component) > 1:
+                found.append(sorted(component))
+
+    for node in sorted(graph):
+        if node not in index:
+            visit(node)
+    return found
 
 
 @pytest.mark.parametrize("path", python_files(), ids=lambda p: str(p.relative_to(ROOT)))
@@ -70,9 +110,50 @@ def test_imports_go_down_the_street(path: Path) -> None:
     assert own in LAYERS, f"say in LAYERS where '{own}' belongs"
     for name in imports(path):
         other = part(name)
-        if other in LAYERS and other != own:
+        if other and other != own:
             assert LAYERS[other] <= LAYERS[own], f"{own} imports {name}"
             assert (own, other) not in FORBIDDEN, f"{own} imports {name}"
+
+
+def test_no_modules_import_each_other() -> None:
+    assert loops({name: imports(path) for name, path in MODULES.items()}) == []
+
+
+def test_no_rooms_import_each_other() -> None:
+    """Rooms side by side; a room may use what lies in its own folder and that may use the room."""
+    graph: dict[str, set[str]] = collections.defaultdict(set)
+    for name, path in MODULES.items():
+        for other in imports(path):
+            mine, theirs = room(name), room(other)
+            if not f"{mine}.".startswith(f"{theirs}.") and not f"{theirs}.".startswith(f"{mine}."):
+                graph[mine].add(theirs)
+    assert loops(dict(graph)) == []
+
+
+def test_a_loop_is_seen() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": set()}
+    assert loops(graph) == [["a", "b", "c"]]
+
+
+def test_no_two_modules_share_a_name() -> None:
+    counted = collections.Counter(p.name for p in MODULES.values())
+    assert {name for name, n in counted.items() if n > 1} == {"__init__.py"}
+
+
+def test_no_room_reaches_for_what_another_keeps_to_itself() -> None:
+    for name, path in MODULES.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ImportFrom) or str(node.module) not in MODULES:
+                continue
+            for alias in node.names:
+                target = f"{node.module}.{alias.name}"
+                pieces = target.split(".")
+                private = [i for i, piece in enumerate(pieces) if piece.startswith("_")]
+                private = [i for i in private if not pieces[i].startswith("__")]
+                if private:
+                    keeper = ".".join(pieces[: private[0]])
+                    assert name.startswith(keeper), f"{name} imports {target}"
 
 
 def test_every_package_of_the_tree_is_listed_for_the_wheel() -> None:
@@ -86,16 +167,12 @@ def test_every_package_of_the_tree_is_listed_for_the_wheel() -> None:
             assert mapped[package] == "/".join(package.split(".")[1:])
 
 
-def test_modules_are_small() -> None:
-    lengths = {p: len(p.read_text().splitlines()) for p in python_files()}
+def test_modules_and_rooms_have_a_size() -> None:
+    lengths = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in python_files()}
     assert {str(p): n for p, n in lengths.items() if n > 600} == {}
-    assert statistics.median(lengths.values()) < 200
-
-
-def test_front_door_is_narrow() -> None:
-    import spade_bench
-
-    assert len(spade_bench.__all__) <= 15
+    assert statistics.median(lengths.values()) < 250
+    rooms = collections.Counter(p.parent for p in python_files() if p.name != "__init__.py")
+    assert {str(p): n for p, n in rooms.items() if n > 22} == {}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list", "encoders"], ["list", "tasks"]])

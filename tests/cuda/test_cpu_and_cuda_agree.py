@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from spade_bench.encoders.spade.clustering import Experts
-from spade_bench.encoders.spade.config import TrainingConfig
+from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.experts import ExpertPair
 from spade_bench.encoders.spade.model import SpadeModel
-from spade_bench.encoders.spade.store import ModelInfo
-from spade_bench.encoders.spade.training import TrainingData, train_experts
-from spade_bench.encoders.tangle.model import SlideTower
+from spade_bench.encoders.spade.modelfolder import ModelInfo
+from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
+from spade_bench.encoders.spade.pretraining.training import TrainingData, train_experts
+from spade_bench.encoders.tangle.towers import SlideTower
 from spade_bench.registry import encoders
 from spade_bench.types import LoadOptions
 

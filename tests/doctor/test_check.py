@@ -16,9 +16,9 @@ import torch
 
 from spade_bench import plugins
 from spade_bench.cli.check import Checked, check
-from spade_bench.data.bags import read_bag, write_features
 from spade_bench.doctor import Finding, check_encoder
-from spade_bench.encoders._timm import TimmEncoder
+from spade_bench.encoders.common.timmodel import TimmEncoder
+from spade_bench.features.bags import read_bag, write_features
 from spade_bench.registry import Plugin, encoders
 from spade_bench.types import EncoderCard, LoadOptions, Normalisation
 

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from spade_bench import plugins
-from spade_bench.doctor import EncoderState, diagnose, hub
-from spade_bench.encoders import _hub
-from spade_bench.encoders._weights import FOLDER_VARIABLE
+from spade_bench.doctor import EncoderState, diagnose
+from spade_bench.doctor import hubaccess as hub
+from spade_bench.encoders.common import hub as _hub
+from spade_bench.encoders.common.weights import FOLDER_VARIABLE
 from spade_bench.errors import PluginError
 from spade_bench.registry import encoders
 

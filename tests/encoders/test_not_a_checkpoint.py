@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from spade_bench.encoders._timm import read_state
-from spade_bench.encoders.spade.release_files import read_checkpoint
+from spade_bench.encoders.common.timmodel import read_state
+from spade_bench.encoders.spade.release.releasefiles import read_checkpoint
 from spade_bench.errors import WeightsError
 from spade_bench.registry import encoders
 from spade_bench.types import LoadOptions

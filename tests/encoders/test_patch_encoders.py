@@ -9,8 +9,14 @@ import pytest
 import torch
 
 from spade_bench import plugins
-from spade_bench.encoders import _hub, efficientnet_lite, resnet50, uni
-from spade_bench.encoders._timm import fold_batch_norm, load_state, order_mapped, read_state
+from spade_bench.encoders import efficientnet_lite, resnet50, uni
+from spade_bench.encoders.common import hub as _hub
+from spade_bench.encoders.common.timmodel import (
+    fold_batch_norm,
+    load_state,
+    order_mapped,
+    read_state,
+)
 from spade_bench.errors import DataError, WeightsError
 from spade_bench.registry import encoders
 from spade_bench.types import LoadOptions, PatchEncoder

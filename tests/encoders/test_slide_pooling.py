@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from spade_bench.cli.encode import encode
-from spade_bench.data.bags import find_bags, read_bag, write_features
-from spade_bench.data.slidevectors import check_patches, patch_px, write_slide_vector
 from spade_bench.doctor import check_encoder
 from spade_bench.errors import ConfigError, DataError
+from spade_bench.features.bags import find_bags, read_bag, write_features
+from spade_bench.features.slidevectors import check_patches, patch_px, write_slide_vector
 from spade_bench.registry import encoders
 from spade_bench.types import EncoderCard, LoadOptions
 

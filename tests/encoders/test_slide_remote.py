@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from spade_bench.cli.main import main
-from spade_bench.data.bags import write_features
-from spade_bench.encoders.slides import ROWS
-from spade_bench.encoders.slides._remote import load
+from spade_bench.encoders.wholeslide import ROWS
+from spade_bench.encoders.wholeslide._ownercode import load
 from spade_bench.errors import ConfigError, DataError, WeightsError
+from spade_bench.features.bags import write_features
 from spade_bench.registry import encoders
 from spade_bench.types import LoadOptions
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from spade_bench import plugins
-from spade_bench.encoders import _hub
+from spade_bench.encoders.common import hub as _hub
 from spade_bench.errors import PluginError, WeightsError
 from spade_bench.registry import encoders
 from spade_bench.types import LoadOptions, PatchEncoder

@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from spade_bench import plugins
+from spade_bench.encoders.common.seendata import LEDGER
 from spade_bench.encoders.zoo import ENTRIES
-from spade_bench.encoders.zoo._entry import LEDGER, Timm, Transformers
+from spade_bench.encoders.zoo.entry import Timm, Transformers
 from spade_bench.registry import encoders
 from spade_bench.types import Normalisation
 

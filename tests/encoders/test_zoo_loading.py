@@ -28,12 +28,12 @@ from zoo_states import (
     timm_state,
 )
 
-from spade_bench.encoders import _timm
+from spade_bench.encoders.common import timmodel as _timm
 from spade_bench.encoders.zoo import ENTRIES
 from spade_bench.encoders.zoo._build import Feature
-from spade_bench.encoders.zoo._entry import Timm, Transformers
 from spade_bench.encoders.zoo._layouts import convert
 from spade_bench.encoders.zoo._load import load
+from spade_bench.encoders.zoo.entry import Timm, Transformers
 from spade_bench.errors import WeightsError
 from spade_bench.types import LoadOptions
 

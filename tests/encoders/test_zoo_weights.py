@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import save_file
 
 from spade_bench import plugins
-from spade_bench.encoders import _hub
-from spade_bench.encoders._weights import FOLDER_VARIABLE
+from spade_bench.encoders.common import hub as _hub
+from spade_bench.encoders.common.weights import FOLDER_VARIABLE
 from spade_bench.encoders.zoo import ENTRIES, _load
 from spade_bench.encoders.zoo._build import build_timm, build_transformers
-from spade_bench.encoders.zoo._entry import Package, Remote, Timm, Transformers
 from spade_bench.encoders.zoo._load import load
+from spade_bench.encoders.zoo.entry import Package, Remote, Timm, Transformers
 from spade_bench.errors import ConfigError, WeightsError
 from spade_bench.registry import encoders
 from spade_bench.types import LoadOptions

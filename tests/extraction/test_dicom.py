@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spade_bench.data.bags import read_bag
-from spade_bench.data.slides import find_slides, open_slide
 from spade_bench.extraction import Settings, extract_slides
+from spade_bench.features.bags import read_bag
+from spade_bench.slides.opening import find_slides, open_slide
 from spade_bench.types import EncoderCard, Normalisation
 
 pydicom = pytest.importorskip("pydicom", reason="pydicom, of the development tools, is absent")

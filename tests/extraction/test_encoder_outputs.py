@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spade_bench.data.bags import write_features
 from spade_bench.errors import DataError, PluginError
 from spade_bench.extraction.feature_bags import encode_bags
 from spade_bench.extraction.outputs import checked_encode
+from spade_bench.features.bags import write_features
 from spade_bench.plugins import contained
 from spade_bench.types import EncoderCard
 

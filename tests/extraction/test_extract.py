@@ -13,8 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from spade_bench.data.bags import find_bags, read_bag
-from spade_bench.data.st import StSample
 from spade_bench.errors import UserError
 from spade_bench.extraction import (
     EncoderSource,
@@ -24,6 +22,8 @@ from spade_bench.extraction import (
     extract_slides,
     group_patches,
 )
+from spade_bench.features.bags import find_bags, read_bag
+from spade_bench.spatial import StSample
 from spade_bench.types import EncoderCard, LoadOptions, Normalisation
 
 Writer = Callable[..., Path]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from spade_bench.cli.main import main
-from spade_bench.data.bags import find_bags
+from spade_bench.features.bags import find_bags
 from spade_bench.registry import encoders
 
 _PLUGIN = '''

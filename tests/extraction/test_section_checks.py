@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from spade_bench.config import build
-from spade_bench.data.st import StSample
-from spade_bench.encoders.spade.config import PretrainConfig
-from spade_bench.encoders.spade.prepare.collect import check_all
+from spade_bench.encoders.spade.pretraining.prepare.gather import check_all
+from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
 from spade_bench.errors import ConfigError
 from spade_bench.extraction import Settings, extract_hest
+from spade_bench.spatial import StSample
 from spade_bench.types import EncoderCard, Normalisation
 
 ROWS, COLUMNS, PITCH = 5, 12, 60.0

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from spade_bench.data.bags import read_bag
 from spade_bench.errors import DataError
 from spade_bench.extraction import EncoderSource, Settings
 from spade_bench.extraction.engine import run_jobs
 from spade_bench.extraction.stream import Prepared, Stream
+from spade_bench.features.bags import read_bag
 from spade_bench.types import EncoderCard, LoadOptions, Normalisation
 
 CARD = EncoderCard(
@@ -192,11 +192,11 @@ def test_real_features_equal_the_loop_over_slides(
     tmp_path: Path, write_slide: Callable[..., Path]
 ) -> None:
     """Bit for bit on CPU, against opening, reading and encoding one slide after another."""
-    from spade_bench.data.grid import make_grid
-    from spade_bench.data.slides import open_slide
-    from spade_bench.data.tissue import find_tissue
     from spade_bench.encoders.efficientnet_lite import load_random
     from spade_bench.extraction import extract_slides
+    from spade_bench.slides.grid import make_grid
+    from spade_bench.slides.opening import open_slide
+    from spade_bench.slides.tissue import find_tissue
 
     encoder = load_random(LoadOptions(device="cpu"))
     wanted = {}

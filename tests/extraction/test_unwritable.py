@@ -15,10 +15,10 @@ import tifffile
 from PIL import Image
 
 from spade_bench.cli.main import main
-from spade_bench.data.bags import find_bags, write_features
-from spade_bench.data.slidevectors import write_slide_vector
 from spade_bench.errors import DataError, SystemFaultError, UserError
 from spade_bench.extraction import EncoderSource, Settings, extract_slides
+from spade_bench.features.bags import find_bags, write_features
+from spade_bench.features.slidevectors import write_slide_vector
 from spade_bench.files import atomic_hdf5
 from spade_bench.types import EncoderCard
 
@@ -105,8 +105,8 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))
 import numpy as np
 from pathlib import Path
-from spade_bench.data.bags import write_features
-from spade_bench.data.slidevectors import write_slide_vector
+from spade_bench.features.bags import write_features
+from spade_bench.features.slidevectors import write_slide_vector
 from spade_bench.files import atomic_hdf5
 for write in (
     lambda path: write_features(path, np.ones((500, 64)), slide_id="s", encoder="e"),

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from spade_bench.data.bags import find_bags, write_features
-from spade_bench.data.slidevectors import write_slide_vector
 from spade_bench.errors import DataError
 from spade_bench.extraction import Settings, extract_slides
 from spade_bench.extraction.feature_bags import encode_bags
 from spade_bench.extraction.slide_vectors import encode_slides
+from spade_bench.features.bags import find_bags, write_features
+from spade_bench.features.slidevectors import write_slide_vector
 from spade_bench.types import EncoderCard, Normalisation
 
 

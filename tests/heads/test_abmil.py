@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spade_bench.data.casebags import CaseBags
 from spade_bench.errors import ConfigError
+from spade_bench.features.casebags import CaseBags
 from spade_bench.heads import Fit, HeadOptions
 from spade_bench.heads.abmil import AbmilConfig, attend, initial
 from spade_bench.heads.transmil import TransmilConfig

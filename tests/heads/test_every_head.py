@@ -13,7 +13,7 @@ from spade_bench.errors import ConfigError
 from spade_bench.heads import Fit, HeadOptions, grid_points
 from spade_bench.registry import heads
 from spade_bench.statistics.metrics import auroc
-from spade_bench.statistics.survival import c_index
+from spade_bench.statistics.riskscores import c_index
 
 NAMES = heads.names()
 EXACT = {"precision": "fp64"}

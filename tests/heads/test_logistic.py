@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from spade_bench.data.casebags import CaseBags
 from spade_bench.errors import ConfigError
+from spade_bench.features.casebags import CaseBags
 from spade_bench.heads import Fit, HeadOptions
 from spade_bench.registry import heads
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spade_bench.data.casebags import CaseBags
+from spade_bench.features.casebags import CaseBags
 from spade_bench.heads import Fit, Head, HeadOptions
 from spade_bench.heads import _pooled as pooled_module
 from spade_bench.registry import heads

@@ -11,11 +11,11 @@ from lifelines import CoxPHFitter
 from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import normalize
 
-from spade_bench.data.casebags import CaseBags
 from spade_bench.errors import DataError
+from spade_bench.features.casebags import CaseBags
 from spade_bench.heads import Fit, HeadOptions
 from spade_bench.registry import heads
-from spade_bench.statistics.survival import c_index
+from spade_bench.statistics.riskscores import c_index
 
 
 def _bags(x: np.ndarray) -> CaseBags:

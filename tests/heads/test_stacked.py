@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from spade_bench import plugins
-from spade_bench.data.casebags import CaseBags
 from spade_bench.errors import ConfigError
+from spade_bench.features.casebags import CaseBags
 from spade_bench.heads import Fit, HeadOptions, parse_memory
 from spade_bench.heads import _trainer as trainer_module
 from spade_bench.registry import heads

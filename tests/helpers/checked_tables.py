@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from spade_bench.data.checks.run import Question, validate_cohort
+from spade_bench.cohorts.checks.validation import Question, validate_cohort
 
 Found = dict[str, list[object]]
 N = 24

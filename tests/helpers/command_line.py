@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from spade_bench.cli.main import main
-from spade_bench.runner import RunRequest
-from spade_bench.runner.request import EncoderRequest, resolve_task
+from spade_bench.evaluation import RunRequest
+from spade_bench.evaluation.request import EncoderRequest, resolve_task
 
 
 def run_main(*arguments: object) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spade_bench.data.sources.labels import label_cases, read_sources
-from spade_bench.data.sources.recipes import load_recipe
+from spade_bench.cohorts.labels.labelling import label_cases, read_sources
+from spade_bench.cohorts.labels.recipes import load_recipe
 
 FOLLOW_UP = """bcr_patient_barcode\tacronym\tbreast_carcinoma_estrogen_receptor_status\t\
 lab_proc_her2_neu_immunohistochemistry_receptor_status\t\

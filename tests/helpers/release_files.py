@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from spade_bench.encoders.spade.import_release import import_release
 from spade_bench.encoders.spade.model import SpadeModel
+from spade_bench.encoders.spade.release.importing import import_release
 
 D, G, P, K, C = 12, 9, 8, 3, 10
 

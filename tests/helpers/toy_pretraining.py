@@ -11,8 +11,8 @@ import pandas as pd
 import scipy.sparse as sp
 
 from spade_bench.config import build
-from spade_bench.data.bags import write_features
-from spade_bench.encoders.spade.config import PretrainConfig
+from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
+from spade_bench.features.bags import write_features
 
 N, DIM, GENES = 48, 5, 60
 SETTINGS: dict[str, Any] = {

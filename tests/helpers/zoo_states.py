@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from spade_bench.encoders.zoo._build import build_timm
-from spade_bench.encoders.zoo._entry import Entry, Timm, Transformers
 from spade_bench.encoders.zoo._load import load
+from spade_bench.encoders.zoo.entry import Entry, Timm, Transformers
 from spade_bench.types import LoadOptions
 
 State = dict[str, torch.Tensor]

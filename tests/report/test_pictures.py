@@ -12,7 +12,7 @@ import pytest
 from spade_bench.cli.main import main
 from spade_bench.report import Resampler, collect
 from spade_bench.report.calibration_plot import reliability
-from spade_bench.report.featured import featured
+from spade_bench.report.mainseries import featured
 from spade_bench.report.survival_plot import km_band
 from spade_bench.statistics.kaplan_meier import survival_curve
 

@@ -18,7 +18,7 @@ from spade_bench.report import Resampler, collect, compare, leaderboard, overall
 from spade_bench.results import Predictions, ResultStore, Row, write_predictions
 from spade_bench.statistics.delong import delong
 from spade_bench.statistics.paired import corrected_t_test
-from spade_bench.statistics.survival import c_index
+from spade_bench.statistics.riskscores import c_index
 
 N = 90
 LABEL = np.arange(N) % 2

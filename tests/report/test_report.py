@@ -14,14 +14,7 @@ from sklearn.metrics import roc_auc_score
 from spade_bench.cli.main import main
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
-from spade_bench.report import (
-    Resampler,
-    against_base,
-    collect,
-    compare,
-    leaderboard,
-    verdict,
-)
+from spade_bench.report import Resampler, against_base, collect, compare, leaderboard, verdict
 from spade_bench.report.leaderboard import COLUMNS, as_csv, as_markdown
 from spade_bench.report.terminal import print_differences
 from spade_bench.results import Predictions, ResultStore, Row, write_predictions

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from spade_bench.simulate import simulate
-from spade_bench.simulate.settings import Size
+from spade_bench.simulate.studysettings import Size
 
 MINI = Size(
     organs=2,

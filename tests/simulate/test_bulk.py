@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from spade_bench.encoders.tangle.data import read_expression
+from spade_bench.encoders.tangle.pretraining.pairs import read_expression
 from spade_bench.simulate import bulk
 from spade_bench.simulate.counts import draw_genome
 from spade_bench.simulate.sections import cohort_genome
-from spade_bench.simulate.settings import NICHES, PROGRAMMES, GeneSettings, Size
+from spade_bench.simulate.studysettings import NICHES, PROGRAMMES, GeneSettings, Size
 
 
 def test_the_table_has_a_row_a_case_and_the_spots_genes(study: tuple[Path, dict[str, Any]]) -> None:

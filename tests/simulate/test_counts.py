@@ -9,9 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from spade_bench.simulate.counts import Genome, draw_genome, permute_drivers, sample_counts
-from spade_bench.simulate.settings import NICHES, ORGANS, PROGRAMMES, GeneSettings
-from spade_bench.simulate.spots import place_spots
-from spade_bench.simulate.tissue import draw_case, grow_tissue
+from spade_bench.simulate.spotgrid import place_spots
+from spade_bench.simulate.studysettings import NICHES, ORGANS, PROGRAMMES, GeneSettings
+from spade_bench.simulate.tissuemap import draw_case, grow_tissue
 
 SETTINGS = GeneSettings(n_genes=6000, n_missing=10, n_organ=100)
 DRIVERS = [*NICHES, *(programme.name for programme in PROGRAMMES)]

@@ -11,7 +11,7 @@ import pytest
 from spade_bench import config, workspace
 from spade_bench.cli import demo as module
 from spade_bench.cli.pretrain import merge_dotted
-from spade_bench.encoders.spade.config import PretrainConfig
+from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
 from spade_bench.registry import encoders, heads, tasks
 
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from spade_bench.simulate.drawing import draw_section
 from spade_bench.simulate.scanner import draw_look, draw_site, scan
-from spade_bench.simulate.settings import NICHES, ORGANS, PROGRAMMES, Nuisance
 from spade_bench.simulate.stamps import Ellipses, add_ellipses
+from spade_bench.simulate.studysettings import NICHES, ORGANS, PROGRAMMES, Nuisance
 from spade_bench.simulate.textures import Textures
 from spade_bench.simulate.tiff import write_pyramid
-from spade_bench.simulate.tissue import Tissue, draw_case, grow_tissue, smooth_fields
+from spade_bench.simulate.tissuemap import Tissue, draw_case, grow_tissue, smooth_fields
 
 TEXTURES = Textures(np.random.default_rng(0))
 ORGAN = ORGANS[0]

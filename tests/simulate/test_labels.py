@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from spade_bench.simulate.labels import LABELS, draw_labels
-from spade_bench.simulate.settings import ORGANS, PROGRAMMES, LabelSettings
-from spade_bench.simulate.tissue import CaseLevels, draw_case
-from spade_bench.statistics.survival import c_index
+from spade_bench.simulate.studysettings import ORGANS, PROGRAMMES, LabelSettings
+from spade_bench.simulate.tissuemap import CaseLevels, draw_case
+from spade_bench.statistics.riskscores import c_index
 
 
 def _cases(n: int) -> list[CaseLevels]:

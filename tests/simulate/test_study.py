@@ -13,12 +13,12 @@ import numpy as np
 import openslide
 import pytest
 
-from spade_bench.data.st import load_expression, read_hest
-from spade_bench.data.tissue import tissue_mask
 from spade_bench.errors import ConfigError, DataError
 from spade_bench.simulate import simulate, story_hash
-from spade_bench.simulate.settings import Size
+from spade_bench.simulate.studysettings import Size
 from spade_bench.simulate.writers import HEST_COLUMNS
+from spade_bench.slides.tissue import tissue_mask
+from spade_bench.spatial import load_expression, read_hest
 
 Study = tuple[Path, dict[str, Any]]
 

@@ -10,9 +10,9 @@ from release_files import write_release
 from scipy import sparse
 from toy_pretraining import write_hest
 
-from spade_bench.encoders.spade.clustering import Experts
-from spade_bench.encoders.spade.config import TrainingConfig
-from spade_bench.encoders.spade.training.data import TrainingData
+from spade_bench.encoders.spade.centroids import Experts
+from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
+from spade_bench.encoders.spade.pretraining.training.trainingdata import TrainingData
 
 N_EXPERTS, N_SPOTS, WIDTH, N_GENES = 4, 330, 12, 20
 

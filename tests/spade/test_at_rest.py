@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from toy_pretraining import config
 
-from spade_bench.encoders._checkpoint import load_checkpoint, save_checkpoint
-from spade_bench.encoders._folders import hold
-from spade_bench.encoders.spade import pipeline
+from spade_bench.encoders.common.checkpoint import load_checkpoint, save_checkpoint
+from spade_bench.encoders.common.outfolder import hold
 from spade_bench.encoders.spade.model import SpadeModel
-from spade_bench.encoders.spade.pipeline import run_pretrain
+from spade_bench.encoders.spade.pretraining import pipeline
+from spade_bench.encoders.spade.pretraining.pipeline import run_pretrain
 from spade_bench.errors import ConfigError, WeightsError
 from spade_bench.files import hash_file
 
@@ -134,7 +134,7 @@ def test_a_second_pretrain_waits_and_says_for_whom(
 ) -> None:
     code = (
         "import time, sys\nfrom pathlib import Path\n"
-        "from spade_bench.encoders._folders import hold\n"
+        "from spade_bench.encoders.common.outfolder import hold\n"
         f"with hold(Path({str(tmp_path)!r})):\n    print('held', flush=True); time.sleep(2)\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
@@ -149,7 +149,8 @@ def test_a_second_pretrain_waits_and_says_for_whom(
 
 def test_the_lock_of_a_killed_process_does_not_hold(tmp_path: Path) -> None:
     code = (
-        "import os\nfrom pathlib import Path\nfrom spade_bench.encoders._folders import hold\n"
+        "import os\nfrom pathlib import Path\n"
+        "from spade_bench.encoders.common.outfolder import hold\n"
         f"with hold(Path({str(tmp_path)!r})):\n    os._exit(9)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=False)

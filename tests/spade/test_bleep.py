@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spade_bench.encoders.spade.clustering import Experts
+from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.experts import ExpertPair
 from spade_bench.encoders.spade.model import SpadeModel
-from spade_bench.encoders.spade.store import ModelInfo
+from spade_bench.encoders.spade.modelfolder import ModelInfo
 from spade_bench.errors import WeightsError
 from spade_bench.registry import encoders
 from spade_bench.types import LoadOptions

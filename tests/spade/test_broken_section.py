@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from toy_pretraining import config, write_hest
 
-from spade_bench.data.st import read_hest
-from spade_bench.data.st.checks import check_section
-from spade_bench.encoders.spade.prepare import collect
-from spade_bench.encoders.spade.prepare.features import BaseEncoder
-from spade_bench.encoders.spade.prepare.run import prepare
+from spade_bench.encoders.spade.pretraining.prepare import gather as collect
+from spade_bench.encoders.spade.pretraining.prepare.basefeatures import BaseEncoder
+from spade_bench.encoders.spade.pretraining.prepare.preparation import prepare
+from spade_bench.spatial import read_hest
+from spade_bench.spatial.sectionchecks import check_section
 
 
 def cut(name: str) -> Callable[[Path], None]:
@@ -159,7 +159,7 @@ def test_faults_of_the_program_are_not_hidden(
     (sample, *_) = read_hest(write_hest(tmp_path))
     for name in ("check_pixel_size", "read_expression"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"spade_bench.data.st.checks.{name}", broken)
+            patch.setattr(f"spade_bench.spatial.sectionchecks.{name}", broken)
             with pytest.raises(fault):
                 check_section(sample)
 

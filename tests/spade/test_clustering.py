@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 
-from spade_bench.encoders.spade.clustering import Experts, fit_experts
-from spade_bench.encoders.spade.config import ClusteringConfig
+from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.kmeans import fit_kmeans, nearest
+from spade_bench.encoders.spade.pretraining.clustering import fit_experts
+from spade_bench.encoders.spade.pretraining.pretrainconfig import ClusteringConfig
 from spade_bench.errors import DataError
 
 CONFIG = ClusteringConfig(k_organ=4, k_experts=2, n_init=3)

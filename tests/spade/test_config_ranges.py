@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from spade_bench.config import build, parse_set
-from spade_bench.encoders.spade.config import PretrainConfig
-from spade_bench.encoders.tangle.config import TangleConfig
+from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
+from spade_bench.encoders.tangle.pretraining.tangleconfig import TangleConfig
 from spade_bench.errors import ConfigError
 
 

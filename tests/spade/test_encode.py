@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from spade_bench.cli.encode import encode
-from spade_bench.data.bags import find_bags, read_bag, write_features
-from spade_bench.encoders.spade.clustering import Experts
+from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.experts import ExpertPair
 from spade_bench.encoders.spade.model import SpadeModel
-from spade_bench.encoders.spade.store import ModelInfo
+from spade_bench.encoders.spade.modelfolder import ModelInfo
 from spade_bench.errors import ConfigError, DataError, WeightsError, machine_fault
+from spade_bench.features.bags import find_bags, read_bag, write_features
 from spade_bench.registry import encoders
 from spade_bench.types import FeatureEncoder, LoadOptions
 

@@ -12,17 +12,17 @@ import pytest
 import torch
 from scipy import sparse
 
-from spade_bench.encoders.spade.clustering import Experts
-from spade_bench.encoders.spade.evaluation import validate
-from spade_bench.encoders.spade.evaluation.describe import (
+from spade_bench.encoders.spade.centroids import Experts
+from spade_bench.encoders.spade.experts import ExpertPair
+from spade_bench.encoders.spade.model import SpadeModel
+from spade_bench.encoders.spade.modelfolder import ModelInfo
+from spade_bench.encoders.spade.pretraining.validation import validate
+from spade_bench.encoders.spade.pretraining.validation.describe import (
     expert_summary,
     routing_summary,
     target_peaks,
 )
-from spade_bench.encoders.spade.evaluation.ranks import DIRECTIONS, METRICS
-from spade_bench.encoders.spade.experts import ExpertPair
-from spade_bench.encoders.spade.model import SpadeModel
-from spade_bench.encoders.spade.store import ModelInfo
+from spade_bench.encoders.spade.pretraining.validation.partnerranks import DIRECTIONS, METRICS
 from spade_bench.errors import DataError
 
 D, G, P, K, N = 10, 15, 8, 3, 60

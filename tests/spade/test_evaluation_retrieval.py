@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from spade_bench.encoders.spade.clustering import Experts
-from spade_bench.encoders.spade.evaluation import fair_scores, retrieval
-from spade_bench.encoders.spade.evaluation.bootstrap import interval, resampled_means
-from spade_bench.encoders.spade.evaluation.ranks import METRICS, chance_values, partner_ranks
-from spade_bench.encoders.spade.evaluation.report import untrained_twin
+from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.experts import ExpertPair
 from spade_bench.encoders.spade.model import SpadeModel
-from spade_bench.encoders.spade.store import ModelInfo
+from spade_bench.encoders.spade.modelfolder import ModelInfo
+from spade_bench.encoders.spade.pretraining.validation import fair_scores, retrieval
+from spade_bench.encoders.spade.pretraining.validation.bootstrap import interval, resampled_means
+from spade_bench.encoders.spade.pretraining.validation.heldout import untrained_twin
+from spade_bench.encoders.spade.pretraining.validation.partnerranks import (
+    METRICS,
+    chance_values,
+    partner_ranks,
+)
 from spade_bench.errors import DataError
 
 D, G, P, K = 12, 20, 16, 4

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spade_bench.encoders.spade.clustering import Experts
-from spade_bench.encoders.spade.config import TrainingConfig
-from spade_bench.encoders.spade.evaluation import METRICS, retrieval
-from spade_bench.encoders.spade.evaluation.ranks import partner_ranks
+from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.model import SpadeModel
-from spade_bench.encoders.spade.store import ModelInfo
-from spade_bench.encoders.spade.training import TrainingData, train_experts
+from spade_bench.encoders.spade.modelfolder import ModelInfo
+from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
+from spade_bench.encoders.spade.pretraining.training import TrainingData, train_experts
+from spade_bench.encoders.spade.pretraining.validation import METRICS, retrieval
+from spade_bench.encoders.spade.pretraining.validation.partnerranks import partner_ranks
 
 D, G, K, N = 16, 20, 3, 120
 GENES = tuple(f"G{i}" for i in range(G))

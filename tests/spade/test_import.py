@@ -10,7 +10,7 @@ import torch
 from release_files import C, D, G, K, P, Pair, Perceptron, checkpoint, clear, experts, run
 from torch import nn
 
-from spade_bench.encoders.spade.import_release import read_genes
+from spade_bench.encoders.spade.release.importing import read_genes
 from spade_bench.errors import DataError, WeightsError
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from release_files import C, D, K, checkpoint, clear, experts, run
 
-from spade_bench.encoders.spade.import_release import import_release
+from spade_bench.encoders.spade.release.importing import import_release
 from spade_bench.errors import ConfigError, DataError, WeightsError
 
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from scipy import sparse
 
-from spade_bench.encoders.spade import SpadeModel
-from spade_bench.encoders.spade.clustering import Experts
+from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.experts import ExpertPair
-from spade_bench.encoders.spade.store import ModelInfo
+from spade_bench.encoders.spade.model import SpadeModel
+from spade_bench.encoders.spade.modelfolder import ModelInfo
 from spade_bench.errors import ConfigError, DataError, WeightsError
 
 K, D, G, P = 4, 12, 20, 8

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spade_bench.encoders.spade.prepare.panel import intersect_genes
+from spade_bench.encoders.spade.pretraining.prepare.panel import intersect_genes
 
 SYMBOLS = [f"GENE{i}" for i in range(1000)]
 ODD = {

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 
 from spade_bench.cli.main import app
 from spade_bench.config import build, named_config
-from spade_bench.encoders.spade import SpadeModel, pipeline
-from spade_bench.encoders.spade.config import ClusteringConfig, PretrainConfig
-from spade_bench.encoders.spade.pipeline import cap_clusters, run_pretrain
+from spade_bench.encoders.spade.model import SpadeModel
+from spade_bench.encoders.spade.pretraining import pipeline
+from spade_bench.encoders.spade.pretraining.pipeline import cap_clusters, run_pretrain
+from spade_bench.encoders.spade.pretraining.pretrainconfig import ClusteringConfig, PretrainConfig
 
 
 @pytest.fixture(scope="module")

@@ -17,19 +17,20 @@ import pytest
 import scanpy
 import scipy.sparse as sp
 
-from spade_bench.data.bags import write_features
-from spade_bench.encoders.spade.config import (
+from spade_bench.encoders.spade.pretraining.prepare import align, panel, writer
+from spade_bench.encoders.spade.pretraining.prepare import gather as collect
+from spade_bench.encoders.spade.pretraining.prepare import preparation as running
+from spade_bench.encoders.spade.pretraining.prepare.basefeatures import BaseEncoder
+from spade_bench.encoders.spade.pretraining.prepare.preparation import Prepared, prepare
+from spade_bench.encoders.spade.pretraining.prepare.spots import Spots
+from spade_bench.encoders.spade.pretraining.pretrainconfig import (
     GenesConfig,
     PretrainConfig,
     SamplesConfig,
     SplitConfig,
 )
-from spade_bench.encoders.spade.prepare import align, collect, panel, writer
-from spade_bench.encoders.spade.prepare import run as running
-from spade_bench.encoders.spade.prepare.features import BaseEncoder
-from spade_bench.encoders.spade.prepare.run import Prepared, prepare
-from spade_bench.encoders.spade.prepare.spots import Spots
 from spade_bench.errors import DataError
+from spade_bench.features.bags import write_features
 
 BASE = BaseEncoder("toy")
 DIM, N_GENES = 6, 300

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spade_bench.encoders.spade.config import SplitConfig
-from spade_bench.encoders.spade.prepare.split import Member, split_samples
+from spade_bench.encoders.spade.pretraining.prepare.split import Member, split_samples
+from spade_bench.encoders.spade.pretraining.pretrainconfig import SplitConfig
 from spade_bench.errors import ConfigError
 
 ORGANS = st.sampled_from(["Skin", "Lung", "Breast", "unknown"])

@@ -8,8 +8,8 @@ import itertools
 import numpy as np
 import pytest
 
-from spade_bench.encoders.spade.config import ClusteringConfig
-from spade_bench.encoders.spade.scan import STEP_2, scan_k
+from spade_bench.encoders.spade.pretraining.elbow import STEP_2, scan_k
+from spade_bench.encoders.spade.pretraining.pretrainconfig import ClusteringConfig
 from spade_bench.errors import DataError
 
 KS = (2, 4, 8, 16)

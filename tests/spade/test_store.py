@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spade_bench.encoders.spade import SpadeModel
-from spade_bench.encoders.spade.clustering import Experts
+from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.experts import ExpertPair
-from spade_bench.encoders.spade.store import TRAINING_COLUMNS, ModelInfo
+from spade_bench.encoders.spade.model import SpadeModel
+from spade_bench.encoders.spade.modelfolder import TRAINING_COLUMNS, ModelInfo
 from spade_bench.errors import WeightsError
 from spade_bench.files import hash_file, write_sealed
 

@@ -10,14 +10,18 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from spade_bench.encoders.spade.config import TrainingConfig
 from spade_bench.encoders.spade.experts import ExpertPair, contrastive_loss
+from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
+from spade_bench.encoders.spade.pretraining.training import TrainingData, TrainResult, train_experts
+from spade_bench.encoders.spade.pretraining.training.gene_layer import (
+    GeneBatch,
+    GeneOrder,
+    gene_layer,
+)
+from spade_bench.encoders.spade.pretraining.training.grouped import grouped_loss
+from spade_bench.encoders.spade.pretraining.training.schedule import Schedule
+from spade_bench.encoders.spade.pretraining.training.trainingdata import ExpertRows
 from spade_bench.encoders.spade.streams import dropout_keep, dropout_keys
-from spade_bench.encoders.spade.training import TrainingData, TrainResult, train_experts
-from spade_bench.encoders.spade.training.data import ExpertRows
-from spade_bench.encoders.spade.training.gene_layer import GeneBatch, GeneOrder, gene_layer
-from spade_bench.encoders.spade.training.grouped import grouped_loss
-from spade_bench.encoders.spade.training.schedule import Schedule
 from spade_bench.errors import ConfigError, DataError
 
 Weights = dict[int, dict[str, Tensor]]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from spade_bench.encoders.spade.training import train_experts
+from spade_bench.encoders.spade.pretraining.training import train_experts
 
 
 def test_one_validation_spot_chooses_no_epoch(spade_data, spade_config, tmp_path):

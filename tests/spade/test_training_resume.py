@@ -13,10 +13,15 @@ import pytest
 import torch
 from scipy import sparse
 
-from spade_bench.encoders.spade.config import TrainingConfig
-from spade_bench.encoders.spade.training import TrainingData, TrainResult, job, train_experts
-from spade_bench.encoders.spade.training.shared import open_shared, share
-from spade_bench.encoders.spade.training.state import ExpertState, checkpoint_path
+from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
+from spade_bench.encoders.spade.pretraining.training import (
+    TrainingData,
+    TrainResult,
+    job,
+    train_experts,
+)
+from spade_bench.encoders.spade.pretraining.training.sharedarrays import open_shared, share
+from spade_bench.encoders.spade.pretraining.training.state import ExpertState, checkpoint_path
 from spade_bench.errors import SpadeBenchError
 
 
@@ -157,8 +162,8 @@ def test_shared_arrays_come_back_as_they_were(spade_data: TrainingData, tmp_path
 _SCRIPT = """
 import sys
 import numpy as np
-from spade_bench.encoders.spade.config import TrainingConfig
-from spade_bench.encoders.spade.training import TrainingData, train_experts
+from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
+from spade_bench.encoders.spade.pretraining.training import TrainingData, train_experts
 
 arrays = np.load(sys.argv[1])
 data = TrainingData(arrays["x"], arrays["g"], arrays["expert"], arrays["split"], 3)

@@ -15,7 +15,7 @@ from spade_bench.statistics.delong import delong
 from spade_bench.statistics.metrics import auroc
 from spade_bench.statistics.paired import corrected_t_test, paired_bootstrap
 from spade_bench.statistics.ranks import mean_ranks, signed_rank
-from spade_bench.statistics.survival import logrank_median_split, resampled_c_index
+from spade_bench.statistics.riskscores import logrank_median_split, resampled_c_index
 
 
 def _near(hits: list[bool] | np.ndarray, nominal: float, defect: float = 0.0) -> None:

@@ -15,7 +15,7 @@ from spade_bench.report.values import Values, single
 from spade_bench.statistics.delong_draws import auroc_influence, delong_over_draws
 from spade_bench.statistics.evaluate import evaluate
 from spade_bench.statistics.intervals import case_weights, interval, resampled
-from spade_bench.statistics.survival import c_index, resampled_c_index
+from spade_bench.statistics.riskscores import c_index, resampled_c_index
 
 REPEATS, RESAMPLES, CLAIM = 400, 200, 0.93
 ERROR = float(np.sqrt(0.95 * 0.05 / REPEATS))

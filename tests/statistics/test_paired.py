@@ -10,7 +10,7 @@ from scipy.stats import ttest_1samp
 from spade_bench.errors import DataError
 from spade_bench.statistics.intervals import case_weights
 from spade_bench.statistics.paired import corrected_t_test, paired_bootstrap
-from spade_bench.statistics.survival import c_index, resampled_c_index
+from spade_bench.statistics.riskscores import c_index, resampled_c_index
 
 
 def test_paired_bootstrap_is_the_plain_loop() -> None:

@@ -20,7 +20,7 @@ from sksurv.util import Surv
 
 from spade_bench.errors import DataError
 from spade_bench.statistics.kaplan_meier import survival_curve
-from spade_bench.statistics.survival import (
+from spade_bench.statistics.riskscores import (
     c_index,
     c_index_uno,
     logrank_median_split,

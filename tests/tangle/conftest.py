@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spade_bench.data.bags import write_features
-from spade_bench.encoders.tangle.config import (
+from spade_bench.encoders.tangle.pretraining.tangleconfig import (
     GeneConfig,
     SplitConfig,
     TangleConfig,
     TrainingConfig,
 )
+from spade_bench.features.bags import write_features
 
 D, LATENT, GENES = 16, 3, 60
 

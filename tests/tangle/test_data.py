@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spade_bench.encoders.tangle.config import GeneConfig, SplitConfig
-from spade_bench.encoders.tangle.data import (
+from spade_bench.encoders.tangle.pretraining.pairs import (
     fit_scale,
     log_expression,
     match_slides,
     read_expression,
     split,
 )
-from spade_bench.encoders.tangle.retrieval import score_retrieval
+from spade_bench.encoders.tangle.pretraining.retrieval import score_retrieval
+from spade_bench.encoders.tangle.pretraining.tangleconfig import GeneConfig, SplitConfig
 from spade_bench.errors import DataError
 
 

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from spade_bench.cli.encode import encode
 from spade_bench.cli.main import main
-from spade_bench.data.bags import find_bags, read_bag, write_features
 from spade_bench.doctor import check_encoder
-from spade_bench.encoders.tangle.config import TangleConfig
-from spade_bench.encoders.tangle.pipeline import run_tangle
+from spade_bench.encoders.tangle.pretraining.tangleconfig import TangleConfig
+from spade_bench.encoders.tangle.pretraining.tanglepipeline import run_tangle
 from spade_bench.errors import ConfigError, DataError, WeightsError
+from spade_bench.features.bags import find_bags, read_bag, write_features
 from spade_bench.files import hash_file, write_sealed
 from spade_bench.registry import encoders
 from spade_bench.types import LoadOptions, SlideEncoder

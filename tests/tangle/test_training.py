@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from spade_bench.encoders.tangle import training
-from spade_bench.encoders.tangle.config import TangleConfig, TrainingConfig
-from spade_bench.encoders.tangle.model import SlideTower, info_nce
-from spade_bench.encoders.tangle.pipeline import run_tangle
+from spade_bench.encoders.tangle.pretraining import epochs as training
+from spade_bench.encoders.tangle.pretraining.tangleconfig import TangleConfig, TrainingConfig
+from spade_bench.encoders.tangle.pretraining.tanglepipeline import run_tangle
+from spade_bench.encoders.tangle.towers import SlideTower, info_nce
 from spade_bench.errors import ConfigError
 from spade_bench.files import read_json
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spade_bench.data.sources.recipes import load_recipe, recipe_names
+from spade_bench.cohorts.labels.recipes import load_recipe, recipe_names
 from spade_bench.errors import ConfigError, DataError
 from spade_bench.registry import heads, kinds, tasks
-from spade_bench.statistics.survival import c_index
+from spade_bench.statistics.riskscores import c_index
 from spade_bench.types import TaskCard
 
 CARD = TaskCard("t", "survival", "t", "c", metrics=("c_index", "c_index_uno", "ibs"))

@@ -1,0 +1,1 @@
+"""What several encoders share: weights, the hub, timm models, training checkpoints."""

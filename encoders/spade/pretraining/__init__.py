@@ -1,0 +1,1 @@
+"""Pretraining of SPADE: from paired spots to a model folder."""

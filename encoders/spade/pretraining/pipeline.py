@@ -1,0 +1,376 @@
+"""Pretraining from paired data to a SPADE folder: prepare, cluster, train, control, validate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spade_bench import console
+from spade_bench.device import resolve_device, setup_numerics
+from spade_bench.encoders.common.outfolder import begun, hold, store_settings
+from spade_bench.encoders.spade.centroids import Experts
+from spade_bench.encoders.spade.model import SpadeModel
+from spade_bench.encoders.spade.modelfolder import MODEL_FILES, ModelInfo
+from spade_bench.encoders.spade.pretraining.clustering import fit_experts, space_points
+from spade_bench.encoders.spade.pretraining.elbow import scan_k
+from spade_bench.encoders.spade.pretraining.prepare.basefeatures import BaseEncoder
+from spade_bench.encoders.spade.pretraining.prepare.preparation import Prepared, prepare
+from spade_bench.encoders.spade.pretraining.prepare.provenance import plain_config
+from spade_bench.encoders.spade.pretraining.prepare.spots import Spots, columns_digest
+from spade_bench.encoders.spade.pretraining.prepare.stages import Stages
+from spade_bench.encoders.spade.pretraining.pretrainconfig import ClusteringConfig, PretrainConfig
+from spade_bench.encoders.spade.pretraining.training import TrainingData, TrainResult, train_experts
+from spade_bench.encoders.spade.pretraining.validation import validate
+from spade_bench.files import atomic_path, hash_file, hash_obj
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["MIN_SPOTS_PER_EXPERT", "cap_clusters", "run_pretrain"]
+
+MIN_SPOTS_PER_EXPERT = 16
+"""Fewer training spots an expert than this, on average, give a contrast with nothing in it."""
+_MIN_SPOTS_PER_CLUSTER = 4
+_LAYOUT = ("layout", "workers")  # how training is spread; the weights do not depend on it
+
+
+def run_pretrain(
+    config: PretrainConfig,
+    out: Path,
+    *,
+    weights: Path | None = None,
+    device: str = "auto",
+    workers: int = 0,
+    experts: Sequence[int] | None = None,
+    scan: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Pretrains SPADE; the same call continues after it was stopped at any moment.
+
+    A finished model is left alone when its files are whole; a damaged part is made again.
+
+    Args:
+        config: All settings.
+        out: Output folder: the SPADE files, `spots.h5ad`, `samples.csv`, `controls/k1`.
+        weights: Weights of the base encoder, where they are not fetched from its source.
+        device: `auto`, `cpu` or `cuda[:n]`.
+        workers: Readers of the feature extraction; 0 picks by machine.
+        experts: Train only these; controls and validation then wait for the others.
+        scan: Also write the elbow curves of both clustering steps.
+        overwrite: Replace a model of other settings or data that `out` holds.
+
+    Returns:
+        `out`.
+
+    Raises:
+        UserError: Data or settings cannot be used; the message says what to do.
+    """
+    out = Path(out)
+    setup_numerics(resolve_device(device))
+    base = BaseEncoder(
+        config.encoder,
+        weights,
+        device,
+        workers=workers,
+        patch_px=config.samples.patch_px,
+        mpp=config.samples.mpp,
+    )
+    with hold(out):
+        keep = begun(out, "spade.json") and not overwrite
+        _store_config(config, out, keep)
+        prepared = prepare(config, out, base, keep=keep)
+        _Run(config, out, device, prepared, base.revision, keep).all(scan, experts)
+    return out
+
+
+@dataclass
+class _Run:
+    config: PretrainConfig
+    out: Path
+    device: str
+    prepared: Prepared
+    revision: str
+    keep: bool = False
+
+    def __post_init__(self) -> None:
+        self.stages = Stages(self.out / "prepare" / "stages", self.keep)
+        self.stages.key = self.prepared.key
+
+    def all(self, scan: bool, experts: Sequence[int] | None) -> None:
+        """Clusters, trains, controls and validates."""
+        spots, centroids, notes = self.cluster(scan)
+        model = self.train(spots, centroids, notes, experts)
+        if model.n_experts > len(model.heads):
+            left = sorted(set(range(model.n_experts)) - set(model.heads))
+            console.say(
+                f"experts {', '.join(map(str, left))} are not trained yet: run again without "
+                "--experts for them, the K = 1 control and the validation"
+            )
+            return
+        control = self.control(spots, centroids)
+        self.validate(model, control, spots)
+
+    def cluster(self, scan: bool) -> tuple[Spots, Experts, tuple[str, ...]]:
+        """Fits the experts on training spots and writes them into `spots.h5ad`."""
+        spots, target = self.prepared.spots, self.out / "prepare" / "experts.npz"
+        obs = spots.obs
+        train = (obs["split"] == "train").to_numpy()
+        settings, notes = cap_clusters(self.config.clustering, obs.loc[train, "organ"])
+        for note in notes:
+            console.warn(note)
+        expression = None if settings.space == "image" else spots.expression
+        if scan:
+            rows = np.flatnonzero(train)
+            points = space_points(
+                spots.features, expression, rows, settings.space, self.config.seed
+            )
+            organs = obs["organ"].astype(str).to_list()
+            organs = [organs[row] for row in rows]
+            scan_k(points, organs, self.out, config=settings, seed=self.config.seed)
+
+        def work() -> dict[str, Any]:
+            fitted, assigned = fit_experts(
+                spots.features,
+                obs["organ"].to_numpy(),
+                settings,
+                seed=self.config.seed,
+                train=train,
+                expression=expression,
+            )
+            spots.with_experts(assigned.cluster, assigned.expert)
+            _save_experts(target, fitted)
+            sizes = np.bincount(assigned.expert[train], minlength=fitted.n_experts)
+            said = (
+                f"{len(fitted.centroids)} centroids in {obs['organ'].nunique()} organs, "
+                f"{fitted.n_experts} experts of {sizes.min():,} to {sizes.max():,} training spots"
+            )
+            return {"said": said}
+
+        settings_key = {**asdict(settings), "seed": self.config.seed}
+        outputs = {target: hash_file, spots.path: columns_digest("cluster", "expert")}
+        self.stages.run("clustering", settings_key, work, outputs=outputs)
+        return Spots(spots.path), _load_experts(target), notes
+
+    def train(
+        self,
+        spots: Spots,
+        centroids: Experts,
+        notes: tuple[str, ...],
+        experts: Sequence[int] | None,
+    ) -> SpadeModel:
+        """Trains the experts and writes the SPADE folder, unless that was done."""
+        data = _training_data(spots, spots.obs["expert"].to_numpy(), centroids.n_experts)
+        known = (*self.prepared.notes, *notes)
+        return self._model(
+            "model",
+            self.out,
+            data=data,
+            centroids=centroids,
+            spots=spots,
+            notes=known,
+            experts=experts,
+        )
+
+    def control(self, spots: Spots, centroids: Experts) -> SpadeModel | None:
+        """Trains the single expert on the same split into `controls/k1`; None where K is 1."""
+        if not self.config.controls.k1:
+            return None
+        if centroids.n_experts == 1:
+            console.say("K is 1: the model is its own single-expert control")
+            return None
+        console.say("K = 1 control: one expert on all training spots")
+        single = replace(
+            centroids, centroid_expert=np.zeros_like(centroids.centroid_expert), n_experts=1
+        )
+        data = _training_data(spots, np.zeros(len(spots), dtype=np.int64), 1)
+        folder, note = self.out / "controls" / "k1", "the K = 1 control of its parent"
+        return self._model(
+            "control-k1",
+            folder,
+            data=data,
+            centroids=single,
+            spots=spots,
+            notes=(note,),
+            experts=None,
+        )
+
+    def validate(self, model: SpadeModel, control: SpadeModel | None, spots: Spots) -> None:
+        """Scores held-out samples into `validation.json`, unless that was done for this model."""
+        seeds, seed = self.config.controls.untrained_seeds, self.config.seed
+        files = [self.out / "spade.json"]
+        if control is not None:
+            files.append(self.out / "controls" / "k1" / "spade.json")
+        settings = {"models": [hash_file(f) for f in files], "untrained": seeds, "seed": seed}
+
+        def work() -> dict[str, Any]:
+            validate(
+                model,
+                spots,
+                k1_model=control,
+                out=self.out,
+                untrained_seeds=seeds,
+                seed=seed,
+                batch_size=self.config.training.batch_size,
+            )
+            return {"said": "written to validation.json"}
+
+        outputs = {self.out / "validation.json": hash_file}
+        self.stages.run("validation", settings, work, outputs=outputs)
+
+    def _model(
+        self,
+        stage: str,
+        folder: Path,
+        *,
+        data: TrainingData,
+        centroids: Experts,
+        spots: Spots,
+        notes: Sequence[str],
+        experts: Sequence[int] | None,
+    ) -> SpadeModel:
+        """Trains and writes a model once; one that is whole and of the same settings stays.
+
+        Training that does not cover all experts is no finished stage: it continues next time.
+        """
+        training = {k: v for k, v in asdict(self.config.training).items() if k not in _LAYOUT}
+        settings = {"training": training, "seed": self.config.seed, "experts": centroids.n_experts}
+        outputs = dict.fromkeys((folder / name for name in MODEL_FILES), hash_file)
+        made: list[SpadeModel] = []
+
+        def work() -> dict[str, Any]:
+            result = self._train(data, folder, experts)
+            made.append(self._save(folder, spots, centroids, result, notes))
+            if made[0].n_experts > len(made[0].heads):
+                raise _UnfinishedError
+            return {"said": f"model written to {folder} ({result.seconds:.1f} s of training)"}
+
+        before = self.stages.key
+        try:
+            self.stages.run(stage, settings, work, outputs=outputs)
+        except _UnfinishedError:
+            self.stages.key = before
+        return made[0] if made else SpadeModel.load(folder, device=self.device)
+
+    def _train(
+        self, data: TrainingData, folder: Path, experts: Sequence[int] | None
+    ) -> TrainResult:
+        config = self.config
+        return train_experts(
+            data, config.training, folder, experts=experts, seed=config.seed, device=self.device
+        )
+
+    def _save(
+        self,
+        folder: Path,
+        spots: Spots,
+        centroids: Experts,
+        result: TrainResult,
+        notes: Sequence[str],
+    ) -> SpadeModel:
+        info = self._info(spots.obs, spots, (*notes, *result.notes))
+        model = SpadeModel(info, centroids, spots.genes, result.weights, device=self.device)
+        model.save(folder, result.history)
+        return model
+
+    def _info(self, obs: pd.DataFrame, spots: Spots, notes: Sequence[str]) -> ModelInfo:
+        config, split = self.config, self.prepared.split
+        simulated = bool(spots.provenance["simulated"])
+        train = obs[obs["split"] == "train"]
+        known: tuple[str, ...] | None = None
+        if simulated:
+            known = ()
+        elif config.samples.hest is not None and config.samples.manifest is None:
+            known = ("HEST-1k",)
+        return ModelInfo(
+            base_encoder=config.encoder,
+            base_revision=self.revision,
+            temperature=config.training.temperature,
+            tau=config.routing.tau,
+            seed=config.seed,
+            expression=config.expression,
+            config=plain_config(config),
+            samples=tuple(s for s, where in split.items() if where == "train"),
+            patients=tuple(sorted(str(p) for p in train["patient"].dropna().unique())),
+            pretrained_on=known,
+            simulated=simulated,
+            notes=tuple(dict.fromkeys(notes)),
+            extra={"split": dict(split), "spots": spots.provenance["samples"]},
+        )
+
+
+class _UnfinishedError(Exception):
+    """Training was asked for some experts only."""
+
+
+def cap_clusters(
+    config: ClusteringConfig, organ: pd.Series
+) -> tuple[ClusteringConfig, tuple[str, ...]]:
+    """Lowers the numbers of clusters that a small cohort cannot fill, and says so.
+
+    Args:
+        config: As asked for.
+        organ: Organ of each training spot.
+    """
+    n = len(organ)
+    most = int(organ.value_counts().max()) if n else 0
+    notes = []
+    for name, allowed, why in (
+        ("k_organ", most // _MIN_SPOTS_PER_CLUSTER, f"{most} training spots in the largest organ"),
+        ("k_experts", n // MIN_SPOTS_PER_EXPERT, f"{n} training spots"),
+    ):
+        limit, asked = max(1, allowed), getattr(config, name)
+        if asked > limit:
+            least = _MIN_SPOTS_PER_CLUSTER if name == "k_organ" else MIN_SPOTS_PER_EXPERT
+            notes.append(
+                f"clustering.{name} lowered from {asked} to {limit}: {why}, at least {least} each"
+            )
+            lowered = {"k_organ": config.k_organ, "k_experts": config.k_experts, name: limit}
+            config = replace(config, k_organ=lowered["k_organ"], k_experts=lowered["k_experts"])
+    return config, tuple(notes)
+
+
+def _training_data(spots: Spots, expert: np.ndarray, n_experts: int) -> TrainingData:
+    return TrainingData(
+        features=spots.features,
+        expression=spots.expression,
+        expert=np.asarray(expert, dtype=np.int64),
+        split=spots.obs["split"].astype(str).to_numpy(),
+        n_experts=n_experts,
+    )
+
+
+def _save_experts(path: Path, experts: Experts) -> None:
+    with atomic_path(path) as temporary:
+        np.savez(
+            temporary,
+            centroids=experts.centroids,
+            centroid_expert=experts.centroid_expert,
+            centroid_organ=np.array(experts.centroid_organ, dtype=str),
+            n_experts=np.array(experts.n_experts),
+        )
+
+
+def _load_experts(path: Path) -> Experts:
+    with np.load(path, allow_pickle=False) as saved:
+        return Experts(
+            saved["centroids"],
+            saved["centroid_expert"],
+            tuple(saved["centroid_organ"].tolist()),
+            int(saved["n_experts"]),
+        )
+
+
+def _store_config(config: PretrainConfig, out: Path, keep: bool) -> None:
+    """Prints, hashes and stores the resolved settings, unless a model of others is to be kept."""
+    plain = plain_config(config)
+    ignored = [f"training.{name}" for name in _LAYOUT]
+    store_settings(out, plain, keep=keep, ignored=ignored)
+    flat = []
+    for key, value in plain.items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        flat += [f"{key}.{k}={v}" if k else f"{key}={v}" for k, v in inner if v not in (None, [])]
+    console.say(f"config {hash_obj(plain)}: {' '.join(flat)}")

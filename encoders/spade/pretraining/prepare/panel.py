@@ -1,0 +1,167 @@
+"""Gene panel: the union over samples of the genes most variable in each, among those all share.
+
+Source: arXiv 2506.21857, gene selection: the intersection of genes is kept above a floor by
+leaving out samples, then the 50 most highly variable genes of each sample are united.
+"""
+
+from __future__ import annotations
+
+import statistics
+import warnings
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+
+from spade_bench import console
+from spade_bench.encoders.spade.pretraining.prepare.gather import Record
+from spade_bench.encoders.spade.pretraining.pretrainconfig import GenesConfig
+from spade_bench.errors import DataError
+from spade_bench.files import hash_obj, remember, remembered
+from spade_bench.spatial.expression import Expression, read_expression
+
+__all__ = ["MIN_SHARED", "gene_floor", "intersect_genes", "make_panel", "variable_genes"]
+
+MIN_SHARED = 10_000
+
+
+def gene_floor(sizes: Sequence[int], setting: int | str) -> int:
+    """The number of shared genes that a sample must not bring the intersection down to.
+
+    Args:
+        sizes: Number of genes of each sample.
+        setting: A number, or `auto`: half the median size, at most the paper's 10,000.
+    """
+    if isinstance(setting, int):
+        return setting
+    return min(MIN_SHARED, int(statistics.median(sizes) // 2))
+
+
+def intersect_genes(
+    names: Sequence[str], genes_of: Callable[[str], Sequence[str]], floor: int
+) -> tuple[list[str], dict[str, str]]:
+    """Finds the genes that samples share, leaving out those that cost too many genes.
+
+    Samples are taken in by how many genes of the majority they have, so that an odd one (other
+    species, ids instead of symbols, a prefix) is left out wherever it stands in the list.
+
+    Args:
+        names: Sample ids in order.
+        genes_of: Gives a sample's gene names; called a few times a sample.
+        floor: A sample that would bring the intersection to this many or fewer is left out.
+
+    Returns:
+        The shared genes in the order of the first kept sample, and for each sample left out the
+        reason.
+    """
+    counts: Counter[str] = Counter()
+    for name in names:
+        counts.update(set(genes_of(name)))
+    common = {gene for gene, n in counts.items() if 2 * n > len(names)}
+    if not common:  # no majority: each is as odd as the others
+        most = max(counts.values(), default=0)
+        common = {gene for gene, n in counts.items() if n == most}
+    usual = {name: len(common & set(genes_of(name))) for name in names}
+    walk = sorted(names, key=lambda name: -usual[name])  # stable: equals stay in order
+    shared: set[str] | None = None
+    dropped = {}
+    for name in walk:
+        inside = set(genes_of(name))
+        after = inside if shared is None else shared & inside
+        if len(after) <= floor:
+            before = "" if shared is None else f" from {len(shared):,}"
+            dropped[name] = (
+                f"would bring the shared genes{before} to {len(after):,}, not above {floor:,}"
+            )
+        else:
+            shared = after
+    kept = next((name for name in names if name not in dropped), None)
+    if shared is None or kept is None:
+        return [], dropped
+    return [gene for gene in genes_of(kept) if gene in shared], dropped
+
+
+def variable_genes(data: Expression, shared: Sequence[str], n_top: int) -> list[str]:
+    """The most highly variable of the shared genes in one sample (scanpy, default flavour).
+
+    Counts are normalised to equal spot totals over the shared genes and logged first; values
+    that are already logarithms are used as they are.
+
+    Args:
+        data: Expression of the sample.
+        shared: Genes to choose from; the sample has them all.
+        n_top: How many to take.
+    """
+    import anndata
+    import scanpy
+
+    place = {gene: i for i, gene in enumerate(data.genes.tolist())}
+    values = data.values[:, [place[g] for g in shared]].astype(np.float32)  # (spots, shared)
+    if data.kind == "log-counts":
+        values.data = np.expm1(values.data)
+    values = values[np.diff(values.indptr) > 0]  # spots without any of these genes say nothing
+    adata = anndata.AnnData(sp.csr_matrix(values))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of empty bins and of genes absent from all spots
+        if data.kind != "log-normalised":
+            scanpy.pp.normalize_total(adata)
+            scanpy.pp.log1p(adata)
+        scanpy.pp.highly_variable_genes(adata, n_top_genes=min(n_top, len(shared)))
+    chosen = adata.var["highly_variable"].to_numpy()
+    return [gene for gene, taken in zip(shared, chosen, strict=True) if taken]
+
+
+def make_panel(
+    records: Sequence[Record],
+    config: GenesConfig,
+    folder: Path,
+    held_out: Collection[str] = (),
+) -> tuple[list[str], int, int, dict[str, str]]:
+    """Chooses the panel; each sample is read once, one at a time, and remembered in `folder`.
+
+    Args:
+        records: Samples in order.
+        config: Settings.
+        folder: Where each sample's choice is remembered.
+        held_out: Test samples: their genes count in the intersection, so that they can be scored,
+            but they have no say in which genes are variable.
+
+    Returns:
+        The panel in the order of the shared genes, the number of shared genes, the floor, and
+        the reason for each sample left out.
+
+    Raises:
+        DataError: When no sample passes the gene rule.
+    """
+    by_id = {r.sample.sample_id: r for r in records}
+    floor = gene_floor([r.n_genes for r in records], config.min_shared)
+    shared, dropped = intersect_genes(list(by_id), lambda name: by_id[name].genes(), floor)
+    kept = [r for name, r in by_id.items() if name not in {*dropped, *held_out}]
+    if not kept:
+        raise DataError(
+            f"no training sample has more than {floor:,} genes",
+            where="genes.min_shared",
+            fix="lower genes.min_shared",
+        )
+    chosen: set[str] = set()
+    rule = {"shared": shared, "n_top": config.n_top}
+    with console.progress("choosing genes", len(kept), "samples") as bar:
+        for record in kept:
+            chosen.update(_remembered(record, shared, config.n_top, hash_obj(rule), folder))
+            bar.advance(note=record.sample.sample_id)
+    return [g for g in shared if g in chosen], len(shared), floor, dropped
+
+
+def _remembered(
+    record: Record, shared: Sequence[str], n_top: int, rule: str, folder: Path
+) -> list[str]:
+    path = folder / f"{record.sample.sample_id}.json"
+    key = hash_obj({"identity": record.identity, "rule": rule})
+    found = remembered(path, key)
+    if found is not None:
+        return list(found["genes"])
+    genes = variable_genes(read_expression(record.sample), shared, n_top)
+    remember(path, key, {"genes": genes})
+    return genes

@@ -1,0 +1,9 @@
+"""Contrastive training of the data experts: concurrent, resumable, each one independent."""
+
+from spade_bench.encoders.spade.pretraining.training.experttraining import (
+    TrainResult,
+    train_experts,
+)
+from spade_bench.encoders.spade.pretraining.training.trainingdata import TrainingData
+
+__all__ = ["TrainResult", "TrainingData", "train_experts"]

@@ -1,0 +1,1 @@
+"""Pretraining of TANGLE: from paired cases to a model folder."""

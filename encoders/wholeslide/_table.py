@@ -1,0 +1,149 @@
+"""One row for each published slide encoder: its card, what it needs, how it is called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from spade_bench.encoders.common.seendata import ledger, ledger_notes
+from spade_bench.types import EncoderCard
+
+__all__ = ["ROWS", "SlideRow"]
+
+Call = Literal["feather", "titan", "prism"]
+
+_REMOTE = (
+    "Runs code from the hub, so it asks for --trust-remote-code; --weights FOLDER takes a copy."
+)
+_ND = "CC-BY-NC-ND-4.0"
+
+
+@dataclass(frozen=True)
+class SlideRow:
+    """A slide encoder of the hub.
+
+    Attributes:
+        card: Its card; `upstream`, `patch_px` and `mpp` say what patches it needs.
+        repo: Hub repository.
+        in_dim: Width of the patch features.
+        call: How the model is called.
+        needs: Modules that its code imports.
+        transformers_below: First major version of transformers that its code does not run with.
+    """
+
+    card: EncoderCard
+    repo: str
+    in_dim: int
+    call: Call
+    needs: tuple[str, ...] = ()
+    transformers_below: int | None = None
+
+
+def _feather(name: str, upstream: str, in_dim: int, patch_px: int, part: str) -> SlideRow:
+    repo = f"MahmoodLab/abmil.base.{part}.pc108-24k"
+    card = EncoderCard(
+        name=name,
+        input="features",
+        level="slide",
+        dim=512,
+        description=f"FEATHER: gated-attention pooling of {upstream} features, supervised on 108 "
+        "classes of 24,000 slides.",
+        patch_px=patch_px,
+        mpp=0.5,
+        source=f"hub {repo}",
+        revision="main",
+        licence=_ND,
+        gated=True,
+        pretrained_on=("MGB (private)",),
+        undeclared=ledger("pppp?"),
+        upstream=upstream,
+        remote_code=True,
+        reference="Shao et al., ICML 2025, arXiv 2506.09022",
+        notes=(
+            _REMOTE,
+            "Supervised pretraining: few-shot results on its classes are no surprise.",
+            *ledger_notes("pppp?"),
+        ),
+    )
+    return SlideRow(card, repo, in_dim, "feather")
+
+
+_TITAN = SlideRow(
+    EncoderCard(
+        name="titan",
+        input="features",
+        level="slide",
+        dim=768,
+        description="TITAN: a transformer over the grid of CONCH v1.5 features, trained on 335,645 "
+        "slides with reports and captions.",
+        patch_px=512,
+        mpp=0.5,
+        precision="fp16",
+        source="hub MahmoodLab/TITAN",
+        revision="main",
+        licence=_ND,
+        gated=True,
+        pretrained_on=("Mass-340K", "GTEx"),
+        undeclared=ledger("nnnp?"),
+        upstream="conch_v15",
+        extra="einops, einops_exts, transformers<5",
+        remote_code=True,
+        reference="Ding et al., Nature Medicine 2025, doi 10.1038/s41591-025-03982-3",
+        notes=(
+            _REMOTE,
+            "Its code was written for transformers 4 and does not load with 5.",
+            "Needs coordinates and the patch side in level-0 pixels.",
+            *ledger_notes("nnnp?"),
+        ),
+    ),
+    "MahmoodLab/TITAN",
+    768,
+    "titan",
+    ("einops", "einops_exts"),
+    5,
+)
+
+_PRISM = SlideRow(
+    EncoderCard(
+        name="prism",
+        input="features",
+        level="slide",
+        dim=1280,
+        description="PRISM: a Perceiver over Virchow features, trained on 587,196 slides with "
+        "reports.",
+        patch_px=224,
+        mpp=0.5,
+        precision="fp16",
+        source="hub paige-ai/Prism",
+        revision="main",
+        licence=_ND,
+        gated=True,
+        pretrained_on=("MSKCC (private)",),
+        undeclared=ledger("pppp?"),
+        upstream="virchow",
+        extra="environs, sacremoses, transformers<5",
+        remote_code=True,
+        reference="Shaikovski et al., arXiv 2405.10254",
+        notes=(
+            _REMOTE,
+            "Its code was written for transformers 4 and does not load with 5.",
+            *ledger_notes("pppp?"),
+        ),
+    ),
+    "paige-ai/Prism",
+    2560,
+    "prism",
+    ("environs", "sacremoses"),
+    5,
+)
+
+ROWS: dict[str, SlideRow] = {
+    row.card.name: row
+    for row in (
+        _feather("feather", "conch_v15", 768, 512, "conch_v15"),
+        _feather("feather-uni2", "uni2", 1536, 256, "uni_v2"),
+        _feather("feather-uni", "uni", 1024, 256, "uni"),
+        _TITAN,
+        _PRISM,
+    )
+}

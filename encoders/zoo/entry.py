@@ -1,0 +1,134 @@
+"""What one row of the zoo's tables holds. Importing this loads no heavy library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from spade_bench.encoders.common.hub import Kind
+from spade_bench.encoders.common.weights import FILES
+from spade_bench.types import EncoderCard, Normalisation
+
+__all__ = [
+    "CLIP",
+    "HALF",
+    "H_OPTIMUS",
+    "IMAGENET",
+    "LUNIT",
+    "Entry",
+    "Package",
+    "Remote",
+    "Timm",
+    "Transformers",
+]
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+CLIP = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+H_OPTIMUS = Normalisation((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
+LUNIT = Normalisation((0.70322989, 0.53606487, 0.66096631), (0.21716536, 0.26081574, 0.20723464))
+
+
+@dataclass(frozen=True)
+class Timm:
+    """An architecture of timm.
+
+    Attributes:
+        name: Its name there.
+        arguments: Arguments of `timm.create_model`. The names `SwiGLUPacked`, `SiLU` and
+            `ConvStem` stand for the classes, which are not imported here.
+        layout: How the checkpoint names its tensors: `timm`, `dinov2`, `gpfm` or `swin`. With
+            `resample`, timm's names, and position embeddings that are resampled to the input size
+            once; with `native`, timm's names, and a model built at the checkpoint's own size.
+    """
+
+    name: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    layout: Literal["timm", "dinov2", "gpfm", "swin", "resample", "native"] = "timm"
+
+
+@dataclass(frozen=True)
+class Transformers:
+    """An architecture of transformers, configured here rather than by a file of the hub.
+
+    Attributes:
+        model: Name of the model's class.
+        config: Name of the configuration's class.
+        settings: Arguments of the configuration.
+        arguments: Arguments of the model besides it.
+        drop: Prefixes of tensors in the checkpoint that belong to parts not built.
+    """
+
+    model: str
+    config: str
+    settings: Mapping[str, Any]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    drop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A model whose code lies beside its weights on the hub and runs only when the user agrees.
+
+    Attributes:
+        branch: Method of the model that returns the patch encoder; empty for the model itself.
+        needs: Import names of the packages that the code needs.
+        transformers_below: First major version of transformers with which it does not load.
+    """
+
+    branch: str = ""
+    needs: tuple[str, ...] = ()
+    transformers_below: int | None = None
+
+
+@dataclass(frozen=True)
+class Package:
+    """A model that only its authors' package can build.
+
+    Attributes:
+        needs: Import names of the packages.
+        install: What pip installs.
+        builder: Function of `packages.py` that builds it.
+        arguments: Arguments of its call on images.
+    """
+
+    needs: tuple[str, ...]
+    install: str
+    builder: Literal["conch", "musk"]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One patch encoder.
+
+    Attributes:
+        card: Its card.
+        build: Its architecture.
+        feature: `cls` takes the class token, `cls+mean` puts the mean of the patch tokens behind
+            it, `vector` takes what the model returns.
+        prefix: Number of tokens before the patch tokens (class token and registers).
+        repos: Hub repositories with the weights; of several, the first that exists.
+        files: File names of the weights.
+        kind: Kind of the hub repositories.
+        base: Name of the encoder whose weights this variant uses.
+        other_digest: First digits of the SHA-256 of a file that is easily taken for this one.
+        millions: Parameters in millions as published or counted, for the tests; 0 when unknown.
+    """
+
+    card: EncoderCard
+    build: Timm | Transformers | Remote | Package
+    feature: Literal["cls", "cls+mean", "vector"] = "vector"
+    prefix: int = 1
+    repos: tuple[str, ...] = ()
+    files: tuple[str, ...] = FILES
+    kind: Kind = "model"
+    base: str = ""
+    other_digest: str = ""
+    millions: float = 0.0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names under which its weights may lie."""
+        return (self.card.name, self.base) if self.base else (self.card.name,)

@@ -1,0 +1,1 @@
+"""Cohorts: tables, episodes, folds, contamination, and what others published."""

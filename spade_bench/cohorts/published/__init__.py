@@ -1,0 +1,1 @@
+"""Splits that others published, read as they are."""

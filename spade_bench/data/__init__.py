@@ -1,1 +1,0 @@
-"""Reading slides, bags, cohorts and paired spatial transcriptomics."""

@@ -1,1 +1,0 @@
-"""Devices, numerics and seeds."""

@@ -1,0 +1,357 @@
+"""Where an encoder's features come from: its own files, or another encoder's sent through it."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spade_bench import workspace as ws
+from spade_bench.cohorts.contamination import UNKNOWN, Provenance, provenance
+from spade_bench.console import say, warn
+from spade_bench.errors import DataError
+from spade_bench.evaluation.request import EncoderRequest, RunRequest
+from spade_bench.extraction.outputs import checked_encode
+from spade_bench.features.bags import bag_encoder, find_bags
+from spade_bench.features.slideids import LOOSE_IDS, match_files
+from spade_bench.files import hash_file, hash_obj
+from spade_bench.registry import encoders, suggest, tasks
+from spade_bench.types import EncoderCard, FeatureEncoder, LoadOptions, SlideEncoder, TaskCard
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Encode = Callable[[NDArray[np.float32]], NDArray[np.floating]]
+
+__all__ = [
+    "Source",
+    "check_declared",
+    "find_source",
+    "load_feature_encoder",
+    "matched",
+    "weights_hash",
+    "with_test_files",
+]
+
+
+_MISMATCH = "encoder-mismatch:"
+
+
+@dataclass(frozen=True)
+class Source:
+    """An encoder with the files it starts from.
+
+    Attributes:
+        label: Name in the results.
+        files: Slide id -> feature file of the encoder itself, or of its base.
+        base: Name of the base encoder when features pass through another encoder, else None.
+        encode: Turns base features into this encoder's, or None.
+        encode_slide: For a slide encoder: turns a file of patch features into its vector, or None.
+        dim: Width after ``encode``; None means that of the files.
+        seen: What it and the encoders below it were trained on.
+        identity: What determines the numbers besides the feature files.
+        request: What was asked for.
+        flags: Flags of every row of it.
+    """
+
+    label: str
+    files: Mapping[str, Path]
+    request: EncoderRequest
+    base: str | None = None
+    encode: Encode | None = None
+    encode_slide: Callable[[Path], NDArray[np.floating]] | None = None
+    dim: int | None = None
+    seen: Provenance = UNKNOWN
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    flags: tuple[str, ...] = ()
+
+
+def find_source(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -> Source:
+    """Locate the features of an encoder for a task.
+
+    Raises:
+        WorkspaceError: When neither flags nor workspace say where features are.
+        DataError: When the folder holds none, or another encoder's.
+        WeightsError: When the weights of a feature encoder are missing or do not fit.
+    """
+    card = encoders.get(encoder.name).card if encoder.name in encoders else None
+    if card is None:
+        return _precomputed(request, encoder, task)
+    if card.level == "slide":
+        return _slide_level(request, encoder, task, card)
+    if card.input == "features" and encoder.weights is not None:
+        return _chained(request, encoder, task)
+    folder = _folder(request, task, encoder.label, encoder.name)
+    files, flags = _files(request, folder, encoder, encoder.name)
+    if flags:
+        return Source(encoder.label, files, encoder, seen=_said_by(flags), flags=flags)
+    if card.input == "features" and bag_encoder(next(iter(files.values()))) != encoder.name:
+        # Only base features and no weights: loading says in one line what is missing.
+        load_feature_encoder(encoder, request.device, request.seed)
+    return Source(encoder.label, files, encoder, seen=provenance(card), dim=card.dim)
+
+
+def with_test_files(request: RunRequest, source: Source, tested: frozenset[str]) -> Source:
+    """Add the features of another cohort's slides, where they lie in a folder of their own.
+
+    Args:
+        request: Names the folder.
+        source: The encoder with the training cohort's features.
+        tested: Slides of the other cohort.
+
+    Raises:
+        DataError: When the folder holds no features of this encoder.
+    """
+    names = [source.label, source.request.name, source.base]
+    folder = request.test_features_of(*(name for name in names if name))
+    if folder is None:
+        return source
+    wanted = bag_encoder(next(iter(source.files.values())))
+    if wanted is None:  # nobody says what they are but the name they were asked for by
+        chained = source.encode is not None or source.encode_slide is not None
+        wanted = _named_base(source) if chained else source.request.name
+    found, flags = _files(request, folder, source.request, wanted)
+    files, loose = matched(request, found, tested, source.label)
+    own = {slide: path for slide, path in files.items() if slide in tested}
+    flags = tuple(dict.fromkeys((*source.flags, *flags, *loose)))
+    return replace(source, files={**source.files, **own}, flags=flags)
+
+
+def matched(
+    request: RunRequest, files: Mapping[str, Path], wanted: Iterable[str], label: str
+) -> tuple[Mapping[str, Path], tuple[str, ...]]:
+    """Let files serve slides as `match_ids` has it, and flag those whose ids are not the same."""
+    found = match_files(files, wanted, request.match_ids, label)
+    return found, (LOOSE_IDS,) if found.keys() != files.keys() else ()
+
+
+def load_feature_encoder(
+    encoder: EncoderRequest, device: str, seed: int, **options: Any
+) -> FeatureEncoder:
+    """Load a feature encoder through the registry, with ``options`` over its own."""
+    loaded: FeatureEncoder = encoders.get(encoder.name).load(
+        LoadOptions(
+            weights=encoder.weights,
+            device=device,
+            seed=seed,
+            options={**encoder.options, **options},
+        )
+    )
+    return loaded
+
+
+def weights_hash(path: Path) -> str:
+    """Hash the tensors of a weights file or folder, so that a copy elsewhere hashes alike."""
+    if path.is_file():
+        return hash_file(path)
+    kinds = {".safetensors", ".pt", ".pth", ".bin", ".npy"}
+    found = sorted(p for p in path.iterdir() if p.is_file() and p.suffix in kinds)
+    return hash_obj([[p.name, hash_file(p)] for p in found])
+
+
+def _precomputed(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -> Source:
+    """Features under a name outside the registry, which the files must not contradict."""
+    folder = request.features_of(task, encoder.label, encoder.name)
+    if folder is None:
+        encoders.get(encoder.name)  # names the nearest registered encoders
+    files, flags = _files(request, _exists(folder), encoder, encoder.name)
+    if not request.as_is and bag_encoder(next(iter(files.values()))) is None:
+        _refuse_misspelling(encoder.name)
+    declared = _declared(request.pretrained_on, encoder)
+    seen = _said_by(flags) if declared is None else Provenance(declared)
+    return Source(encoder.label, files, encoder, seen=seen, flags=flags)
+
+
+def _declared(entries: Sequence[str], encoder: EncoderRequest) -> tuple[str, ...] | None:
+    """What the user says that an encoder outside the registry saw; None without a word on it."""
+    found: tuple[str, ...] | None = None
+    for entry in entries:
+        name, equals, listed = entry.rpartition("=")
+        if equals and name not in {encoder.label, encoder.name}:
+            continue
+        names = tuple(part.strip() for part in listed.split(",") if part.strip())
+        own = () if [n.lower() for n in names] == ["none"] else names
+        if equals:
+            return own
+        found = own
+    return found
+
+
+def check_declared(request: RunRequest) -> None:
+    """Refuse a declaration for an encoder whose card says what it saw, or that nobody asked for.
+
+    A data set that only resembles one of the cards is said: it would match no task.
+
+    Raises:
+        DataError: Naming the encoder.
+    """
+    asked = {name for e in request.encoders for name in (e.label, e.name)}
+    for entry in request.pretrained_on:
+        name, equals, _ = entry.rpartition("=")
+        outside = [e for e in request.encoders if e.name not in encoders]
+        if equals and name in encoders:
+            raise DataError(
+                f"the card of '{name}' says what it saw",
+                where="--pretrained-on",
+                fix="Leave it out",
+            )
+        if (equals and name not in asked) or not outside:
+            who = f"'{name}' is not among the encoders" if equals else "all encoders have cards"
+            raise DataError(
+                who, where="--pretrained-on", fix="Name an encoder of this run that has no card"
+            )
+        for said in filter(None, map(str.strip, entry.rpartition("=")[2].split(","))):
+            near = suggest(said, _known_sources(), 0.8)
+            if near and said != "none" and said not in _known_sources():
+                warn(f"--pretrained-on: no card speaks of '{said}'. Did you mean {near}?")
+
+
+def _known_sources() -> set[str]:
+    """Data sets that the cards of tasks and encoders name."""
+    cards = [plugin.card for plugin in tasks]
+    seen = {source for card in cards for source in card.sources}
+    return seen | {source for plugin in encoders for source in plugin.card.pretrained_on or ()}
+
+
+def _named_base(source: Source) -> str | None:
+    return None if source.base == "base" else source.base
+
+
+def _files(
+    request: RunRequest, folder: Path, encoder: EncoderRequest, wanted: str | None
+) -> tuple[dict[str, Path], tuple[str, ...]]:
+    """Find the files an encoder starts from; with `as_is` also another one's, and the flag of that.
+
+    Args:
+        request: Says whether other files are taken.
+        folder: Where to look.
+        encoder: For messages.
+        wanted: Encoder that must have made the files: itself or its base; None for any one.
+
+    Raises:
+        DataError: When they name another encoder and this was not allowed.
+    """
+    try:
+        return find_bags(folder, wanted), ()
+    except DataError as mismatch:
+        try:
+            files = find_bags(folder)
+        except DataError:
+            raise mismatch from None
+        made_by = bag_encoder(next(iter(files.values())))
+        if request.as_is:
+            say(f"{encoder.name}: the files name the encoder {made_by}; taken as they are")
+            return files, (f"{_MISMATCH}{made_by}",)
+        if wanted != encoder.name:
+            raise DataError(
+                f"'{encoder.name}' takes features of '{wanted}', but the files name '{made_by}'",
+                where=str(folder),
+                fix=f"Name the folder with those of {wanted}, or take these, flagged, with --as-is",
+            ) from None
+        raise DataError(
+            f"asked for encoder '{encoder.name}', but the files name '{made_by}'",
+            where=str(folder),
+            fix=f"Did you mean --encoder {made_by}? Or take them, flagged, with --as-is",
+        ) from None
+
+
+def _said_by(flags: tuple[str, ...]) -> Provenance:
+    """What the encoder that the files name has seen, where they were taken as they are."""
+    names = [flag.removeprefix(_MISMATCH) for flag in flags]
+    known = [encoders.get(name).card for name in names if name in encoders]
+    return provenance(known[0]) if known else UNKNOWN
+
+
+def _refuse_misspelling(name: str) -> None:
+    near = difflib.get_close_matches(name.lower(), encoders.names(), n=1, cutoff=0.8)
+    if near:
+        raise DataError(
+            f"there is no encoder '{name}', and its files do not name one",
+            where="--encoder",
+            fix=f"Did you mean '{near[0]}'? If '{name}' is an encoder of your own, give --as-is",
+        )
+
+
+def _chained(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -> Source:
+    loaded = load_feature_encoder(encoder, request.device, request.seed)
+    card: EncoderCard = loaded.card
+    base = None if card.upstream in {None, "any", ""} else card.upstream
+    folder = _folder(request, task, encoder.label, base, encoder.name)
+    files, flags = _files(request, folder, encoder, base)
+    if encoder.weights is None:  # pragma: no cover - the caller checked
+        raise AssertionError
+    base = _made_by(files, base, flags)
+    identity = {"weights": weights_hash(encoder.weights), "options": dict(encoder.options)}
+    return Source(
+        label=encoder.label,
+        files=files,
+        request=encoder,
+        base=base or "base",
+        encode=checked_encode(loaded),
+        dim=loaded.dim,
+        seen=provenance(card, loaded, base),
+        identity=identity,
+        flags=flags,
+    )
+
+
+def _slide_level(
+    request: RunRequest, encoder: EncoderRequest, task: TaskCard, card: EncoderCard
+) -> Source:
+    """A slide encoder: its own vectors where they are, else patch features through it."""
+    from spade_bench.extraction.slide_vectors import vector_maker
+    from spade_bench.features.bags import bag_dim
+
+    upstream = None if card.upstream in {None, "any", ""} else card.upstream
+    folder = _folder(request, task, encoder.label, encoder.name, upstream)
+    with contextlib.suppress(DataError):  # no vectors of this encoder: patch features must do
+        files = find_bags(folder, encoder.name)
+        if bag_encoder(next(iter(files.values()))) == encoder.name:
+            return Source(encoder.label, files, encoder, seen=provenance(card), dim=card.dim)
+    loaded: SlideEncoder = encoders.get(encoder.name).load(
+        LoadOptions(encoder.weights, request.device, seed=request.seed, options=encoder.options)
+    )
+    base = None if loaded.card.upstream in {None, "any", ""} else loaded.card.upstream
+    files, flags = _files(request, folder, encoder, base)
+    first = next(iter(files.values()))
+    base = _made_by(files, base, flags)
+    weights = None if encoder.weights is None else weights_hash(encoder.weights)
+    make = vector_maker(loaded, any_base=bool(flags))
+    # Consent decides whether a model may be built, not what it computes.
+    options = {k: v for k, v in encoder.options.items() if k != "trust_remote_code"}
+    return Source(
+        label=encoder.label,
+        files=files,
+        request=encoder,
+        base=base or "base",
+        encode_slide=lambda path: make(path)[1],
+        dim=loaded.dim or bag_dim(first),
+        seen=provenance(loaded.card, loaded, base),
+        identity={"slide": encoder.name, "weights": weights, "options": options},
+        flags=flags,
+    )
+
+
+def _made_by(files: Mapping[str, Path], base: str | None, flags: tuple[str, ...]) -> str | None:
+    """The base encoder: the one asked for, or what the files name where they may be another's."""
+    return bag_encoder(next(iter(files.values()))) if base is None or flags else base
+
+
+def _folder(request: RunRequest, task: TaskCard, *names: str | None) -> Path:
+    folder = request.features_of(task, *names)
+    if folder is None:
+        wanted = " or ".join(dict.fromkeys(f"'{name}'" for name in names if name))
+        raise ws.need(
+            f"the features of {wanted} for task '{task.name}'", "--table CSV and --features DIR"
+        )
+    return folder
+
+
+def _exists(folder: Path | None) -> Path:
+    if folder is None:  # pragma: no cover - the registry raised before
+        raise AssertionError
+    return folder

@@ -1,0 +1,240 @@
+"""Run every cell that is not done yet, and store it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from spade_bench import console
+from spade_bench.device import resolve_device, setup_numerics
+from spade_bench.errors import UserError
+from spade_bench.evaluation.cells import Group, groups
+from spade_bench.evaluation.encoderfeatures import check_declared
+from spade_bench.evaluation.estimate import Planned, estimate
+from spade_bench.evaluation.hyperparameters import INNER_FOLDS, grid_of, ranking_metric
+from spade_bench.evaluation.request import RunRequest, TaskRequest
+from spade_bench.evaluation.settingchecks import check_request
+from spade_bench.evaluation.storedsettings import store_config
+from spade_bench.evaluation.taskcells import Context, TaskRun
+from spade_bench.evaluation.taskpreparation import Prepared, prepare
+from spade_bench.files import hash_obj
+from spade_bench.heads import Head, HeadOptions
+from spade_bench.registry import heads, kinds
+from spade_bench.results import Finished, ResultStore, Row, environment, write_plan
+from spade_bench.results.rows import now
+
+__all__ = ["RunSummary", "run"]
+
+
+@dataclass
+class RunSummary:
+    """What a run did, or would do.
+
+    Attributes:
+        done: Cells that finished in this run.
+        skipped: Cells that had been finished before.
+        failed: Cells that failed in this run.
+        first_error: What went wrong first.
+        planned: (task, encoder, head, flags, cells, finished before) of every row.
+        seconds: Estimate of what is left to do; only for a dry run, None where nothing is known.
+    """
+
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+    first_error: str = ""
+    planned: list[Planned] = field(default_factory=list)
+    seconds: float | None = None
+
+
+def run(request: RunRequest) -> RunSummary:
+    """Run what was asked for; finished cells are skipped, failing ones recorded.
+
+    Raises:
+        UserError: When a head or the only task or encoder asked for cannot be used at all.
+    """
+    check_request(request)
+    device = resolve_device(request.device)
+    setup_numerics(device)
+    check_declared(request)
+    made = _make_heads(request, str(device))
+    store = ResultStore(request.out)
+    rows = store.rows()
+    for problem in store.problems:
+        console.warn(f"{problem} It is left where it is and not counted")
+    context = Context(
+        store, Finished(store.out, rows), str(device), group_by_site=request.group_by_site
+    )
+    summary = RunSummary()
+    stored = request.dry_run
+    for task in request.tasks:
+        fitting = _fitting(task, request, made)
+        try:
+            if not fitting:
+                raise _no_head(task, request.heads)
+            prepared = prepare(request, task)
+        except UserError as error:
+            if len(request.tasks) == 1:
+                raise
+            _task_failed(request, task, fitting or request.heads, context, error)
+            continue
+        if not stored:
+            store_config(request, made)
+            stored = True
+        _run_task(request, prepared, fitting, context, summary)
+    summary.done, summary.skipped = context.done, context.skipped
+    summary.failed, summary.first_error = context.failed, context.first_error
+    if request.dry_run:
+        summary.seconds = estimate(store.rows(), summary.planned)
+    return summary
+
+
+def _run_task(
+    request: RunRequest,
+    prepared: Prepared,
+    fitting: Mapping[str, Head],
+    context: Context,
+    summary: RunSummary,
+) -> None:
+    grids = {}
+    if request.select:
+        grids = {n: grid_of(h, request.head_params.get(n, {})) for n, h in fitting.items()}
+    for name, grid in grids.items():
+        if not grid:
+            console.say(f"head {name} leaves nothing to select")
+    context.grids = {name: grid for name, grid in grids.items() if grid}
+    metric = ranking_metric(prepared.kind, prepared.card)
+    chosen_by = {name: [grid, metric, INNER_FOLDS] for name, grid in context.grids.items()}
+    index, shards = request.shard
+    every = groups(prepared, fitting, request.seed, chosen_by, request.permutations)
+    todo = every[index::shards]
+    summary.planned += [_planned(group, context.finished) for group in todo]
+    if request.dry_run:
+        return
+    write_plan(request.out, prepared.card.name, _planned_cells(every))
+    if prepared.unusable and index == 0:
+        _encoders_failed(prepared, fitting, request.seed, context)
+    TaskRun(prepared, fitting, context).run(todo)
+
+
+def _planned_cells(every: Sequence[Group]) -> dict[str, list[str]]:
+    """Run ids of encoders and controls with each head."""
+    out: dict[str, list[str]] = {}
+    for group in every:
+        ids = [cell.run_id for cell in group.cells]
+        out.setdefault(f"{group.row.label}, {group.head}", []).extend(ids)
+    return out
+
+
+def _planned(group: Group, finished: Finished) -> Planned:
+    return (
+        group.cells[0].task,
+        group.row.label,
+        group.head,
+        ", ".join(group.cells[0].flags),
+        len(group.cells),
+        sum(cell.run_id in finished for cell in group.cells),
+    )
+
+
+def _make_heads(request: RunRequest, device: str) -> dict[str, Head]:
+    """Every head that some task may use."""
+    names = request.heads or tuple(dict.fromkeys(_default_head(task) for task in request.tasks))
+    return {
+        name: heads.get(name).load(
+            HeadOptions(device, request.head_params.get(name, {}), request.memory)
+        )
+        for name in names
+    }
+
+
+def _default_head(task: TaskRequest) -> str:
+    name: str = kinds.get(task.card.kind).card.default_head
+    return name
+
+
+def _fitting(task: TaskRequest, request: RunRequest, made: Mapping[str, Head]) -> dict[str, Head]:
+    """Heads that serve the task's kind; without any asked for, its default head."""
+    wanted = kinds.get(task.card.kind).card.head_kind
+    names = request.heads or (_default_head(task),)
+    return {name: made[name] for name in names if wanted in made[name].card.kinds}
+
+
+def _no_head(task: TaskRequest, asked: Sequence[str]) -> UserError:
+    wanted = kinds.get(task.card.kind).card.head_kind
+    serving = [plugin.name for plugin in heads if wanted in plugin.card.kinds]
+    return UserError(
+        f"head '{', '.join(asked)}' does not serve {wanted}",
+        where=f"task {task.card.name}",
+        fix=f"Use {', '.join(serving)}",
+    )
+
+
+def _task_failed(
+    request: RunRequest,
+    task: TaskRequest,
+    names: Sequence[str] | Mapping[str, Head],
+    context: Context,
+    error: UserError,
+) -> None:
+    """Record that a task of several cannot run; the others go on."""
+    console.warn(f"task {task.card.name} failed: {error}")
+    if request.dry_run:
+        context.first_error = context.first_error or str(error)
+    elif request.shard[0] == 0:
+        _unprepared(
+            context,
+            str(error),
+            task=task.card.name,
+            labels=[encoder.label for encoder in request.encoders],
+            names=names,
+            protocol=request.protocol or "few-shot",
+            seed=request.seed,
+        )
+
+
+def _encoders_failed(
+    prepared: Prepared, names: Mapping[str, Head], seed: int, context: Context
+) -> None:
+    for label, text in prepared.unusable:
+        _unprepared(
+            context,
+            text,
+            task=prepared.card.name,
+            labels=[label],
+            names=names,
+            protocol=prepared.episodes[0].protocol,
+            seed=seed,
+        )
+
+
+def _unprepared(
+    context: Context,
+    text: str,
+    *,
+    task: str,
+    labels: Sequence[str],
+    names: Sequence[str] | Mapping[str, Head],
+    protocol: str,
+    seed: int,
+) -> None:
+    """Rows of cells whose inputs were never known: one an encoder and head, without inputs."""
+    rows = [
+        Row(
+            run_id=hash_obj(["unprepared", task, label, name, protocol, seed]),
+            status="failed",
+            encoder=label,
+            task=task,
+            head=name,
+            protocol=protocol,
+            seed=seed,
+            env=environment(context.device),
+            created_utc=now(),
+            error=text,
+        )
+        for label in labels
+        for name in names
+    ]
+    context.store.append(rows)
+    context.failed += len(rows)
+    context.first_error = context.first_error or text

@@ -1,0 +1,357 @@
+"""The cells of one task: fit, predict, score, store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from spade_bench import console
+from spade_bench.errors import DataError, SpadeBenchError, UserError
+from spade_bench.evaluation.cells import Cell, Group, fit_seed, shuffle_seed
+from spade_bench.evaluation.hyperparameters import Job, choose, ranking_metric
+from spade_bench.heads import Fit, Head, checked_scores, fit_predict
+from spade_bench.results import (
+    Finished,
+    Predictions,
+    ResultStore,
+    Row,
+    environment,
+    read_predictions,
+    write_predictions,
+)
+from spade_bench.results.rows import now
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from spade_bench.evaluation.taskpreparation import Prepared
+    from spade_bench.features.casebags import CaseBags
+
+__all__ = ["Context", "TaskRun", "make_row"]
+
+
+@dataclass
+class Context:
+    """What all tasks of a run share.
+
+    Attributes:
+        store: Where rows go.
+        finished: Which run ids need not run again.
+        device: Name of the device.
+        grids: Head -> grid to choose from; no entry without a choice.
+        group_by_site: Whether inner folds keep sites together.
+        done: Cells that finished.
+        skipped: Cells that had been finished before.
+        failed: Cells that failed.
+        first_error: What went wrong first.
+    """
+
+    store: ResultStore
+    finished: Finished
+    device: str
+    grids: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
+    group_by_site: bool = False
+    done: int = 0
+    skipped: int = 0
+    failed: int = 0
+    first_error: str = ""
+
+    def fail(self, cells: Sequence[Cell], error: Exception, seconds: float) -> None:
+        """Store failed rows; the rest of the run goes on."""
+        expected = isinstance(error, SpadeBenchError)
+        text = str(error) if expected else f"{type(error).__name__}: {error}"
+        console.warn(f"{cells[0].encoder} {cells[0].head} on {cells[0].task} failed: {text}")
+        self.store.append(
+            [make_row(cell, "failed", self.device, seconds, error=text) for cell in cells]
+        )
+        self.failed += len(cells)
+        self.first_error = self.first_error or text
+
+
+@dataclass(frozen=True)
+class Work:
+    """A cell to fit, and the group it belongs to."""
+
+    group: Group
+    cell: Cell
+
+
+class TaskRun:
+    """The cells of one task; base bags are shared by all rows that start from them."""
+
+    def __init__(self, prepared: Prepared, made: Mapping[str, Head], context: Context) -> None:
+        self._prepared = prepared
+        self._made = made
+        self._context = context
+        self._base: dict[int, CaseBags] = {}
+        self._bags: tuple[object, CaseBags] | None = None
+        self._at = {case.case_id: i for i, case in enumerate(prepared.cohort.cases)}
+
+    def run(self, todo: Sequence[Group]) -> None:
+        """Run groups, those over the same bags together: their fits train in one pass."""
+        finished = self._context.finished
+        with console.progress(
+            f"Running {self._prepared.card.name}", sum(len(g.cells) for g in todo), "cells"
+        ) as bar:
+            for alike in _over_the_same_bags(todo):
+                work = [Work(group, cell) for group in alike for cell in group.cells]
+                pending = [own for own in work if own.cell.run_id not in finished]
+                self._context.skipped += len(work) - len(pending)
+                bar.advance(len(work) - len(pending))
+                for part in _together([own for own in pending if not own.cell.members]):
+                    self._fit(part)
+                    bar.advance(len(part), _note(part[0]))
+                for own in (own for own in pending if own.cell.members):
+                    self._average(own.cell)
+                    bar.advance(1, _note(own))
+
+    def _fit(self, work: Sequence[Work]) -> None:
+        """Fit cells together; when that fails, one by one, so that only the culprit is lost."""
+        started = time.perf_counter()
+        cells = [own.cell for own in work]
+        try:
+            fits, chosen = self._fits(work)
+            outputs = self._prepared.kind.n_outputs(self._prepared.cohort)
+            name = cells[0].head
+            scores = fit_predict(self._made[name], self._bags_of(work), fits, outputs, name=name)
+        except Exception as error:
+            if len(work) > 1 and not isinstance(error, UserError):
+                for own in work:
+                    self._fit([own])
+                return
+            self._context.fail(cells, error, time.perf_counter() - started)
+            return
+        seconds = (time.perf_counter() - started) / len(cells)
+        rows = []
+        for cell, fit, found, params in zip(cells, fits, scores, chosen, strict=True):
+            try:
+                checked = self._checked(cell, found, len(fit.test))
+                rows.append(self._row(cell, self._predictions(cell, checked), seconds, params))
+            except DataError as error:  # such as predictions that are not finite
+                self._context.fail([cell], error, seconds)
+        self._stored(rows)
+
+    def _checked(self, cell: Cell, found: Any, n: int) -> NDArray[np.float64]:
+        kind, cohort = self._prepared.kind, self._prepared.cohort
+        return checked_scores(
+            found,
+            n,
+            kind.n_outputs(cohort),
+            name=cell.head,
+            probabilities=kind.card.head_kind == "classification",
+        )
+
+    def _fits(self, work: Sequence[Work]) -> tuple[list[Fit], list[dict[str, Any] | None]]:
+        """Jobs of the head, and the hyperparameters chosen for each; None without a choice."""
+        chosen = self._chosen(work)
+        fits, params = [], []
+        for own in work:
+            job = self._job(own)
+            point = None if chosen is None else chosen.get(job.shared, {})
+            test = self._positions(own.cell.episode.test)
+            if self._prepared.kind.card.scores_training:
+                test = _join(test, job.train)
+            fit = Fit(job.train, job.target, test, job.seed, point or {})
+            if len(job.tune):
+                fit = replace(fit, tune=job.tune, tune_target=job.tune_target)
+            fits.append(fit)
+            params.append(point)
+        return fits, params
+
+    def _chosen(self, work: Sequence[Work]) -> dict[Hashable, dict[str, Any]] | None:
+        head = work[0].group.head
+        grid = self._context.grids.get(head)
+        if not grid:
+            return None
+        prepared = self._prepared
+        wanted = {self._job(own).shared for own in work}
+        # A choice that folds share needs all of them, also those that had finished before.
+        every = {id(own.group): own.group for own in work}.values()
+        jobs = [
+            self._job(Work(group, cell))
+            for group in every
+            for cell in group.cells
+            if not cell.members
+        ]
+        return choose(
+            self._made[head],
+            prepared.kind,
+            ranking_metric(prepared.kind, prepared.card),
+            grid=grid,
+            bags=self._bags_of(work),
+            jobs=[job for job in jobs if job.shared in wanted],
+            cases=prepared.cohort.cases,
+            n_outputs=prepared.kind.n_outputs(prepared.cohort),
+            group_by_site=self._context.group_by_site,
+            patient_of=prepared.patient_of,
+        )
+
+    def _job(self, own: Work) -> Job:
+        prepared, group, episode = self._prepared, own.group, own.cell.episode
+        train, tune = self._positions(episode.train), self._positions(episode.tune)
+        target, tune_target = prepared.target[train], prepared.target[tune]
+        seed = fit_seed(own.cell.seed, episode)
+        if group.row.permute:
+            shuffle = shuffle_seed(seed, own.cell.permutation)
+            target = prepared.kind.permute(target, shuffle)
+            tune_target = prepared.kind.permute(tune_target, shuffle)
+        ensemble = any(episode.draw == other.episode.draw for other in group.cells if other.members)
+        fold = None if ensemble else episode.fold
+        place = (group.row.permute, own.cell.permutation, episode.k_shot, episode.draw, fold)
+        return Job(train, target, tune, tune_target, seed, place)
+
+    def _bags_of(self, work: Sequence[Work]) -> CaseBags:
+        row = work[0].group.row
+        pool: list[int] = []
+        if row.fitted:
+            pool = self._prepared.pool([own.cell.episode for own in work]).tolist()
+        key = id(row.files)
+        # Encoders whose features are used as they are share `make`: the files tell them apart.
+        wanted = (key, row.make, pool)
+        if self._bags is None or self._bags[0] != wanted:
+            if key not in self._base:
+                self._base[key] = self._prepared.base_bags(row)
+            self._bags = wanted, row.make(self._base[key], pool)
+        return self._bags[1]
+
+    def _positions(self, case_ids: Iterable[str]) -> NDArray[np.int64]:
+        import numpy as np
+
+        return np.array([self._at[case_id] for case_id in case_ids], dtype=np.int64)
+
+    def _predictions(self, cell: Cell, scores: NDArray[np.float64]) -> Predictions:
+        """Test predictions, and for survival those on the training cases behind them."""
+        prepared, episode = self._prepared, cell.episode
+        n = len(episode.test)
+        target = prepared.target[self._positions(episode.test)]
+        found = Predictions(episode.test, prepared.cohort.classes, target, scores[:n])
+        if prepared.patient_of:
+            found = replace(found, patients=tuple(prepared.patient_of[c] for c in episode.test))
+        if not prepared.kind.card.scores_training:
+            return found
+        train = prepared.target[self._positions(episode.train)]
+        return replace(found, train_ids=episode.train, train_target=train, train_scores=scores[n:])
+
+    def _average(self, cell: Cell) -> None:
+        """The ensemble: the mean of what the fold models said, from their stored predictions."""
+        started = time.perf_counter()
+        try:
+            told = [self._stored_predictions(member.run_id) for member in cell.members]
+            scores = _mean([(p.case_ids, p.scores) for p in told], cell.episode.test)
+            if self._prepared.kind.card.scores_training:
+                parts = [(p.train_ids, p.train_scores) for p in told]
+                scores = _join(scores, _mean(parts, cell.episode.train))
+            predictions = self._predictions(cell, scores)
+            row = self._row(cell, predictions, time.perf_counter() - started, None)
+        except DataError as error:
+            self._context.fail([cell], error, time.perf_counter() - started)
+            return
+        self._stored([row])
+
+    def _stored_predictions(self, run_id: str) -> Predictions:
+        sha256 = self._context.finished.sha256(run_id)
+        return read_predictions(self._context.store.out, run_id, sha256=sha256)
+
+    def _row(
+        self,
+        cell: Cell,
+        predictions: Predictions,
+        seconds: float,
+        params: Mapping[str, Any] | None,
+    ) -> Row:
+        prepared = self._prepared
+        sha256 = write_predictions(self._context.store.out, cell.run_id, predictions)
+        train = None
+        if predictions.train_target is not None and predictions.train_scores is not None:
+            train = predictions.train_target, predictions.train_scores
+        metrics = prepared.kind.score(
+            prepared.card.metrics, predictions.target, predictions.scores, train
+        )
+        events = int(predictions.target[:, 0].sum()) if predictions.survival else None
+        n = {"train": len(cell.episode.train), "test": len(predictions.target), "events": events}
+        if cell.episode.pool is not None:
+            n["pool"] = cell.episode.pool
+        row = make_row(
+            cell,
+            "ok",
+            self._context.device,
+            seconds,
+            metrics=metrics,
+            n=n,
+            predictions_sha256=sha256,
+        )
+        if params is None:
+            return row
+        told = ", ".join(f"{k}={v}" for k, v in params.items()) or "defaults: too few cases"
+        return replace(row, env={**row.env, "selected": told})
+
+    def _stored(self, rows: Sequence[Row]) -> None:
+        self._context.store.append(rows)
+        self._context.finished.add(rows)
+        self._context.done += len(rows)
+
+
+def make_row(cell: Cell, status: Any, device: str, seconds: float, **rest: Any) -> Row:
+    """Make the row of a cell."""
+    episode = cell.episode
+    return Row(
+        run_id=cell.run_id,
+        status=status,
+        encoder=cell.encoder,
+        task=cell.task,
+        head=cell.head,
+        protocol=episode.protocol,
+        k_shot=episode.k_shot,
+        draw=episode.draw,
+        fold=episode.fold,
+        seed=cell.seed,
+        inputs=cell.inputs,
+        flags=cell.flags,
+        env={**environment(device), **cell.about},
+        seconds=round(seconds, 4),
+        created_utc=now(),
+        **rest,
+    )
+
+
+def _over_the_same_bags(todo: Sequence[Group]) -> list[list[Group]]:
+    """Groups with one head over the same bags, such as an encoder and its permuted labels."""
+    out: dict[Any, list[Group]] = {}
+    for group in todo:
+        row = group.row
+        out.setdefault((group.head, id(row.files), row.make, row.fitted), []).append(group)
+    return list(out.values())
+
+
+def _together(work: Sequence[Work]) -> list[list[Work]]:
+    """Cells that are trained together: all; of features fitted to a pool, those of one test set."""
+    out: dict[Any, list[Work]] = {}
+    for own in work:
+        out.setdefault(own.cell.episode.test if own.group.row.fitted else (), []).append(own)
+    return list(out.values())
+
+
+def _note(own: Work) -> str:
+    return f"{own.group.row.label} {own.group.head}"
+
+
+def _join(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
+    import numpy as np
+
+    return np.concatenate([first, second])
+
+
+def _mean(
+    parts: Iterable[tuple[Sequence[str], Any]], case_ids: Sequence[str]
+) -> NDArray[np.float64]:
+    """Mean prediction of each case over the models that said something about it."""
+    import numpy as np
+
+    rows: dict[str, list[NDArray[np.float64]]] = {case_id: [] for case_id in case_ids}
+    for ids, scores in parts:
+        for case_id, own in zip(ids, scores, strict=True):
+            rows[case_id].append(own)
+    return np.array([np.mean(rows[case_id], axis=0) for case_id in case_ids])

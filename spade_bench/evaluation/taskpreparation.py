@@ -1,0 +1,293 @@
+"""From a task and encoders to a cohort that all of them cover, bags, episodes and rows to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from spade_bench.cohorts.contamination import cohort_sources
+from spade_bench.cohorts.episodes import save_episodes
+from spade_bench.cohorts.tables import cohort_hash, keep_covered
+from spade_bench.console import say, warn
+from spade_bench.errors import ConfigError, DataError, UserError, printable
+from spade_bench.evaluation.controls import Variant, random_weight_features, variants
+from spade_bench.evaluation.encoderfeatures import Source, find_source, matched, with_test_files
+from spade_bench.evaluation.request import RunRequest, TaskRequest
+from spade_bench.evaluation.taskcohort import TaskCases, draw, load_cases
+from spade_bench.features.bags import find_bags
+from spade_bench.features.casebags import BagInfo, CaseBags, scan_bags
+from spade_bench.files import file_name, hash_obj
+from spade_bench.registry import kinds, suggest, tasks
+from spade_bench.types import Cohort, Episode, TaskCard
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from spade_bench.tasks.kind import TaskKind
+
+__all__ = ["Prepared", "prepare"]
+
+
+# Settings that decide how cases are divided, as opposed to how often.
+_DEALT = ("folds", "holdout", "group_by_site", "published")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task ready to run.
+
+    Attributes:
+        card: The task.
+        kind: Its kind.
+        cohort: The cases that every encoder covers.
+        target: What heads learn, by position.
+        episodes: The episodes, shared by all rows.
+        rows: Encoders and controls.
+        infos: What was found in each feature file.
+        hashes: Hashes of cohort and card.
+        flags: Flags of every row.
+        unusable: Label and error of each encoder that could not be used for this task.
+        patient_of: Slide -> patient where slides are the units; empty where patients are.
+        about: Cases, splits and the cohort tested on, in words.
+    """
+
+    card: TaskCard
+    kind: TaskKind
+    cohort: Cohort
+    target: NDArray[Any]
+    episodes: list[Episode]
+    rows: list[Variant]
+    infos: Mapping[Path, BagInfo]
+    hashes: Mapping[str, str]
+    flags: tuple[str, ...]
+    unusable: tuple[tuple[str, str], ...] = ()
+    patient_of: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    def features_hash(self, row: Variant) -> str:
+        """Hash of the features of the cohort's slides, in the row's files."""
+        slides = [slide for case in self.cohort.cases for slide in case.slide_ids]
+        return hash_obj([[slide, self.infos[row.files[slide]].digest] for slide in slides])
+
+    def base_bags(self, row: Variant) -> CaseBags:
+        """Bags of the files a row starts from."""
+        files = [[row.files[slide] for slide in case.slide_ids] for case in self.cohort.cases]
+        return CaseBags.from_files(files, self.infos[files[0][0]].dim)
+
+    def pool(self, episodes: Iterable[Episode]) -> NDArray[np.int64]:
+        """Positions of the cases that none of ``episodes`` tests on."""
+        import numpy as np
+
+        tested = {case for test in {e.test for e in episodes} for case in test}
+        kept = [i for i, case in enumerate(self.cohort.cases) if case.case_id not in tested]
+        return np.array(kept, dtype=np.int64)
+
+
+def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
+    """Read the table, find and check all features, draw the episodes.
+
+    Raises:
+        DataError: When the table is unsound, or slides lack usable features and this was not
+            allowed.
+        UserError: When no encoder can be used.
+    """
+    card = task.card
+    kind: TaskKind = kinds.get(card.kind).load()
+    _check_metrics(card, kind)
+    cases = load_cases(request, task, kind)
+    if not task.named:
+        _tell_unregistered(card, cases.cohort)
+    wanted = [slide for case in cases.cohort.cases for slide in case.slide_ids]
+    sources, unusable = _sources(request, card, cases.tested, wanted)
+    random_files = random_weight_features(request, card) if request.controls else None
+    if random_files is not None and cases.tested:
+        random_files = _random_elsewhere(request, random_files, cases.tested)
+    loose: tuple[str, ...] = ()
+    if random_files is not None:
+        name, files = random_files
+        files, loose = matched(request, files, wanted, name)
+        random_files = name, files
+    rows = variants(sources, request, random_files)
+    if random_files is not None and loose:
+        rows = [
+            replace(row, notes=(*row.notes, *loose)) if row.files is random_files[1] else row
+            for row in rows
+        ]
+    cohort, infos, complete = _cover(cases.cohort, wanted, rows, request.allow_missing)
+    rows = [_fits_width(row, cohort, infos) for row in rows]
+    cohort = replace(cohort, simulated=cohort.simulated or card.simulated)
+    episodes, notes, settings = draw(request, kind, cases, cohort)
+    _tell(card, cohort, notes)
+    hashes = {"cohort": cohort_hash(cohort), "task": hash_obj([card.kind, card.metrics])}
+    dealt = {name: settings[name] for name in _DEALT if name in settings}
+    if dealt:  # folds of one deal are never averaged with those of another
+        hashes["splits"] = hash_obj(dealt)
+    if not request.dry_run:
+        about = {"task": card.name, "cohort": hashes["cohort"], "settings": settings}
+        name = f"{file_name(card.name)}-{episodes[0].protocol}-{hash_obj(about)[:8]}.json"
+        save_episodes(request.out / "episodes" / name, episodes, about)
+    flags = (
+        *(("simulated",) if cohort.simulated else ()),
+        *(() if complete else ("missing-slides",)),
+        *(() if task.named else ("unregistered",)),
+        *cases.flags,
+    )
+    return Prepared(
+        _with_sources(card, cases, cohort),
+        kind,
+        cohort,
+        kind.targets(cohort),
+        episodes,
+        rows,
+        infos,
+        hashes,
+        flags,
+        tuple(unusable),
+        cases.patient_of,
+        _in_words(task, cohort, dealt, bool(cases.tested)),
+    )
+
+
+def _in_words(
+    task: TaskRequest, cohort: Cohort, dealt: Mapping[str, Any], elsewhere: bool
+) -> dict[str, str]:
+    """What the hashes of cohort and splits stand for, without paths."""
+    source = task.published or task.table
+    words = {"cohort": f"{len(cohort.cases)} cases of {printable(source.stem)}"}
+    told = {
+        "folds": f"{dealt.get('folds')} folds",
+        "holdout": f"held out {dealt.get('holdout')}",
+        "group_by_site": "sites kept together",
+        "published": f"published splits {str(dealt.get('published'))[:8]}",
+    }
+    splits = [text for name, text in told.items() if dealt.get(name)]
+    if splits:
+        words["splits"] = ", ".join(splits)
+    if elsewhere:
+        words["tested_on"] = printable((task.test_table or source).stem)
+    return words
+
+
+def _sources(
+    request: RunRequest, card: TaskCard, tested: frozenset[str], wanted: Sequence[str]
+) -> tuple[list[Source], list[tuple[str, str]]]:
+    """Find every encoder; one of several that cannot be used does not stop the others."""
+    found, unusable = [], []
+    for encoder in request.encoders:
+        try:
+            source = find_source(request, encoder, card)
+            source = with_test_files(request, source, tested) if tested else source
+            files, loose = matched(request, source.files, wanted, source.label)
+            flags = tuple(dict.fromkeys((*source.flags, *loose)))
+            found.append(replace(source, files=files, flags=flags))
+        except UserError as error:
+            if len(request.encoders) == 1:
+                raise
+            warn(f"{encoder.label} on {card.name}: {error}")
+            unusable.append((encoder.label, str(error)))
+    if not found:
+        raise UserError(f"no encoder can be used: {unusable[0][1]}", where=f"task {card.name}")
+    return found, unusable
+
+
+def _random_elsewhere(
+    request: RunRequest, random_files: tuple[str, Mapping[str, Path]], tested: frozenset[str]
+) -> tuple[str, Mapping[str, Path]] | None:
+    """The random-weight features with those of the test cohort; None where it has none."""
+    name, files = random_files
+    folder = request.test_features.get(name)
+    if folder is not None:
+        own = find_bags(folder, name)
+        files = {**files, **{slide: path for slide, path in own.items() if slide in tested}}
+    return (name, files) if tested <= set(files) else None
+
+
+def _check_metrics(card: TaskCard, kind: TaskKind) -> None:
+    for name in card.metrics:
+        if name not in kind.card.metrics:
+            near = suggest(name, kind.card.metrics)
+            raise ConfigError(
+                f"{card.kind} has no metric '{name}'",
+                where=f"task {card.name}",
+                fix=f"Did you mean {near}?" if near else f"Use {', '.join(kind.card.metrics)}",
+            )
+
+
+def _with_sources(card: TaskCard, cases: TaskCases, cohort: Cohort) -> TaskCard:
+    """The card with the data sets of the cohort to test on, which it does not describe."""
+    tested = [case.case_id for case in cohort.cases if cases.tested.intersection(case.slide_ids)]
+    if not tested:
+        return card
+    both = (*(card.sources or ("private",)), *cohort_sources(tested))
+    return replace(card, sources=tuple(dict.fromkeys(both)))
+
+
+def _tell_unregistered(card: TaskCard, cohort: Cohort) -> None:
+    classes = f"; classes from the table: {', '.join(cohort.classes)}" if cohort.classes else ""
+    near = suggest(card.name, tasks.names(), 0.8)
+    meant = f". Did you mean {near}? Then repeat with that name" if near else ""
+    say(f"task '{card.name}' is not registered{classes}{meant}")
+
+
+def _tell(card: TaskCard, cohort: Cohort, notes: Sequence[str]) -> None:
+    counts = {name: sum(case.label == name for case in cohort.cases) for name in cohort.classes}
+    if not counts:
+        counts = {"events": sum(bool(case.event) for case in cohort.cases)}
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    say(f"{card.name}{' (simulated data)' if cohort.simulated else ''}: {len(cohort.cases)} cases "
+        f"({listed}); {'; '.join(notes)}")  # fmt: skip
+    if len(cohort.classes) == 2:
+        say(f"{card.name}: positive class: {cohort.classes[1]}")
+    elif cohort.classes:
+        say(f"{card.name}: class order: {', '.join(cohort.classes)}")
+    if "kappa_quadratic" in card.metrics and not card.classes:
+        say(f"{card.name}: kappa_quadratic takes the classes as {' < '.join(cohort.classes)}; "
+            "declare `classes` in the task's card if this is not their order")  # fmt: skip
+
+
+def _cover(
+    cohort: Cohort, wanted: Sequence[str], rows: Sequence[Variant], allow_missing: bool
+) -> tuple[Cohort, dict[Path, BagInfo], bool]:
+    """Check every distinct set of files; keep the slides that all of them can serve."""
+    infos: dict[Path, BagInfo] = {}
+    complete, problems = True, []
+    seen: set[int] = set()
+    for row in rows:
+        if id(row.files) in seen:
+            continue
+        seen.add(id(row.files))
+        files = {slide: row.files[slide] for slide in wanted if slide in row.files}
+        found = scan_bags(files, f"Reading features for {row.label}")
+        infos.update({info.path: info for info in found.values()})
+        unusable = {slide: info.problem for slide, info in found.items() if info.problem}
+        cohort, coverage = keep_covered(cohort, row.files, unusable)
+        if not coverage.complete:
+            complete = False
+            problems.append(f"{row.label}: {coverage.describe()}")
+        elif coverage.n_extra:
+            say(f"{row.label}: {coverage.describe()}")
+    if problems and not allow_missing:
+        raise DataError(
+            "; ".join(problems),
+            fix="Add the features, or leave these slides out with --allow-missing",
+        )
+    for problem in problems:
+        warn(f"{problem}; going on without them")
+    if not cohort.cases:
+        raise DataError("no case of the table has features", where=cohort.name)
+    return cohort, infos, complete
+
+
+def _fits_width(row: Variant, cohort: Cohort, infos: Mapping[Path, BagInfo]) -> Variant:
+    info = infos[row.files[cohort.cases[0].slide_ids[0]]]
+    if row.dim is not None and info.dim != row.dim:
+        raise DataError(
+            f"features are {info.dim} wide, encoder '{row.label}' makes {row.dim}",
+            where=str(info.path.parent),
+            fix="Name the folder with this encoder's features",
+        )
+    return row

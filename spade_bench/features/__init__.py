@@ -1,0 +1,1 @@
+"""Feature files: finding, formats, the bags of cases, packs and the cache."""

@@ -1,0 +1,1 @@
+"""Slides: opening, pyramids, tissue, the grid of patches, and quality filters."""

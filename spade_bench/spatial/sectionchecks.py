@@ -1,0 +1,241 @@
+"""All checks of one section in one place, and the hunt for duplicated samples.
+
+`pretrain` and `extract` both call `check_section`: what one refuses, the other refuses in the same
+words.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spade_bench import console
+from spade_bench.errors import DataError
+from spade_bench.spatial.expression import Expression, read_expression
+from spade_bench.spatial.findings import Finding
+from spade_bench.spatial.geometry import check_axes, check_patches, check_pixel_size
+from spade_bench.spatial.sectionimages import ImageView, view_image
+
+if TYPE_CHECKING:
+    from spade_bench.spatial.sample import StSample
+
+__all__ = [
+    "Checked",
+    "DuplicateFinder",
+    "FindingsReport",
+    "check_sample",
+    "check_section",
+    "overrule",
+    "refusal",
+    "spot_prints",
+]
+
+_DOUBTS = {"axes-swapped", "pixel-size-wrong", "patches-elsewhere", "duplicate-sample"}
+_SHARED = 0.5  # share of equal spots above which two samples are one
+_SHOWN = 3  # samples named per kind of finding
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Outcome of the checks of one sample.
+
+    Attributes:
+        sample: The sample, its pixel size filled in where the lattice tells it.
+        findings: Everything found, fatal or not.
+        image_size: (width, height) of the image in px, or None without an image.
+    """
+
+    sample: StSample
+    findings: tuple[Finding, ...]
+    image_size: tuple[int, int] | None
+
+
+def check_section(
+    sample: StSample, *, raw: bool = False, assume_mpp: float | None = None
+) -> tuple[Checked, Expression | None]:
+    """Read one section and check it; a section that cannot be read has a fatal finding.
+
+    Args:
+        sample: What the metadata say.
+        raw: Raw counts are needed, so values that are no counts refuse the sample.
+        assume_mpp: Pixel size in µm where neither the metadata nor the image says one.
+
+    Returns:
+        The outcome of the checks, and its expression; None where it could not be read.
+    """
+    if sample.problem:
+        found = Finding("unreadable", 0, 0, sample.problem.rstrip("."), fatal=True)
+        return Checked(sample, (found,), None), None
+    try:
+        data = read_expression(sample)
+        checked = check_sample(sample, data, raw=raw, assume_mpp=assume_mpp)
+    except DataError as error:
+        finding = Finding("unreadable", 0, 0, str(error).rstrip("."), fatal=True)
+        return Checked(sample, (finding,), None), None
+    if sample.image is None and sample.patches is None and sample.features is None:
+        n, text = len(data.barcodes), "no image, patches or features to encode"
+        found = Finding("no-image", n, n, f"{text} (a manifest can name them)", fatal=True)
+        checked = replace(checked, findings=(*checked.findings, found))
+    return checked, data
+
+
+def refusal(findings: Sequence[Finding]) -> str:
+    """Why a sample with these findings cannot be used; empty when it can."""
+    return "; ".join(finding.text for finding in findings if finding.fatal)
+
+
+def overrule(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Overrule doubts about a sample that the user trusts; what cannot be read stays fatal."""
+    text = "{}; used because it is trusted"
+    return tuple(
+        replace(f, fatal=False, text=text.format(f.text)) if f.fatal and f.kind in _DOUBTS else f
+        for f in findings
+    )
+
+
+class FindingsReport:
+    """Says what was found in which sample; of each kind of finding, the first few samples."""
+
+    def __init__(self) -> None:
+        self._samples: Counter[str] = Counter()
+        self._items: Counter[str] = Counter()
+
+    def add(self, sample_id: str, findings: Sequence[Finding]) -> None:
+        """Say what was found in one sample."""
+        for finding in findings:
+            self._samples[finding.kind] += 1
+            if self._samples[finding.kind] <= _SHOWN:
+                verb = "dropped: " if finding.fatal else ""
+                console.warn(f"{sample_id}: {verb}{finding.text}")
+            else:
+                self._items[finding.kind] += finding.count
+
+    def close(self) -> None:
+        """Say how many samples more there were of each kind."""
+        for kind, items in self._items.items():
+            console.warn(f"{kind}: {self._samples[kind] - _SHOWN} more samples, {items:,} items")
+
+
+def check_sample(
+    sample: StSample, data: Expression, *, raw: bool = False, assume_mpp: float | None = None
+) -> Checked:
+    """Checks one sample: values, organ, patient, axes, scale and patches.
+
+    Args:
+        sample: What the metadata say.
+        data: Its expression as read.
+        raw: Raw counts are needed, so values that are no counts refuse the sample.
+        assume_mpp: Pixel size in µm where neither the metadata nor the image says one.
+
+    Raises:
+        DataError: The image cannot be read.
+    """
+    n = len(data.barcodes)
+    findings = [*data.findings, *_check_values(data, raw), *_check_metadata(sample, n)]
+    if n == 0:
+        findings.append(Finding("no-spots", 0, 0, "the expression file has no spots", fatal=True))
+        return Checked(sample, tuple(findings), None)
+    view: ImageView | None = None if sample.image is None else view_image(sample.image)
+    if view is not None:
+        findings += check_axes(data.spatial, view)
+    own = None if view is None else view.mpp
+    if sample.pixel_size_um is None and own is None:
+        sample = replace(sample, pixel_size_um=assume_mpp)
+    if sample.patches is not None:
+        findings += check_patches(sample.patches, data.barcodes, data.spatial)
+    size, found = check_pixel_size(sample, data.spatial, data.spot_diameter_px)
+    findings += found
+    needs_image = sample.features is None and sample.patches is None
+    if size is None and own is None and needs_image and sample.image is not None:
+        text = "no pixel size, and the spot pitch is unknown: give pixel_size_um"
+        findings.append(Finding("pixel-size-missing", n, n, text, fatal=True))
+    sample = replace(sample, pixel_size_um=size)
+    return Checked(sample, tuple(findings), None if view is None else (view.width, view.height))
+
+
+def _check_values(data: Expression, raw: bool) -> list[Finding]:
+    n = len(data.barcodes)
+    empty = int((np.diff(data.values.indptr) == 0).sum())
+    findings = []
+    if empty:
+        text = f"{empty} of {n} spots have no counts at all and are left out"
+        findings.append(Finding("empty-spots", empty, n, text, fatal=empty == n))
+    said = {
+        "log-normalised": "X is already log-normalised and is not normalised again",
+        "log-counts": "X is the logarithm of counts: the counts are recovered first",
+        "normalised": "X is normalised but not logged: rescaled to 10,000 a spot, then log1p",
+    }
+    if data.kind == "scaled":
+        text = "X has negative values (scaled expression): give counts or log-normalised values"
+        findings.append(Finding("scaled", n, n, text, fatal=True))
+    elif data.kind != "counts":
+        lost = raw and data.kind in ("log-normalised", "normalised")
+        text = said[data.kind] + (", but raw counts were asked for" if lost else "")
+        findings.append(Finding(data.kind, n, n, text, fatal=lost))
+    return findings
+
+
+def _check_metadata(sample: StSample, n: int) -> list[Finding]:
+    findings = []
+    if sample.organ == "unknown":
+        text = "organ unknown: clustered with the other samples of unknown organ"
+        findings.append(Finding("organ-unknown", n, n, text))
+    if sample.patient is None:
+        text = "patient unknown: the sample is its own group in the split"
+        findings.append(Finding("patient-unknown", n, n, text))
+    return findings
+
+
+def spot_prints(data: Expression) -> np.ndarray:
+    """A 64-bit print of each spot's content, whatever its barcode and position.
+
+    Made of the number of genes, the sum and the sum of squares of the values; spots with fewer
+    than five genes say too little and are left out.
+
+    Returns:
+        (m,) uint64, sorted and unique, m <= spots.
+    """
+    values = data.values
+    genes = np.diff(values.indptr)
+    total = np.asarray(values.sum(axis=1, dtype=np.float64)).ravel()
+    squares = np.asarray(values.multiply(values).sum(axis=1, dtype=np.float64)).ravel()
+    rows = np.stack([genes, total.round(2), squares.round(2)], axis=1)[genes >= 5]  # (m, 3)
+    words = np.ascontiguousarray(rows, dtype=np.float64).view(np.uint64).reshape(-1, 3)
+    out = np.zeros(len(words), dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for column in range(3):  # multiply-xorshift mixing, as in splitmix64
+            out = (out ^ words[:, column]) * np.uint64(0xBF58476D1CE4E5B9)
+            out ^= out >> np.uint64(29)
+    return np.unique(out)
+
+
+class DuplicateFinder:
+    """Recognises a sample that was there before, by the content of its spots."""
+
+    def __init__(self) -> None:
+        self._owner: dict[int, str] = {}
+
+    def add(self, sample_id: str, prints: np.ndarray) -> Finding | None:
+        """Adds a sample; a fatal finding when at least half its spots are another's.
+
+        Args:
+            sample_id: Its id.
+            prints: From `spot_prints`.
+        """
+        hits: dict[str, int] = {}
+        for key in prints.tolist():
+            owner = self._owner.get(key)
+            if owner is not None:
+                hits[owner] = hits.get(owner, 0) + 1
+        if hits:
+            other, shared = max(hits.items(), key=lambda item: item[1])
+            if shared >= _SHARED * len(prints):
+                text = f"a duplicate of {other}: {shared} of {len(prints)} spots are equal"
+                return Finding("duplicate-sample", shared, len(prints), text, fatal=True)
+        for key in prints.tolist():
+            self._owner.setdefault(key, sample_id)
+        return None

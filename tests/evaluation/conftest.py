@@ -1,0 +1,125 @@
+"""A small cohort on disk, and a feature encoder to send its features through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spade_bench.features.bags import write_features
+from spade_bench.registry import encoders
+from spade_bench.types import EncoderCard, LoadOptions
+
+DIM = 12
+
+
+@dataclass(frozen=True)
+class Study:
+    """Table and features of a simulated-by-hand cohort."""
+
+    table: Path
+    features: Path
+    slides: list[str]
+
+
+def write_study(
+    folder: Path, n: int = 40, signal: float = 2.0, encoder: str = "mine", name: str = "case"
+) -> Study:
+    """Write n cases of two classes; every fifth case has two slides."""
+    rng = np.random.default_rng(0)
+    lines, slides = ["case_id,slide_id,label"], []
+    for i in range(n):
+        label = "tumor" if i % 2 else "normal"
+        for j in range(2 if i % 5 == 0 else 1):
+            slide = f"{name}{i:03d}-s{j}"
+            x = rng.normal(size=(int(rng.integers(2, 9)), DIM))
+            x[:, 0] += signal * (i % 2)
+            write_features(
+                folder / f"features_{encoder}" / f"{slide}.h5", x, slide_id=slide, encoder=encoder
+            )
+            lines.append(f"{name}{i:03d},{slide},{label}")
+            slides.append(slide)
+    table = folder / "table.csv"
+    table.write_text("\n".join(lines) + "\n")
+    return Study(table, folder / f"features_{encoder}", slides)
+
+
+def write_survival(folder: Path, n: int = 60, signal: float = 1.5) -> Study:
+    """Write n cases whose hazard follows the first feature; a third is censored or so."""
+    rng = np.random.default_rng(1)
+    lines, slides = ["case_id,slide_id,event,duration_days,site"], []
+    for i in range(n):
+        risk = rng.normal()
+        x = rng.normal(size=(int(rng.integers(2, 9)), DIM)) * 0.5
+        x[:, 0] += 2 * risk
+        event = rng.exponential(500 * np.exp(-signal * risk))
+        last = rng.exponential(1000)
+        slide = f"case{i:03d}-s0"
+        write_features(folder / "features_mine" / f"{slide}.h5", x, slide_id=slide, encoder="mine")
+        days = max(1.0, min(event, last))
+        lines.append(f"case{i:03d},{slide},{int(event <= last)},{days:.1f},S{i % 6}")
+        slides.append(slide)
+    table = folder / "survival.csv"
+    table.write_text("\n".join(lines) + "\n")
+    return Study(table, folder / "features_mine", slides)
+
+
+@pytest.fixture
+def survival(tmp_path: Path) -> Study:
+    return write_survival(tmp_path / "survival")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return write_study(tmp_path)
+
+
+@pytest.fixture
+def other_study(tmp_path: Path) -> Study:
+    """Another cohort, with features of its own."""
+    return write_study(tmp_path / "other", n=24, name="other")
+
+
+@pytest.fixture
+def uni_study(tmp_path: Path) -> Study:
+    """The other cohort with features of another encoder."""
+    return write_study(tmp_path / "uni", n=24, name="other", encoder="uni")
+
+
+class HalfEncoder:
+    """Keeps the first half of the base features."""
+
+    def __init__(self, card: EncoderCard) -> None:
+        self.card = card
+        self.dim = DIM // 2
+
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        return np.asarray(features[:, : self.dim])
+
+
+@pytest.fixture
+def half() -> Iterator[str]:
+    """A registered encoder of features called `half`, on top of `mine`."""
+    card = EncoderCard(
+        "half", "features", None, "Keeps half.", upstream="mine", pretrained_on=("HEST-1k",)
+    )
+
+    def load(options: LoadOptions) -> HalfEncoder:
+        return HalfEncoder(replace(card, dim=DIM // 2))
+
+    encoders.names()
+    encoders.add(card, load)
+    yield card.name
+    del encoders._plugins[card.name]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A weights folder with a single-expert control inside."""
+    for folder in (tmp_path / "weights", tmp_path / "weights" / "controls" / "k1"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "experts.safetensors").write_bytes(folder.name.encode())
+    return tmp_path / "weights"
