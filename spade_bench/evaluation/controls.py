@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.cohorts.contamination import UNKNOWN, Provenance, provenance
 from spade_bench.console import say
 from spade_bench.evaluation.encoderfeatures import Source, load_feature_encoder, weights_hash
-from spade_bench.evaluation.request import RunRequest
+from spade_bench.evaluation.request import EvaluationRequest
 from spade_bench.extraction.outputs import checked_encode
 from spade_bench.registry import encoders
 
@@ -71,7 +71,7 @@ class Variant:
 
 def variants(
     sources: Sequence[Source],
-    request: RunRequest,
+    request: EvaluationRequest,
     random_files: tuple[str, Mapping[str, Path]] | None,
 ) -> list[Variant]:
     """Return every row to run: the encoders, then their controls.
@@ -85,7 +85,7 @@ def variants(
     mains = [
         replace(_main(source, bases.get(source.label)), notes=source.flags) for source in sources
     ]
-    if not request.controls:
+    if not request.settings.controls:
         return mains
     rows = list(mains)
     rows += [replace(row, flags=("control:permuted-labels",), permute=True) for row in mains]
@@ -99,7 +99,7 @@ def variants(
     else:
         rows += [
             replace(
-                _projection(source, request.seed, bases.get(source.label, source.label)),
+                _projection(source, request.settings.seed, bases.get(source.label, source.label)),
                 notes=source.flags,
             )
             for source in sources
@@ -128,7 +128,9 @@ def n_permutations(row: Variant, head: Head, asked: int | None) -> int:
     return PERMUTATIONS if head.card.cheap else 1
 
 
-def random_weight_features(request: RunRequest, task: Any) -> tuple[str, Mapping[str, Path]] | None:
+def random_weight_features(
+    request: EvaluationRequest, task: Any
+) -> tuple[str, Mapping[str, Path]] | None:
     """Find features of a random-weight image encoder among those at hand."""
     from spade_bench.errors import DataError
     from spade_bench.features.bags import bag_encoder, find_bags
@@ -187,7 +189,7 @@ def _main(source: Source, base: str | None) -> Variant:
     )
 
 
-def _controls(source: Source, request: RunRequest, base: str) -> list[Variant]:
+def _controls(source: Source, request: EvaluationRequest, base: str) -> list[Variant]:
     """Controls of an encoder that sits on another one: its base, PCA, K = 1, random routing."""
     chained = source.encode is not None or source.encode_slide is not None
     if not chained or source.base is None or source.dim is None:
@@ -198,10 +200,10 @@ def _controls(source: Source, request: RunRequest, base: str) -> list[Variant]:
         Variant(
             f"{base}+pca{source.dim}",
             source.files,
-            _pca(source.dim, request.seed),
+            _pca(source.dim, request.settings.seed),
             ("control:pca",),
             base_seen,
-            {"pca": source.dim, "seed": request.seed},
+            {"pca": source.dim, "seed": request.settings.seed},
             fitted=True,
         ),
     ]
@@ -211,7 +213,7 @@ def _controls(source: Source, request: RunRequest, base: str) -> list[Variant]:
     single = None if weights is None else weights / "controls" / "k1"
     if single is not None and single.is_dir():
         k1 = replace(source.request, weights=single)
-        loaded = load_feature_encoder(k1, request.device, request.seed)
+        loaded = load_feature_encoder(k1, request.settings.device, request.settings.seed)
         rows.append(
             Variant(
                 f"{source.label}-k1",
@@ -226,7 +228,7 @@ def _controls(source: Source, request: RunRequest, base: str) -> list[Variant]:
         say(f"{source.label}: no control with one expert (no controls/k1 in the weights folder)")
     if source.request.name == "spade":
         routed = load_feature_encoder(
-            source.request, request.device, request.seed, routing="random"
+            source.request, request.settings.device, request.settings.seed, routing="random"
         )
         rows.append(
             Variant(
@@ -235,7 +237,7 @@ def _controls(source: Source, request: RunRequest, base: str) -> list[Variant]:
                 _through(checked_encode(routed), routed.dim),
                 ("control:random-routing",),
                 source.seen,
-                {**source.identity, "routing": "random", "seed": request.seed},
+                {**source.identity, "routing": "random", "seed": request.settings.seed},
             )
         )
     return rows

@@ -13,7 +13,7 @@ from spade_bench.console import say, warn
 from spade_bench.errors import ConfigError, DataError, UserError, printable
 from spade_bench.evaluation.controls import Variant, random_weight_features, variants
 from spade_bench.evaluation.encoderfeatures import Source, find_source, matched, with_test_files
-from spade_bench.evaluation.request import RunRequest, TaskRequest
+from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
 from spade_bench.evaluation.taskcohort import TaskCases, draw, load_cases
 from spade_bench.features.bags import find_bags
 from spade_bench.features.casebags import BagInfo, CaseBags, scan_bags
@@ -87,7 +87,7 @@ class Prepared:
         return np.array(kept, dtype=np.int64)
 
 
-def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
+def prepare(request: EvaluationRequest, task: TaskRequest) -> Prepared:
     """Read the table, find and check all features, draw the episodes.
 
     Raises:
@@ -103,7 +103,7 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
         _tell_unregistered(card, cases.cohort)
     wanted = [slide for case in cases.cohort.cases for slide in case.slide_ids]
     sources, unusable = _sources(request, card, cases.tested, wanted)
-    random_files = random_weight_features(request, card) if request.controls else None
+    random_files = random_weight_features(request, card) if request.settings.controls else None
     if random_files is not None and cases.tested:
         random_files = _random_elsewhere(request, random_files, cases.tested)
     loose: tuple[str, ...] = ()
@@ -117,7 +117,7 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
             replace(row, notes=(*row.notes, *loose)) if row.files is random_files[1] else row
             for row in rows
         ]
-    cohort, infos, complete = _cover(cases.cohort, wanted, rows, request.allow_missing)
+    cohort, infos, complete = _cover(cases.cohort, wanted, rows, request.settings.allow_missing)
     rows = [_fits_width(row, cohort, infos) for row in rows]
     cohort = replace(cohort, simulated=cohort.simulated or card.simulated)
     episodes, notes, settings = draw(request, kind, cases, cohort)
@@ -173,7 +173,7 @@ def _in_words(
 
 
 def _sources(
-    request: RunRequest, card: TaskCard, tested: frozenset[str], wanted: Sequence[str]
+    request: EvaluationRequest, card: TaskCard, tested: frozenset[str], wanted: Sequence[str]
 ) -> tuple[list[Source], list[tuple[str, str]]]:
     """Find every encoder; one of several that cannot be used does not stop the others."""
     found, unusable = [], []
@@ -195,11 +195,11 @@ def _sources(
 
 
 def _random_elsewhere(
-    request: RunRequest, random_files: tuple[str, Mapping[str, Path]], tested: frozenset[str]
+    request: EvaluationRequest, random_files: tuple[str, Mapping[str, Path]], tested: frozenset[str]
 ) -> tuple[str, Mapping[str, Path]] | None:
     """The random-weight features with those of the test cohort; None where it has none."""
     name, files = random_files
-    folder = request.test_features.get(name)
+    folder = request.settings.test_features.get(name)
     if folder is not None:
         own = find_bags(folder, name)
         files = {**files, **{slide: path for slide, path in own.items() if slide in tested}}

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import make_request
 
 from spade_bench.cli.main import main
 from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.experts import ExpertPair
 from spade_bench.encoders.spade.model import SpadeModel
 from spade_bench.encoders.spade.modelfolder import ModelInfo
-from spade_bench.evaluation import RunRequest, run
+from spade_bench.evaluation import run
 from spade_bench.evaluation.request import EncoderRequest, resolve_task
 from spade_bench.features.bags import read_bag, write_features
 from spade_bench.report import Resampler, against_base, collect
@@ -47,13 +48,13 @@ def _run(study: Any, out: Path, folders: dict[str, Path], **changes: Any) -> lis
         "encoders": encoders,
         "tasks": (resolve_task("my_task", study.table, None),),
         "out": out,
-        "any_features": study.features,
+        "features": {"*": study.features},
         "shots": (4,),
         "draws": 2,
         "device": "cpu",
         **changes,
     }
-    assert run(RunRequest(**values)).failed == 0
+    assert run(make_request(**values)).failed == 0
     return ResultStore(out).rows()
 
 
@@ -127,7 +128,7 @@ def test_bases_of_one_name_from_two_folders_are_told_apart(
 ) -> None:
     features = {"a": study.features, "b": _other_features(study, tmp_path / "other")}
     both = tmp_path / "both"
-    rows = _run(study, both, folders, any_features=None, features=features)
+    rows = _run(study, both, folders, features=features)
     for label, path in folders.items():
         own = {(name, control) for name, control in _names(rows) if f"@{label}" in name}
         width = {"a": 8, "b": 6}[label]
@@ -137,7 +138,7 @@ def test_bases_of_one_name_from_two_folders_are_told_apart(
             (f"mine@{label}+random{width}", "random-projection"),
         }
         out = tmp_path / f"only-{label}"
-        _run(study, out, {label: path}, any_features=features[label])
+        _run(study, out, {label: path}, features={"*": features[label]})
         alone = {(name, draw): s for (name, _, draw), s in _told(out).items()}
         for (name, _, draw), scores in _told(both).items():
             if f"@{label}" in name:
@@ -156,7 +157,7 @@ def test_a_base_asked_for_by_name_stays_the_one_it_is(
     )
     out = tmp_path / "out"
     given = {"encoders": asked, "features": {**features, "a": study.features}}
-    rows = _run(study, out, {}, any_features=None, **given)
+    rows = _run(study, out, {}, **given)
     assert {n for n in _names(rows) if n[1] in {"", "base"}} == {
         *{("mine", ""), ("a", ""), ("b", ""), ("mine@b", "base")},
     }
@@ -189,11 +190,11 @@ def test_equal_folders_share_their_base(
     rows = _run(study, tmp_path / "out", folders)
     task = resolve_task("my_task", study.table, None)
     again = run(
-        RunRequest(
+        make_request(
             encoders=tuple(EncoderRequest("spade", n, p) for n, p in reversed(folders.items())),
             tasks=(replace(task),),
             out=tmp_path / "out",
-            any_features=study.features,
+            features={"*": study.features},
             shots=(4,),
             draws=2,
             device="cpu",
