@@ -53,6 +53,7 @@ class Source:
         encode: Turns base features into this encoder's, or None.
         encode_slide: For a slide encoder: turns a file of patch features into its vector, or None.
         dim: Width after ``encode``; None means that of the files.
+        loaded: The encoder behind ``encode`` or ``encode_slide``, which may bring controls.
         seen: What it and the encoders below it were trained on.
         identity: What determines the numbers besides the feature files.
         request: What was asked for.
@@ -66,6 +67,7 @@ class Source:
     encode: Encode | None = None
     encode_slide: Callable[[Path], NDArray[np.floating]] | None = None
     dim: int | None = None
+    loaded: FeatureEncoder | SlideEncoder | None = None
     seen: Provenance = UNKNOWN
     identity: Mapping[str, Any] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
@@ -294,6 +296,7 @@ def _chained(request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard
         base=base or "base",
         encode=checked_encode(loaded),
         dim=loaded.dim,
+        loaded=loaded,
         seen=provenance(card, loaded, base),
         identity=identity,
         flags=flags,
@@ -336,6 +339,7 @@ def _slide_level(
         base=base or "base",
         encode_slide=lambda path: make(path)[1],
         dim=loaded.dim or bag_dim(first),
+        loaded=loaded,
         seen=provenance(loaded.card, loaded, base),
         identity={"slide": encoder.name, "weights": weights, "options": options},
         flags=flags,

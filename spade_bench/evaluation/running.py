@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from spade_bench import console
 from spade_bench.device import resolve_device, setup_numerics
 from spade_bench.errors import UserError
-from spade_bench.evaluation.cells import Group, groups
+from spade_bench.evaluation.cells import VariantCells, variant_cells
 from spade_bench.evaluation.encoderfeatures import check_declared
 from spade_bench.evaluation.estimate import Planned, estimate
 from spade_bench.evaluation.hyperparameters import INNER_FOLDS, grid_of, ranking_metric
@@ -106,11 +106,10 @@ def _run_task(
     metric = ranking_metric(prepared.kind, prepared.card)
     chosen_by = {name: [grid, metric, INNER_FOLDS] for name, grid in context.grids.items()}
     index, shards = request.shard
-    every = groups(
-        prepared, fitting, request.settings.seed, chosen_by, request.settings.permutations
-    )
+    settings = request.settings
+    every = variant_cells(prepared, fitting, settings.seed, chosen_by, settings.permutations)
     todo = every[index::shards]
-    summary.planned += [_planned(group, context.finished) for group in todo]
+    summary.planned += [_planned(row, context.finished) for row in todo]
     if request.dry_run:
         return
     write_plan(request.out, prepared.card.name, _planned_cells(every))
@@ -119,23 +118,23 @@ def _run_task(
     TaskRun(prepared, fitting, context).run(todo)
 
 
-def _planned_cells(every: Sequence[Group]) -> dict[str, list[str]]:
+def _planned_cells(every: Sequence[VariantCells]) -> dict[str, list[str]]:
     """Run ids of encoders and controls with each head."""
     out: dict[str, list[str]] = {}
-    for group in every:
-        ids = [cell.run_id for cell in group.cells]
-        out.setdefault(f"{group.row.label}, {group.head}", []).extend(ids)
+    for row in every:
+        ids = [cell.run_id for cell in row.cells]
+        out.setdefault(f"{row.variant.label}, {row.head}", []).extend(ids)
     return out
 
 
-def _planned(group: Group, finished: Finished) -> Planned:
+def _planned(row: VariantCells, finished: Finished) -> Planned:
     return (
-        group.cells[0].task,
-        group.row.label,
-        group.head,
-        ", ".join(group.cells[0].flags),
-        len(group.cells),
-        sum(cell.run_id in finished for cell in group.cells),
+        row.cells[0].task,
+        row.variant.label,
+        row.head,
+        ", ".join(row.cells[0].flags),
+        len(row.cells),
+        sum(cell.run_id in finished for cell in row.cells),
     )
 
 

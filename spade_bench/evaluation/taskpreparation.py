@@ -11,10 +11,11 @@ from spade_bench.cohorts.episodes import save_episodes
 from spade_bench.cohorts.tables import cohort_hash, keep_covered
 from spade_bench.console import say, warn
 from spade_bench.errors import ConfigError, DataError, UserError, printable
-from spade_bench.evaluation.controls import Variant, random_weight_features, variants
+from spade_bench.evaluation.controls import RANDOM_WEIGHTS, random_weight_features, variants
 from spade_bench.evaluation.encoderfeatures import Source, find_source, matched, with_test_files
 from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
 from spade_bench.evaluation.taskcohort import TaskCases, draw, load_cases
+from spade_bench.evaluation.variants import Variant
 from spade_bench.features.bags import find_bags
 from spade_bench.features.casebags import BagInfo, CaseBags, scan_bags
 from spade_bench.files import file_name, hash_obj
@@ -114,7 +115,7 @@ def prepare(request: EvaluationRequest, task: TaskRequest) -> Prepared:
     rows = variants(sources, request, random_files)
     if random_files is not None and loose:
         rows = [
-            replace(row, notes=(*row.notes, *loose)) if row.files is random_files[1] else row
+            replace(row, notes=(*row.notes, *loose)) if row.control == RANDOM_WEIGHTS else row
             for row in rows
         ]
     cohort, infos, complete = _cover(cases.cohort, wanted, rows, request.settings.allow_missing)
@@ -255,11 +256,11 @@ def _cover(
     """Check every distinct set of files; keep the slides that all of them can serve."""
     infos: dict[Path, BagInfo] = {}
     complete, problems = True, []
-    seen: set[int] = set()
+    seen: set[str] = set()
     for row in rows:
-        if id(row.files) in seen:
+        if row.key.files in seen:
             continue
-        seen.add(id(row.files))
+        seen.add(row.key.files)
         files = {slide: row.files[slide] for slide in wanted if slide in row.files}
         found = scan_bags(files, f"Reading features for {row.label}")
         infos.update({info.path: info for info in found.values()})

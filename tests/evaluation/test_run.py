@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from command_line import request_of
 
+from spade_bench.cohorts.contamination import contamination
 from spade_bench.errors import DataError, PluginError, UserError
 from spade_bench.evaluation import EvaluationRequest, RunSummary, run
-from spade_bench.evaluation.cells import contamination, fit_seed
+from spade_bench.evaluation.cells import fit_seed
 from spade_bench.evaluation.request import EncoderRequest, resolve_task
 from spade_bench.evaluation.resolve import resolve
 from spade_bench.evaluation.settings import EvaluationSettings

@@ -12,7 +12,7 @@ import pytest
 from spade_bench.cli.main import main
 from spade_bench.report import Resampler, collect
 from spade_bench.report.calibration_plot import reliability
-from spade_bench.report.mainseries import featured
+from spade_bench.report.mainseries import main_series
 from spade_bench.report.survival_plot import km_band
 from spade_bench.statistics.kaplan_meier import survival_curve
 
@@ -67,7 +67,7 @@ def test_main_head_largest_shot_and_ensemble_are_drawn(
     for fold in (0, 1, None):
         flags = ("ensemble",) if fold is None else ()
         store(tmp_path, {"protocol": "cv", "fold": fold}, told, flags=flags)
-    found = featured(collect(tmp_path), Resampler(tmp_path))
+    found = main_series(collect(tmp_path), Resampler(tmp_path))
     assert {key: [(s.k_shot, s.flags, len(s.rows)) for s in own] for key, own in found.items()} == {
         ("t", "logistic", "few-shot"): [(16, (), 1)],
         ("t", "logistic", "cv"): [(None, ("ensemble",), 1)],

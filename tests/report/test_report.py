@@ -188,7 +188,7 @@ def test_formats_hold_the_contract(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit) as done:
         main(["report", str(tmp_path), "--json"])
     assert done.value.code == 0
-    printed = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)["rows"]
     assert all(set(row) == ROW_FIELDS for row in printed)
     assert all(isinstance(row["flags"], list) for row in printed)
     assert (tmp_path / "plots" / "t-logistic.png").read_bytes()[:4] == b"\x89PNG"
