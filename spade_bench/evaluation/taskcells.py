@@ -335,10 +335,16 @@ def _may_be_of_one_cell(error: Exception) -> bool:
 
 
 def _over_the_same_bags(todo: Sequence[VariantCells]) -> list[list[VariantCells]]:
-    """Rows with one head over the same bags, such as an encoder and its permuted labels."""
-    out: dict[tuple[str, VariantKey], list[VariantCells]] = {}
+    """An encoder's rows with one head over the same bags, such as those with permuted labels.
+
+    What trains together may differ in the last bit from what trains alone, so which other encoders
+    a run has does not count.
+    """
+    out: dict[tuple[str, str, VariantKey], list[VariantCells]] = {}
     for row in todo:
-        out.setdefault((row.head, row.variant.key), []).append(row)
+        variant = row.variant
+        owner = variant.control_of or variant.label
+        out.setdefault((row.head, owner, variant.key), []).append(row)
     return list(out.values())
 
 

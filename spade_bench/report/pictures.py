@@ -58,9 +58,10 @@ def draw_pictures(pictures: Sequence[Picture], folder: Path) -> list[Path]:
             figure.savefig(temporary, dpi=_DPI)
         paths.append(path)
     kinds = [picture.kind for picture in pictures]
-    counts = [f"{kinds.count(kind)} {kind}(s)" for kind in dict.fromkeys(kinds)]
-    if counts:
-        say(f"{', '.join(counts)} in {folder}")
+    counts = {kind: kinds.count(kind) for kind in kinds}
+    parts = [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items()]
+    if parts:
+        say(f"{', '.join(parts)} in {folder}")
     return paths
 
 

@@ -206,6 +206,7 @@ def test_features_alone_get_a_projection_that_is_not_called_random_weights(
         # A name alone makes no untrained encoder.
         ({"pretrained_on": ("TCGA",)}, {("mine+random256", "control:random-projection")}),
         ({"input": "features"}, {("mine+random256", "control:random-projection")}),
+        ({"untrained": False}, {("mine+random256", "control:random-projection")}),
     ],
 )
 def test_random_weights_are_those_of_an_untrained_encoder_of_images(
