@@ -1,12 +1,14 @@
 """What a person sees while waiting: one place for messages, tables and progress bars.
 
-Results go to stdout, everything else to stderr. Bars appear on a terminal only; with ``--quiet``
-or a redirected stderr they become plain lines at sensible intervals.
+Results go to stdout, everything else to stderr. Bars appear on a terminal and, where ipywidgets is
+installed, in a Jupyter notebook; with ``--quiet`` or a redirected stderr they become plain lines at
+sensible intervals.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import sys
@@ -79,7 +81,13 @@ def emit_json(kind: str, content: Mapping[str, object], version: int = 1) -> Non
 
 def fancy() -> bool:
     """Return whether bars may be drawn."""
-    return not _state["quiet"] and sys.stderr.isatty()
+    return not _state["quiet"] and (sys.stderr.isatty() or in_notebook())
+
+
+def in_notebook() -> bool:
+    """Return whether this runs in the kernel of a notebook that can show bars."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(shell, "kernel") and importlib.util.find_spec("ipywidgets") is not None
 
 
 @contextlib.contextmanager

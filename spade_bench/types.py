@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from anndata import AnnData
 
 __all__ = [
     "Bag",
@@ -53,6 +54,73 @@ class Bag:
     mpp: float | None = None
     encoder: str | None = None
     barcodes: tuple[str, ...] | None = None
+
+    @classmethod
+    def from_anndata(cls, data: AnnData, slide_id: str | None = None) -> Bag:
+        """Make a bag of an AnnData whose rows are patches or spots.
+
+        Takes what scanpy, LazySlide and `read_features` write: features in `X`, positions in
+        `obsm['spatial']`, and where they are there the name of the slide in `obs['slide_id']`,
+        barcodes in `obs['barcode']`, and `encoder`, `mpp` and `patch_size_level0` in `uns`.
+
+        Args:
+            data: Features of one slide, (n, dim).
+            slide_id: Name of the slide; None takes the only one in `obs['slide_id']`.
+
+        Raises:
+            DataError: When there is no name, or there are several slides.
+        """
+        import numpy as np
+
+        from spade_bench.errors import DataError
+
+        if slide_id is None:
+            names = sorted(set(map(str, data.obs.get("slide_id", ()))))
+            if len(names) != 1:
+                raise DataError(
+                    f"an AnnData with {len(names)} names in obs['slide_id'] is no bag of one slide",
+                    fix="Give slide_id=, or take the rows of one slide first",
+                )
+            (slide_id,) = names
+        values = data.X.toarray() if hasattr(data.X, "toarray") else np.asarray(data.X)
+        coords = data.obsm.get("spatial")
+        size, mpp, encoder = (data.uns.get(k) for k in ("patch_size_level0", "mpp", "encoder"))
+        barcodes = data.obs.get("barcode")
+        return cls(
+            slide_id=slide_id,
+            features=np.ascontiguousarray(values, dtype=np.float32),
+            coords=None if coords is None else np.rint(np.asarray(coords)[:, :2]).astype(np.int64),
+            patch_size_level0=None if size is None else int(size),
+            mpp=None if mpp is None else float(mpp),
+            encoder=None if encoder is None else str(encoder),
+            barcodes=None if barcodes is None else tuple(map(str, barcodes)),
+        )
+
+    def to_anndata(self) -> AnnData:
+        """Return the bag as an AnnData: `X` (n, dim), `obs` a row per patch, `obsm['spatial']`.
+
+        `obsm['spatial']` holds the top-left corner of each patch in level-0 pixels, as (x, y).
+        """
+        import anndata
+        import numpy as np
+        import pandas as pd
+
+        n = len(self.features)
+        obs = pd.DataFrame(index=pd.Index([f"{self.slide_id}-{i}" for i in range(n)], dtype=object))
+        obs["slide_id"] = pd.Categorical([self.slide_id] * n, categories=[self.slide_id])
+        if self.barcodes is not None:
+            obs["barcode"] = list(self.barcodes)
+        known = {
+            "encoder": self.encoder,
+            "mpp": self.mpp,
+            "patch_size_level0": self.patch_size_level0,
+        }
+        return anndata.AnnData(
+            X=np.asarray(self.features, dtype=np.float32),
+            obs=obs,
+            obsm={} if self.coords is None else {"spatial": np.asarray(self.coords)},
+            uns={key: value for key, value in known.items() if value is not None},
+        )
 
 
 @dataclass(frozen=True)

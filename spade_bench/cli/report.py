@@ -12,15 +12,21 @@ from spade_bench.cli.options import JsonOption
 
 if TYPE_CHECKING:
     from spade_bench.report import OverallRow, ReportRow, Resampler, RiskSplit, Series
-    from spade_bench.results import Predictions
+    from spade_bench.report.loadedresults import Results
 
 __all__ = ["compare", "report"]
 
 
+FoldersArgument = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Folders that `run` wrote; several are read as one. Default: the workspace's."
+    ),
+]
+
+
 def report(
-    folder: Annotated[
-        Path | None, typer.Argument(help="Folder that `run` wrote. Default: the workspace's.")
-    ] = None,
+    folders: FoldersArgument = None,
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print csv instead of tables.")] = False,
     as_markdown: Annotated[
@@ -38,9 +44,9 @@ def report(
     ] = True,
 ) -> None:
     """Print the leaderboard: means with 95% intervals, controls beside them."""
-    from spade_bench import console
+    from spade_bench import api, console
     from spade_bench.errors import UserError
-    from spade_bench.report import Resampler, collect, leaderboard, overall, risk_splits
+    from spade_bench.report import leaderboard, overall, risk_splits
     from spade_bench.report import risk_split as logrank
     from spade_bench.report.leaderboard import as_csv as to_csv
     from spade_bench.report.leaderboard import as_markdown as to_markdown
@@ -48,15 +54,12 @@ def report(
 
     if as_json + as_csv + as_markdown > 1:
         raise UserError("--json, --csv and --markdown exclude each other")
-    out = _folder(folder)
-    problems: list[str] = []
-    predictions: dict[str, Predictions] = {}
-    series = collect(out, problems, predictions)
+    results = api.load_results(_folders(folders))
+    series, resampler = results.series, results.resampler
     machine = as_json or as_csv or as_markdown
     wanted = metric or ("all" if machine else "primary")
-    resampler = Resampler(out, stored=predictions)
     splits = risk_splits(series, resampler)
-    _check_metric(wanted, series, (logrank.METRIC,) if splits else ())
+    results.check_metric(wanted, (logrank.METRIC,) if splits else ())
     rows = leaderboard(series, resampler, wanted)
     ranks = overall(series, resampler)
     tests = logrank.as_report_rows(splits) if wanted in {"all", logrank.METRIC} else []
@@ -69,16 +72,14 @@ def report(
         console.emit(to_markdown(everything))
     else:
         _print(series, resampler, rows, ranks, splits)
-    _absent(series, problems, out)
+    _absent(results)
     if plots:
-        _plot(series, resampler, out / "plots")
-    _left_out(problems, out)
+        _plot(results)
+    _left_out(results)
 
 
 def compare(
-    folder: Annotated[
-        Path | None, typer.Argument(help="Folder that `run` wrote. Default: the workspace's.")
-    ] = None,
+    folders: FoldersArgument = None,
     a: Annotated[str, typer.Option("--a", help="First encoder.")] = "",
     b: Annotated[str, typer.Option("--b", help="Second encoder.")] = "",
     as_json: JsonOption = False,
@@ -91,29 +92,19 @@ def compare(
     ] = True,
 ) -> None:
     """Compare two encoders, a minus b, on the same episodes and test cases."""
-    from spade_bench import console
-    from spade_bench import report as reports
+    from spade_bench import api, console
     from spade_bench.errors import UserError
-    from spade_bench.report import Resampler, verdict
     from spade_bench.report import terminal as tables
     from spade_bench.report.forest import forest_picture
-    from spade_bench.report.leaderboard import chosen
     from spade_bench.report.pictures import draw_pictures
 
     if not a or not b:
         raise UserError("two encoders are needed", fix="Give --a NAME --b NAME")
     if a == b:
         raise UserError(f"'{a}' is compared with itself", fix="Give two encoders")
-    out = _folder(folder)
-    problems: list[str] = []
-    predictions: dict[str, Predictions] = {}
-    series = reports.collect(out, problems, predictions)
+    results = api.load_results(_folders(folders))
     wanted = metric or ("all" if as_json else "primary")
-    _check_metric(wanted, series)
-    differences = reports.compare(series, Resampler(out, stored=predictions), a, b)
-    metrics = {one.task: one.metrics for one in series}
-    shown = [d for d in differences if d.metric in chosen(metrics[d.task], wanted)]
-    sentence = verdict(differences)
+    differences, shown, sentence = results.differences(a, b, wanted)
     if as_json:
         listed = [difference.as_dict() for difference in shown]
         console.emit_json("compare", {"verdict": sentence, "differences": listed})
@@ -122,23 +113,24 @@ def compare(
         tables.print_differences(shown, title)
         tables.print_legend([flag for one in shown for flag in one.flags])
         console.emit(sentence)
-    _absent(series, problems, out)
+    _absent(results)
     if plots:
-        draw_pictures([forest_picture(differences)], out / "plots")
-    _left_out(problems, out)
+        draw_pictures([forest_picture(differences)], results.folders[0] / "plots")
+    _left_out(results)
 
 
-def _absent(series: Sequence[Series], problems: list[str], out: Path) -> None:
+def _absent(results: Results) -> None:
     """Say how many planned cells have no result, whatever the format."""
     from spade_bench import console
     from spade_bench.results import absent_cells
 
-    there = {row.run_id for one in series for row in (*one.rows, *one.failed)}
-    for text in absent_cells(out, there, problems):
-        console.warn(text)
+    there = {row.run_id for one in results.series for row in (*one.rows, *one.failed)}
+    for folder in results.folders:
+        for text in absent_cells(folder, there, results.problems):
+            console.warn(text)
 
 
-def _left_out(problems: Sequence[str], out: Path) -> None:
+def _left_out(results: Results) -> None:
     """Name what was damaged, after everything else has been shown.
 
     Raises:
@@ -147,6 +139,7 @@ def _left_out(problems: Sequence[str], out: Path) -> None:
     from spade_bench import console
     from spade_bench.errors import DataError
 
+    problems = results.problems
     if not problems:
         return
     for problem in problems[:10]:
@@ -155,7 +148,7 @@ def _left_out(problems: Sequence[str], out: Path) -> None:
         console.warn(f"and {len(problems) - 10} more")
     raise DataError(
         f"{len(problems)} stored result(s) are damaged and were left out",
-        where=str(out),
+        where=", ".join(map(str, results.folders)),
         fix="Repeat the `spade-bench run` command: it computes again what is missing",
     )
 
@@ -191,48 +184,19 @@ def _print(
         console.emit(f"also computed: {', '.join(rest)} (--metric NAME, or --metric all)")
 
 
-def _plot(series: Sequence[Series], resampler: Resampler, folder: Path) -> None:
-    from spade_bench.report import leaderboard
-    from spade_bench.report.calibration_plot import calibration_pictures
-    from spade_bench.report.curves import curve_pictures
+def _plot(results: Results) -> None:
     from spade_bench.report.pictures import draw_pictures
-    from spade_bench.report.survival_plot import survival_pictures
 
-    pictures = [
-        *curve_pictures(leaderboard(series, resampler, "primary")),
-        *survival_pictures(series, resampler),
-        *calibration_pictures(series, resampler),
-    ]
-    draw_pictures(pictures, folder)
+    pictures = [p for kind in ("curve", "survival", "calibration") for p in results.pictures(kind)]
+    draw_pictures(pictures, results.folders[0] / "plots")
 
 
-def _check_metric(wanted: str, series: Sequence[Series], more: Sequence[str] = ()) -> None:
-    from spade_bench.errors import UserError
-    from spade_bench.registry import suggest
-
-    known = {*more, *(name for one in series for name in one.metrics)}
-    if wanted in {"all", "primary", *known}:
-        return
-    if not known:
-        raise UserError(
-            f"no metric '{wanted}' here, because no cell has finished",
-            where="--metric",
-            fix="Leave --metric out to see why, then repeat the `spade-bench run` command",
-        )
-    near = suggest(wanted, known)
-    raise UserError(
-        f"no metric '{wanted}' here",
-        where="--metric",
-        fix=f"Did you mean {near}?" if near else f"Use primary, all, {', '.join(sorted(known))}",
-    )
-
-
-def _folder(folder: Path | None) -> Path:
+def _folders(folders: Sequence[Path] | None) -> list[Path]:
     from spade_bench import workspace as ws
 
-    if folder is not None:
-        return folder
+    if folders:
+        return list(folders)
     workspace = ws.load()
     if workspace is None:
         raise ws.need("the folder with results", "it as an argument")
-    return workspace.resolve(workspace.out) or workspace.out
+    return [workspace.resolve(workspace.out) or workspace.out]

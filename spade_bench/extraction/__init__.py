@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spade_bench.errors import DataError
 from spade_bench.extraction.engine import Summary, run_jobs
 from spade_bench.extraction.groups import PatchGroup, group_patches
 from spade_bench.extraction.jobs import FolderJob, SlideJob, SpotJob
@@ -28,7 +29,7 @@ __all__ = [
 
 
 def extract_slides(
-    folder: Path,
+    slides: Path | Sequence[Path],
     encoder: str | PatchEncoder | EncoderSource,
     out: Path,
     *,
@@ -38,7 +39,7 @@ def extract_slides(
     """Extract features of the tissue of every slide under a folder.
 
     Args:
-        folder: Whole slides, searched recursively.
+        slides: Folder of whole slides, searched recursively; one slide; or a list of either.
         encoder: Registry name of a patch encoder, one that is loaded, or a source that is shared
             by several extractions (``options`` are its own then).
         out: Folder to write; features go to `{mag}x_{px}px_{ov}px_overlap/features_{encoder}`.
@@ -54,8 +55,15 @@ def extract_slides(
     from spade_bench.slides.opening import find_slides
 
     source, chosen = _source(encoder, options), settings or Settings()
-    slides = find_slides(folder)
-    jobs = [SlideJob(name, path, source, chosen) for name, path in slides.items()]
+    found: dict[str, Path] = {}
+    for place in [slides] if isinstance(slides, Path) else slides:
+        for name, path in find_slides(place).items():
+            if found.setdefault(name, path) != path:
+                raise DataError(
+                    f"several slides are named '{name}' ({found[name]}, {path})",
+                    fix="Rename one, or extract each into a folder of its own",
+                )
+    jobs = [SlideJob(name, path, source, chosen) for name, path in found.items()]
     return run_jobs(jobs, source, chosen, out)
 
 

@@ -103,34 +103,43 @@ class Series:
 
 
 def collect(
-    out: Path,
+    out: Path | Sequence[Path],
     problems: list[str] | None = None,
     predictions: dict[str, Predictions] | None = None,
 ) -> list[Series]:
-    """Group the rows of a results folder.
+    """Group the rows of a results folder, or of several that are read as one.
 
     A finished row whose predictions are missing or damaged counts as failed.
 
     Rows that speak of other cases, splits, seeds or settings are different series, told apart by
-    their condition; rows of one name that come from other features by a flag `inputs:HASH`.
+    their condition; rows of one name that come from other features by a flag `inputs:HASH`. A cell
+    that several folders hold counts once.
 
     Args:
-        out: The folder.
+        out: The folder or folders.
         problems: Takes a sentence for each damaged line or file that is left out.
         predictions: Takes the predictions of every finished row, which were read to be checked.
 
     Raises:
-        DataError: When the folder holds no results.
+        DataError: When a folder holds no results.
     """
-    store = ResultStore(out)
     read: dict[str, Predictions] = {} if predictions is None else predictions
-    rows = [_with_whole_predictions(out, row, store.problems, read) for row in store.rows()]
-    if problems is not None:
-        problems.extend(store.problems)
-    if not rows:
-        raise DataError(
-            "no results here", where=str(out), fix="Make some with `spade-bench run --out DIR`"
-        )
+    standing: dict[str, Row] = {}
+    for folder in [out] if isinstance(out, Path) else out:
+        store = ResultStore(folder)
+        rows = [_with_whole_predictions(folder, row, store.problems, read) for row in store.rows()]
+        if problems is not None:
+            problems.extend(store.problems)
+        if not rows:
+            raise DataError(
+                "no results here",
+                where=str(folder),
+                fix="Make some with `spade-bench run --out DIR`",
+            )
+        for row in rows:
+            if row.run_id not in standing or standing[row.run_id].status != "ok":
+                standing[row.run_id] = row
+    rows = list(standing.values())
     words = conditions(rows)
     groups: dict[tuple[object, tuple[str, ...]], dict[str, list[Row]]] = {}
     for row in rows:

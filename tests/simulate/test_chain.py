@@ -9,45 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from spade_bench.cli.extract import extract
-from spade_bench.cli.pretrain import pretrain
 from spade_bench.cli.run import run
 
 BASE = "efficientnet-lite0"
-SETTINGS = [
-    "clustering.k_organ=2",
-    "clustering.k_experts=2",
-    "training.epochs=10",
-    "training.lr=0.001",
-    "training.workers=1",
-    "controls.untrained_seeds=2",
-]
-
-
-@pytest.fixture(scope="session")
-def chain(
-    study: tuple[Path, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Path]:
-    """Features of the slides and a SPADE pretrained on the sections."""
-    folder, _ = study
-    work = tmp_path_factory.mktemp("chain")
-    slides = folder / "slides"
-    with contextlib.chdir(work):
-        code = extract(
-            encoder=BASE, slides=slides, out=work / "features", device="cpu", preview=False
-        )
-        assert code == 0
-        pretrain(
-            hest=folder / "hest",
-            encoder=BASE,
-            out=work / "spade",
-            settings=SETTINGS,
-            device="cpu",
-            workers=1,
-        )
-    return work / "features", work / "spade"
 
 
 def _run(chain: tuple[Path, Path], table: Path, out: Path, draws: int) -> list[dict[str, Any]]:

@@ -1,0 +1,285 @@
+"""The front door: what the commands do, callable from Python.
+
+Every verb takes names or objects, `str` or `Path`, a csv or a DataFrame, and leaves the session as
+it was: precision of products, random states and working folder. Errors are the classes of
+`spade_bench.errors`; nothing here ends the process.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from spade_bench.errors import UserError
+from spade_bench.surroundings import left_unchanged
+from spade_bench.types import Bag, FeatureEncoder, LoadOptions, PatchEncoder, SlideEncoder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from anndata import AnnData
+
+    from spade_bench.extraction import Summary
+    from spade_bench.report.loadedresults import Results
+
+    Encoder = PatchEncoder | FeatureEncoder | SlideEncoder
+    Source = str | os.PathLike[str]
+
+__all__ = [
+    "encode",
+    "evaluate",
+    "extract",
+    "load_encoder",
+    "load_results",
+    "read_features",
+    "read_spots",
+]
+
+B = TypeVar("B", "Bag", "np.ndarray")
+
+
+def load_encoder(
+    name: str,
+    *,
+    weights: Source | None = None,
+    device: str = "auto",
+    precision: str | None = None,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> Any:
+    """Load an encoder by its name.
+
+    Args:
+        name: A registered name (`spade-bench list encoders`), `timm:NAME` or `hf:NAME`.
+        weights: File or folder of weights; None fetches them from the card's source.
+        device: `auto`, `cpu` or `cuda[:n]`.
+        precision: `fp32`, `bf16` or `fp16` instead of the card's.
+        seed: Seed of encoders with random weights.
+        trust_remote_code: Agree to run the code that lies beside the weights.
+        **options: Options of its own, such as `routing="hard"` of SPADE.
+
+    Returns:
+        A `PatchEncoder`, `FeatureEncoder` or `SlideEncoder`.
+
+    Raises:
+        PluginError: When there is no such encoder.
+        WeightsError: When its weights are missing or do not fit.
+    """
+    from spade_bench.registry import encoders
+
+    if trust_remote_code:
+        options["trust_remote_code"] = True
+    with left_unchanged():
+        return encoders.get(name).load(
+            LoadOptions(
+                weights=None if weights is None else Path(weights),
+                device=device,
+                precision=precision,
+                seed=seed,
+                options=options,
+            )
+        )
+
+
+def extract(
+    slides: Source | Sequence[Source] | None = None,
+    encoder: str | PatchEncoder | None = None,
+    *,
+    out: Source | None = None,
+    hest: Source | None = None,
+    manifest: Source | None = None,
+    patches: Source | None = None,
+    group_by: str = "auto",
+    trust: Sequence[str] = (),
+    load: LoadOptions | None = None,
+    **settings: Any,
+) -> Bag | Summary:
+    """Extract patch features of slides, of spots or of patch images.
+
+    Args:
+        slides: A slide, a folder of slides, or a list of slides.
+        encoder: Name of a patch encoder, or one that is loaded.
+        out: Folder to write; None extracts one slide into memory.
+        hest: Instead of slides, a folder in HEST-1k layout.
+        manifest: Instead of slides, a manifest csv of sections.
+        patches: Instead of slides, a folder of patch images.
+        group_by: How patch images make slides; see `spade-bench extract --help`.
+        trust: Sections to use although the checks doubt where their spots lie.
+        load: How to load an encoder that is given by name.
+        **settings: Fields of `spade_bench.extraction.Settings`, such as `mpp=1.0`.
+
+    Returns:
+        The bag of the slide, or with `out` what was done: files written, skipped and failed.
+
+    Raises:
+        UserError: When there is nothing to extract, several kinds of input are given, or the
+            encoder cannot be loaded.
+        DataError: When a slide that is extracted into memory cannot be read.
+    """
+    from spade_bench import config, extraction
+    from spade_bench.extraction import inmemory
+
+    given = [source for source in (slides, hest, manifest, patches) if source is not None]
+    if len(given) != 1:
+        raise UserError(
+            f"{len(given)} kinds of input are given",
+            fix="Give one of slides, hest=, manifest= and patches=",
+        )
+    if encoder is None:
+        raise UserError("no encoder is given", fix="Give a name or a loaded patch encoder")
+    chosen = config.build(extraction.Settings, settings, "extract")
+    source = extraction.EncoderSource(encoder, load)
+    with left_unchanged():
+        if slides is not None:
+            paths = _paths(slides)
+            if out is None:
+                return inmemory.extract_bag(paths, source, chosen)
+            return extraction.extract_slides(paths, source, Path(out), settings=chosen)
+        if out is None:
+            raise UserError("only a slide can be extracted into memory", fix="Give out=FOLDER")
+        folder = Path(out)
+        if patches is not None:
+            groups, _ = extraction.group_patches(Path(patches), group_by)
+            return extraction.extract_patch_folders(groups, source, folder, settings=chosen)
+        samples = _samples(hest, manifest)
+        return extraction.extract_hest(samples, source, folder, settings=chosen, trust=trust)
+
+
+def encode(
+    features: B | AnnData | Source, encoder: str | FeatureEncoder | SlideEncoder, **keywords: Any
+) -> Any:
+    """Send features through an encoder of features, such as SPADE, or a slide encoder.
+
+    Args:
+        features: A bag, an (n, D) array, an AnnData of one slide, or with `out=` a folder.
+        encoder: Name of the encoder, or one that is loaded.
+        **keywords: `out`, the folder to write for a folder of features; and for an encoder that
+            is given by name those of `load_encoder`.
+
+    Returns:
+        The same kind: a bag, an array or an AnnData with the encoder's features; a slide encoder
+        makes one row of them. For a folder, what was done.
+
+    Raises:
+        DataError: When the features are of another encoder than the one it takes.
+    """
+    from spade_bench.extraction import inmemory
+
+    out = keywords.pop("out", None)
+    loaded = load_encoder(encoder, **keywords) if isinstance(encoder, str) else encoder
+    with left_unchanged():
+        if isinstance(features, (str, os.PathLike)):
+            return _encode_folder(Path(features), loaded, out)
+        if out is not None:
+            raise UserError("out= belongs to a folder of features", fix="Leave it out")
+        if isinstance(features, Bag):
+            return inmemory.encode_bag(features, loaded)
+        if hasattr(features, "obsm"):
+            return inmemory.encode_bag(Bag.from_anndata(features), loaded).to_anndata()
+        bag = Bag("features", cast("np.ndarray", features))
+        return inmemory.encode_bag(bag, loaded).features
+
+
+def evaluate(
+    encoders: Any,
+    task: Any,
+    *,
+    table: Any = None,
+    features: Any = None,
+    weights: Any = None,
+    out: Source | None = None,
+    workspace: Source | None = None,
+    **settings: Any,
+) -> Results:
+    """Run encoders on tasks, with their controls, as `spade-bench run` does.
+
+    Args:
+        encoders: Names or `LABEL=NAME`, loaded encoders of features, or a list of these.
+        task: Name of a task, a `TaskCard`, a card file, `patho-bench:PATH`, or a list of these.
+        table: Cohort table: csv or DataFrame; for several tasks a mapping TASK -> table.
+        features: Folder, pack, bags or AnnData of the base features; or a mapping of encoder ->
+            any of these.
+        weights: File or folder of weights; or a mapping of encoder -> weights.
+        out: Folder for results; None keeps them in a temporary folder while the object lives.
+        workspace: Workspace file that fills in what is left out here.
+        **settings: Fields of `spade_bench.evaluation.EvaluationSettings`, such as
+            `protocol="cv"`, `heads=("abmil",)`, `shots=(1, 4)`, `draws=20`, `device="cpu"`.
+
+    Returns:
+        The results, those of former runs in the same folder included.
+
+    Raises:
+        UserError: When a name is unknown or what is given does not fit together.
+        DataError: When tables or features cannot be used.
+    """
+    from spade_bench import config, evaluation
+    from spade_bench import workspace as workspaces
+    from spade_bench.evaluation import inputs
+    from spade_bench.report.loadedresults import Results
+
+    kept = tempfile.TemporaryDirectory(prefix="spade-bench-") if out is None else None
+    folder = Path(kept.name if kept is not None else cast("Source", out))
+    chosen = inputs.choose_encoders(encoders)
+    values = {
+        **settings,
+        "encoders": chosen.names,
+        "tasks": tuple(inputs.task_name(one, folder) for one in inputs.listed(task)),
+        "tables": inputs.tables(table, folder),
+        "features": inputs.feature_folders(features, folder),
+        "weights": {**chosen.weights, **(inputs.by_name(weights) or {})},
+        "set": config.merge(chosen.options, settings.get("set") or {}),
+        "out": folder,
+    }
+    built = evaluation.EvaluationSettings.of(values, "evaluate")
+    space = None if workspace is None else workspaces.load(Path(workspace))
+    with left_unchanged():
+        evaluation.run_settings(built, space)
+    return Results((folder,), keep=kept)
+
+
+def load_results(folders: Source | Sequence[Source]) -> Results:
+    """Open the results that `run` or `evaluate` stored.
+
+    Args:
+        folders: One folder, or several that are read as one.
+
+    Raises:
+        DataError: When a folder holds no results.
+    """
+    from spade_bench.report.loadedresults import Results
+
+    paths = [folders] if isinstance(folders, (str, os.PathLike)) else folders
+    return Results(tuple(Path(folder) for folder in paths))
+
+
+def read_features(
+    folder: Source, *, encoder: str | None = None, slides: Sequence[str] | None = None
+) -> AnnData:
+    """Read a folder of features as one AnnData; see `spade_bench.features.annotated`."""
+    from spade_bench.features import annotated
+
+    return annotated.read_features(Path(folder), encoder=encoder, slides=slides)
+
+
+def read_spots(
+    path: Source, *, technology: str | None = None, sample: str | None = None
+) -> AnnData:
+    """Read the expression of spots as AnnData; see `spade_bench.spatial.spotdata`."""
+    from spade_bench.spatial import spotdata
+
+    return spotdata.read_spots(Path(path), technology=technology, sample=sample)
+
+
+def _paths(slides: Source | Sequence[Source]) -> Path | list[Path]:
+    if isinstance(slides, (str, os.PathLike)):
+        return Path(slides)
+    return [Path(slide) for slide in slides]
+
+
+def _samples(hest: Source | None, manifest: Source | None) -> Any:
+    from spade_bench.spatial import read_hest, read_manifest
+
+    return read_manifest(Path(manifest)) if manifest is not None else read_hest(Path(hest or "."))

@@ -1,0 +1,194 @@
+"""What Python hands over in memory, put where a run looks for it: tables, cards, bags, encoders."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from spade_bench.errors import DataError, UserError
+from spade_bench.files import atomic_path, file_name, hash_obj
+from spade_bench.types import Bag, TaskCard
+
+__all__ = [
+    "ChosenEncoders",
+    "by_name",
+    "choose_encoders",
+    "feature_folders",
+    "listed",
+    "tables",
+    "task_name",
+]
+
+_EVERY = "*"
+
+
+def listed(value: Any) -> list[Any]:
+    """Return a list of what may be one thing or several."""
+    several = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return list(value) if several else [value]
+
+
+@dataclass(frozen=True)
+class ChosenEncoders:
+    """Encoders as the settings of a run name them.
+
+    Attributes:
+        names: Their names, or `LABEL=NAME`.
+        weights: Name -> weights of those that were loaded with some.
+        options: Name -> options of those that were loaded with some.
+    """
+
+    names: tuple[str, ...]
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def choose_encoders(encoders: Any) -> ChosenEncoders:
+    """Return encoders by name, with what those that are loaded were loaded with.
+
+    Args:
+        encoders: Names or `LABEL=NAME`, encoders that `load_encoder` returned, or a list of these.
+
+    Raises:
+        UserError: When an object is no encoder, or was made by other means.
+    """
+    names: list[str] = []
+    weights: dict[str, Path] = {}
+    options: dict[str, Mapping[str, Any]] = {}
+    for encoder in listed(encoders):
+        if isinstance(encoder, str):
+            names.append(encoder)
+            continue
+        card, loaded_by = getattr(encoder, "card", None), getattr(encoder, "loaded_by", None)
+        if card is None:
+            raise UserError(f"{encoder!r} is neither the name of an encoder nor a loaded one")
+        names.append(card.name)
+        if card.input == "image":
+            continue  # its features are at hand: it is not loaded again
+        if loaded_by is None:
+            raise UserError(
+                f"the encoder '{card.name}' was not loaded by its name",
+                fix="Register it and load it with load_encoder, or encode the features first",
+            )
+        _, how = loaded_by
+        if how.weights is not None:
+            weights[card.name] = how.weights
+        if how.options:
+            options[card.name] = how.options
+    return ChosenEncoders(tuple(names), weights, options)
+
+
+def task_name(task: Any, folder: Path) -> str:
+    """Return the name by which a run finds a task; a card is written to a file.
+
+    Args:
+        task: A name, a path, or a card.
+        folder: The run's output folder.
+    """
+    if not isinstance(task, TaskCard):
+        return str(os.fspath(task))
+    import yaml
+
+    content = {
+        f.name: list(value) if isinstance(value, tuple) else value
+        for f in dataclasses.fields(task)
+        if (value := getattr(task, f.name)) != f.default
+    }
+    path = folder / "tasks" / f"{file_name(task.name)}.yaml"
+    with atomic_path(path) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return str(path)
+
+
+def tables(table: Any, folder: Path) -> dict[str, Path] | None:
+    """Return the table of each task, `*` for every task; a DataFrame is written to a csv file.
+
+    Args:
+        table: A csv file, a DataFrame, or a mapping of task -> either; None for none.
+        folder: The run's output folder.
+    """
+    if table is None:
+        return None
+    if not isinstance(table, Mapping):
+        table = {_EVERY: table}
+    return {str(name): _table(one, str(name), folder) for name, one in table.items()}
+
+
+def feature_folders(features: Any, folder: Path) -> dict[str, Path] | None:
+    """Return the features folder of each encoder, `*` for every one; bags are written to files.
+
+    Args:
+        features: A folder or pack, an AnnData, a bag, a list of bags, or a mapping of encoder ->
+            any of these; None for none.
+        folder: The run's output folder.
+
+    Raises:
+        DataError: When a bag names no encoder and none is given for it.
+    """
+    if features is None:
+        return None
+    if not isinstance(features, Mapping):
+        features = {_EVERY: features}
+    return {str(name): _features(one, str(name), folder) for name, one in features.items()}
+
+
+def by_name(paths: Any) -> dict[str, Path] | None:
+    """Return paths by name, `*` for every name, of one path or a mapping."""
+    if paths is None:
+        return None
+    if not isinstance(paths, Mapping):
+        paths = {_EVERY: paths}
+    return {str(name): Path(path) for name, path in paths.items()}
+
+
+def _table(table: Any, name: str, folder: Path) -> Path:
+    if isinstance(table, (str, os.PathLike)):
+        return Path(table)
+    if not hasattr(table, "to_csv"):
+        raise UserError(f"a table is a csv file or a DataFrame, not a {type(table).__name__}")
+    text = table.to_csv(index=False)
+    stem = "table" if name == _EVERY else file_name(name)
+    path = folder / "tables" / f"{stem}-{hash_obj(text)[:8]}.csv"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def _features(features: Any, name: str, folder: Path) -> Path:
+    if isinstance(features, (str, os.PathLike)):
+        return Path(features)
+    if hasattr(features, "folder"):  # what `extract` returned
+        return Path(features.folder)
+    from spade_bench.features.annotated import bags_of
+    from spade_bench.features.bags import write_features
+
+    bags = bags_of(features) if hasattr(features, "obsm") else listed(features)
+    strangers = [bag for bag in bags if not isinstance(bag, Bag)]
+    if strangers:
+        raise UserError(
+            f"features are a folder, bags or an AnnData, not a {type(strangers[0]).__name__}"
+        )
+    root = folder / "features"
+    for bag in bags:
+        encoder = bag.encoder or (None if name == _EVERY else name)
+        if encoder is None:
+            raise DataError(
+                "the bag does not say which encoder made it",
+                where=bag.slide_id,
+                fix="Give features={ENCODER: bags}",
+            )
+        target = root / f"features_{file_name(encoder)}" / f"{file_name(bag.slide_id)}.h5"
+        write_features(
+            target,
+            bag.features,
+            bag.coords,
+            slide_id=bag.slide_id,
+            encoder=encoder,
+            barcodes=bag.barcodes,
+            attrs={"mpp": bag.mpp, "patch_size_level0": bag.patch_size_level0},
+        )
+    return root

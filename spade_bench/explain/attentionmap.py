@@ -1,0 +1,195 @@
+"""The attention of a fitted head over the patches of one slide: table, picture, GeoJSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spade_bench.errors import DataError, UserError
+from spade_bench.files import write_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from spade_bench.heads import FittedHead
+    from spade_bench.types import Bag
+
+    Floats = NDArray[np.float64]
+
+__all__ = ["AttentionMap", "attention_map"]
+
+_THUMBNAIL_PX = 1500  # of the longer side
+_COLOURS = "viridis"
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """Attention over the patches of one slide.
+
+    Attributes:
+        slide_id: Name of the slide.
+        coords: Level-0 pixel of each patch's top-left corner, (n, 2) as (x, y).
+        side: Side of a patch in level-0 pixels.
+        attention: Weight of each patch, (n,); they sum to one.
+        head: Name of the head.
+        encoder: Name of the encoder of the features.
+        slide: File of the slide, or None.
+    """
+
+    slide_id: str
+    coords: NDArray[np.int64]
+    side: int
+    attention: Floats
+    head: str
+    encoder: str
+    slide: Path | None = None
+
+    @property
+    def percentile(self) -> Floats:
+        """Share of patches with less attention, ties counted half, (n,) in 0..1."""
+        from scipy.stats import rankdata
+
+        ranks: Floats = rankdata(self.attention)  # (n,), from 1, ties averaged
+        return (ranks - 0.5) / len(ranks)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a row per patch: `x`, `y` (level-0 pixels), `attention`, `percentile`."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            {
+                "slide_id": self.slide_id,
+                "x": self.coords[:, 0],
+                "y": self.coords[:, 1],
+                "attention": self.attention,
+                "percentile": self.percentile,
+            }
+        )
+
+    def plot(self) -> Figure:
+        """Draw the percentile of each patch over the slide, without smoothing.
+
+        Returns:
+            A figure; the slide lies below the patches where its file is known.
+        """
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.collections import PatchCollection
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Rectangle
+
+        picture, width, height, mpp = self._background()
+        figure = Figure(figsize=(8.0, max(3.0, 7.0 * height / width)), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        if picture is not None:
+            axes.imshow(picture, extent=(0, width, height, 0), interpolation="nearest")
+        squares = [Rectangle((float(x), float(y)), self.side, self.side) for x, y in self.coords]
+        cover = 0.55 if picture is not None else 1.0
+        drawn = PatchCollection(squares, cmap=_COLOURS, alpha=cover, linewidths=0)
+        drawn.set_array(self.percentile)
+        drawn.set_clim(0, 1)
+        axes.add_collection(drawn)
+        figure.colorbar(drawn, ax=axes, shrink=0.7, label="attention, percentile within the slide")
+        axes.set_xlim(0, width)
+        axes.set_ylim(height, 0)
+        axes.set_aspect("equal")
+        axes.set_axis_off()
+        if mpp is not None:
+            _scale_bar(axes, width, height, mpp)
+        axes.set_title(f"{self.slide_id}: attention of {self.head} on {self.encoder}", fontsize=9)
+        return figure
+
+    def to_geojson(self, path: str | Path) -> Path:
+        """Write the patches as QuPath detections with their attention as measurements.
+
+        Args:
+            path: File to write.
+
+        Returns:
+            The file.
+        """
+        features = []
+        for (x, y), weight, share in zip(
+            self.coords.tolist(), self.attention, self.percentile, strict=True
+        ):
+            right, bottom = x + self.side, y + self.side
+            ring = [[x, y], [right, y], [right, bottom], [x, bottom], [x, y]]
+            features.append(
+                {
+                    "type": "Feature",
+                    "geometry": {"type": "Polygon", "coordinates": [ring]},
+                    "properties": {
+                        "objectType": "detection",
+                        "measurements": {"attention": float(weight), "percentile": float(share)},
+                    },
+                }
+            )
+        target = Path(path)
+        write_json(target, {"type": "FeatureCollection", "features": features})
+        return target
+
+    def _background(self) -> tuple[Any, int, int, float | None]:
+        """The slide as a picture, and its width, height and µm per pixel at level 0."""
+        if self.slide is None:
+            right, bottom = (int(v) + self.side for v in self.coords.max(axis=0))
+            return None, right, bottom, None
+        from spade_bench.slides.opening import open_slide
+
+        with open_slide(self.slide) as slide:
+            longer = max(slide.width, slide.height)
+            picture = slide.thumbnail(slide.mpp * max(1.0, longer / _THUMBNAIL_PX))
+            return picture, slide.width, slide.height, slide.mpp
+
+
+def attention_map(
+    head: FittedHead, bag: Bag, *, encoder: str, slide: Path | None = None
+) -> AttentionMap:
+    """Compute the attention of a fitted head over one bag.
+
+    Args:
+        head: The fitted head.
+        bag: Features of the encoder that the head was fitted on, with positions.
+        encoder: Name of the encoder.
+        slide: File of the slide, for pictures.
+
+    Raises:
+        UserError: When the head has no attention.
+        DataError: When the bag has no patches or does not say where they lie.
+    """
+    import numpy as np
+
+    if bag.coords is None or bag.patch_size_level0 is None:
+        raise DataError(
+            "The features do not say where their patches lie",
+            where=bag.slide_id,
+            fix="Extract them with `spade-bench extract`",
+        )
+    if slide is not None and not slide.exists():
+        raise UserError("There is no such slide", where=str(slide))
+    weights = head.attention(np.asarray(bag.features, dtype=np.float32))  # (n,)
+    return AttentionMap(
+        bag.slide_id,
+        np.asarray(bag.coords, dtype=np.int64),
+        bag.patch_size_level0,
+        weights,
+        head.info.head,
+        encoder,
+        slide,
+    )
+
+
+def _scale_bar(axes: Any, width: int, height: int, mpp: float) -> None:
+    """Draw a bar of a round length, about a fifth of the width, at the lower left."""
+    import numpy as np
+
+    wanted = width * mpp / 5
+    step = 10.0 ** np.floor(np.log10(wanted))
+    length = step * max(m for m in (1, 2, 5) if m * step <= wanted)
+    y, left = height * 0.97, width * 0.03
+    axes.plot([left, left + length / mpp], [y, y], color="black", linewidth=3)
+    text = f"{length / 1000:g} mm" if length >= 1000 else f"{length:g} µm"
+    axes.annotate(text, (left, y), xytext=(0, 4), textcoords="offset points", fontsize=8)

@@ -1,0 +1,96 @@
+"""Extraction and encoding of one slide in memory, by the same code that writes files."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spade_bench.console import warn
+from spade_bench.errors import DataError, UserError
+from spade_bench.extraction.engine import run_jobs
+from spade_bench.extraction.jobs import SlideJob
+from spade_bench.extraction.outputs import checked_encode
+from spade_bench.features.bags import find_bags, read_bag, same_encoder
+from spade_bench.features.slidevectors import check_patches
+from spade_bench.types import Bag
+
+if TYPE_CHECKING:
+    from spade_bench.extraction.recipe import EncoderSource, Settings
+    from spade_bench.types import EncoderCard, FeatureEncoder, SlideEncoder
+
+__all__ = ["encode_bag", "extract_bag"]
+
+
+def extract_bag(slides: Path | Sequence[Path], source: EncoderSource, settings: Settings) -> Bag:
+    """Extract the features of one slide.
+
+    Args:
+        slides: The slide, or a list that holds it alone.
+        source: The patch encoder.
+        settings: How to extract; no preview is drawn.
+
+    Raises:
+        UserError: When it is not one slide.
+        DataError: When it cannot be read, or has no tissue.
+    """
+    from spade_bench.slides.opening import find_slides
+
+    paths = [slides] if isinstance(slides, Path) else list(slides)
+    if len(paths) != 1 or paths[0].is_dir():
+        raise UserError("several slides do not fit into one bag", fix="Give out=FOLDER")
+    ((name, path),) = find_slides(paths[0]).items()
+    chosen = replace(settings, preview=False)
+    with tempfile.TemporaryDirectory(prefix="spade-bench-") as folder:
+        done = run_jobs([SlideJob(name, path, source, chosen)], source, chosen, Path(folder))
+        if done.failed:
+            raise DataError(done.failed[name])
+        return read_bag(find_bags(done.folder)[name])
+
+
+def encode_bag(bag: Bag, encoder: FeatureEncoder | SlideEncoder) -> Bag:
+    """Send one bag through an encoder of features or a slide encoder.
+
+    Args:
+        bag: Features (n, D) of the encoder that it takes.
+        encoder: The encoder.
+
+    Returns:
+        The bag with features (n, dim) and the same positions; of a slide encoder (1, dim) without
+        positions.
+
+    Raises:
+        DataError: When the features are of another encoder, of another width, or not finite.
+    """
+    import numpy as np
+
+    card = encoder.card
+    features = np.array(bag.features, dtype=np.float32)  # (n, D), a copy torch may write to
+    if features.ndim != 2 or not np.isfinite(features).all():
+        raise DataError("features are not (n, D) finite numbers", where=bag.slide_id)
+    if card.level == "slide":
+        for unstated in check_patches(card, bag, None):
+            if bag.encoder is not None:
+                warn(f"{bag.slide_id}: the bag does not say {unstated}; not checked")
+        vector = encoder.encode_slide(  # type: ignore[union-attr]
+            features, bag.coords, bag.patch_size_level0
+        )  # (dim,)
+        single = np.asarray(vector, dtype=np.float32)[None]  # (1, dim)
+        return Bag(bag.slide_id, single, mpp=bag.mpp, encoder=card.name)
+    _check_base(card, bag)
+    encoded = checked_encode(encoder)(features)  # (n, dim)
+    return replace(bag, features=encoded, encoder=card.name)
+
+
+def _check_base(card: EncoderCard, bag: Bag) -> None:
+    upstream = card.upstream
+    if upstream in (None, "", "any") or bag.encoder is None:
+        return
+    if not same_encoder(bag.encoder, str(upstream)):
+        raise DataError(
+            f"'{card.name}' takes features of '{upstream}', these are of '{bag.encoder}'",
+            where=bag.slide_id,
+            fix=f"Extract with the encoder '{upstream}'",
+        )

@@ -1,0 +1,343 @@
+"""Stored results as one object: tables, predictions, comparisons and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spade_bench.errors import UserError
+from spade_bench.registry import suggest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from spade_bench.report.differences import Difference
+    from spade_bench.report.pictures import Picture
+    from spade_bench.report.series import Series
+    from spade_bench.report.values import Resampler
+    from spade_bench.results import Predictions, Row
+
+__all__ = ["KINDS", "Results"]
+
+KINDS = ("curve", "forest", "calibration", "survival")
+"""Pictures that :meth:`Results.plot` draws."""
+
+_NEEDED = {
+    "curve": "Run the few-shot protocol, and choose a task and head that were run",
+    "forest": "Choose a task and head that both encoders were run on",
+    "calibration": "Choose a task of two classes",
+    "survival": "Choose a survival task",
+}
+_PLACE = ("encoder", "task", "head", "protocol", "k_shot", "draw", "fold")
+
+
+class Results:
+    """The results of one folder or several, read when they are first asked for.
+
+    Every number is rebuilt from the stored case-level predictions.
+
+    Args:
+        folders: Folders that `run` or `evaluate` wrote.
+        keep: Whatever must live as long as the results, such as a temporary folder.
+
+    Raises:
+        DataError: When a folder holds no results.
+    """
+
+    def __init__(self, folders: Sequence[Path], *, keep: object = None) -> None:
+        if not folders:
+            raise UserError("no folder of results is given")
+        self.folders = tuple(folders)
+        self.problems: list[str] = []
+        """Sentences on stored results that are damaged and were left out."""
+        self._keep = keep
+        self._predictions: dict[str, Predictions] = {}
+        self.series  # noqa: B018 - what cannot be read is said here and not later
+
+    def __repr__(self) -> str:
+        cells = sum(len(one.rows) for one in self.series)
+        names = ", ".join(sorted({one.encoder for one in self.series if not one.control}))
+        places = ", ".join(map(str, self.folders))
+        return f"<Results: {cells} finished cells of {names} in {places}>"
+
+    @cached_property
+    def series(self) -> list[Series]:
+        """The draws or folds of each encoder, task, head and number of shots."""
+        from spade_bench.report.series import collect
+
+        return collect(self.folders, self.problems, self._predictions)
+
+    @cached_property
+    def resampler(self) -> Resampler:
+        """Evaluates metrics on the stored predictions, each once."""
+        from spade_bench.report.values import Resampler
+
+        return Resampler(self.folders[0], stored=self._predictions)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a row per cell: where it belongs, its status and its metrics.
+
+        A metric that a task does not have, or that is undefined, is NaN.
+        """
+        import pandas as pd
+
+        rows = [row for one in self.series for row in (*one.rows, *one.failed)]
+        names = list(dict.fromkeys(name for row in rows for name in row.metrics))
+        table = pd.DataFrame([_cell(row, names) for row in rows])
+        return table.sort_values([*_PLACE], kind="stable", ignore_index=True)
+
+    def predictions(self, **wanted: Any) -> pd.DataFrame:
+        """Return a row per case and cell: its true label or outcome, and what was predicted.
+
+        Args:
+            **wanted: Values that cells must have, such as `encoder="spade"`, `task=`, `head=`,
+                `protocol=`, `k_shot=8`, `draw=0`, `fold=`.
+
+        Returns:
+            Where the cell belongs, `case_id`, and for classes `label` and a column
+            `score:CLASS` per class; for survival `event`, `duration_days` and `risk`.
+
+        Raises:
+            UserError: When a column is unknown or no cell has these values.
+        """
+        import pandas as pd
+
+        unknown = [name for name in wanted if name not in (*_PLACE, "control")]
+        if unknown:
+            raise UserError(
+                f"cells have no '{unknown[0]}'", fix=f"Use {', '.join((*_PLACE, 'control'))}"
+            )
+        parts = []
+        for one in self.series:
+            for row in one.rows:
+                place = {**{name: getattr(row, name) for name in _PLACE}, "control": one.control}
+                if all(place[name] == value for name, value in wanted.items()):
+                    parts.append(_cases(self.resampler.predictions(row), place))
+        if not parts:
+            values = ", ".join(f"{name}={value!r}" for name, value in wanted.items())
+            raise UserError(
+                f"no finished cell has {values}", fix="See what there is with to_dataframe()"
+            )
+        return pd.concat(parts, ignore_index=True)
+
+    def leaderboard(self, metric: str = "primary") -> pd.DataFrame:
+        """Return means over draws or folds with 95% intervals, controls beside them.
+
+        Args:
+            metric: `primary`, `all`, or the name of a metric.
+
+        Raises:
+            UserError: When no task has the metric.
+        """
+        import pandas as pd
+
+        from spade_bench.report.leaderboard import leaderboard
+
+        self.check_metric(metric)
+        rows = leaderboard(self.series, self.resampler, metric)
+        return pd.DataFrame([row.as_dict() for row in rows])
+
+    def compare(self, a: str, b: str, metric: str = "primary") -> pd.DataFrame:
+        """Compare two encoders, a minus b, on the same episodes and test cases.
+
+        Args:
+            a: First encoder.
+            b: Second encoder.
+            metric: `primary`, `all`, or the name of a metric.
+
+        Returns:
+            A row per task, head and number of shots; `attrs["verdict"]` says in a sentence what
+            it amounts to.
+
+        Raises:
+            DataError: When an encoder has no results or the two share no episode.
+        """
+        import pandas as pd
+
+        _, shown, sentence = self.differences(a, b, metric)
+        table = pd.DataFrame([difference.as_dict() for difference in shown])
+        table.attrs["verdict"] = sentence
+        return table
+
+    def differences(
+        self, a: str, b: str, metric: str = "primary"
+    ) -> tuple[list[Difference], list[Difference], str]:
+        """Return all differences of two encoders, those of a metric, and the verdict.
+
+        See :meth:`compare`.
+        """
+        from spade_bench.report.differences import compare
+        from spade_bench.report.leaderboard import chosen
+        from spade_bench.report.verdict import verdict
+
+        self.check_metric(metric)
+        every = compare(self.series, self.resampler, a, b)
+        metrics = {one.task: one.metrics for one in self.series}
+        shown = [one for one in every if one.metric in chosen(metrics[one.task], metric)]
+        return every, shown, verdict(every)
+
+    def coverage(self) -> pd.DataFrame:
+        """Return what is missing: a row per task, encoder and head that is not complete.
+
+        `planned` cells are those that `run` set out to do; `absent` ones have no row at all.
+        """
+        import pandas as pd
+
+        from spade_bench.results.plans import read_plans
+
+        finished = {row.run_id for one in self.series for row in one.rows}
+        failed = {row.run_id for one in self.series for row in one.failed}
+        rows = []
+        for folder in self.folders:
+            for plan in read_plans(folder, self.problems):
+                for name, run_ids in plan.cells.items():
+                    encoder, _, head = name.rpartition(", ")
+                    done = len(finished.intersection(run_ids))
+                    lost = len(failed.intersection(run_ids) - finished)
+                    counts = (len(run_ids), done, lost, len(run_ids) - done - lost)
+                    rows.append((plan.task, encoder, head, *counts))
+        columns = ["task", "encoder", "head", "planned", "finished", "failed", "absent"]
+        table = pd.DataFrame(rows, columns=columns)
+        return table[table["finished"] < table["planned"]].reset_index(drop=True)
+
+    def plot(
+        self,
+        kind: str = "curve",
+        *,
+        task: str | None = None,
+        head: str | None = None,
+        a: str | None = None,
+        b: str | None = None,
+    ) -> Figure:
+        """Draw one picture.
+
+        Args:
+            kind: `curve` (metric against shots), `forest` (a minus b on every task),
+                `calibration` of binary tasks, or `survival` (Kaplan-Meier curves by risk).
+            task: Which task, where there are several.
+            head: Which head, where there are several.
+            a: First encoder, for `forest`.
+            b: Second encoder, for `forest`.
+
+        Returns:
+            A matplotlib figure, ready for `savefig`.
+
+        Raises:
+            UserError: When the kind is unknown, nothing can be drawn, or several pictures can.
+        """
+        if kind not in KINDS:
+            near = suggest(kind, KINDS)
+            raise UserError(
+                f"there is no picture '{kind}'",
+                fix=f"Did you mean {near}?" if near else f"Use {', '.join(KINDS)}",
+            )
+        pictures = self.pictures(kind, task=task, head=head, a=a, b=b)
+        if not pictures:
+            raise UserError(f"nothing here can be drawn as '{kind}'", fix=_NEEDED[kind])
+        if len(pictures) > 1:
+            names = "; ".join(", ".join(picture.words) for picture in pictures)
+            raise UserError(
+                f"{len(pictures)} pictures fit ({names})", fix="Choose one with task= and head="
+            )
+        return pictures[0].draw()
+
+    def pictures(
+        self,
+        kind: str,
+        *,
+        task: str | None = None,
+        head: str | None = None,
+        a: str | None = None,
+        b: str | None = None,
+    ) -> list[Picture]:
+        """Return every picture of a kind, not drawn yet; see :meth:`plot`."""
+        from spade_bench.report.calibration_plot import calibration_pictures
+        from spade_bench.report.curves import curve_pictures
+        from spade_bench.report.differences import compare
+        from spade_bench.report.forest import forest_picture
+        from spade_bench.report.leaderboard import leaderboard
+        from spade_bench.report.survival_plot import survival_pictures
+
+        wanted = {"task": task, "head": head}
+        shown = [
+            one
+            for one in self.series
+            if all(value in (None, getattr(one, name)) for name, value in wanted.items())
+        ]
+        if kind == "forest":
+            if not a or not b:
+                raise UserError("a forest plot compares two encoders", fix="Give a= and b=")
+            return [forest_picture(compare(shown, self.resampler, a, b))]
+        if kind == "calibration":
+            return calibration_pictures(shown, self.resampler)
+        if kind == "survival":
+            return survival_pictures(shown, self.resampler)
+        return curve_pictures(leaderboard(shown, self.resampler, "primary"))
+
+    def check_metric(self, metric: str, more: Sequence[str] = ()) -> None:
+        """Refuse a metric that no task here has.
+
+        Args:
+            metric: `primary`, `all`, or a name.
+            more: Names that are known beside those of the tasks.
+
+        Raises:
+            UserError: Naming the nearest one.
+        """
+        known = {*more, *(name for one in self.series for name in one.metrics)}
+        if metric in {"all", "primary", *known}:
+            return
+        if not known:
+            raise UserError(
+                f"no metric '{metric}' here, because no cell has finished",
+                where="--metric",
+                fix="Leave --metric out to see why, then repeat the `spade-bench run` command",
+            )
+        near = suggest(metric, known)
+        raise UserError(
+            f"no metric '{metric}' here",
+            where="--metric",
+            fix=f"Did you mean {near}?"
+            if near
+            else f"Use primary, all, {', '.join(sorted(known))}",
+        )
+
+
+def _cell(row: Row, metrics: Sequence[str]) -> dict[str, Any]:
+    values = {name: row.metrics.get(name) for name in metrics}
+    counts = {f"n_{name}": row.n.get(name) for name in ("train", "test", "events")}
+    return {
+        **{name: getattr(row, name) for name in _PLACE},
+        "status": row.status,
+        **{name: float("nan") if value is None else value for name, value in values.items()},
+        **counts,
+        "control": row.control,
+        "control_of": row.control_of,
+        "identity": row.identity,
+        "flags": row.flags,
+        "seconds": row.seconds,
+        "error": row.error,
+        "run_id": row.run_id,
+    }
+
+
+def _cases(predictions: Predictions, place: dict[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    table = pd.DataFrame({"case_id": list(predictions.case_ids)})
+    if predictions.survival:
+        table["event"] = predictions.target[:, 0].astype(bool)
+        table["duration_days"] = predictions.target[:, 1]
+        table["risk"] = predictions.scores[:, 0]
+    else:
+        table["label"] = [predictions.classes[i] for i in predictions.target]
+        for at, name in enumerate(predictions.classes):
+            table[f"score:{name}"] = predictions.scores[:, at]
+    if predictions.patients:
+        table["patient_id"] = list(predictions.patients)
+    for at, (name, value) in enumerate(place.items()):
+        table.insert(at, name, value)
+    return table

@@ -1,0 +1,49 @@
+"""Every block of Python in the documentation runs, in a folder like the one of the demo."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks() -> list[Any]:
+    found = []
+    for page in PAGES:
+        for at, text in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)):
+            found.append(pytest.param(text, id=f"{page.name}-{at}"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def demo_folder(
+    study: tuple[Path, dict[str, Any]],
+    chain: tuple[Path, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """`data`, `features` and `spade`, as `make demo` leaves them."""
+    folder = tmp_path_factory.mktemp("demo")
+    for name, target in (("data", study[0]), ("features", chain[0]), ("spade", chain[1])):
+        (folder / name).symlink_to(target, target_is_directory=True)
+    return folder
+
+
+@pytest.mark.parametrize("text", blocks())
+def test_a_block_of_the_documentation_runs(text: str, demo_folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", text],
+        cwd=demo_folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
