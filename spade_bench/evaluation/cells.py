@@ -9,7 +9,7 @@ from typing import Any
 from spade_bench.cohorts.contamination import contamination
 from spade_bench.cohorts.episodes import episode_hash
 from spade_bench.evaluation.controls import Variant, n_permutations
-from spade_bench.evaluation.taskpreparation import Prepared
+from spade_bench.evaluation.taskpreparation import PreparedTask
 from spade_bench.files import hash_obj
 from spade_bench.heads import Head
 from spade_bench.results import SCHEMA
@@ -74,7 +74,7 @@ class Group:
 
 
 def groups(
-    prepared: Prepared,
+    prepared: PreparedTask,
     heads: Mapping[str, Head],
     seed: int,
     select: Mapping[str, Any],

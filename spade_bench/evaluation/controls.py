@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.cohorts.contamination import UNKNOWN, Provenance, provenance
 from spade_bench.console import say
-from spade_bench.evaluation.encoderfeatures import Source, load_feature_encoder, weights_hash
+from spade_bench.evaluation.encoderfeatures import (
+    EncoderFeatures,
+    load_feature_encoder,
+    weights_hash,
+)
 from spade_bench.evaluation.request import EvaluationRequest
 from spade_bench.extraction.outputs import checked_encode
 from spade_bench.registry import encoders
@@ -16,6 +20,7 @@ from spade_bench.registry import encoders
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from spade_bench.features.bags import FeatureFolders
     from spade_bench.features.casebags import CaseBags
     from spade_bench.heads import Head
 
@@ -70,7 +75,7 @@ class Variant:
 
 
 def variants(
-    sources: Sequence[Source],
+    sources: Sequence[EncoderFeatures],
     request: EvaluationRequest,
     random_files: tuple[str, Mapping[str, Path]] | None,
 ) -> list[Variant]:
@@ -129,18 +134,18 @@ def n_permutations(row: Variant, head: Head, asked: int | None) -> int:
 
 
 def random_weight_features(
-    request: EvaluationRequest, task: Any
+    request: EvaluationRequest, task: Any, folders: FeatureFolders
 ) -> tuple[str, Mapping[str, Path]] | None:
     """Find features of a random-weight image encoder among those at hand."""
     from spade_bench.errors import DataError
-    from spade_bench.features.bags import bag_encoder, find_bags
+    from spade_bench.features.bags import bag_encoder
 
     for name in filter(_untrained, encoders.names()):
         folder = request.features_of(task, name)
         if folder is None:
             continue
         try:
-            files = find_bags(folder, name)
+            files = folders.bags(folder, name)
         except DataError:
             continue  # the shared folder holds other encoders only
         if bag_encoder(next(iter(files.values()))) == name:
@@ -156,7 +161,7 @@ def _untrained(name: str) -> bool:
     return card.input == "image" and card.pretrained_on == ()
 
 
-def _base_names(sources: Sequence[Source]) -> dict[str, str]:
+def _base_names(sources: Sequence[EncoderFeatures]) -> dict[str, str]:
     """What the base of each encoder that has one is called in the results.
 
     Encoders may sit on features of one name from several folders. Their bases, and all controls
@@ -177,7 +182,7 @@ def _base_names(sources: Sequence[Source]) -> dict[str, str]:
     return out
 
 
-def _main(source: Source, base: str | None) -> Variant:
+def _main(source: EncoderFeatures, base: str | None) -> Variant:
     return Variant(
         source.label,
         source.files,
@@ -189,7 +194,7 @@ def _main(source: Source, base: str | None) -> Variant:
     )
 
 
-def _controls(source: Source, request: EvaluationRequest, base: str) -> list[Variant]:
+def _controls(source: EncoderFeatures, request: EvaluationRequest, base: str) -> list[Variant]:
     """Controls of an encoder that sits on another one: its base, PCA, K = 1, random routing."""
     chained = source.encode is not None or source.encode_slide is not None
     if not chained or source.base is None or source.dim is None:
@@ -243,7 +248,7 @@ def _controls(source: Source, request: EvaluationRequest, base: str) -> list[Var
     return rows
 
 
-def _projection(source: Source, seed: int, base: str) -> Variant:
+def _projection(source: EncoderFeatures, seed: int, base: str) -> Variant:
     """A fixed random projection of the features, where no untrained encoder's are at hand.
 
     It is not called `random-weights`: no untrained encoder has seen the images.
@@ -261,7 +266,7 @@ def _projection(source: Source, seed: int, base: str) -> Variant:
     )
 
 
-def _seen_by_base(source: Source) -> Provenance:
+def _seen_by_base(source: EncoderFeatures) -> Provenance:
     """What the encoder of the feature files saw in pretraining."""
     if source.base is None:
         return source.seen
@@ -278,7 +283,7 @@ def _through(encode: Any, dim: int | None) -> MakeBags:
     return lambda bags, pool: bags.map(encode, dim)
 
 
-def _by_slide(source: Source) -> MakeBags:
+def _by_slide(source: EncoderFeatures) -> MakeBags:
     encode, dim = source.encode_slide, source.dim
     if encode is None or dim is None:  # pragma: no cover - the caller checked
         raise AssertionError
