@@ -86,8 +86,12 @@ def draw(
     if cases.published is not None:
         episodes = _covered(cases.published, cohort)
         hashes = hash_obj([episode_hash(episode) for episode in episodes])
+        determined: dict[str, Any] = {"published": hashes, "seed": request.settings.seed}
+        shots = {episode.k_shot for episode in episodes} - {None}
+        if shots:  # the files of two numbers of shots may hold the same cases
+            determined["shots"] = shots
         folds = f"{len(episodes)} published split(s)"
-        return episodes, [folds, *cases.flags], {"published": hashes, "seed": request.settings.seed}
+        return episodes, [folds, *cases.flags], determined
     protocol = request.settings.protocol or ("external" if cases.tested else "few-shot")
     settings: dict[str, Any] = {"seed": request.settings.seed}
     if protocol == "few-shot":
