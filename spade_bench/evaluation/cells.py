@@ -9,7 +9,7 @@ from typing import Any
 from spade_bench.cohorts.contamination import contamination
 from spade_bench.cohorts.episodes import episode_hash
 from spade_bench.evaluation.controls import n_permutations
-from spade_bench.evaluation.taskpreparation import Prepared
+from spade_bench.evaluation.taskpreparation import PreparedTask
 from spade_bench.evaluation.variants import Variant
 from spade_bench.files import hash_obj
 from spade_bench.heads import Head
@@ -88,7 +88,7 @@ class VariantCells:
 
 
 def variant_cells(
-    prepared: Prepared,
+    prepared: PreparedTask,
     heads: Mapping[str, Head],
     seed: int,
     select: Mapping[str, Any],

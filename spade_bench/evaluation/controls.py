@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.cohorts.contamination import Provenance, provenance
 from spade_bench.errors import DataError, PluginError
-from spade_bench.evaluation.encoderfeatures import Source, weights_hash
+from spade_bench.evaluation.encoderfeatures import EncoderFeatures, weights_hash
 from spade_bench.evaluation.request import EvaluationRequest
 from spade_bench.evaluation.variants import (
     PERMUTED,
@@ -28,7 +28,7 @@ from spade_bench.evaluation.variants import (
 )
 from spade_bench.extraction.outputs import checked_encode
 from spade_bench.extraction.slide_vectors import vector_maker
-from spade_bench.features.bags import bag_dim, bag_encoder, find_bags
+from spade_bench.features.bags import bag_dim, bag_encoder
 from spade_bench.files import hash_obj
 from spade_bench.plugins import contained
 from spade_bench.registry import encoders
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from spade_bench.evaluation.variants import MakeBags
+    from spade_bench.features.bags import FeatureFolders
     from spade_bench.heads import Head
 
 __all__ = [
@@ -60,7 +61,7 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def variants(
-    sources: Sequence[Source],
+    sources: Sequence[EncoderFeatures],
     request: EvaluationRequest,
     random_files: tuple[str, Mapping[str, Path]] | None,
 ) -> list[Variant]:
@@ -126,7 +127,7 @@ def n_permutations(row: Variant, head: Head, wanted: int | None) -> int:
 
 
 def random_weight_features(
-    request: EvaluationRequest, task: Any
+    request: EvaluationRequest, task: Any, folders: FeatureFolders
 ) -> tuple[str, Mapping[str, Path]] | None:
     """Find features of a random-weight image encoder among those at hand."""
     for name in filter(_untrained, encoders.names()):
@@ -134,7 +135,7 @@ def random_weight_features(
         if folder is None:
             continue
         try:
-            files = find_bags(folder, name)
+            files = folders.bags(folder, name)
         except DataError:
             continue  # the shared folder holds other encoders only
         if bag_encoder(next(iter(files.values()))) == name:
@@ -148,7 +149,7 @@ def _untrained(name: str) -> bool:
     return card.untrained and card.input == "image" and card.pretrained_on == ()
 
 
-def _base_names(sources: Sequence[Source]) -> dict[str, str]:
+def _base_names(sources: Sequence[EncoderFeatures]) -> dict[str, str]:
     """What the base of each encoder that has one is called in the results.
 
     Encoders may sit on features of one name from several folders. Their bases, and all controls
@@ -180,7 +181,7 @@ class _Beside:
         seed: Seed of the run.
     """
 
-    source: Source
+    source: EncoderFeatures
     base: str | None
     files: str
     seed: int
@@ -287,7 +288,7 @@ class _Beside:
         )
 
 
-def _brought_by(source: Source, seed: int) -> Sequence[Control]:
+def _brought_by(source: EncoderFeatures, seed: int) -> Sequence[Control]:
     """Ask an encoder for its controls, and look at them.
 
     Raises:
@@ -336,7 +337,7 @@ def _problem(control: object) -> str:
     return ""
 
 
-def _seen_by_base(source: Source) -> Provenance:
+def _seen_by_base(source: EncoderFeatures) -> Provenance:
     """What the encoder of the feature files saw in pretraining."""
     if source.base is None:
         return source.seen

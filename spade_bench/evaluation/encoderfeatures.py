@@ -16,7 +16,7 @@ from spade_bench.errors import DataError
 from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
 from spade_bench.evaluation.settings import path_of
 from spade_bench.extraction.outputs import checked_encode
-from spade_bench.features.bags import bag_encoder, find_bags
+from spade_bench.features.bags import FeatureFolders, bag_encoder
 from spade_bench.features.slideids import LOOSE_IDS, match_files
 from spade_bench.files import hash_file, hash_obj
 from spade_bench.registry import encoders, suggest, tasks
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     Encode = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 
 __all__ = [
-    "Source",
+    "EncoderFeatures",
     "check_declared",
-    "find_source",
+    "find_features",
     "load_feature_encoder",
     "matched",
     "weights_hash",
@@ -43,7 +43,7 @@ _MISMATCH = "encoder-mismatch:"
 
 
 @dataclass(frozen=True)
-class Source:
+class EncoderFeatures:
     """An encoder with the files it starts from.
 
     Attributes:
@@ -73,8 +73,16 @@ class Source:
     flags: tuple[str, ...] = ()
 
 
-def find_source(request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard) -> Source:
+def find_features(
+    request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard, folders: FeatureFolders
+) -> EncoderFeatures:
     """Locate the features of an encoder for a task.
+
+    Args:
+        request: Says where features lie.
+        encoder: The encoder.
+        task: The task.
+        folders: The features folders that the run has listed.
 
     Raises:
         WorkspaceError: When neither flags nor workspace say where features are.
@@ -83,53 +91,59 @@ def find_source(request: EvaluationRequest, encoder: EncoderRequest, task: TaskC
     """
     card = encoders.get(encoder.name).card if encoder.name in encoders else None
     if card is None:
-        return _precomputed(request, encoder, task)
+        return _precomputed(request, encoder, task, folders)
     if card.level == "slide":
-        return _slide_level(request, encoder, task, card)
+        return _slide_level(request, encoder, task, card, folders)
     if card.input == "features" and encoder.weights is not None:
-        return _chained(request, encoder, task)
+        return _chained(request, encoder, task, folders)
     folder = _folder(request, task, encoder.label, encoder.name)
-    files, flags = _files(request, folder, encoder, encoder.name)
+    files, flags = _files(request, folders, folder, encoder, encoder.name)
     if flags:
-        return Source(encoder.label, files, encoder, seen=_said_by(flags), flags=flags)
+        return EncoderFeatures(encoder.label, files, encoder, seen=_said_by(flags), flags=flags)
     if card.input == "features" and bag_encoder(next(iter(files.values()))) != encoder.name:
         # Only base features and no weights: loading says in one line what is missing.
         load_feature_encoder(encoder, request.settings.device, request.settings.seed)
-    return Source(encoder.label, files, encoder, seen=provenance(card), dim=card.dim)
+    return EncoderFeatures(encoder.label, files, encoder, seen=provenance(card), dim=card.dim)
 
 
-def with_test_files(request: EvaluationRequest, source: Source, tested: frozenset[str]) -> Source:
+def with_test_files(
+    request: EvaluationRequest,
+    features: EncoderFeatures,
+    tested: frozenset[str],
+    folders: FeatureFolders,
+) -> EncoderFeatures:
     """Add the features of another cohort's slides, where they lie in a folder of their own.
 
     Args:
         request: Names the folder.
-        source: The encoder with the training cohort's features.
+        features: The encoder with the training cohort's features.
         tested: Slides of the other cohort.
+        folders: The features folders that the run has listed.
 
     Raises:
         DataError: When the folder holds no features of this encoder.
     """
-    names = [source.label, source.request.name, source.base]
+    names = [features.label, features.request.name, features.base]
     folder = path_of(request.settings.test_features, *(name for name in names if name))
     if folder is None:
-        return source
-    wanted = bag_encoder(next(iter(source.files.values())))
+        return features
+    wanted = bag_encoder(next(iter(features.files.values())))
     if wanted is None:  # nobody says what they are but the name they were asked for by
-        chained = source.encode is not None or source.encode_slide is not None
-        wanted = _named_base(source) if chained else source.request.name
-    found, flags = _files(request, folder, source.request, wanted)
-    files, loose = matched(request, found, tested, source.label)
-    own = {slide: path for slide, path in files.items() if slide in tested}
-    flags = tuple(dict.fromkeys((*source.flags, *flags, *loose)))
-    return replace(source, files={**source.files, **own}, flags=flags)
+        chained = features.encode is not None or features.encode_slide is not None
+        wanted = _named_base(features) if chained else features.request.name
+    files, mismatch = _files(request, folders, folder, features.request, wanted)
+    matching, loose = matched(request, files, tested, features.label)
+    added = {slide: path for slide, path in matching.items() if slide in tested}
+    flags = tuple(dict.fromkeys((*features.flags, *mismatch, *loose)))
+    return replace(features, files={**features.files, **added}, flags=flags)
 
 
 def matched(
     request: EvaluationRequest, files: Mapping[str, Path], wanted: Iterable[str], label: str
 ) -> tuple[Mapping[str, Path], tuple[str, ...]]:
     """Let files serve slides as `match_ids` has it, and flag those whose ids are not the same."""
-    found = match_files(files, wanted, request.settings.match_ids, label)
-    return found, (LOOSE_IDS,) if found.keys() != files.keys() else ()
+    matching = match_files(files, wanted, request.settings.match_ids, label)
+    return matching, (LOOSE_IDS,) if matching.keys() != files.keys() else ()
 
 
 def load_feature_encoder(
@@ -156,32 +170,34 @@ def weights_hash(path: Path) -> str:
     return hash_obj([[p.name, hash_file(p)] for p in found])
 
 
-def _precomputed(request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard) -> Source:
+def _precomputed(
+    request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard, folders: FeatureFolders
+) -> EncoderFeatures:
     """Features under a name outside the registry, which the files must not contradict."""
     folder = request.features_of(task, encoder.label, encoder.name)
     if folder is None:
         encoders.get(encoder.name)  # names the nearest registered encoders
-    files, flags = _files(request, _exists(folder), encoder, encoder.name)
+    files, flags = _files(request, folders, _exists(folder), encoder, encoder.name)
     if not request.settings.as_is and bag_encoder(next(iter(files.values()))) is None:
         _refuse_misspelling(encoder.name)
     declared = _declared(request.settings.pretrained_on, encoder)
     seen = _said_by(flags) if declared is None else Provenance(declared)
-    return Source(encoder.label, files, encoder, seen=seen, flags=flags)
+    return EncoderFeatures(encoder.label, files, encoder, seen=seen, flags=flags)
 
 
 def _declared(entries: Sequence[str], encoder: EncoderRequest) -> tuple[str, ...] | None:
     """What the user says that an encoder outside the registry saw; None without a word on it."""
-    found: tuple[str, ...] | None = None
+    declared: tuple[str, ...] | None = None
     for entry in entries:
         name, equals, listed = entry.rpartition("=")
         if equals and name not in {encoder.label, encoder.name}:
             continue
         names = tuple(part.strip() for part in listed.split(",") if part.strip())
-        own = () if [n.lower() for n in names] == ["none"] else names
+        data_sets = () if [n.lower() for n in names] == ["none"] else names
         if equals:
-            return own
-        found = own
-    return found
+            return data_sets
+        declared = data_sets
+    return declared
 
 
 def check_declared(request: EvaluationRequest) -> None:
@@ -192,7 +208,7 @@ def check_declared(request: EvaluationRequest) -> None:
     Raises:
         DataError: Naming the encoder.
     """
-    asked = {name for e in request.encoders for name in (e.label, e.name)}
+    names = {name for e in request.encoders for name in (e.label, e.name)}
     for entry in request.settings.pretrained_on:
         name, equals, _ = entry.rpartition("=")
         outside = [e for e in request.encoders if e.name not in encoders]
@@ -202,15 +218,15 @@ def check_declared(request: EvaluationRequest) -> None:
                 where="--pretrained-on",
                 fix="Leave it out",
             )
-        if (equals and name not in asked) or not outside:
+        if (equals and name not in names) or not outside:
             who = f"'{name}' is not among the encoders" if equals else "all encoders have cards"
             raise DataError(
                 who, where="--pretrained-on", fix="Name an encoder of this run that has no card"
             )
-        for said in filter(None, map(str.strip, entry.rpartition("=")[2].split(","))):
-            near = suggest(said, _known_sources(), 0.8)
-            if near and said != "none" and said not in _known_sources():
-                warn(f"--pretrained-on: no card speaks of '{said}'. Did you mean {near}?")
+        for data_set in filter(None, map(str.strip, entry.rpartition("=")[2].split(","))):
+            near = suggest(data_set, _known_sources(), 0.8)
+            if near and data_set != "none" and data_set not in _known_sources():
+                warn(f"--pretrained-on: no card speaks of '{data_set}'. Did you mean {near}?")
 
 
 def _known_sources() -> set[str]:
@@ -220,17 +236,22 @@ def _known_sources() -> set[str]:
     return seen | {source for plugin in encoders for source in plugin.card.pretrained_on or ()}
 
 
-def _named_base(source: Source) -> str | None:
-    return None if source.base == "base" else source.base
+def _named_base(features: EncoderFeatures) -> str | None:
+    return None if features.base == "base" else features.base
 
 
 def _files(
-    request: EvaluationRequest, folder: Path, encoder: EncoderRequest, wanted: str | None
+    request: EvaluationRequest,
+    folders: FeatureFolders,
+    folder: Path,
+    encoder: EncoderRequest,
+    wanted: str | None,
 ) -> tuple[dict[str, Path], tuple[str, ...]]:
     """Find the files an encoder starts from; with `as_is` also another one's, and the flag of that.
 
     Args:
         request: Says whether other files are taken.
+        folders: Folders listed before.
         folder: Where to look.
         encoder: For messages.
         wanted: Encoder that must have made the files: itself or its base; None for any one.
@@ -239,10 +260,10 @@ def _files(
         DataError: When they name another encoder and this was not allowed.
     """
     try:
-        return find_bags(folder, wanted), ()
+        return folders.bags(folder, wanted), ()
     except DataError as mismatch:
         try:
-            files = find_bags(folder)
+            files = folders.bags(folder)
         except DataError:
             raise mismatch from None
         made_by = bag_encoder(next(iter(files.values())))
@@ -279,17 +300,19 @@ def _refuse_misspelling(name: str) -> None:
         )
 
 
-def _chained(request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard) -> Source:
+def _chained(
+    request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard, folders: FeatureFolders
+) -> EncoderFeatures:
     loaded = load_feature_encoder(encoder, request.settings.device, request.settings.seed)
     card: EncoderCard = loaded.card
     base = None if card.upstream in {None, "any", ""} else card.upstream
     folder = _folder(request, task, encoder.label, base, encoder.name)
-    files, flags = _files(request, folder, encoder, base)
+    files, flags = _files(request, folders, folder, encoder, base)
     if encoder.weights is None:  # pragma: no cover - the caller checked
         raise AssertionError
     base = _made_by(files, base, flags)
     identity = {"weights": weights_hash(encoder.weights), "options": dict(encoder.options)}
-    return Source(
+    return EncoderFeatures(
         label=encoder.label,
         files=files,
         request=encoder,
@@ -304,8 +327,12 @@ def _chained(request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard
 
 
 def _slide_level(
-    request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard, card: EncoderCard
-) -> Source:
+    request: EvaluationRequest,
+    encoder: EncoderRequest,
+    task: TaskCard,
+    card: EncoderCard,
+    folders: FeatureFolders,
+) -> EncoderFeatures:
     """A slide encoder: its own vectors where they are, else patch features through it."""
     from spade_bench.extraction.slide_vectors import vector_maker
     from spade_bench.features.bags import bag_dim
@@ -313,9 +340,11 @@ def _slide_level(
     upstream = None if card.upstream in {None, "any", ""} else card.upstream
     folder = _folder(request, task, encoder.label, encoder.name, upstream)
     with contextlib.suppress(DataError):  # no vectors of this encoder: patch features must do
-        files = find_bags(folder, encoder.name)
+        files = folders.bags(folder, encoder.name)
         if bag_encoder(next(iter(files.values()))) == encoder.name:
-            return Source(encoder.label, files, encoder, seen=provenance(card), dim=card.dim)
+            return EncoderFeatures(
+                encoder.label, files, encoder, seen=provenance(card), dim=card.dim
+            )
     loaded: SlideEncoder = encoders.get(encoder.name).load(
         LoadOptions(
             encoder.weights,
@@ -325,14 +354,14 @@ def _slide_level(
         )
     )
     base = None if loaded.card.upstream in {None, "any", ""} else loaded.card.upstream
-    files, flags = _files(request, folder, encoder, base)
+    files, flags = _files(request, folders, folder, encoder, base)
     first = next(iter(files.values()))
     base = _made_by(files, base, flags)
     weights = None if encoder.weights is None else weights_hash(encoder.weights)
     make = vector_maker(loaded, any_base=bool(flags))
     # Consent decides whether a model may be built, not what it computes.
     options = {k: v for k, v in encoder.options.items() if k != "trust_remote_code"}
-    return Source(
+    return EncoderFeatures(
         label=encoder.label,
         files=files,
         request=encoder,

@@ -32,7 +32,7 @@ def read_published(request: EvaluationRequest, task: TaskRequest) -> PublishedSp
 
     allow, columns = request.settings.allow_leaky_splits, columns_of(task.card)
     if task.published is None:
-        found = readers.read_clam(
+        splits = readers.read_clam(
             _given(task.splits),
             task.table,
             columns=columns,
@@ -44,14 +44,14 @@ def read_published(request: EvaluationRequest, task: TaskRequest) -> PublishedSp
             allow_leaky=allow,
         )
     elif "==" in task.published.name:
-        found = readers.read_patho_bench_pair(
+        splits = readers.read_patho_bench_pair(
             task.published.parent, task.published.name, allow_leaky=allow, columns=columns
         )
     elif request.settings.protocol == "few-shot":
-        found = _published_shots(request, task.published, columns)
+        splits = _published_shots(request, task.published, columns)
     else:
-        found = readers.read_patho_bench(task.published, allow_leaky=allow, columns=columns)
-    protocol = found.episodes[0].protocol
+        splits = readers.read_patho_bench(task.published, allow_leaky=allow, columns=columns)
+    protocol = splits.episodes[0].protocol
     if request.settings.protocol not in {"", protocol}:
         raise UserError(
             f"the published splits are of protocol {protocol}, not {request.settings.protocol}",
@@ -59,14 +59,14 @@ def read_published(request: EvaluationRequest, task: TaskRequest) -> PublishedSp
             fix=f"Leave --protocol out, or give --protocol {protocol}",
         )
     check_published(request, protocol)
-    if task.card.classes and set(found.cohort.classes) != set(task.card.classes):
+    if task.card.classes and set(splits.cohort.classes) != set(task.card.classes):
         raise DataError(
-            f"classes are {', '.join(found.cohort.classes)}",
+            f"classes are {', '.join(splits.cohort.classes)}",
             where=task.card.name,
             fix=f"This task knows {', '.join(task.card.classes)}",
         )
-    episodes = tuple(replace(episode, seed=request.settings.seed) for episode in found.episodes)
-    return replace(found, episodes=episodes)
+    episodes = tuple(replace(episode, seed=request.settings.seed) for episode in splits.episodes)
+    return replace(splits, episodes=episodes)
 
 
 def _published_shots(request: EvaluationRequest, folder: Path, columns: Columns) -> PublishedSplits:
@@ -105,7 +105,7 @@ def _published_shots(request: EvaluationRequest, folder: Path, columns: Columns)
 
 
 def _union(flags: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(flag for own in flags for flag in own))
+    return tuple(dict.fromkeys(flag for part in flags for flag in part))
 
 
 def _given(path: Path | None) -> Path:

@@ -16,7 +16,8 @@ from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
 from spade_bench.evaluation.settingchecks import check_request
 from spade_bench.evaluation.storedsettings import store_config
 from spade_bench.evaluation.taskcells import Context, TaskRun
-from spade_bench.evaluation.taskpreparation import Prepared, prepare
+from spade_bench.evaluation.taskpreparation import PreparedTask, prepare
+from spade_bench.features.bags import FeatureFolders
 from spade_bench.files import hash_obj
 from spade_bench.heads import Head, HeadOptions
 from spade_bench.registry import heads, kinds
@@ -65,14 +66,14 @@ def run(request: EvaluationRequest) -> RunSummary:
     context = Context(
         store, Finished(store.out, rows), str(device), group_by_site=request.settings.group_by_site
     )
-    summary = RunSummary()
+    summary, folders = RunSummary(), FeatureFolders()
     stored = request.dry_run
     for task in request.tasks:
         fitting = _fitting(task, request, made)
         try:
             if not fitting:
                 raise _no_head(task, request.settings.heads)
-            prepared = prepare(request, task)
+            prepared = prepare(request, task, folders)
         except UserError as error:
             if len(request.tasks) == 1:
                 raise
@@ -91,7 +92,7 @@ def run(request: EvaluationRequest) -> RunSummary:
 
 def _run_task(
     request: EvaluationRequest,
-    prepared: Prepared,
+    prepared: PreparedTask,
     fitting: Mapping[str, Head],
     context: Context,
     summary: RunSummary,
@@ -192,7 +193,7 @@ def _task_failed(
 
 
 def _encoders_failed(
-    prepared: Prepared, names: Mapping[str, Head], seed: int, context: Context
+    prepared: PreparedTask, names: Mapping[str, Head], seed: int, context: Context
 ) -> None:
     for label, text in prepared.unusable:
         _unprepared(

@@ -237,11 +237,11 @@ def _nested(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
         for part in reversed(str(key).strip().split(".")):
             nested = {part: nested}
         out = config.merge(out, nested)
-    for name, own in out.items():
-        if not isinstance(own, Mapping):
+    for name, values in out.items():
+        if not isinstance(values, Mapping):
             raise ConfigError(
                 f"'set.{name}' must hold keys and values",
                 where=source,
-                fix=f"Name the setting, such as {name}.NAME={own}",
+                fix=f"Name the setting, such as {name}.NAME={values}",
             )
     return out

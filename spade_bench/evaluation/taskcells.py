@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from spade_bench.evaluation.taskpreparation import Prepared
+    from spade_bench.evaluation.taskpreparation import PreparedTask
     from spade_bench.evaluation.variants import VariantKey
     from spade_bench.features.casebags import CaseBags
 
@@ -83,7 +83,7 @@ class Work:
 class TaskRun:
     """The cells of one task; base bags are shared by all rows that start from them."""
 
-    def __init__(self, prepared: Prepared, made: Mapping[str, Head], context: Context) -> None:
+    def __init__(self, prepared: PreparedTask, made: Mapping[str, Head], context: Context) -> None:
         self._prepared = prepared
         self._made = made
         self._context = context

@@ -51,16 +51,16 @@ def load_cases(request: EvaluationRequest, task: TaskRequest, kind: TaskKind) ->
     if task.published is not None or task.splits is not None:
         from spade_bench.evaluation.publishedtasks import read_published
 
-        found = read_published(request, task)
-        checked = kind.check(found.cohort, str(task.splits or task.published))
+        splits = read_published(request, task)
+        checked = kind.check(splits.cohort, str(task.splits or task.published))
         checked = _positive(checked, request, task)
         if task.splits is not None:
             checked = replace(checked, simulated=_is_simulated(task.table))
         refuse_unsound(checked, task.card, str(task.splits or task.published))
-        outside = {id_ for e in found.episodes if e.protocol == "external" for id_ in e.test}
+        outside = {id_ for e in splits.episodes if e.protocol == "external" for id_ in e.test}
         tested = _slides(case for case in checked.cases if case.case_id in outside)
-        patient_of = found.patient_of if found.unit == "slide" else {}
-        return TaskCases(checked, found.episodes, found.flags, tested, patient_of)
+        patient_of = splits.patient_of if splits.unit == "slide" else {}
+        return TaskCases(checked, splits.episodes, splits.flags, tested, patient_of)
     cohort = kind.cohort(task.card, task.table, drop_unlabelled=request.settings.allow_missing)
     refuse_unsound(cohort, task.card, str(task.table))
     cohort = _positive(cohort, request, task)
@@ -86,8 +86,12 @@ def draw(
     if cases.published is not None:
         episodes = _covered(cases.published, cohort)
         hashes = hash_obj([episode_hash(episode) for episode in episodes])
+        determined: dict[str, Any] = {"published": hashes, "seed": request.settings.seed}
+        shots = {episode.k_shot for episode in episodes} - {None}
+        if shots:  # the files of two numbers of shots may hold the same cases
+            determined["shots"] = shots
         folds = f"{len(episodes)} published split(s)"
-        return episodes, [folds, *cases.flags], {"published": hashes, "seed": request.settings.seed}
+        return episodes, [folds, *cases.flags], determined
     protocol = request.settings.protocol or ("external" if cases.tested else "few-shot")
     settings: dict[str, Any] = {"seed": request.settings.seed}
     if protocol == "few-shot":

@@ -12,11 +12,16 @@ from spade_bench.cohorts.tables import cohort_hash, keep_covered
 from spade_bench.console import say, warn
 from spade_bench.errors import ConfigError, DataError, UserError, printable
 from spade_bench.evaluation.controls import RANDOM_WEIGHTS, random_weight_features, variants
-from spade_bench.evaluation.encoderfeatures import Source, find_source, matched, with_test_files
+from spade_bench.evaluation.encoderfeatures import (
+    EncoderFeatures,
+    find_features,
+    matched,
+    with_test_files,
+)
 from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
 from spade_bench.evaluation.taskcohort import TaskCases, draw, load_cases
 from spade_bench.evaluation.variants import Variant
-from spade_bench.features.bags import find_bags
+from spade_bench.features.bags import FeatureFolders
 from spade_bench.features.casebags import BagInfo, CaseBags, scan_bags
 from spade_bench.files import file_name, hash_obj
 from spade_bench.registry import kinds, suggest, tasks
@@ -30,7 +35,7 @@ if TYPE_CHECKING:
 
     from spade_bench.tasks.kind import TaskKind
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["PreparedTask", "prepare"]
 
 
 # Settings that decide how cases are divided, as opposed to how often.
@@ -38,7 +43,7 @@ _DEALT = ("folds", "holdout", "group_by_site", "published")
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedTask:
     """A task ready to run.
 
     Attributes:
@@ -88,8 +93,13 @@ class Prepared:
         return np.array(kept, dtype=np.int64)
 
 
-def prepare(request: EvaluationRequest, task: TaskRequest) -> Prepared:
+def prepare(request: EvaluationRequest, task: TaskRequest, folders: FeatureFolders) -> PreparedTask:
     """Read the table, find and check all features, draw the episodes.
+
+    Args:
+        request: The run.
+        task: One of its tasks.
+        folders: The features folders that the run has listed.
 
     Raises:
         DataError: When the table is unsound, or slides lack usable features and this was not
@@ -101,18 +111,11 @@ def prepare(request: EvaluationRequest, task: TaskRequest) -> Prepared:
     _check_metrics(card, kind)
     cases = load_cases(request, task, kind)
     if not task.named:
-        _tell_unregistered(card, cases.cohort)
+        _say_unregistered(card, cases.cohort)
     wanted = [slide for case in cases.cohort.cases for slide in case.slide_ids]
-    sources, unusable = _sources(request, card, cases.tested, wanted)
-    random_files = random_weight_features(request, card) if request.settings.controls else None
-    if random_files is not None and cases.tested:
-        random_files = _random_elsewhere(request, random_files, cases.tested)
-    loose: tuple[str, ...] = ()
-    if random_files is not None:
-        name, files = random_files
-        files, loose = matched(request, files, wanted, name)
-        random_files = name, files
-    rows = variants(sources, request, random_files)
+    features, unusable = _features(request, card, cases.tested, wanted, folders)
+    random_files, loose = _random_files(request, card, cases.tested, wanted, folders)
+    rows = variants(features, request, random_files)
     if random_files is not None and loose:
         rows = [
             replace(row, notes=(*row.notes, *loose)) if row.control == RANDOM_WEIGHTS else row
@@ -122,7 +125,7 @@ def prepare(request: EvaluationRequest, task: TaskRequest) -> Prepared:
     rows = [_fits_width(row, cohort, infos) for row in rows]
     cohort = replace(cohort, simulated=cohort.simulated or card.simulated)
     episodes, notes, settings = draw(request, kind, cases, cohort)
-    _tell(card, cohort, notes)
+    _say_cohort(card, cohort, notes)
     hashes = {"cohort": cohort_hash(cohort), "task": hash_obj([card.kind, card.metrics])}
     dealt = {name: settings[name] for name in _DEALT if name in settings}
     if dealt:  # folds of one deal are never averaged with those of another
@@ -137,7 +140,7 @@ def prepare(request: EvaluationRequest, task: TaskRequest) -> Prepared:
         *(() if task.named else ("unregistered",)),
         *cases.flags,
     )
-    return Prepared(
+    return PreparedTask(
         _with_sources(card, cases, cohort),
         kind,
         cohort,
@@ -159,13 +162,13 @@ def _in_words(
     """What the hashes of cohort and splits stand for, without paths."""
     source = task.published or task.table
     words = {"cohort": f"{len(cohort.cases)} cases of {printable(source.stem)}"}
-    told = {
+    texts = {
         "folds": f"{dealt.get('folds')} folds",
         "holdout": f"held out {dealt.get('holdout')}",
         "group_by_site": "sites kept together",
         "published": f"published splits {str(dealt.get('published'))[:8]}",
     }
-    splits = [text for name, text in told.items() if dealt.get(name)]
+    splits = [text for name, text in texts.items() if dealt.get(name)]
     if splits:
         words["splits"] = ", ".join(splits)
     if elsewhere:
@@ -173,37 +176,65 @@ def _in_words(
     return words
 
 
-def _sources(
-    request: EvaluationRequest, card: TaskCard, tested: frozenset[str], wanted: Sequence[str]
-) -> tuple[list[Source], list[tuple[str, str]]]:
+def _features(
+    request: EvaluationRequest,
+    card: TaskCard,
+    tested: frozenset[str],
+    wanted: Sequence[str],
+    folders: FeatureFolders,
+) -> tuple[list[EncoderFeatures], list[tuple[str, str]]]:
     """Find every encoder; one of several that cannot be used does not stop the others."""
-    found, unusable = [], []
+    usable, unusable = [], []
     for encoder in request.encoders:
         try:
-            source = find_source(request, encoder, card)
-            source = with_test_files(request, source, tested) if tested else source
-            files, loose = matched(request, source.files, wanted, source.label)
-            flags = tuple(dict.fromkeys((*source.flags, *loose)))
-            found.append(replace(source, files=files, flags=flags))
+            features = find_features(request, encoder, card, folders)
+            if tested:
+                features = with_test_files(request, features, tested, folders)
+            files, loose = matched(request, features.files, wanted, features.label)
+            flags = tuple(dict.fromkeys((*features.flags, *loose)))
+            usable.append(replace(features, files=files, flags=flags))
         except UserError as error:
             if len(request.encoders) == 1:
                 raise
             warn(f"{encoder.label} on {card.name}: {error}")
             unusable.append((encoder.label, str(error)))
-    if not found:
+    if not usable:
         raise UserError(f"no encoder can be used: {unusable[0][1]}", where=f"task {card.name}")
-    return found, unusable
+    return usable, unusable
+
+
+def _random_files(
+    request: EvaluationRequest,
+    card: TaskCard,
+    tested: frozenset[str],
+    wanted: Sequence[str],
+    folders: FeatureFolders,
+) -> tuple[tuple[str, Mapping[str, Path]] | None, tuple[str, ...]]:
+    """Name and files of an untrained encoder for the controls, and the flags of their match."""
+    if not request.settings.controls:
+        return None, ()
+    random_files = random_weight_features(request, card, folders)
+    if random_files is not None and tested:
+        random_files = _random_elsewhere(request, random_files, tested, folders)
+    if random_files is None:
+        return None, ()
+    name, files = random_files
+    files, loose = matched(request, files, wanted, name)
+    return (name, files), loose
 
 
 def _random_elsewhere(
-    request: EvaluationRequest, random_files: tuple[str, Mapping[str, Path]], tested: frozenset[str]
+    request: EvaluationRequest,
+    random_files: tuple[str, Mapping[str, Path]],
+    tested: frozenset[str],
+    folders: FeatureFolders,
 ) -> tuple[str, Mapping[str, Path]] | None:
     """The random-weight features with those of the test cohort; None where it has none."""
     name, files = random_files
     folder = request.settings.test_features.get(name)
     if folder is not None:
-        own = find_bags(folder, name)
-        files = {**files, **{slide: path for slide, path in own.items() if slide in tested}}
+        others = folders.bags(folder, name)
+        files = {**files, **{slide: path for slide, path in others.items() if slide in tested}}
     return (name, files) if tested <= set(files) else None
 
 
@@ -227,14 +258,14 @@ def _with_sources(card: TaskCard, cases: TaskCases, cohort: Cohort) -> TaskCard:
     return replace(card, sources=tuple(dict.fromkeys(both)))
 
 
-def _tell_unregistered(card: TaskCard, cohort: Cohort) -> None:
+def _say_unregistered(card: TaskCard, cohort: Cohort) -> None:
     classes = f"; classes from the table: {', '.join(cohort.classes)}" if cohort.classes else ""
     near = suggest(card.name, tasks.names(), 0.8)
     meant = f". Did you mean {near}? Then repeat with that name" if near else ""
     say(f"task '{card.name}' is not registered{classes}{meant}")
 
 
-def _tell(card: TaskCard, cohort: Cohort, notes: Sequence[str]) -> None:
+def _say_cohort(card: TaskCard, cohort: Cohort, notes: Sequence[str]) -> None:
     counts = {name: sum(case.label == name for case in cohort.cases) for name in cohort.classes}
     if not counts:
         counts = {"events": sum(bool(case.event) for case in cohort.cases)}
@@ -262,9 +293,9 @@ def _cover(
             continue
         seen.add(row.key.files)
         files = {slide: row.files[slide] for slide in wanted if slide in row.files}
-        found = scan_bags(files, f"Reading features for {row.label}")
-        infos.update({info.path: info for info in found.values()})
-        unusable = {slide: info.problem for slide, info in found.items() if info.problem}
+        scanned = scan_bags(files, f"Reading features for {row.label}")
+        infos.update({info.path: info for info in scanned.values()})
+        unusable = {slide: info.problem for slide, info in scanned.items() if info.problem}
         cohort, coverage = keep_covered(cohort, row.files, unusable)
         if not coverage.complete:
             complete = False

@@ -1,5 +1,8 @@
 """Bags on disk: writes patch features in TRIDENT's layout, finds and reads everybody's.
 
+Files are recognised by what they hold. A folder of them is walked once, and each file is looked at
+once, however many encoders and tasks ask for its bags.
+
 A features file holds `features` (N, D) and `coords` (N, 2); for spots also `barcode` (N,). The
 features are one contiguous block, because a file chunked by rows takes tens of times longer to
 read.
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
+    "FeatureFolder",
+    "FeatureFolders",
     "bag_dim",
     "bag_encoder",
     "features_folder",
@@ -162,63 +167,111 @@ def bag_encoder(path: Path | str) -> str | None:
     return _header(Path(path)).encoder
 
 
+class FeatureFolder:
+    """A folder of feature files, or a pack, as it was when it was first asked.
+
+    Attributes:
+        root: The folder, searched recursively; or a pack.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root)
+        self._files: tuple[list[Path], list[tuple[Path, str]]] | None = None
+        self._known = KnownFiles()
+        self._looks: dict[Path, list[BagHeader] | DataError] = {}
+        self._strangers: dict[Path, str] = {}
+
+    def bags(
+        self, encoder: str | None = None, *, unreadable: list[DataError] | None = None
+    ) -> dict[str, Path]:
+        """Return the feature file of every slide; a slide of a pack is a path inside the pack.
+
+        Coordinate files and hidden files are passed over, and so are slide vectors unless their
+        encoder is named or nothing else is there. What looks like features and is not taken is
+        said, with the reason.
+
+        Args:
+            encoder: Take this encoder's features only. A folder in which no file names an encoder
+                is taken as it is.
+            unreadable: When given, takes the error of each file that cannot be read, and the
+                search goes on; otherwise the first such error is raised.
+
+        Returns:
+            Slide id -> file, sorted by slide id.
+
+        Raises:
+            DataError: When the folder is missing or holds no features, holds several encoders'
+                features and none was chosen, lacks those of ``encoder``, or has a slide twice.
+        """
+        headers = self._headers(unreadable)
+        if not headers and unreadable:
+            raise unreadable[0]
+        if not headers:
+            raise DataError(
+                "no patch features found",
+                where=str(self.root),
+                fix="Make them with `spade-bench extract`",
+            )
+        by_slide: dict[str, list[BagHeader]] = defaultdict(list)
+        for header in _choose(self.root, headers, encoder):
+            by_slide[header.slide_id].append(header)
+        return {slide: _only(self.root, slide, by_slide[slide]) for slide in sorted(by_slide)}
+
+    def _headers(self, unreadable: list[DataError] | None) -> list[BagHeader]:
+        if self._files is None:
+            self._files = _candidates(self.root)
+        candidates, strangers = self._files
+        headers: list[BagHeader] = []
+        try:
+            for path in candidates:
+                if path not in self._looks:
+                    self._looks[path] = self._look(path)
+                looked = self._looks[path]
+                if not isinstance(looked, DataError):
+                    headers += looked
+                elif unreadable is None:
+                    raise looked
+                else:
+                    unreadable.append(looked)
+        finally:
+            say_not_taken(self.root, [*strangers, *self._strangers.items()])
+        return headers
+
+    def _look(self, path: Path) -> list[BagHeader] | DataError:
+        """What a file holds: one bag, none, or the bags of a pack; or why it cannot be read."""
+        try:
+            headers = _headers_of(path, self._known)
+            if not headers and (why := why_no_features(path)) is not None:
+                self._strangers[path] = why
+        except DataError as error:
+            return error
+        return headers
+
+
+class FeatureFolders:
+    """The features folders of a run, each listed once."""
+
+    def __init__(self) -> None:
+        self._folders: dict[Path, FeatureFolder] = {}
+
+    def bags(self, root: Path, encoder: str | None = None) -> dict[str, Path]:
+        """Return the feature file of every slide in a folder; see `FeatureFolder.bags`.
+
+        Raises:
+            DataError: When the folder holds no such features.
+        """
+        return self._folders.setdefault(root, FeatureFolder(root)).bags(encoder)
+
+
 def find_bags(
     folder: Path | str, encoder: str | None = None, *, unreadable: list[DataError] | None = None
 ) -> dict[str, Path]:
-    """Find the feature file of every slide under a folder, or the slides of a pack.
-
-    Files are recognised by what they hold; coordinate files and hidden files are passed over,
-    and so are slide vectors unless their encoder is named or nothing else is there. What looks
-    like features and is not taken is said, with the reason. A slide of a pack is named by a path
-    inside it.
-
-    Args:
-        folder: Searched recursively; or a pack.
-        encoder: Take this encoder's features only. A folder in which no file names an encoder
-            is taken as it is.
-        unreadable: When given, takes the error of each file that cannot be read, and the search
-            goes on; otherwise the first such error is raised.
-
-    Returns:
-        Slide id -> file, sorted by slide id.
+    """Find the feature file of every slide under a folder; see `FeatureFolder.bags`.
 
     Raises:
-        DataError: When the folder is missing or holds no features, holds several encoders'
-            features and none was chosen, lacks those of ``encoder``, or has a slide twice.
+        DataError: When the folder holds no such features.
     """
-    root = Path(folder)
-    headers = _look_at_all(root, unreadable)
-    if not headers and unreadable:
-        raise unreadable[0]
-    if not headers:
-        raise DataError(
-            "no patch features found", where=str(root), fix="Make them with `spade-bench extract`"
-        )
-    chosen = _choose(root, headers, encoder)
-    by_slide: dict[str, list[BagHeader]] = defaultdict(list)
-    for header in chosen:
-        by_slide[header.slide_id].append(header)
-    return {slide: _only(root, slide, by_slide[slide]) for slide in sorted(by_slide)}
-
-
-def _look_at_all(root: Path, unreadable: list[DataError] | None) -> list[BagHeader]:
-    headers: list[BagHeader] = []
-    known = KnownFiles()
-    candidates, strangers = _candidates(root)
-    try:
-        for path in candidates:
-            try:
-                found = _headers(path, known)
-                headers += found
-                if not found and (why := why_no_features(path)) is not None:
-                    strangers.append((path, why))
-            except DataError as error:
-                if unreadable is None:
-                    raise
-                unreadable.append(error)
-    finally:
-        say_not_taken(root, strangers)
-    return headers
+    return FeatureFolder(folder).bags(encoder, unreadable=unreadable)
 
 
 def _candidates(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
@@ -255,22 +308,21 @@ def _candidates(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:
     return sorted(files), sorted(strangers)
 
 
-def _headers(path: Path, known: KnownFiles) -> list[BagHeader]:
-    """What a file holds: one bag, none, or the bags of a pack."""
+def _headers_of(path: Path, known: KnownFiles) -> list[BagHeader]:
     if (info := known.get(path)) is not None and not info.problem:
         return [BagHeader(path, path.stem, info.n, info.dim, info.encoder)]
     if path.suffix == PACK_SUFFIX or is_pack(path):
         pack = open_pack(path)
-        found = [look(pack.slide_path(slide)) for slide in pack.slides]
+        headers = [look(pack.slide_path(slide)) for slide in pack.slides]
     else:
-        found = [look(path)]
-    return [header for header in found if header is not None]
+        headers = [look(path)]
+    return [header for header in headers if header is not None]
 
 
 def _choose(root: Path, headers: Sequence[BagHeader], encoder: str | None) -> list[BagHeader]:
     vectors = [header for header in headers if is_slide_vector(header.path)]
-    if encoder is not None and (own := [h for h in vectors if same_encoder(h.encoder, encoder)]):
-        headers = own
+    if encoder is not None and (named := [h for h in vectors if same_encoder(h.encoder, encoder)]):
+        headers = named
     elif len(vectors) < len(headers):
         headers = [header for header in headers if not is_slide_vector(header.path)]
     names = {header.encoder for header in headers}
@@ -290,29 +342,29 @@ def _choose(root: Path, headers: Sequence[BagHeader], encoder: str | None) -> li
     )
 
 
-def same_encoder(found: str | None, wanted: str) -> bool:
+def same_encoder(named: str | None, wanted: str) -> bool:
     """Whether a file's encoder is the wanted one, also under the name other toolkits give it."""
-    if found is None:
+    if named is None:
         return False
-    return _ALIASES.get(found, found) == _ALIASES.get(wanted, wanted)
+    return _ALIASES.get(named, named) == _ALIASES.get(wanted, wanted)
 
 
-def _only(root: Path, slide: str, found: list[BagHeader]) -> Path:
-    if len({(h.n, h.dim) for h in found}) == 1:
+def _only(root: Path, slide: str, headers: list[BagHeader]) -> Path:
+    if len({(h.n, h.dim) for h in headers}) == 1:
         # A pack beside the files it was made of yields to them: it may be rounded.
-        found = [h for h in found if split_path(h.path) is None] or found
-    if len(found) > 1:
+        headers = [h for h in headers if split_path(h.path) is None] or headers
+    if len(headers) > 1:
         # CLAM writes every bag twice, as h5 with coordinates and as a bare tensor.
-        rich = [header for header in found if header.path.suffix in HDF5]
-        if len(rich) != 1 or {(h.n, h.dim) for h in found} != {(rich[0].n, rich[0].dim)}:
-            places = ", ".join(str(header.path.relative_to(root)) for header in found[:4])
+        rich = [header for header in headers if header.path.suffix in HDF5]
+        if len(rich) != 1 or {(h.n, h.dim) for h in headers} != {(rich[0].n, rich[0].dim)}:
+            places = ", ".join(str(header.path.relative_to(root)) for header in headers[:4])
             raise DataError(
-                f"slide '{slide}' has {len(found)} feature files ({places})",
+                f"slide '{slide}' has {len(headers)} feature files ({places})",
                 where=str(root),
                 fix="Name the folder that is meant",
             )
-        found = rich
-    return found[0].path
+        headers = rich
+    return headers[0].path
 
 
 def _listed(names: Iterable[str | None]) -> str:

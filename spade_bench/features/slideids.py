@@ -67,14 +67,14 @@ def near_ids(wanted: Iterable[str], there: Iterable[str]) -> dict[str, str]:
     """
     ours, theirs = dict.fromkeys(wanted), dict.fromkeys(there)
     free: dict[str, list[str]] = defaultdict(list)
-    asked: dict[str, list[str]] = defaultdict(list)
+    spelt: dict[str, list[str]] = defaultdict(list)
     for name in ours:
-        asked[loose_id(name)].append(name)
+        spelt[loose_id(name)].append(name)
     for name in theirs:
         free[loose_id(name)].append(name)
     return {
         names[0]: free[key][0]
-        for key, names in asked.items()
+        for key, names in spelt.items()
         if len(names) == 1 and len(free.get(key, ())) == 1 and names[0] not in theirs
     }
 
@@ -83,7 +83,7 @@ def describe_near(near: Mapping[str, str]) -> str:
     """Say which ids differ in spelling only, and what takes them; empty without any."""
     if not near:
         return ""
-    pairs = [f"{wanted} is {found}" for wanted, found in near.items()]
+    pairs = [f"{wanted} is {file}" for wanted, file in near.items()]
     return (
         f"{len(near)} of them match(es) a file without suffix, leading zeros or case "
         f"({name_some(pairs, 3)}): take such files with --match-ids loose"
@@ -107,15 +107,15 @@ def match_files(
     if how == "exact":
         return files
     ours = [slide for slide in dict.fromkeys(wanted) if slide not in files]
-    asked: dict[str, list[str]] = defaultdict(list)
+    spelt: dict[str, list[str]] = defaultdict(list)
     for slide in wanted:
-        asked[loose_id(slide)].append(slide)
+        spelt[loose_id(slide)].append(slide)
     free: dict[str, list[str]] = defaultdict(list)
     for slide in files:
         free[loose_id(slide)].append(slide)
     for slide in ours:
         key = loose_id(slide)
-        rivals, fits = sorted(set(asked[key])), free.get(key, [])
+        rivals, fits = sorted(set(spelt[key])), free.get(key, [])
         if fits and (len(rivals) > 1 or len(fits) > 1):
             raise DataError(
                 f"{name_some(rivals)} could be any of {name_some(fits)}",
@@ -124,8 +124,8 @@ def match_files(
             )
     near = near_ids(wanted, files)
     if near:
-        pairs = [f"{slide} is {found}" for slide, found in near.items()]
+        pairs = [f"{slide} is {file}" for slide, file in near.items()]
         say(f"{label}: {len(near)} slide(s) matched loosely: {name_some(pairs)}")
     taken = set(near.values())
     kept = {slide: path for slide, path in files.items() if slide not in taken}
-    return {**kept, **{slide: files[found] for slide, found in near.items()}}
+    return {**kept, **{slide: files[file] for slide, file in near.items()}}

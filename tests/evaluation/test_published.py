@@ -129,6 +129,18 @@ def test_published_shots(study: Any, tmp_path: Path) -> None:
     ]
 
 
+def test_published_shots_with_the_same_cases_are_stored_apart(study: Any, tmp_path: Path) -> None:
+    folder = _patho_bench(study, tmp_path / "tcga_x" / "kind", leaky=False, name="k=2.tsv")
+    _patho_bench(study, folder, leaky=False, name="k=4.tsv")
+    out = tmp_path / "out"
+    task = resolve_task(f"patho-bench:{folder}", None, None)
+    for shots in ((2,), (4,), (2, 4)):
+        assert run(_ask(study, out, task, protocol="few-shot", shots=shots)).failed == 0
+        again = run(_ask(study, out, task, protocol="few-shot", shots=shots))
+        assert (again.done, again.skipped) == (0, 2 * len(shots))
+    assert len(list((out / "episodes").iterdir())) == 3
+
+
 def test_published_tasks_and_shots_are_told_apart_by_splits_only_where_one_has_several(
     study: Any, tmp_path: Path
 ) -> None:

@@ -265,6 +265,6 @@ def test_flags_are_checked_by_name(study: Any, tmp_path: Path) -> None:
     settings = replace(settings, set={"logistic": {"C": 2}})
     request = resolve(settings, None)
     assert request.encoders == (EncoderRequest("mine", "x"),)
-    assert request.head_params == {"logistic": {"C": 2}}
+    assert request.settings.set == {"logistic": {"C": 2}}
     with pytest.raises(UserError, match="--encoder"):
         resolve(replace(settings, encoders=()), None)
