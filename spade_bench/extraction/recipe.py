@@ -103,6 +103,7 @@ class EncoderSource:
         from spade_bench.registry import encoders
 
         self.options = options or LoadOptions()
+        self._given = options  # None: those that a loaded encoder was loaded with
         self._loaded: PatchEncoder | None = None
         self._identity: Identity | None = None
         if isinstance(encoder, str):
@@ -141,12 +142,12 @@ class EncoderSource:
             if self._loaded is None and self._plugin.origin == "built-in":
                 self._identity = identity_of(self._plugin, self.options)
             if self._identity is None or not self._identity.known:
-                self._identity = identity_of(self.get(), self.options)
+                self._identity = identity_of(self.get(), self._given)
         return self._identity
 
     def loaded_identity(self) -> Identity:
         """What makes the features, once the encoder is loaded and its weights are at hand."""
-        self._identity = identity_of(self.get(), self.options)
+        self._identity = identity_of(self.get(), self._given)
         return self._identity
 
     def old_recipe(self) -> dict[str, Any]:

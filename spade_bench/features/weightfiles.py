@@ -84,7 +84,7 @@ def cached(repo: str, file: str, *, kind: Kind = "model", revision: str = "") ->
     """
     from huggingface_hub import try_to_load_from_cache
 
-    more = {} if kind == "model" else {"repo_type": kind}
+    more: dict[str, str] = {} if kind == "model" else {"repo_type": kind}
     if revision:
         more["revision"] = revision
     found = try_to_load_from_cache(repo, file, **more)
@@ -114,6 +114,8 @@ def find_weights(card: EncoderCard, options: LoadOptions) -> WeightFiles:
         return _at(Path(options.weights), needs)
     if (folder := own_folder((card.name, *needs.folders))) is not None:
         return _at(folder, needs)
+    if needs.path:
+        return _at(Path(needs.path), needs)
     if needs.repos:
         return _on_hub(card, pinned(card, options))
     if needs.package:

@@ -13,9 +13,9 @@ import pytest
 from spade_bench import plugins
 from spade_bench.doctor import EncoderState, diagnose
 from spade_bench.doctor import hubaccess as hub
-from spade_bench.encoders.common import hub as _hub
-from spade_bench.encoders.common.weights import FOLDER_VARIABLE
 from spade_bench.errors import PluginError
+from spade_bench.features import weightfiles
+from spade_bench.features.weightfiles import FOLDER_VARIABLE
 from spade_bench.registry import encoders
 
 
@@ -23,7 +23,7 @@ from spade_bench.registry import encoders
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
     plugins.install()
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
-    monkeypatch.setattr(_hub, "cached", lambda *a, **k: None)
+    monkeypatch.setattr(weightfiles, "cached", lambda *a, **k: None)
 
 
 def see(
@@ -66,7 +66,7 @@ def test_offline_each_encoder_says_where_its_weights_belong(
     assert found["uni"].fix.startswith("offline: put")
     assert found["virchow2-cls"].fix.endswith("into $SPADE_BENCH_WEIGHTS/virchow2/")
     assert "put CHIEF_CTransPath.pth into" in found["ctranspath-chief"].fix
-    assert "put model.safetensors or pytorch_model.bin into" in found["uni"].fix
+    assert "put pytorch_model.bin or model.safetensors into" in found["uni"].fix
     assert "put all of Aignostics/RudolfV-2 into" in found["rudolfv2"].fix
     assert "--trust-remote-code" in found["rudolfv2"].notes
     assert found["spade"].fix.startswith("--weights FOLDER")
@@ -118,7 +118,7 @@ def test_weights_on_disk_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert (named.ready, named.on_disk) == (True, str(tmp_path))
     file = tmp_path / "cached.bin"
     monkeypatch.setattr(
-        _hub, "cached", lambda repo, name, **k: file if repo == "owkin/phikon" else None
+        weightfiles, "cached", lambda repo, name, **k: file if repo == "owkin/phikon" else None
     )
     assert state("phikon").on_disk == str(file)
     with pytest.raises(PluginError, match="Did you mean 'phikon'"):

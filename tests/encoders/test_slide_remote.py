@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from spade_bench.cli.main import main
 from spade_bench.encoders.wholeslide import ROWS
 from spade_bench.encoders.wholeslide._ownercode import load
+from spade_bench.encoders.wholeslide._table import SlideRow
 from spade_bench.errors import ConfigError, DataError, WeightsError
 from spade_bench.features.bags import write_features
 from spade_bench.registry import encoders
@@ -72,10 +73,16 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return write
 
 
+def without_packages(row: SlideRow) -> SlideRow:
+    """The row of an encoder whose code imports nothing and runs with any transformers."""
+    needs = dataclasses.replace(row.card.needs, modules=(), transformers_below=None)
+    return dataclasses.replace(row, card=dataclasses.replace(row.card, needs=needs))
+
+
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_the_model_is_called_as_its_authors_call_it(name: str, repository) -> None:
     # The stand-in runs with any transformers, the authors' code of some rows does not.
-    row = dataclasses.replace(ROWS[name], needs=(), transformers_below=None)
+    row = without_packages(ROWS[name])
     folder, weight = repository(row.in_dim, row.card.dim)
     encoder = load(row, LoadOptions(folder, "cpu", options={"trust_remote_code": True}))
     rng = np.random.default_rng(0)
@@ -100,7 +107,7 @@ def test_a_run_asks_for_consent_and_encodes_on_the_way(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    row = dataclasses.replace(ROWS[name], needs=(), transformers_below=None)
+    row = without_packages(ROWS[name])
     monkeypatch.setitem(ROWS, name, row)
     monkeypatch.chdir(tmp_path)
     folder, _ = repository(row.in_dim, row.card.dim)
@@ -150,7 +157,9 @@ def test_code_for_an_older_transformers_says_so(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(WeightsError, match=r"needs transformers below 5, here is 5\.1\.0"):
             encoders.get(name).load(LoadOptions(options={"trust_remote_code": True}))
     monkeypatch.setattr("transformers.__version__", "4.57.0")
-    row = dataclasses.replace(ROWS["prism"], needs=("no_such_module",))
+    card = ROWS["prism"].card
+    needs = dataclasses.replace(card.needs, modules=("no_such_module",))
+    row = dataclasses.replace(ROWS["prism"], card=dataclasses.replace(card, needs=needs))
     with pytest.raises(WeightsError, match=r"no_such_module.*not installed"):
         load(row, LoadOptions(options={"trust_remote_code": True}))
 
