@@ -16,6 +16,7 @@ from spade_bench.errors import DataError
 from spade_bench.evaluation.request import EncoderRequest, RunRequest
 from spade_bench.extraction.outputs import checked_encode
 from spade_bench.features.bags import bag_encoder, find_bags
+from spade_bench.features.identity import Identity, identity_of, stored_identity, with_base
 from spade_bench.features.slideids import LOOSE_IDS, match_files
 from spade_bench.files import hash_file, hash_obj
 from spade_bench.registry import encoders, suggest, tasks
@@ -53,7 +54,8 @@ class Source:
         encode_slide: For a slide encoder: turns a file of patch features into its vector, or None.
         dim: Width after ``encode``; None means that of the files.
         seen: What it and the encoders below it were trained on.
-        identity: What determines the numbers besides the feature files.
+        identity: What of the encoder is part of a run's id, besides the feature files.
+        made_by: What made its features, or makes them on the way; None where the files do not say.
         request: What was asked for.
         flags: Flags of every row of it.
     """
@@ -67,6 +69,7 @@ class Source:
     dim: int | None = None
     seen: Provenance = UNKNOWN
     identity: Mapping[str, Any] = field(default_factory=dict)
+    made_by: Identity | None = None
     flags: tuple[str, ...] = ()
 
 
@@ -87,12 +90,17 @@ def find_source(request: RunRequest, encoder: EncoderRequest, task: TaskCard) ->
         return _chained(request, encoder, task)
     folder = _folder(request, task, encoder.label, encoder.name)
     files, flags = _files(request, folder, encoder, encoder.name)
+    first = next(iter(files.values()))
+    made_by = stored_identity(first)
     if flags:
-        return Source(encoder.label, files, encoder, seen=_said_by(flags), flags=flags)
-    if card.input == "features" and bag_encoder(next(iter(files.values()))) != encoder.name:
+        seen = _said_by(flags)
+        return Source(encoder.label, files, encoder, seen=seen, made_by=made_by, flags=flags)
+    if card.input == "features" and bag_encoder(first) != encoder.name:
         # Only base features and no weights: loading says in one line what is missing.
         load_feature_encoder(encoder, request.device, request.seed)
-    return Source(encoder.label, files, encoder, seen=provenance(card), dim=card.dim)
+    return Source(
+        encoder.label, files, encoder, seen=provenance(card), dim=card.dim, made_by=made_by
+    )
 
 
 def with_test_files(request: RunRequest, source: Source, tested: frozenset[str]) -> Source:
@@ -153,6 +161,21 @@ def weights_hash(path: Path) -> str:
     return hash_obj([[p.name, hash_file(p)] for p in found])
 
 
+def _beyond_weights(card: EncoderCard, made_by: Identity) -> dict[str, Any]:
+    """What determines an encoder's numbers and `weights_hash` does not see.
+
+    It is part of a run's id, so nothing is named for an encoder of this package with weights of a
+    path, or those that its card pins: the ids of older runs stay.
+    """
+    found: dict[str, Any] = {"code": made_by.code} if made_by.code else {}
+    commit = made_by.source.rpartition("@")[2]
+    if made_by.source.startswith("hub ") and commit != card.revision:
+        found["source"] = made_by.source
+    if card.remote_code and made_by.weights:
+        found["files"] = hash_obj(made_by.weights)
+    return found
+
+
 def _precomputed(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -> Source:
     """Features under a name outside the registry, which the files must not contradict."""
     folder = request.features_of(task, encoder.label, encoder.name)
@@ -163,7 +186,8 @@ def _precomputed(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -
         _refuse_misspelling(encoder.name)
     declared = _declared(request.pretrained_on, encoder)
     seen = _said_by(flags) if declared is None else Provenance(declared)
-    return Source(encoder.label, files, encoder, seen=seen, flags=flags)
+    made_by = stored_identity(next(iter(files.values())))
+    return Source(encoder.label, files, encoder, seen=seen, made_by=made_by, flags=flags)
 
 
 def _declared(entries: Sequence[str], encoder: EncoderRequest) -> tuple[str, ...] | None:
@@ -285,6 +309,7 @@ def _chained(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -> So
     if encoder.weights is None:  # pragma: no cover - the caller checked
         raise AssertionError
     base = _made_by(files, base, flags)
+    made_by = identity_of(loaded)
     identity = {"weights": weights_hash(encoder.weights), "options": dict(encoder.options)}
     return Source(
         label=encoder.label,
@@ -294,7 +319,8 @@ def _chained(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -> So
         encode=checked_encode(loaded),
         dim=loaded.dim,
         seen=provenance(card, loaded, base),
-        identity=identity,
+        identity={**identity, **_beyond_weights(card, made_by)},
+        made_by=with_base(made_by, next(iter(files.values()))),
         flags=flags,
     )
 
@@ -310,8 +336,10 @@ def _slide_level(
     folder = _folder(request, task, encoder.label, encoder.name, upstream)
     with contextlib.suppress(DataError):  # no vectors of this encoder: patch features must do
         files = find_bags(folder, encoder.name)
-        if bag_encoder(next(iter(files.values()))) == encoder.name:
-            return Source(encoder.label, files, encoder, seen=provenance(card), dim=card.dim)
+        first = next(iter(files.values()))
+        if bag_encoder(first) == encoder.name:
+            seen, made_by = provenance(card), stored_identity(first)
+            return Source(encoder.label, files, encoder, seen=seen, dim=card.dim, made_by=made_by)
     loaded: SlideEncoder = encoders.get(encoder.name).load(
         LoadOptions(encoder.weights, request.device, seed=request.seed, options=encoder.options)
     )
@@ -323,6 +351,8 @@ def _slide_level(
     make = vector_maker(loaded, any_base=bool(flags))
     # Consent decides whether a model may be built, not what it computes.
     options = {k: v for k, v in encoder.options.items() if k != "trust_remote_code"}
+    made_by = identity_of(loaded)
+    identity = {"slide": encoder.name, "weights": weights, "options": options}
     return Source(
         label=encoder.label,
         files=files,
@@ -331,7 +361,8 @@ def _slide_level(
         encode_slide=lambda path: make(path)[1],
         dim=loaded.dim or bag_dim(first),
         seen=provenance(loaded.card, loaded, base),
-        identity={"slide": encoder.name, "weights": weights, "options": options},
+        identity={**identity, **_beyond_weights(card, made_by)},
+        made_by=with_base(made_by, first),
         flags=flags,
     )
 
