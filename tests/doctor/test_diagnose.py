@@ -125,6 +125,47 @@ def test_weights_on_disk_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         state("phikonn")
 
 
+PLUGIN = """
+from spade_bench.registry import encoders
+from spade_bench.types import EncoderCard, Needs
+
+CARD = EncoderCard(
+    "needy", "image", 3, "d", patch_px=8, mpp=0.5, gated=True, remote_code=True,
+    needs=Needs(("somebody/needy",), ("w.bin",), modules=("no_such_module",), install="such-thing"),
+)
+encoders.add(CARD, lambda options: None)
+"""
+
+
+def test_a_plugins_card_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    encoders.names()
+    monkeypatch.setattr(encoders, "_plugins", dict(encoders._plugins))
+    (tmp_path / "needy.py").write_text(PLUGIN)
+    plugins.load_file(tmp_path / "needy.py")
+    see(monkeypatch, reachable=False)
+    row = state("needy")
+    assert (row.missing, row.fix) == (("no_such_module",), "pip install such-thing")
+    assert "its card pins no commit of that code: --revision COMMIT" in row.notes
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert (
+        state("needy").fix == "offline: put all of somebody/needy into $SPADE_BENCH_WEIGHTS/needy/"
+    )
+    asked = see(monkeypatch, reachable=True, token=True, allowed={"somebody/needy": False})
+    assert state("needy").fix == "accept the licence at https://hub.example/somebody/needy"
+    assert asked == ["somebody/needy"]
+
+
+def test_the_doctor_knows_no_encoder_by_name() -> None:
+    import spade_bench.doctor as room
+
+    names = [f'"{name}' for name in encoders.names()]
+    for path in Path(str(room.__file__)).parent.glob("*.py"):
+        text = path.read_text()
+        assert not [name for name in names if name in text], path
+        assert "encoders.zoo" not in text
+        assert "encoders.wholeslide" not in text
+
+
 def test_one_slow_answer_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     def ask(repo: str, kind: str) -> bool:
         if repo == "a/slow":
