@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from spade_bench.errors import WeightsError
 from spade_bench.features.weightfiles import is_commit, own_folder, pinned
 from spade_bench.types import EncoderCard, LoadOptions
 
-__all__ = ["load_by_own_code"]
+__all__ = ["load_by_own_code", "own_files"]
 
 
 def load_by_own_code(card: EncoderCard, options: LoadOptions, *, verb: str) -> Any:
@@ -35,7 +37,7 @@ def load_by_own_code(card: EncoderCard, options: LoadOptions, *, verb: str) -> A
 
     _need_consent(card, options, verb=verb)
     repo, more = card.needs.repos[0], {}
-    source: str | Path | None = options.weights or own_folder((card.name, *card.needs.folders))
+    source: str | Path | None = _folder(card, options)
     if source is None:
         commit = _commit(card, options)
         # Says at once what is missing.
@@ -54,6 +56,51 @@ def load_by_own_code(card: EncoderCard, options: LoadOptions, *, verb: str) -> A
         ) from error
     fit_or_fail(problems, str(source))
     return model
+
+
+@contextlib.contextmanager
+def own_files(card: EncoderCard, options: LoadOptions) -> Iterator[None]:
+    """Have code of the hub that fetches further files take those beside it.
+
+    Such code (TITAN's, for CONCH v1.5) asks the hub for a file of its own repository without a
+    commit, wherever it was itself loaded from. While this holds it gets that of the same commit, or
+    of the same folder of the user's own.
+
+    Args:
+        card: The encoder's card.
+        options: As it was loaded.
+
+    Raises:
+        WeightsError: When a folder of the user's own lacks the file.
+    """
+    import huggingface_hub
+
+    original = huggingface_hub.hf_hub_download
+    folder, repo = _folder(card, options), card.needs.repos[0]
+
+    def download(repo_id: str, filename: str, *args: Any, **more: Any) -> Any:
+        if repo_id.lower() != repo.lower():
+            return original(repo_id, filename, *args, **more)
+        if folder is None:
+            return original(
+                repo_id, filename, *args, **{**more, "revision": _commit(card, options)}
+            )
+        if not (folder / filename).is_file():
+            raise WeightsError(
+                f"folder holds no {filename}, which its code needs", where=str(folder)
+            )
+        return str(folder / filename)
+
+    huggingface_hub.hf_hub_download = download
+    try:
+        yield
+    finally:
+        huggingface_hub.hf_hub_download = original
+
+
+def _folder(card: EncoderCard, options: LoadOptions) -> Path | None:
+    """The user's own copy of the repository; None where the hub's is loaded."""
+    return options.weights or own_folder((card.name, *card.needs.folders))
 
 
 def _commit(card: EncoderCard, options: LoadOptions) -> str:

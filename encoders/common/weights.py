@@ -9,10 +9,19 @@ from spade_bench.errors import WeightsError, machine_fault
 from spade_bench.features.weightfiles import FOLDER_VARIABLE, own_folder, pinned
 from spade_bench.types import EncoderCard, LoadOptions
 
-__all__ = ["FILES", "FOLDER_VARIABLE", "UNPINNED", "locate", "own_folder", "refuse_impostor"]
+__all__ = [
+    "FILES",
+    "FOLDER_VARIABLE",
+    "UNPINNED",
+    "UNPINNED_CODE",
+    "locate",
+    "own_folder",
+    "refuse_impostor",
+]
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 UNPINNED = "No commit is pinned; the one that is downloaded is recorded with the features."
+UNPINNED_CODE = "No commit is pinned, so the hub's copy loads only with --revision COMMIT."
 
 
 def locate(card: EncoderCard, options: LoadOptions) -> Path:

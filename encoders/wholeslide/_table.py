@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spade_bench.encoders.common.seendata import ledger, ledger_notes
-from spade_bench.encoders.common.weights import UNPINNED
+from spade_bench.encoders.common.weights import UNPINNED_CODE
 from spade_bench.types import EncoderCard, Needs
 
 __all__ = ["ROWS", "SlideRow"]
@@ -70,7 +70,7 @@ def _feather(
         notes=(
             _REMOTE,
             "Supervised pretraining: few-shot results on its classes are no surprise.",
-            *(() if commit else (UNPINNED,)),
+            *(() if commit else (UNPINNED_CODE,)),
             *ledger_notes("pppp?"),
         ),
     )
@@ -134,7 +134,7 @@ _PRISM = SlideRow(
         notes=(
             _REMOTE,
             "Its code was written for transformers 4 and does not load with 5.",
-            UNPINNED,
+            UNPINNED_CODE,
             *ledger_notes("pppp?"),
         ),
     ),

@@ -81,11 +81,12 @@ def _transformers(build: Transformers, state: dict[str, torch.Tensor], where: st
 
 def _remote(entry: Entry, build: Remote, options: LoadOptions) -> nn.Module:
     """Load a model by the code that lies beside its weights, if the user agreed to run it."""
-    from spade_bench.encoders.common.owncode import load_by_own_code
+    from spade_bench.encoders.common.owncode import load_by_own_code, own_files
 
     model = load_by_own_code(entry.card, options, verb="Extract")
     if build.branch:
-        found = getattr(model, build.branch)()
+        with own_files(entry.card, options):
+            found = getattr(model, build.branch)()
         model = found[0] if isinstance(found, tuple) else found
     built: nn.Module = model.float()
     return built

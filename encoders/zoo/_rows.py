@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from spade_bench.encoders.common.seendata import ledger, ledger_notes
-from spade_bench.encoders.common.weights import UNPINNED
+from spade_bench.encoders.common.weights import UNPINNED, UNPINNED_CODE
 from spade_bench.encoders.zoo.entry import IMAGENET, Entry, Package, Remote, Timm, Transformers
 from spade_bench.types import EncoderCard, Needs, Normalisation
 
@@ -57,7 +57,8 @@ def entry(
         defaults["remote_code"] = True
         # Beside the code, which names the weights itself, this says whether they are there.
         of_needs = {"files": ("config.json",), **of_needs}
-    unpinned = () if of_card.get("revision") else (UNPINNED,)
+    note = UNPINNED_CODE if defaults["remote_code"] else UNPINNED
+    unpinned = () if of_card.get("revision") else (note,)
     card = EncoderCard(
         name=name,
         input="image",

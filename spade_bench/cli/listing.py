@@ -101,7 +101,7 @@ def _readable(row: dict[str, Any]) -> dict[str, Any]:
         return row
     said: list[str] = []
     if needs["repos"]:
-        files = " or ".join(needs["files"])
+        files = "all" if row["remote_code"] else " or ".join(needs["files"])
         said.append(f"{files} of the hub's {' or '.join(needs['repos'])}")
     if needs["package"]:
         said.append(f"weights of the package {needs['package']}")

@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hub_cache import COMMITS, fake_cache, put
 from safetensors.torch import save_file
 
 from spade_bench import plugins
 from spade_bench.encoders.common import hub as _hub
-from spade_bench.encoders.common.weights import FOLDER_VARIABLE
 from spade_bench.encoders.zoo import ENTRIES
 from spade_bench.encoders.zoo._build import build_timm, build_transformers
 from spade_bench.encoders.zoo._load import load
 from spade_bench.encoders.zoo.entry import Package, Remote, Timm, Transformers
 from spade_bench.errors import ConfigError, WeightsError
+from spade_bench.features import weightfiles
+from spade_bench.features.weightfiles import FOLDER_VARIABLE
 from spade_bench.registry import encoders
 from spade_bench.types import LoadOptions, Needs
 
@@ -159,6 +161,13 @@ class TinyModel(PreTrainedModel):
 
     def return_branch(self):
         return self.embed, "a transform"
+
+    def return_fetched(self):
+        from huggingface_hub import hf_hub_download
+        path = hf_hub_download("MahmoodLab/TITAN", filename="branch.bin")
+        with open(path) as file:
+            self.embed.fetched = file.read()
+        return self.embed
 """
 
 
@@ -221,6 +230,36 @@ def test_a_branch_of_a_remote_model_is_taken(
     agreed = LoadOptions(weights=remote[0], device="cpu", options={"trust_remote_code": True})
     model = load(entry, agreed).model
     assert isinstance(model.model, torch.nn.Conv2d)
+
+
+def test_what_the_code_fetches_itself_is_of_the_same_folder_or_commit(
+    remote: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    original = huggingface_hub.hf_hub_download
+    folder, _ = remote
+    card = ENTRIES["conch_v15"].card
+    needs = dataclasses.replace(card.needs, modules=(), transformers_below=None)
+    entry = dataclasses.replace(
+        ENTRIES["conch_v15"],
+        build=Remote("return_fetched"),
+        card=dataclasses.replace(card, patch_px=224, needs=needs),
+    )
+    agreed = LoadOptions(weights=folder, device="cpu", options={"trust_remote_code": True})
+    with pytest.raises(WeightsError, match=r"folder holds no branch\.bin"):
+        load(entry, agreed)
+    (folder / "branch.bin").write_text("of the folder")
+    assert load(entry, agreed).model.model.fetched == "of the folder"
+    cache = fake_cache(tmp_path / "hub", monkeypatch)
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    pinned = {**files, "branch.bin": b"of the commit"}
+    put(cache, "MahmoodLab/TITAN", COMMITS[0], {**files, "branch.bin": b"of main"}, main=True)
+    put(cache, "MahmoodLab/TITAN", card.revision, pinned, main=False)
+    hub_copy = dataclasses.replace(agreed, weights=None)
+    monkeypatch.setattr(_hub, "cached", weightfiles.cached)
+    assert load(entry, hub_copy).model.model.fetched == "of the commit"
+    assert huggingface_hub.hf_hub_download is original
 
 
 def test_conch_v15_says_what_its_code_needs(monkeypatch: pytest.MonkeyPatch) -> None:
