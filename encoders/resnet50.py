@@ -13,7 +13,7 @@ from spade_bench.encoders.common.timmodel import (
 )
 from spade_bench.encoders.common.weights import locate
 from spade_bench.registry import encoders
-from spade_bench.types import EncoderCard, LoadOptions
+from spade_bench.types import EncoderCard, LoadOptions, Needs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,8 +37,9 @@ CARD = EncoderCard(
     interpolation="bilinear",
     crop_pct=0.875,
     source=f"hub {_REPO}",
-    revision="main",
+    revision="78f3ecfdb38e06d9b8397f662e7ab8fee96026fa",
     licence="BSD-3-Clause",
+    needs=Needs((_REPO,), _FILES),
     pretrained_on=("ImageNet-1k",),
     reference="He et al., CVPR 2016; cut as in CLAM, Lu et al., Nature BME 2021",
     notes=("--weights also takes torchvision's resnet50 file: its names are the same.",),
@@ -78,5 +79,5 @@ def load_resnet50(options: LoadOptions) -> TimmEncoder:
     Raises:
         WeightsError: When the weights cannot be had or do not fit.
     """
-    path = locate((CARD.name,), options, (_REPO,), _FILES)
+    path = locate(CARD, options)
     return TimmEncoder(CARD, truncated(read_state(path, _FILES), str(path)), options)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from spade_bench.encoders.common.timmodel import IMAGENET, TimmEncoder, load_state, read_state
 from spade_bench.encoders.common.weights import locate
 from spade_bench.registry import encoders
-from spade_bench.types import EncoderCard, LoadOptions
+from spade_bench.types import EncoderCard, LoadOptions, Needs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,9 +29,10 @@ CARD = EncoderCard(
     crop_pct=1.0,
     precision="fp16",
     source=f"hub {_REPO}",
-    revision="main",
+    revision="b55a5ec6cade1a39edfe6534189a9b8ca7a022f0",
     licence="CC-BY-NC-ND-4.0",
     gated=True,
+    needs=Needs((_REPO,), _FILES),
     pretrained_on=("Mass-100K", "GTEx"),
     undeclared=("HEST-1k",),
     reference="Chen et al., Nature Medicine 2024, doi 10.1038/s41591-024-02857-3",
@@ -69,7 +70,7 @@ def load_uni(options: LoadOptions) -> TimmEncoder:
     Raises:
         WeightsError: When the weights cannot be had or do not fit.
     """
-    path = locate((CARD.name,), options, (_REPO,), _FILES, gated=True)
+    path = locate(CARD, options)
     state = read_state(path, _FILES)
     model = architecture()
     load_state(model, state, str(path))

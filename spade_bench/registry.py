@@ -7,6 +7,7 @@ nearest ones.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -38,8 +39,15 @@ class Plugin(Generic[Card]):
     origin: str
 
     def load(self, *args: Any, **kwargs: Any) -> Any:
-        """Make the thing this plugin stands for."""
-        return self.factory(*args, **kwargs)
+        """Make the thing this plugin stands for.
+
+        An encoder is told what loaded it, as `loaded_by`: the plugin and its options.
+        """
+        made = self.factory(*args, **kwargs)
+        if args and isinstance(args[0], LoadOptions):
+            with contextlib.suppress(AttributeError):  # one that takes no attributes
+                made.loaded_by = (self, args[0])
+        return made
 
 
 class Registry(Generic[Card]):

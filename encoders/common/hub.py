@@ -8,22 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spade_bench.errors import WeightsError
+from spade_bench.features.weightfiles import cached, cached_commits
 
-__all__ = ["cached", "fetch", "reachable"]
+__all__ = ["Kind", "fetch", "reachable"]
 
 _PROBE_SECONDS = 4.0
 _probed: dict[str, bool] = {}
 
 Kind = Literal["model", "dataset"]
-
-
-def cached(repo: str, file: str, *, kind: Kind = "model") -> Path | None:
-    """Return the local path of a hub file that was downloaded before, or None."""
-    from huggingface_hub import try_to_load_from_cache
-
-    more = {} if kind == "model" else {"repo_type": kind}
-    found = try_to_load_from_cache(repo, file, **more)
-    return Path(found) if isinstance(found, str) else None
 
 
 def reachable() -> bool:
@@ -38,7 +30,12 @@ def reachable() -> bool:
 
 
 def fetch(
-    repos: str | Sequence[str], files: str | Sequence[str], *, gated: bool, kind: Kind = "model"
+    repos: str | Sequence[str],
+    files: str | Sequence[str],
+    *,
+    gated: bool,
+    kind: Kind = "model",
+    revision: str = "",
 ) -> Path:
     """Return the local path of a hub file, downloading it when it is not in the cache.
 
@@ -49,6 +46,7 @@ def fetch(
         files: File in it; of several, the first that exists.
         gated: Whether its licence has to be accepted.
         kind: Whether it is a repository of a model or of a data set.
+        revision: Commit to take; empty for the main branch.
 
     Raises:
         WeightsError: Without network, licence or token; the message says what to do.
@@ -57,9 +55,10 @@ def fetch(
     files = (files,) if isinstance(files, str) else tuple(files)
     for repo in repos:
         for file in files:
-            if (path := cached(repo, file, kind=kind)) is not None:
+            if (path := cached(repo, file, kind=kind, revision=revision)) is not None:
                 return path
     if not reachable():
+        _refuse_other_commits(repos, files, kind, revision)
         raise WeightsError(
             "weights are not in the local cache and the hub cannot be reached",
             where=repos[0],
@@ -68,7 +67,7 @@ def fetch(
     refusal: Exception | None = None
     for repo in repos:
         for file in files:
-            found = _download(repo, file, kind)
+            found = _download(repo, file, kind, revision)
             if isinstance(found, Path):
                 return found
             refusal = refusal or found
@@ -80,7 +79,27 @@ def fetch(
     ) from refusal
 
 
-def _download(repo: str, file: str, kind: Kind) -> Path | Exception:
+def _refuse_other_commits(
+    repos: Sequence[str], files: Sequence[str], kind: Kind, revision: str
+) -> None:
+    """Say that the cache holds the file, but of another commit than the one to load.
+
+    Raises:
+        WeightsError: Naming that commit, where there is one.
+    """
+    for repo in repos if revision else ():
+        for file in files:
+            for commit in cached_commits(repo, file, kind=kind):
+                raise WeightsError(
+                    f"the cache holds {file} of commit {commit}, not of {revision}, and the hub "
+                    "cannot be reached",
+                    where=repo,
+                    fix=f"Pass --revision {commit} to take it, or download the other elsewhere and "
+                    "pass --weights FILE",
+                )
+
+
+def _download(repo: str, file: str, kind: Kind, revision: str) -> Path | Exception:
     """Download one file; return the error where another file or repository may do instead."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
@@ -88,11 +107,18 @@ def _download(repo: str, file: str, kind: Kind) -> Path | Exception:
         GatedRepoError,
         HfHubHTTPError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     more: dict[str, Any] = {} if kind == "model" else {"repo_type": kind}
+    if revision:
+        more["revision"] = revision
     try:
         return Path(hf_hub_download(repo, file, **more))
+    except RevisionNotFoundError as error:
+        raise WeightsError(
+            f"the hub has no revision {revision}", where=repo, fix="Correct --revision"
+        ) from error
     except (GatedRepoError, RepositoryNotFoundError, EntryNotFoundError) as error:
         return error
     except (HfHubHTTPError, OSError) as error:

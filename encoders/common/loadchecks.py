@@ -12,7 +12,7 @@ from spade_bench.types import LoadOptions
 
 __all__ = ["OPTIONS", "check_options", "fit_or_fail", "need_packages"]
 
-OPTIONS = ("trust_remote_code",)
+OPTIONS = ("trust_remote_code", "revision")
 
 
 def check_options(name: str, options: LoadOptions) -> None:
@@ -39,7 +39,7 @@ def need_packages(name: str, modules: tuple[str, ...], install: str) -> None:
         raise WeightsError(
             f"needs the package(s) {', '.join(missing)}, which are not installed",
             where=name,
-            fix=f"Run: pip install {install}",
+            fix=f"Run: pip install {install or ' '.join(missing)}",
         )
 
 

@@ -2,65 +2,55 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
 
-from spade_bench.encoders.common.hub import Kind, fetch
+from spade_bench.encoders.common.hub import fetch
 from spade_bench.errors import WeightsError, machine_fault
-from spade_bench.types import LoadOptions
+from spade_bench.features.weightfiles import FOLDER_VARIABLE, own_folder, pinned
+from spade_bench.types import EncoderCard, LoadOptions
 
-__all__ = ["FILES", "FOLDER_VARIABLE", "locate", "own_folder", "refuse_impostor"]
+__all__ = [
+    "FILES",
+    "FOLDER_VARIABLE",
+    "UNPINNED",
+    "UNPINNED_CODE",
+    "locate",
+    "own_folder",
+    "refuse_impostor",
+]
 
 FILES = ("model.safetensors", "pytorch_model.bin")
-FOLDER_VARIABLE = "SPADE_BENCH_WEIGHTS"
+UNPINNED = "No commit is pinned; the one that is downloaded is recorded with the features."
+UNPINNED_CODE = "No commit is pinned, so the hub's copy loads only with --revision COMMIT."
 
 
-def own_folder(names: Sequence[str]) -> Path | None:
-    """Return ``$SPADE_BENCH_WEIGHTS/NAME`` for the first of ``names`` that has such a folder."""
-    root = os.environ.get(FOLDER_VARIABLE)
-    if not root:
-        return None
-    folders = [Path(root).expanduser() / name for name in names]
-    return next((folder for folder in folders if folder.is_dir()), None)
-
-
-def locate(
-    names: Sequence[str],
-    options: LoadOptions,
-    repos: Sequence[str],
-    files: Sequence[str] = FILES,
-    *,
-    gated: bool = False,
-    kind: Kind = "model",
-) -> Path:
+def locate(card: EncoderCard, options: LoadOptions) -> Path:
     """Return the file or folder with an encoder's weights.
 
-    The order is: ``--weights``, the folder of the first of ``names`` in the environment variable
-    `SPADE_BENCH_WEIGHTS`, the hub's cache, the hub.
+    The order is: ``--weights``, a folder of the encoder's name, or of the encoder that it is a
+    variant of, in the environment variable `SPADE_BENCH_WEIGHTS`, the hub's cache, the hub, at the
+    commit that ``--revision`` or else the card names.
 
     Args:
-        names: The encoder's name, and the name of the encoder it is a variant of.
-        options: May hold a path.
-        repos: Hub repositories; empty when there is none.
-        files: File names looked for.
-        gated: Whether the licence has to be accepted.
-        kind: Kind of the hub repository.
+        card: The encoder's card; its needs name repositories and files.
+        options: May hold a path and a revision.
 
     Raises:
         WeightsError: When there are none; the message says what to do.
     """
+    needs = card.needs
     if options.weights is not None:
         return Path(options.weights)
-    if (folder := own_folder(names)) is not None:
+    if (folder := own_folder((card.name, *needs.folders))) is not None:
         return folder
-    if not repos:
+    if not needs.repos:
         raise WeightsError(
             "its weights are on no hub",
-            where=names[0],
-            fix=f"Download {files[0]} from the authors' page and pass --weights FILE",
+            where=card.name,
+            fix=f"Download {needs.files[0]} from the authors' page and pass --weights FILE",
         )
-    return fetch(repos, files, gated=gated, kind=kind)
+    revision = pinned(card, options)
+    return fetch(needs.repos, needs.files, gated=card.gated, kind=needs.kind, revision=revision)
 
 
 def refuse_impostor(file: Path) -> None:

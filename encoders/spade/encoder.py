@@ -148,6 +148,11 @@ class SpadeEncoder:
         )
         return single, random_routing
 
+    @property
+    def identity_parts(self) -> dict[str, Any]:
+        """Settings that change the numbers, the model's own included."""
+        return {"routing": self.routing, "tau": self.tau}
+
     def encode(self, features: Any) -> np.ndarray:
         """Encode base features.
 

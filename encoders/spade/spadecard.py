@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from spade_bench.types import EncoderCard
+from spade_bench.types import EncoderCard, Needs
 
-__all__ = ["CARD"]
+__all__ = ["CARD", "PARTS"]
+
+PARTS = ("spade.json", "genes.csv", "centroids.safetensors", "experts.safetensors")
 
 CARD = EncoderCard(
     name="spade",
@@ -16,6 +18,7 @@ CARD = EncoderCard(
     source="a folder written by `spade-bench pretrain` or `spade-bench import-spade`",
     licence="that of the weights folder and of its base encoder",
     pretrained_on=None,
+    needs=Needs(parts=PARTS),
     reference="arXiv 2506.21857",
     notes=(
         "Needs --weights FOLDER and the features of the base encoder that the folder names.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spade_bench.types import EncoderCard
+from spade_bench.types import EncoderCard, Needs
 
 __all__ = ["CARD"]
 
@@ -17,6 +17,7 @@ CARD = EncoderCard(
     source="a folder written by `spade-bench pretrain --config tangle`",
     licence="that of the weights folder and of its patch encoder",
     pretrained_on=None,
+    needs=Needs(parts=("tangle.json", "genes.csv", "tangle.safetensors")),
     reference="arXiv 2405.11618",
     notes=(
         "Needs --weights FOLDER and the patch features that the folder names.",

@@ -94,13 +94,5 @@ def load(row: SlideRow, options: LoadOptions) -> RemoteSlideEncoder:
         ConfigError: When an option is unknown.
     """
     check_options(row.card.name, options)
-    model = load_by_own_code(
-        row.card,
-        row.repo,
-        (row.card.name,),
-        needs=row.needs,
-        transformers_below=row.transformers_below,
-        options=options,
-        verb="Encode",
-    )
+    model = load_by_own_code(row.card, options, verb="Encode")
     return RemoteSlideEncoder(row, model.float(), options)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spade_bench.encoders.common.seendata import ledger, ledger_notes
-from spade_bench.types import EncoderCard
+from spade_bench.encoders.common.weights import UNPINNED_CODE
+from spade_bench.types import EncoderCard, Needs
 
 __all__ = ["ROWS", "SlideRow"]
 
@@ -24,22 +25,28 @@ class SlideRow:
 
     Attributes:
         card: Its card; `upstream`, `patch_px` and `mpp` say what patches it needs.
-        repo: Hub repository.
         in_dim: Width of the patch features.
         call: How the model is called.
-        needs: Modules that its code imports.
-        transformers_below: First major version of transformers that its code does not run with.
     """
 
     card: EncoderCard
-    repo: str
     in_dim: int
     call: Call
-    needs: tuple[str, ...] = ()
-    transformers_below: int | None = None
 
 
-def _feather(name: str, upstream: str, in_dim: int, patch_px: int, part: str) -> SlideRow:
+def _needs(repo: str, *modules: str, transformers_below: int | None = None) -> Needs:
+    return Needs(
+        (repo,),
+        ("config.json",),
+        modules=modules,
+        install=" ".join(modules),
+        transformers_below=transformers_below,
+    )
+
+
+def _feather(
+    name: str, upstream: str, in_dim: int, patch_px: int, part: str, *, commit: str = ""
+) -> SlideRow:
     repo = f"MahmoodLab/abmil.base.{part}.pc108-24k"
     card = EncoderCard(
         name=name,
@@ -51,7 +58,8 @@ def _feather(name: str, upstream: str, in_dim: int, patch_px: int, part: str) ->
         patch_px=patch_px,
         mpp=0.5,
         source=f"hub {repo}",
-        revision="main",
+        revision=commit,
+        needs=_needs(repo),
         licence=_ND,
         gated=True,
         pretrained_on=("MGB (private)",),
@@ -62,10 +70,11 @@ def _feather(name: str, upstream: str, in_dim: int, patch_px: int, part: str) ->
         notes=(
             _REMOTE,
             "Supervised pretraining: few-shot results on its classes are no surprise.",
+            *(() if commit else (UNPINNED_CODE,)),
             *ledger_notes("pppp?"),
         ),
     )
-    return SlideRow(card, repo, in_dim, "feather")
+    return SlideRow(card, in_dim, "feather")
 
 
 _TITAN = SlideRow(
@@ -80,7 +89,8 @@ _TITAN = SlideRow(
         mpp=0.5,
         precision="fp16",
         source="hub MahmoodLab/TITAN",
-        revision="main",
+        revision="dac6773d9961cfc75503440676ff157a2c6e8d2e",
+        needs=_needs("MahmoodLab/TITAN", "einops", "einops_exts", transformers_below=5),
         licence=_ND,
         gated=True,
         pretrained_on=("Mass-340K", "GTEx"),
@@ -96,11 +106,8 @@ _TITAN = SlideRow(
             *ledger_notes("nnnp?"),
         ),
     ),
-    "MahmoodLab/TITAN",
     768,
     "titan",
-    ("einops", "einops_exts"),
-    5,
 )
 
 _PRISM = SlideRow(
@@ -115,7 +122,7 @@ _PRISM = SlideRow(
         mpp=0.5,
         precision="fp16",
         source="hub paige-ai/Prism",
-        revision="main",
+        needs=_needs("paige-ai/Prism", "environs", "sacremoses", transformers_below=5),
         licence=_ND,
         gated=True,
         pretrained_on=("MSKCC (private)",),
@@ -127,20 +134,25 @@ _PRISM = SlideRow(
         notes=(
             _REMOTE,
             "Its code was written for transformers 4 and does not load with 5.",
+            UNPINNED_CODE,
             *ledger_notes("pppp?"),
         ),
     ),
-    "paige-ai/Prism",
     2560,
     "prism",
-    ("environs", "sacremoses"),
-    5,
 )
 
 ROWS: dict[str, SlideRow] = {
     row.card.name: row
     for row in (
-        _feather("feather", "conch_v15", 768, 512, "conch_v15"),
+        _feather(
+            "feather",
+            "conch_v15",
+            768,
+            512,
+            "conch_v15",
+            commit="423c894c738294e8b0ac38938108180a2c21dd43",
+        ),
         _feather("feather-uni2", "uni2", 1536, 256, "uni_v2"),
         _feather("feather-uni", "uni", 1024, 256, "uni"),
         _TITAN,

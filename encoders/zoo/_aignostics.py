@@ -11,7 +11,9 @@ __all__ = ["ENTRIES"]
 _RUDOLF = Normalisation((0.7072, 0.5787, 0.7036), (0.2119, 0.2301, 0.1775))
 
 
-def _rudolf(name: str, repo: str, dim: int, size: str, millions: float) -> tuple[Entry, Entry]:
+def _rudolf(
+    name: str, repo: str, dim: int, size: str, millions: float, *, commit: str
+) -> tuple[Entry, Entry]:
     both = entry(
         name,
         dim,
@@ -21,6 +23,7 @@ def _rudolf(name: str, repo: str, dim: int, size: str, millions: float) -> tuple
         feature="cls",
         prefix=9,
         repos=(f"Aignostics/{repo}",),
+        revision=commit,
         norm=_RUDOLF,
         licence="CC-BY-NC-ND-4.0 with supplementary terms",
         gated=True,
@@ -39,7 +42,28 @@ def _rudolf(name: str, repo: str, dim: int, size: str, millions: float) -> tuple
 
 
 ENTRIES: tuple[Entry, ...] = (
-    *_rudolf("rudolfv2", "RudolfV-2", 1536, "g", 1130),
-    *_rudolf("rudolfv2-b", "RudolfV-2-B", 768, "B", 85.2),
-    *_rudolf("rudolfv2-s", "RudolfV-2-S", 384, "S", 21.4),
+    *_rudolf(
+        "rudolfv2",
+        "RudolfV-2",
+        1536,
+        "g",
+        1130,
+        commit="482d9519c6a10fc22fbe5bcd6a87d5daf056643c",
+    ),
+    *_rudolf(
+        "rudolfv2-b",
+        "RudolfV-2-B",
+        768,
+        "B",
+        85.2,
+        commit="b2cb55c8fff8aaaf9cc16fda6d09bfb21dfc6db8",
+    ),
+    *_rudolf(
+        "rudolfv2-s",
+        "RudolfV-2-S",
+        384,
+        "S",
+        21.4,
+        commit="76abacd512a98c72a6db6192af9fc98313c3bd78",
+    ),
 )

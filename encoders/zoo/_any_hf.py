@@ -17,8 +17,9 @@ from spade_bench.encoders.common.timmodel import TimmEncoder
 from spade_bench.encoders.common.weights import FILES
 from spade_bench.encoders.zoo.entry import IMAGENET
 from spade_bench.errors import PluginError, WeightsError
+from spade_bench.features.weightfiles import pinned
 from spade_bench.files import read_json
-from spade_bench.types import EncoderCard, LoadOptions, Normalisation
+from spade_bench.types import EncoderCard, LoadOptions, Needs, Normalisation
 
 __all__ = ["resolve"]
 
@@ -61,9 +62,9 @@ def resolve(name: str) -> tuple[EncoderCard, Callable[[LoadOptions], TimmEncoder
         interpolation=interpolation,
         crop_pct=crop,
         source=f"folder {name}" if Path(name).is_dir() else f"hub {name}",
-        revision="main",
         licence="see its page",
         pretrained_on=None,
+        needs=Needs(path=name) if Path(name).is_dir() else Needs((name,)),
         notes=(
             _FEATURE,
             "Size and normalisation from its preprocessor_config.json"
@@ -135,7 +136,9 @@ def _load(name: str, card: EncoderCard, options: LoadOptions) -> TimmEncoder:
     check_options(card.name, options)
     source = options.weights or (Path(name) if Path(name).is_dir() else None)
     if source is None:
-        source = fetch(name, FILES, gated=False).parent
+        revision = pinned(card, options)
+        fetch(name, "config.json", gated=False, revision=revision)
+        source = fetch(name, FILES, gated=False, revision=revision).parent
     backbone = _model(source)
     encoder = TimmEncoder(card, _Vector(backbone), options)
     if card.dim is None:  # its configuration does not say

@@ -11,7 +11,7 @@ from spade_bench.encoders.common.timmodel import TimmEncoder
 from spade_bench.encoders.common.weights import FILES, locate
 from spade_bench.errors import PluginError, WeightsError
 from spade_bench.registry import suggest
-from spade_bench.types import EncoderCard, LoadOptions, Normalisation
+from spade_bench.types import EncoderCard, LoadOptions, Needs, Normalisation
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,13 +58,14 @@ def resolve(name: str) -> tuple[EncoderCard, Callable[[LoadOptions], TimmEncoder
         revision=f"timm {timm.__version__}",
         licence=str(config.license or "not stated by timm"),
         pretrained_on=None,
+        needs=Needs(repos=(repo,) if repo else (), folders=(name,)),
         reference=str(config.paper_name or config.origin_url or "timm"),
         notes=(
             "Size, normalisation and interpolation as timm states them.",
             "0.5 µm/px is a convention; what it was trained on is not read from its name.",
         ),
     )
-    return card, partial(_load, name, card, repo)
+    return card, partial(_load, name, card)
 
 
 def _config(name: str) -> Any:
@@ -86,9 +87,9 @@ def _config(name: str) -> Any:
     return config
 
 
-def _load(name: str, card: EncoderCard, repo: str | None, options: LoadOptions) -> TimmEncoder:
+def _load(name: str, card: EncoderCard, options: LoadOptions) -> TimmEncoder:
     check_options(card.name, options)
-    path = locate((card.name, name), options, (repo,) if repo else (), FILES)
+    path = locate(card, options)
     return TimmEncoder(card, _model(name, path), options)
 
 

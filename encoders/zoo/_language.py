@@ -10,8 +10,6 @@ __all__ = ["ENTRIES"]
 
 def _musk(*, ms_aug: bool) -> Package:
     return Package(
-        ("musk", "fairscale"),
-        "fairscale git+https://github.com/lilab-stanford/MUSK",
         "musk",
         {"with_head": False, "out_norm": False, "return_global": True, "ms_aug": ms_aug},
     )
@@ -24,6 +22,8 @@ _MUSK = entry(
     "MUSK, a vision-language transformer trained on TCGA and image-text pairs.",
     repos=("xiangjx/musk",),
     files=("model.safetensors",),
+    modules=("musk", "fairscale"),
+    install="fairscale git+https://github.com/lilab-stanford/MUSK",
     norm=HALF,
     patch_px=384,
     precision="fp16",

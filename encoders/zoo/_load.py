@@ -43,7 +43,7 @@ def load(entry: Entry, options: LoadOptions) -> TimmEncoder:
         model = _remote(entry, build, options)
     else:
         if isinstance(build, Package):
-            need_packages(entry.card.name, build.needs, build.install)
+            need_packages(entry.card.name, entry.card.needs.modules, entry.card.needs.install)
         path = _file(entry, options)
         if isinstance(build, Package):
             from spade_bench.encoders.zoo import _packages
@@ -81,19 +81,12 @@ def _transformers(build: Transformers, state: dict[str, torch.Tensor], where: st
 
 def _remote(entry: Entry, build: Remote, options: LoadOptions) -> nn.Module:
     """Load a model by the code that lies beside its weights, if the user agreed to run it."""
-    from spade_bench.encoders.common.owncode import load_by_own_code
+    from spade_bench.encoders.common.owncode import load_by_own_code, own_files
 
-    model = load_by_own_code(
-        entry.card,
-        entry.repos[0],
-        entry.names,
-        needs=build.needs,
-        transformers_below=build.transformers_below,
-        options=options,
-        verb="Extract",
-    )
+    model = load_by_own_code(entry.card, options, verb="Extract")
     if build.branch:
-        found = getattr(model, build.branch)()
+        with own_files(entry.card, options):
+            found = getattr(model, build.branch)()
         model = found[0] if isinstance(found, tuple) else found
     built: nn.Module = model.float()
     return built
@@ -102,9 +95,9 @@ def _remote(entry: Entry, build: Remote, options: LoadOptions) -> nn.Module:
 def _file(entry: Entry, options: LoadOptions) -> Path:
     """Return the weights file, and refuse one that is known to be another model's."""
     card = entry.card
-    path = locate(entry.names, options, entry.repos, entry.files, gated=card.gated, kind=entry.kind)
+    path = locate(card, options)
     if path.is_dir():
-        path = _in_folder(path, entry.files)
+        path = _in_folder(path, card.needs.files)
     if not path.is_file():
         raise WeightsError("no such weights file", where=str(path))
     if entry.other_digest and _digest(path).startswith(entry.other_digest):

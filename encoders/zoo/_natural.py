@@ -8,7 +8,9 @@ from spade_bench.encoders.zoo.entry import Entry, Timm
 __all__ = ["ENTRIES"]
 
 
-def _dinov2(name: str, architecture: str, millions: float, prefix: int, extra: str) -> Entry:
+def _dinov2(
+    name: str, architecture: str, millions: float, prefix: int, extra: str, *, commit: str
+) -> Entry:
     return entry(
         name,
         1024,
@@ -17,6 +19,7 @@ def _dinov2(name: str, architecture: str, millions: float, prefix: int, extra: s
         feature="cls",
         prefix=prefix,
         repos=(f"timm/{architecture}.lvd142m",),
+        revision=commit,
         precision="fp16",
         licence="Apache-2.0",
         flags="-----",
@@ -31,8 +34,22 @@ def _dinov2(name: str, architecture: str, millions: float, prefix: int, extra: s
 
 
 ENTRIES: tuple[Entry, ...] = (
-    _dinov2("dinov2-vitl14", "vit_large_patch14_dinov2", 303.2, 1, ""),
-    _dinov2("dinov2-vitl14-reg4", "vit_large_patch14_reg4_dinov2", 303.2, 5, " with 4 registers"),
+    _dinov2(
+        "dinov2-vitl14",
+        "vit_large_patch14_dinov2",
+        303.2,
+        1,
+        "",
+        commit="47b73eefe95e8d44ec3623f8890bd894b6ea2d6c",
+    ),
+    _dinov2(
+        "dinov2-vitl14-reg4",
+        "vit_large_patch14_reg4_dinov2",
+        303.2,
+        5,
+        " with 4 registers",
+        commit="f3c408e77602bb412aa65fb03dfa0d5f95cb3832",
+    ),
     entry(
         "dinov3-vitl16",
         1024,

@@ -6,9 +6,9 @@ import dataclasses
 from typing import Any
 
 from spade_bench.encoders.common.seendata import ledger, ledger_notes
-from spade_bench.encoders.common.weights import FILES
+from spade_bench.encoders.common.weights import UNPINNED, UNPINNED_CODE
 from spade_bench.encoders.zoo.entry import IMAGENET, Entry, Package, Remote, Timm, Transformers
-from spade_bench.types import EncoderCard, Normalisation
+from spade_bench.types import EncoderCard, Needs, Normalisation
 
 __all__ = ["entry", "variant"]
 
@@ -28,8 +28,7 @@ def entry(
     flags: str,
     pretrained_on: tuple[str, ...] | None,
     licence: str,
-    repos: tuple[str, ...] = (),
-    files: tuple[str, ...] = FILES,
+    repos: tuple[str, ...],
     norm: Normalisation = IMAGENET,
     notes: tuple[str, ...] = (),
     source: str = "",
@@ -46,18 +45,20 @@ def entry(
         pretrained_on: Data sets seen in pretraining; None when unknown.
         licence: Licence of the weights.
         repos: Hub repositories.
-        files: File names of the weights.
         norm: Channel statistics.
         notes: Choices worth knowing.
         source: Where the weights come from, when not from the first repository.
-        more: Other attributes of `Entry` or `EncoderCard`.
+        more: Other attributes of `Entry`, `EncoderCard` or `Needs`.
     """
-    own = {field.name for field in dataclasses.fields(Entry)}
-    of_entry = {key: value for key, value in more.items() if key in own}
-    of_card = {key: value for key, value in more.items() if key not in own}
+    of_entry, of_needs, of_card = _sorted(more)
     feature = _TOKENS.get(of_entry.get("feature", ""), "").format(prefix=of_entry.get("prefix", 1))
-    defaults: dict[str, Any] = {"patch_px": 224, "mpp": 0.5, "revision": "main"}
-    defaults["remote_code"] = isinstance(build, Remote)
+    defaults: dict[str, Any] = {"patch_px": 224, "mpp": 0.5, "remote_code": False}
+    if isinstance(build, Remote):
+        defaults["remote_code"] = True
+        # Beside the code, which names the weights itself, this says whether they are there.
+        of_needs = {"files": ("config.json",), **of_needs}
+    note = UNPINNED_CODE if defaults["remote_code"] else UNPINNED
+    unpinned = () if of_card.get("revision") else (note,)
     card = EncoderCard(
         name=name,
         input="image",
@@ -68,10 +69,11 @@ def entry(
         licence=licence,
         pretrained_on=pretrained_on,
         undeclared=ledger(flags),
-        notes=(*((feature,) if feature else ()), *notes, *ledger_notes(flags)),
+        notes=(*((feature,) if feature else ()), *notes, *unpinned, *ledger_notes(flags)),
+        needs=Needs(repos=repos, **of_needs),
         **{**defaults, **of_card},
     )
-    return Entry(card=card, build=build, repos=repos, files=files, **of_entry)
+    return Entry(card=card, build=build, **of_entry)
 
 
 def variant(of: Entry, name: str, note: str, **changes: Any) -> Entry:
@@ -81,11 +83,10 @@ def variant(of: Entry, name: str, note: str, **changes: Any) -> Entry:
         of: The row it is a variant of.
         name: Registry name.
         note: What differs, and who uses it so.
-        changes: Attributes of `Entry` or `EncoderCard` that differ.
+        changes: Attributes of `Entry`, `EncoderCard` or `Needs` that differ.
     """
-    own = {field.name for field in dataclasses.fields(Entry)}
-    of_entry = {key: value for key, value in changes.items() if key in own}
-    of_card = {key: value for key, value in changes.items() if key not in own}
+    of_entry, of_needs, of_card = _sorted(changes)
+    base = of.base or of.card.name
     feature = of_entry.get("feature", of.feature)
     kept = [text for text in of.card.notes if not text.startswith("Feature:")]
     prefix = of_entry.get("prefix", of.prefix)
@@ -94,6 +95,20 @@ def variant(of: Entry, name: str, note: str, **changes: Any) -> Entry:
         of.card,
         name=name,
         notes=(*lead, f"Variant of {of.card.name}: {note}", *kept),
+        needs=dataclasses.replace(of.card.needs, folders=(base,), **of_needs),
         **of_card,
     )
-    return dataclasses.replace(of, card=card, **{"base": of.base or of.card.name, **of_entry})
+    return dataclasses.replace(of, card=card, **{"base": base, **of_entry})
+
+
+def _sorted(
+    values: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Split values into the attributes of `Entry`, of `Needs` and of `EncoderCard`."""
+    of_entry = {field.name for field in dataclasses.fields(Entry)}
+    of_needs = {field.name for field in dataclasses.fields(Needs)}
+    return (
+        {key: value for key, value in values.items() if key in of_entry},
+        {key: value for key, value in values.items() if key in of_needs},
+        {key: value for key, value in values.items() if key not in of_entry | of_needs},
+    )

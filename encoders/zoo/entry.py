@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from spade_bench.encoders.common.hub import Kind
-from spade_bench.encoders.common.weights import FILES
 from spade_bench.types import EncoderCard, Normalisation
 
 __all__ = [
@@ -73,13 +71,9 @@ class Remote:
 
     Attributes:
         branch: Method of the model that returns the patch encoder; empty for the model itself.
-        needs: Import names of the packages that the code needs.
-        transformers_below: First major version of transformers with which it does not load.
     """
 
     branch: str = ""
-    needs: tuple[str, ...] = ()
-    transformers_below: int | None = None
 
 
 @dataclass(frozen=True)
@@ -87,14 +81,10 @@ class Package:
     """A model that only its authors' package can build.
 
     Attributes:
-        needs: Import names of the packages.
-        install: What pip installs.
         builder: Function of `packages.py` that builds it.
         arguments: Arguments of its call on images.
     """
 
-    needs: tuple[str, ...]
-    install: str
     builder: Literal["conch", "musk"]
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
@@ -104,14 +94,11 @@ class Entry:
     """One patch encoder.
 
     Attributes:
-        card: Its card.
+        card: Its card, which also says where its weights are.
         build: Its architecture.
         feature: `cls` takes the class token, `cls+mean` puts the mean of the patch tokens behind
             it, `vector` takes what the model returns.
         prefix: Number of tokens before the patch tokens (class token and registers).
-        repos: Hub repositories with the weights; of several, the first that exists.
-        files: File names of the weights.
-        kind: Kind of the hub repositories.
         base: Name of the encoder whose weights this variant uses.
         other_digest: First digits of the SHA-256 of a file that is easily taken for this one.
         millions: Parameters in millions as published or counted, for the tests; 0 when unknown.
@@ -121,14 +108,6 @@ class Entry:
     build: Timm | Transformers | Remote | Package
     feature: Literal["cls", "cls+mean", "vector"] = "vector"
     prefix: int = 1
-    repos: tuple[str, ...] = ()
-    files: tuple[str, ...] = FILES
-    kind: Kind = "model"
     base: str = ""
     other_digest: str = ""
     millions: float = 0.0
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names under which its weights may lie."""
-        return (self.card.name, self.base) if self.base else (self.card.name,)

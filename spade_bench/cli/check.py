@@ -10,7 +10,13 @@ from typing import Annotated
 
 import typer
 
-from spade_bench.cli.options import DeviceOption, JsonOption, SeedOption, TrustOption
+from spade_bench.cli.options import (
+    DeviceOption,
+    JsonOption,
+    RevisionOption,
+    SeedOption,
+    TrustOption,
+)
 
 __all__ = ["check"]
 
@@ -36,6 +42,7 @@ def check(
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     trust_remote_code: TrustOption = False,
+    revision: RevisionOption = None,
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> int:
@@ -64,6 +71,7 @@ def check(
             precision=precision,
             seed=seed,
             options=options,
+            revision=revision,
         ),
     )
     failed = [finding for finding in findings if finding.status == "fail"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spade_bench.cli.options import BatchSizeOption, DeviceOption, TrustOption
+from spade_bench.cli.options import BatchSizeOption, DeviceOption, RevisionOption, TrustOption
 
 __all__ = ["encode"]
 
@@ -39,6 +39,7 @@ def encode(
     device: DeviceOption = None,
     batch_size: BatchSizeOption = 8192,
     trust_remote_code: TrustOption = False,
+    revision: RevisionOption = None,
 ) -> None:
     """Encode a folder of base features, with SPADE, another encoder of features or a slide encoder.
 
@@ -73,9 +74,11 @@ def encode(
         options["routing"] = routing.value
     if tau is not None:
         options["tau"] = tau
-    loaded = plugin.load(LoadOptions(weights=weights, device=device or "auto", options=options))
+    loaded = plugin.load(
+        LoadOptions(weights=weights, device=device or "auto", options=options, revision=revision)
+    )
     run = encode_slides if slide_level else encode_bags
-    done = run(loaded, features, out, recipe=_recipe(loaded, weights))
+    done = run(loaded, features, out)
     console.emit(
         f"{len(done.written)} {'slides' if slide_level else 'bags'} encoded, "
         f"{len(done.skipped)} already there, {len(done.failed)} failed: {out}"
@@ -86,19 +89,3 @@ def encode(
             where=str(features),
             fix="Their lines stand above; the others are complete",
         )
-
-
-def _recipe(encoder: Any, weights: Path | None) -> dict[str, Any]:
-    """Return what determines the output of a loaded encoder beside its input."""
-    from spade_bench import files
-
-    recipe: dict[str, Any] = {"encoder": encoder.card.name, "dim": encoder.dim}
-    if weights is not None:
-        described = [weights / name for name in ("spade.json", "tangle.json")]
-        for file in described if weights.is_dir() else [weights]:
-            if file.is_file():
-                recipe["weights"] = files.hash_file(file)
-    for name in ("routing", "tau"):
-        if hasattr(encoder, name):
-            recipe[name] = getattr(encoder, name)
-    return recipe

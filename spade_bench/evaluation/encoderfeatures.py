@@ -17,6 +17,7 @@ from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
 from spade_bench.evaluation.settings import path_of
 from spade_bench.extraction.outputs import checked_encode
 from spade_bench.features.bags import FeatureFolders, bag_encoder
+from spade_bench.features.identity import Identity, identity_of, stored_identity, with_base
 from spade_bench.features.slideids import LOOSE_IDS, match_files
 from spade_bench.files import hash_file, hash_obj
 from spade_bench.registry import encoders, suggest, tasks
@@ -55,7 +56,8 @@ class EncoderFeatures:
         dim: Width after ``encode``; None means that of the files.
         loaded: The encoder behind ``encode`` or ``encode_slide``, which may bring controls.
         seen: What it and the encoders below it were trained on.
-        identity: What determines the numbers besides the feature files.
+        identity: What of the encoder is part of a run's id, besides the feature files.
+        made_by: What made its features, or makes them on the way; None where the files do not say.
         request: What was asked for.
         flags: Flags of every row of it.
     """
@@ -70,6 +72,7 @@ class EncoderFeatures:
     loaded: FeatureEncoder | SlideEncoder | None = None
     seen: Provenance = UNKNOWN
     identity: Mapping[str, Any] = field(default_factory=dict)
+    made_by: Identity | None = None
     flags: tuple[str, ...] = ()
 
 
@@ -98,12 +101,19 @@ def find_features(
         return _chained(request, encoder, task, folders)
     folder = _folder(request, task, encoder.label, encoder.name)
     files, flags = _files(request, folders, folder, encoder, encoder.name)
+    first = next(iter(files.values()))
+    made_by = stored_identity(first)
     if flags:
-        return EncoderFeatures(encoder.label, files, encoder, seen=_said_by(flags), flags=flags)
-    if card.input == "features" and bag_encoder(next(iter(files.values()))) != encoder.name:
+        seen = _said_by(flags)
+        return EncoderFeatures(
+            encoder.label, files, encoder, seen=seen, made_by=made_by, flags=flags
+        )
+    if card.input == "features" and bag_encoder(first) != encoder.name:
         # Only base features and no weights: loading says in one line what is missing.
         load_feature_encoder(encoder, request.settings.device, request.settings.seed)
-    return EncoderFeatures(encoder.label, files, encoder, seen=provenance(card), dim=card.dim)
+    return EncoderFeatures(
+        encoder.label, files, encoder, seen=provenance(card), dim=card.dim, made_by=made_by
+    )
 
 
 def with_test_files(
@@ -170,6 +180,21 @@ def weights_hash(path: Path) -> str:
     return hash_obj([[p.name, hash_file(p)] for p in found])
 
 
+def _beyond_weights(card: EncoderCard, made_by: Identity) -> dict[str, Any]:
+    """What determines an encoder's numbers and `weights_hash` does not see.
+
+    It is part of a run's id, so nothing is named for an encoder of this package with weights of a
+    path, or those that its card pins: the ids of older runs stay.
+    """
+    found: dict[str, Any] = {"code": made_by.code} if made_by.code else {}
+    commit = made_by.source.rpartition("@")[2]
+    if made_by.source.startswith("hub ") and commit != card.revision:
+        found["source"] = made_by.source
+    if card.remote_code and made_by.weights:
+        found["files"] = hash_obj(made_by.weights)
+    return found
+
+
 def _precomputed(
     request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard, folders: FeatureFolders
 ) -> EncoderFeatures:
@@ -182,7 +207,8 @@ def _precomputed(
         _refuse_misspelling(encoder.name)
     declared = _declared(request.settings.pretrained_on, encoder)
     seen = _said_by(flags) if declared is None else Provenance(declared)
-    return EncoderFeatures(encoder.label, files, encoder, seen=seen, flags=flags)
+    made_by = stored_identity(next(iter(files.values())))
+    return EncoderFeatures(encoder.label, files, encoder, seen=seen, made_by=made_by, flags=flags)
 
 
 def _declared(entries: Sequence[str], encoder: EncoderRequest) -> tuple[str, ...] | None:
@@ -311,6 +337,7 @@ def _chained(
     if encoder.weights is None:  # pragma: no cover - the caller checked
         raise AssertionError
     base = _made_by(files, base, flags)
+    made_by = identity_of(loaded)
     identity = {"weights": weights_hash(encoder.weights), "options": dict(encoder.options)}
     return EncoderFeatures(
         label=encoder.label,
@@ -321,7 +348,8 @@ def _chained(
         dim=loaded.dim,
         loaded=loaded,
         seen=provenance(card, loaded, base),
-        identity=identity,
+        identity={**identity, **_beyond_weights(card, made_by)},
+        made_by=with_base(made_by, next(iter(files.values()))),
         flags=flags,
     )
 
@@ -341,9 +369,11 @@ def _slide_level(
     folder = _folder(request, task, encoder.label, encoder.name, upstream)
     with contextlib.suppress(DataError):  # no vectors of this encoder: patch features must do
         files = folders.bags(folder, encoder.name)
-        if bag_encoder(next(iter(files.values()))) == encoder.name:
+        first = next(iter(files.values()))
+        if bag_encoder(first) == encoder.name:
+            seen, made_by = provenance(card), stored_identity(first)
             return EncoderFeatures(
-                encoder.label, files, encoder, seen=provenance(card), dim=card.dim
+                encoder.label, files, encoder, seen=seen, dim=card.dim, made_by=made_by
             )
     loaded: SlideEncoder = encoders.get(encoder.name).load(
         LoadOptions(
@@ -361,6 +391,8 @@ def _slide_level(
     make = vector_maker(loaded, any_base=bool(flags))
     # Consent decides whether a model may be built, not what it computes.
     options = {k: v for k, v in encoder.options.items() if k != "trust_remote_code"}
+    made_by = identity_of(loaded)
+    identity = {"slide": encoder.name, "weights": weights, "options": options}
     return EncoderFeatures(
         label=encoder.label,
         files=files,
@@ -370,7 +402,8 @@ def _slide_level(
         dim=loaded.dim or bag_dim(first),
         loaded=loaded,
         seen=provenance(loaded.card, loaded, base),
-        identity={"slide": encoder.name, "weights": weights, "options": options},
+        identity={**identity, **_beyond_weights(card, made_by)},
+        made_by=with_base(made_by, first),
         flags=flags,
     )
 

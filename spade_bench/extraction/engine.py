@@ -8,9 +8,8 @@ line; the others go on.
 from __future__ import annotations
 
 import contextlib
-import json
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,13 +19,7 @@ from typing import TYPE_CHECKING
 from spade_bench import console
 from spade_bench.errors import DataError, SystemFaultError, UserError, machine_fault
 from spade_bench.extraction.outputs import check_width, checked_encode
-from spade_bench.extraction.recipe import (
-    EncoderSource,
-    Settings,
-    is_current,
-    recipe_attrs,
-    stored_recipe,
-)
+from spade_bench.extraction.recipe import EncoderSource, Recipe, Settings, stored_recipe
 from spade_bench.extraction.stream import BAD_INPUT, DROPPED, Batch, Job, Open, Stream
 from spade_bench.features.bags import features_folder, write_features
 
@@ -103,9 +96,11 @@ def run_jobs(jobs: Sequence[Job], source: EncoderSource, settings: Settings, out
         dim = getattr(encoder, "dim", None) or source.card.dim
         check_width([folder / f"{job.slide_id}.h5" for job in jobs], dim)  # of all shards
         label = f"Extracting {source.card.name}"
+        identity = source.loaded_identity()
+        work = [(job, recipe.attrs(identity)) for job, recipe in todo]
         with (
-            console.progress(label, len(todo), "slides") as bar,
-            Stream(todo, folder, settings) as stream,
+            console.progress(label, len(work), "slides") as bar,
+            Stream(work, folder, settings) as stream,
         ):
             _Run(encoder, folder, _Pace(bar, stream), done, failed).over(stream)
     return Summary(folder, done, skipped, failed, time.monotonic() - start)
@@ -118,43 +113,48 @@ def _sharded(jobs: Sequence[Job], shard: tuple[int, int] | None) -> list[Job]:
 
 def _plan(
     jobs: Sequence[Job], source: EncoderSource, folder: Path, failed: dict[str, str]
-) -> tuple[list[tuple[Job, dict[str, str]]], tuple[str, ...]]:
+) -> tuple[list[tuple[Job, Recipe]], tuple[str, ...]]:
     """Tell what is to be done from what is there."""
-    todo: list[tuple[Job, dict[str, str]]] = []
+    todo: list[tuple[Job, Recipe]] = []
     skipped: list[str] = []
-    stale = 0
-    common = source.recipe()
+    stale: Counter[str] = Counter()
+    common = source.old_recipe()
     for job in jobs:
         try:
             _check_name(job.slide_id)
-            attrs = recipe_attrs({**common, **job.inputs()})
-            current = is_current(folder / f"{job.slide_id}.h5", attrs)
+            recipe = Recipe.of(common, job.inputs())
+            stored = stored_recipe(folder / f"{job.slide_id}.h5")
         except BAD_INPUT as error:
             _fail(failed, job.slide_id, error)
             continue
-        stale += current is False
-        if current:
+        changes = () if stored is None else recipe.changes(stored, source)
+        if stored is not None and not changes:
             skipped.append(job.slide_id)
-        else:
-            todo.append((job, attrs))
+            continue
+        todo.append((job, recipe))
+        if changes:
+            stale["; ".join(changes)] += 1
     _check_series(todo, folder)
-    if stale:
-        console.say(f"{stale} files were made with other settings or input and are made again")
+    for changed, n in stale.items():
+        files = "1 file was" if n == 1 else f"{n} files were"
+        again = "is" if n == 1 else "are"
+        console.say(f"{files} made otherwise and {again} made again ({changed})")
     return todo, tuple(skipped)
 
 
-def _check_series(todo: Sequence[tuple[Job, Mapping[str, str]]], folder: Path) -> None:
+def _check_series(todo: Sequence[tuple[Job, Recipe]], folder: Path) -> None:
     """Refuse to replace the features of one image of a file by those of another.
 
     Raises:
         DataError: Naming the first such slide.
     """
-    for job, attrs in todo:
-        before = stored_recipe(folder / f"{job.slide_id}.h5")
-        series = json.loads(attrs["recipe"]).get("series") or 0
-        if before is not None and (before.get("series") or 0) != series:
+    for job, recipe in todo:
+        stored = stored_recipe(folder / f"{job.slide_id}.h5")
+        before = None if stored is None or not stored.hash else stored.values.get("series") or 0
+        series = recipe.inputs.get("series") or 0
+        if before is not None and before != series:
             raise DataError(
-                f"holds features of image {before.get('series') or 0} of {job.slide_id}, and "
+                f"holds features of image {before} of {job.slide_id}, and "
                 f"image {series} is asked for",
                 where=str(folder),
                 fix="Give another --out for this image, or remove these features",

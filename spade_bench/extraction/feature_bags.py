@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 __all__ = ["encode_bags"]
 
 # Not carried: names of what made the source, and the unit of its coordinates, which are pixels now.
-_OWN = ("name", "encoder", "extractor", "recipe", "source_hash", "unit", "tile_size",
-        "tile_size_um", "tile_size_px")  # fmt: skip
+_OWN = ("name", "encoder", "extractor", "recipe", "recipe_hash", "identity", "source_hash", "unit",
+        "tile_size", "tile_size_um", "tile_size_px")  # fmt: skip
 
 
 def encode_bags(
-    encoder: FeatureEncoder, features: Path, out: Path, *, recipe: Mapping[str, Any]
+    encoder: FeatureEncoder, features: Path, out: Path, *, recipe: Mapping[str, Any] | None = None
 ) -> EncodedFolder:
     """Encode every bag under a folder and write the same layout under `features_{encoder}`.
 
-    Coordinates, barcodes and attributes are carried through. A file whose recipe (the encoder's,
-    and the content of its source) is unchanged is left alone; a bad file is reported and the rest
-    go on.
+    Coordinates, barcodes and attributes are carried through. A file is left alone when what made it
+    (`identity`) and the content of its source are unchanged; a bad file is reported and the rest go
+    on.
 
     Args:
         encoder: The encoder; its card's `upstream` names the features it takes, `any` or an empty
             name takes all.
         features: Folder of base features, searched recursively.
         out: Folder to write.
-        recipe: What determines the output beside the source: weights, options.
+        recipe: What is recorded of the encoder in words; None for what can be told from it.
 
     Raises:
         DataError: When the folder holds no features of the upstream encoder.
@@ -46,10 +46,9 @@ def encode_bags(
         _encode_one(encoder, source, target, attrs)
 
     return over_bags(
-        encoder.card,
+        encoder,
         features,
         unit="bags",
-        dim=encoder.dim,
         recipe=recipe,
         target_of=lambda slide_id, source: _target(features, source, out, name),
         write=write,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from spade_bench import console, files
 from spade_bench.errors import DataError, UserError
 from spade_bench.extraction.outputs import check_width
 from spade_bench.features.bags import find_bags, source_hash
+from spade_bench.features.identity import ATTRIBUTE, identity_of, stored_identity, with_base
 from spade_bench.types import EncoderCard
 
 __all__ = ["EncodedFolder", "over_bags"]
@@ -23,7 +25,7 @@ class EncodedFolder:
 
     Attributes:
         written: Slide id -> file, encoded now.
-        skipped: Slide id -> file, complete from an earlier run of the same recipe.
+        skipped: Slide id -> file, complete from an earlier run and made by the same.
         failed: One line for each file that could not be encoded.
     """
 
@@ -33,26 +35,26 @@ class EncodedFolder:
 
 
 def over_bags(
-    card: EncoderCard,
+    encoder: Any,
     features: Path,
     *,
     unit: str,
-    dim: int | None,
-    recipe: Mapping[str, Any],
+    recipe: Mapping[str, Any] | None,
     target_of: Callable[[str, Path], Path],
     write: Callable[[Path, Path, dict[str, Any]], object],
 ) -> EncodedFolder:
     """Write a file for every bag under a folder that has no current one.
 
-    A file is current when it holds the hash of the recipe and of its source's content. A bad bag
-    is reported and the rest go on.
+    A file is current when what made it and the content of its source are unchanged. Files of older
+    versions do not say what made them; they are current when their recipe is. A bad bag is reported
+    and the rest go on.
 
     Args:
-        card: The encoder's; `upstream` names the features it takes, `any` or an empty name all.
+        encoder: The encoder; its card's `upstream` names the features it takes, `any` or an empty
+            name all.
         features: Folder of bags, searched recursively.
         unit: What a bag is called in the progress line, plural.
-        dim: Width of what is written; None when it is not known before.
-        recipe: What determines the output beside the source: weights, options.
+        recipe: What is recorded of the encoder in words; None for what can be told from it.
         target_of: Tells the file of a slide id and its bag.
         write: Encodes a bag into a file with these attributes beside its own.
 
@@ -61,6 +63,8 @@ def over_bags(
             another width would stay among those that are written.
         OSError: When the disk is full, or the folder to write cannot be one.
     """
+    card: EncoderCard = encoder.card
+    recipe = old_recipe(encoder) if recipe is None else recipe
     upstream = None if card.upstream in (None, "", "any") else card.upstream
     broken: list[DataError] = []
     bags = find_bags(features, upstream, unreadable=broken)
@@ -68,23 +72,30 @@ def over_bags(
     for line in failed:
         console.warn(line)
     targets = {slide_id: target_of(slide_id, source) for slide_id, source in bags.items()}
-    check_width(list(targets.values()), dim)
+    check_width(list(targets.values()), encoder.dim)
     written: dict[str, Path] = {}
     skipped: dict[str, Path] = {}
     changed: list[str] = []
+    remade: Counter[str] = Counter()
+    made_by = identity_of(encoder)
     said = {f"recipe_{name}": str(value) for name, value in recipe.items()}
     with console.progress(f"encode {card.name}", total=len(bags), unit=unit) as bar:
         for slide_id, source in bags.items():
             target, content = targets[slide_id], source_hash(source)
             key = files.hash_obj({**recipe, "source": content})
-            before = _made_from(target)
-            if before.get("recipe") == key:
+            before, identity = _made_from(target), with_base(made_by, source)
+            stored = stored_identity(target)
+            changes = () if stored is None else stored.differences(identity)
+            if before.get("recipe") == key and not changes:
                 skipped[slide_id] = target
             else:
                 if before.get("source_hash", content) != content:
                     changed.append(slide_id)
+                elif before:
+                    remade["; ".join(changes) or "other settings"] += 1
                 try:
-                    write(source, target, {**said, "recipe": key, "source_hash": content})
+                    attrs = {"recipe": key, "source_hash": content, ATTRIBUTE: identity.to_json()}
+                    write(source, target, {**said, **attrs})
                     written[slide_id] = target
                 except (UserError, OSError) as error:
                     if isinstance(error, OSError) and error.errno in _FOR_ALL:
@@ -99,7 +110,25 @@ def over_bags(
             f"{len(changed)} source(s) have changed since they were encoded before: "
             f"{', '.join(changed[:5])}{more}"
         )
+    for difference, n in remade.items():
+        console.say(f"{n} file(s) had been made otherwise and are made again ({difference})")
     return EncodedFolder(written, skipped, tuple(failed))
+
+
+def old_recipe(encoder: Any) -> dict[str, Any]:
+    """Return what files say of their encoder in words, and older versions said of it at all."""
+    recipe: dict[str, Any] = {"encoder": encoder.card.name, "dim": encoder.dim}
+    _, options = getattr(encoder, "loaded_by", (None, None))
+    weights = None if options is None else options.weights
+    if weights is not None:
+        described = [weights / name for name in ("spade.json", "tangle.json")]
+        for file in described if weights.is_dir() else [weights]:
+            if file.is_file():
+                recipe["weights"] = files.hash_file(file)
+    for name in ("routing", "tau"):
+        if hasattr(encoder, name):
+            recipe[name] = getattr(encoder, name)
+    return recipe
 
 
 _FOR_ALL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTDIR, errno.EEXIST}

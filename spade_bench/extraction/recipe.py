@@ -1,4 +1,8 @@
-"""What determines the features in a file, as a hash, so that finished work is told from stale."""
+"""What determines the features in a file, so that finished work is told from stale.
+
+A file says which input it was made of (`recipe`) and what made it (`identity`). Files of older
+versions have one recipe for both.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from spade_bench.errors import DataError, UserError
+from spade_bench.features.identity import ATTRIBUTE, Identity, identity_of
+from spade_bench.features.weightfiles import is_commit
 from spade_bench.files import hash_file, hash_obj
 from spade_bench.types import EncoderCard, LoadOptions, PatchEncoder
 
-__all__ = ["EncoderSource", "Settings", "fingerprint", "is_current", "recipe_attrs",
-           "stored_recipe"]  # fmt: skip
+__all__ = ["EncoderSource", "Recipe", "Settings", "StoredRecipe", "fingerprint", "stored_recipe"]
 
-_SCHEMA = 1
+_SCHEMA = 2  # of a recipe without its encoder, which the identity names
+_OLD_SCHEMA = 1
 _EDGE = 1 << 16  # bytes hashed at each end of an input file
 
 
@@ -97,7 +103,9 @@ class EncoderSource:
         from spade_bench.registry import encoders
 
         self.options = options or LoadOptions()
+        self._given = options  # None: those that a loaded encoder was loaded with
         self._loaded: PatchEncoder | None = None
+        self._identity: Identity | None = None
         if isinstance(encoder, str):
             self._plugin = encoders.get(encoder)
             self.card: EncoderCard = self._plugin.card
@@ -124,8 +132,29 @@ class EncoderSource:
         """Resolution at which patches are taken, µm per pixel."""
         return settings.mpp or self.card.mpp or 0.5
 
-    def recipe(self) -> dict[str, Any]:
-        """What of the encoder determines the features."""
+    def identity(self) -> Identity:
+        """What makes the features.
+
+        An encoder is loaded for it where that is needed to know: a plugin, which may say more once
+        it is, and weights of the hub that are neither in the cache nor pinned to a commit.
+        """
+        if self._identity is None or not self._identity.known:
+            if self._loaded is None and self._plugin.origin == "built-in":
+                self._identity = identity_of(self._plugin, self.options)
+            if self._identity is None or not self._identity.known:
+                self._identity = identity_of(self.get(), self._given)
+        return self._identity
+
+    def loaded_identity(self) -> Identity:
+        """What makes the features, once the encoder is loaded and its weights are at hand."""
+        self._identity = identity_of(self.get(), self._given)
+        return self._identity
+
+    def old_recipe(self) -> dict[str, Any]:
+        """What files of older versions say of their encoder."""
+        pinned = is_commit(self.card.revision) or (
+            bool(self.card.needs.repos) and not self.card.revision
+        )
         weights = self.options.weights
         files: Iterable[Path] = ()
         if weights is not None:
@@ -133,7 +162,8 @@ class EncoderSource:
         return {
             "encoder": self.card.name,
             "source": self.card.source,
-            "revision": self.card.revision,
+            # Cards pin a commit where they said `main`.
+            "revision": "main" if pinned else self.card.revision,
             "patch_px": self.card.patch_px,
             "interpolation": self.card.interpolation,
             "crop_pct": self.card.crop_pct,
@@ -165,35 +195,74 @@ def fingerprint(path: Path) -> list[Any]:
     return [path.name, size, digest.hexdigest()[:16]]
 
 
-def recipe_attrs(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """The attributes that record a recipe in a features file."""
-    full = {"schema": _SCHEMA, **recipe}
-    return {"recipe": json.dumps(full, sort_keys=True), "recipe_hash": hash_obj(full)}
+@dataclass(frozen=True)
+class StoredRecipe:
+    """What a features file says of how it was made.
+
+    Attributes:
+        hash: Hash of its recipe.
+        values: The recipe.
+        identity: What made it; None in a file of an older version.
+    """
+
+    hash: str
+    values: Mapping[str, Any]
+    identity: Identity | None
 
 
-def is_current(path: Path, attrs: Mapping[str, str]) -> bool | None:
-    """Whether a features file was made by this recipe; None when there is no such file."""
+@dataclass(frozen=True)
+class Recipe:
+    """What one features file is to be made of.
+
+    Attributes:
+        inputs: What of the slide and the settings determines the features.
+        old: The same with the encoder, as older versions wrote it.
+    """
+
+    inputs: Mapping[str, Any]
+    old: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, source: Mapping[str, Any], inputs: Mapping[str, Any]) -> Recipe:
+        """Return the recipe of an encoder, as `EncoderSource.old_recipe` has it, and an input."""
+        return cls({"schema": _SCHEMA, **inputs}, {"schema": _OLD_SCHEMA, **source, **inputs})
+
+    def attrs(self, identity: Identity) -> dict[str, str]:
+        """The attributes that record it in a features file."""
+        recipe = json.dumps(self.inputs, sort_keys=True)
+        return {
+            "recipe": recipe,
+            "recipe_hash": hash_obj(self.inputs),
+            ATTRIBUTE: identity.to_json(),
+        }
+
+    def changes(self, stored: StoredRecipe, source: EncoderSource) -> tuple[str, ...]:
+        """Say what a file was made with that is different now; nothing when it is current."""
+        if stored.identity is None:
+            same = stored.hash == hash_obj(self.old)
+        else:
+            same = stored.hash == hash_obj(self.inputs)
+            if same:
+                return stored.identity.differences(source.identity())
+        return () if same else ("other settings or input",)
+
+
+def stored_recipe(path: Path) -> StoredRecipe | None:
+    """What a features file says of how it was made; None when there is no such file.
+
+    A file that cannot be read, or says nothing, has an empty hash.
+    """
     import h5py
 
     if not path.is_file():
         return None
     try:
         with h5py.File(path, "r") as file:
-            found = file["features"].attrs.get("recipe_hash")
-    except (OSError, KeyError):
-        return False
-    return bool(found == attrs["recipe_hash"])
-
-
-def stored_recipe(path: Path) -> dict[str, Any] | None:
-    """What a features file says of how it was made; None without one, or where it says nothing."""
-    import h5py
-
-    if not path.is_file():
-        return None
-    try:
-        with h5py.File(path, "r") as file:
-            found = json.loads(file["features"].attrs["recipe"])
-    except (OSError, KeyError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+            attrs = dict(file["features"].attrs)
+        found = json.loads(attrs.get("recipe", "{}"))
+        identity = attrs.get(ATTRIBUTE)
+        made_by = None if identity is None else Identity.from_dict(json.loads(identity))
+        values = found if isinstance(found, dict) else {}
+        return StoredRecipe(str(attrs.get("recipe_hash", "")), values, made_by)
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError):  # damaged: it is made again
+        return StoredRecipe("", {}, None)

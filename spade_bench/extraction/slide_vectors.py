@@ -60,18 +60,18 @@ def vector_maker(
 
 
 def encode_slides(
-    encoder: SlideEncoder, features: Path, out: Path, *, recipe: Mapping[str, Any]
+    encoder: SlideEncoder, features: Path, out: Path, *, recipe: Mapping[str, Any] | None = None
 ) -> EncodedFolder:
     """Encode every bag under a folder into `OUT/slide_features_{encoder}/{slide}.h5`.
 
-    A file whose recipe (the encoder's, and the content of its source) is unchanged is left alone;
+    A file is left alone when what made it (`identity`) and the content of its source are unchanged;
     a bad bag is reported and the rest go on.
 
     Args:
         encoder: The slide encoder; its card's `upstream` names the features it takes.
         features: Folder of patch features, searched recursively.
         out: Folder to write.
-        recipe: What determines the output beside the source: weights, options.
+        recipe: What is recorded of the encoder in words; None for what can be told from it.
 
     Raises:
         DataError: When the folder holds no features of the upstream encoder.
@@ -91,10 +91,9 @@ def encode_slides(
         )
 
     return over_bags(
-        encoder.card,
+        encoder,
         features,
         unit="slides",
-        dim=encoder.dim,
         recipe=recipe,
         target_of=lambda slide_id, _: slide_vector_path(out, name, slide_id),
         write=write,

@@ -13,9 +13,9 @@ import pytest
 from spade_bench import plugins
 from spade_bench.doctor import EncoderState, diagnose
 from spade_bench.doctor import hubaccess as hub
-from spade_bench.encoders.common import hub as _hub
-from spade_bench.encoders.common.weights import FOLDER_VARIABLE
 from spade_bench.errors import PluginError
+from spade_bench.features import weightfiles
+from spade_bench.features.weightfiles import FOLDER_VARIABLE
 from spade_bench.registry import encoders
 
 
@@ -23,7 +23,7 @@ from spade_bench.registry import encoders
 def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
     plugins.install()
     monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
-    monkeypatch.setattr(_hub, "cached", lambda *a, **k: None)
+    monkeypatch.setattr(weightfiles, "cached", lambda *a, **k: None)
 
 
 def see(
@@ -66,7 +66,7 @@ def test_offline_each_encoder_says_where_its_weights_belong(
     assert found["uni"].fix.startswith("offline: put")
     assert found["virchow2-cls"].fix.endswith("into $SPADE_BENCH_WEIGHTS/virchow2/")
     assert "put CHIEF_CTransPath.pth into" in found["ctranspath-chief"].fix
-    assert "put model.safetensors or pytorch_model.bin into" in found["uni"].fix
+    assert "put pytorch_model.bin or model.safetensors into" in found["uni"].fix
     assert "put all of Aignostics/RudolfV-2 into" in found["rudolfv2"].fix
     assert "--trust-remote-code" in found["rudolfv2"].notes
     assert found["spade"].fix.startswith("--weights FOLDER")
@@ -118,11 +118,52 @@ def test_weights_on_disk_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert (named.ready, named.on_disk) == (True, str(tmp_path))
     file = tmp_path / "cached.bin"
     monkeypatch.setattr(
-        _hub, "cached", lambda repo, name, **k: file if repo == "owkin/phikon" else None
+        weightfiles, "cached", lambda repo, name, **k: file if repo == "owkin/phikon" else None
     )
     assert state("phikon").on_disk == str(file)
     with pytest.raises(PluginError, match="Did you mean 'phikon'"):
         state("phikonn")
+
+
+PLUGIN = """
+from spade_bench.registry import encoders
+from spade_bench.types import EncoderCard, Needs
+
+CARD = EncoderCard(
+    "needy", "image", 3, "d", patch_px=8, mpp=0.5, gated=True, remote_code=True,
+    needs=Needs(("somebody/needy",), ("w.bin",), modules=("no_such_module",), install="such-thing"),
+)
+encoders.add(CARD, lambda options: None)
+"""
+
+
+def test_a_plugins_card_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    encoders.names()
+    monkeypatch.setattr(encoders, "_plugins", dict(encoders._plugins))
+    (tmp_path / "needy.py").write_text(PLUGIN)
+    plugins.load_file(tmp_path / "needy.py")
+    see(monkeypatch, reachable=False)
+    row = state("needy")
+    assert (row.missing, row.fix) == (("no_such_module",), "pip install such-thing")
+    assert "its card pins no commit of that code: --revision COMMIT" in row.notes
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert (
+        state("needy").fix == "offline: put all of somebody/needy into $SPADE_BENCH_WEIGHTS/needy/"
+    )
+    asked = see(monkeypatch, reachable=True, token=True, allowed={"somebody/needy": False})
+    assert state("needy").fix == "accept the licence at https://hub.example/somebody/needy"
+    assert asked == ["somebody/needy"]
+
+
+def test_the_doctor_knows_no_encoder_by_name() -> None:
+    import spade_bench.doctor as room
+
+    names = [f'"{name}' for name in encoders.names()]
+    for path in Path(str(room.__file__)).parent.glob("*.py"):
+        text = path.read_text()
+        assert not [name for name in names if name in text], path
+        assert "encoders.zoo" not in text
+        assert "encoders.wholeslide" not in text
 
 
 def test_one_slow_answer_does_not_hold_up_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

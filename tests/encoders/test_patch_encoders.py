@@ -185,7 +185,7 @@ def test_missing_weights_say_what_to_do(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_hub, "_reachable", lambda endpoint: False)
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a: None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: None)
     with pytest.raises(WeightsError, match=r"hub cannot be reached.*--weights FILE"):
         encoders.get(name).load(CPU)
     with pytest.raises(WeightsError, match="no such weights file"):
@@ -198,13 +198,13 @@ def test_refused_access_names_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
     from huggingface_hub.errors import GatedRepoError
 
-    def refuse(*args: object) -> str:
+    def refuse(*args: object, **more: object) -> str:
         # Its constructor wants a response of whichever client library the hub package uses.
         raise GatedRepoError.__new__(GatedRepoError)
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(_hub, "_reachable", lambda endpoint: True)
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a: None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a, **k: None)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     with pytest.raises(WeightsError, match=r"refuses access.*Accept the licence.*hf auth login"):
         encoders.get("uni").load(CPU)

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hub_cache import COMMITS, fake_cache, put
 from safetensors.torch import save_file
 
 from spade_bench.cli.main import main
 from spade_bench.encoders.wholeslide import ROWS
 from spade_bench.encoders.wholeslide._ownercode import load
+from spade_bench.encoders.wholeslide._table import SlideRow
 from spade_bench.errors import ConfigError, DataError, WeightsError
 from spade_bench.features.bags import write_features
+from spade_bench.features.weightfiles import find_weights
 from spade_bench.registry import encoders
 from spade_bench.types import LoadOptions
 
@@ -72,10 +75,16 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return write
 
 
+def without_packages(row: SlideRow) -> SlideRow:
+    """The row of an encoder whose code imports nothing and runs with any transformers."""
+    needs = dataclasses.replace(row.card.needs, modules=(), transformers_below=None)
+    return dataclasses.replace(row, card=dataclasses.replace(row.card, needs=needs))
+
+
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_the_model_is_called_as_its_authors_call_it(name: str, repository) -> None:
     # The stand-in runs with any transformers, the authors' code of some rows does not.
-    row = dataclasses.replace(ROWS[name], needs=(), transformers_below=None)
+    row = without_packages(ROWS[name])
     folder, weight = repository(row.in_dim, row.card.dim)
     encoder = load(row, LoadOptions(folder, "cpu", options={"trust_remote_code": True}))
     rng = np.random.default_rng(0)
@@ -100,7 +109,7 @@ def test_a_run_asks_for_consent_and_encodes_on_the_way(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    row = dataclasses.replace(ROWS[name], needs=(), transformers_below=None)
+    row = without_packages(ROWS[name])
     monkeypatch.setitem(ROWS, name, row)
     monkeypatch.chdir(tmp_path)
     folder, _ = repository(row.in_dim, row.card.dim)
@@ -144,13 +153,42 @@ def test_nothing_runs_without_consent_and_weights_must_fit(repository) -> None:
         load(row, LoadOptions(folder, "cpu", options={"trust_remote": True}))
 
 
+def test_code_of_the_hub_runs_only_at_a_commit(
+    repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinned, free = (without_packages(ROWS[name]) for name in ("feather", "feather-uni"))
+    cache = fake_cache(tmp_path / "hub", monkeypatch)
+    folder, weight = repository(pinned.in_dim, pinned.card.dim)
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    moved = {**files, "modeling_slide.py": b"raise SystemExit('ran')\n"}
+    for row, commit in ((pinned, pinned.card.revision), (free, COMMITS[0])):
+        put(cache, row.card.needs.repos[0], commit, files, main=False)
+        put(cache, row.card.needs.repos[0], COMMITS[1], moved, main=True)
+    agreed = LoadOptions(device="cpu", options={"trust_remote_code": True})
+    encoder = load(pinned, agreed)
+    x = np.ones((2, pinned.in_dim), dtype=np.float32)
+    want = (torch.ones(pinned.in_dim) @ weight.T).numpy()
+    np.testing.assert_allclose(encoder.encode_slide(x), want, rtol=1e-4, atol=1e-4)
+    made_by = find_weights(pinned.card, agreed)
+    assert made_by.source == f"hub {pinned.card.needs.repos[0]}@{pinned.card.revision}"
+    with pytest.raises(WeightsError, match=r"pins no commit.*--revision COMMIT"):
+        load(free, agreed)
+    with pytest.raises(WeightsError, match=r"'main' is no commit in full"):
+        load(free, dataclasses.replace(agreed, revision="main"))
+    load(free, dataclasses.replace(agreed, revision=COMMITS[0]))
+    with pytest.raises(SystemExit, match="ran"):
+        load(free, dataclasses.replace(agreed, revision=COMMITS[1]))
+
+
 def test_code_for_an_older_transformers_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("transformers.__version__", "5.1.0")
     for name in ("titan", "prism"):
         with pytest.raises(WeightsError, match=r"needs transformers below 5, here is 5\.1\.0"):
             encoders.get(name).load(LoadOptions(options={"trust_remote_code": True}))
     monkeypatch.setattr("transformers.__version__", "4.57.0")
-    row = dataclasses.replace(ROWS["prism"], needs=("no_such_module",))
+    card = ROWS["prism"].card
+    needs = dataclasses.replace(card.needs, modules=("no_such_module",))
+    row = dataclasses.replace(ROWS["prism"], card=dataclasses.replace(card, needs=needs))
     with pytest.raises(WeightsError, match=r"no_such_module.*not installed"):
         load(row, LoadOptions(options={"trust_remote_code": True}))
 

@@ -10,8 +10,10 @@ import pytest
 
 from spade_bench import plugins
 from spade_bench.encoders.common.seendata import LEDGER
+from spade_bench.encoders.common.weights import UNPINNED
 from spade_bench.encoders.zoo import ENTRIES
 from spade_bench.encoders.zoo.entry import Timm, Transformers
+from spade_bench.features.weightfiles import is_commit
 from spade_bench.registry import encoders
 from spade_bench.types import Normalisation
 
@@ -97,15 +99,17 @@ def test_cards_say_what_the_sheet_says(name: str) -> None:
 def test_cards_are_complete(name: str) -> None:
     entry = ENTRIES[name]
     card = entry.card
-    for value in (card.description, card.source, card.licence, card.reference, card.revision):
+    for value in (card.description, card.source, card.licence, card.reference):
         assert value
+    assert is_commit(card.revision) or UNPINNED in card.notes
     assert card.description.endswith(".")
     assert all(note.endswith(".") for note in card.notes)
-    assert entry.repos
-    assert entry.files
+    assert card.needs.repos
+    assert card.needs.files
     if entry.base:
         base = ENTRIES[entry.base]
-        assert base.repos == entry.repos
+        assert base.card.needs.repos == card.needs.repos
+        assert card.needs.folders == (entry.base,)
         assert any(note.startswith(f"Variant of {entry.base}") for note in card.notes)
         assert dataclasses.replace(card, name="", notes=()) != dataclasses.replace(
             base.card, name="", notes=()

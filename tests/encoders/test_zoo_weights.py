@@ -11,19 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hub_cache import COMMITS, fake_cache, put
 from safetensors.torch import save_file
 
 from spade_bench import plugins
 from spade_bench.encoders.common import hub as _hub
-from spade_bench.encoders.common import loadchecks
-from spade_bench.encoders.common.weights import FOLDER_VARIABLE
 from spade_bench.encoders.zoo import ENTRIES
 from spade_bench.encoders.zoo._build import build_timm, build_transformers
 from spade_bench.encoders.zoo._load import load
 from spade_bench.encoders.zoo.entry import Package, Remote, Timm, Transformers
 from spade_bench.errors import ConfigError, WeightsError
+from spade_bench.features import weightfiles
+from spade_bench.features.weightfiles import FOLDER_VARIABLE
 from spade_bench.registry import encoders
-from spade_bench.types import LoadOptions
+from spade_bench.types import LoadOptions, Needs
 
 CPU = LoadOptions(device="cpu")
 
@@ -51,7 +52,7 @@ def test_offline_every_encoder_says_in_one_line_what_to_do(name: str) -> None:
     with pytest.raises(WeightsError, match=r"hub cannot be reached.*pass --weights FILE") as caught:
         encoders.get(name).load(CPU)
     assert "\n" not in str(caught.value)
-    assert ENTRIES[name].repos[0] in str(caught.value)
+    assert ENTRIES[name].card.needs.repos[0] in str(caught.value)
 
 
 def test_the_own_folder_is_used_before_the_hub(
@@ -160,6 +161,13 @@ class TinyModel(PreTrainedModel):
 
     def return_branch(self):
         return self.embed, "a transform"
+
+    def return_fetched(self):
+        from huggingface_hub import hf_hub_download
+        path = hf_hub_download("MahmoodLab/TITAN", filename="branch.bin")
+        with open(path) as file:
+            self.embed.fetched = file.read()
+        return self.embed
 """
 
 
@@ -217,11 +225,41 @@ def test_a_branch_of_a_remote_model_is_taken(
     entry = dataclasses.replace(
         ENTRIES["conch_v15"],
         build=Remote("return_branch"),
-        card=dataclasses.replace(ENTRIES["conch_v15"].card, patch_px=224),
+        card=dataclasses.replace(ENTRIES["conch_v15"].card, patch_px=224, needs=Needs(("a/b",))),
     )
     agreed = LoadOptions(weights=remote[0], device="cpu", options={"trust_remote_code": True})
     model = load(entry, agreed).model
     assert isinstance(model.model, torch.nn.Conv2d)
+
+
+def test_what_the_code_fetches_itself_is_of_the_same_folder_or_commit(
+    remote: tuple[Path, dict[str, torch.Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    original = huggingface_hub.hf_hub_download
+    folder, _ = remote
+    card = ENTRIES["conch_v15"].card
+    needs = dataclasses.replace(card.needs, modules=(), transformers_below=None)
+    entry = dataclasses.replace(
+        ENTRIES["conch_v15"],
+        build=Remote("return_fetched"),
+        card=dataclasses.replace(card, patch_px=224, needs=needs),
+    )
+    agreed = LoadOptions(weights=folder, device="cpu", options={"trust_remote_code": True})
+    with pytest.raises(WeightsError, match=r"folder holds no branch\.bin"):
+        load(entry, agreed)
+    (folder / "branch.bin").write_text("of the folder")
+    assert load(entry, agreed).model.model.fetched == "of the folder"
+    cache = fake_cache(tmp_path / "hub", monkeypatch)
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    pinned = {**files, "branch.bin": b"of the commit"}
+    put(cache, "MahmoodLab/TITAN", COMMITS[0], {**files, "branch.bin": b"of main"}, main=True)
+    put(cache, "MahmoodLab/TITAN", card.revision, pinned, main=False)
+    hub_copy = dataclasses.replace(agreed, weights=None)
+    monkeypatch.setattr(_hub, "cached", weightfiles.cached)
+    assert load(entry, hub_copy).model.model.fetched == "of the commit"
+    assert huggingface_hub.hf_hub_download is original
 
 
 def test_conch_v15_says_what_its_code_needs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +269,7 @@ def test_conch_v15_says_what_its_code_needs(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(WeightsError, match=r"below 5, here is 5\.1\.0"):
         load(ENTRIES["conch_v15"], CPU)
     monkeypatch.setattr(transformers, "__version__", "4.46.0")
-    monkeypatch.setattr(loadchecks.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(WeightsError, match="einops, einops_exts, which are not installed"):
         load(ENTRIES["conch_v15"], CPU)
 
@@ -240,7 +278,7 @@ def test_conch_v15_says_what_its_code_needs(monkeypatch: pytest.MonkeyPatch) -> 
 def test_absent_packages_are_named(
     name: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loadchecks.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(WeightsError, match=rf"package\(s\) {package}, .*pip install .*git\+https"):
         load(ENTRIES[name], CPU)
 
@@ -284,7 +322,7 @@ def test_conch_is_asked_for_the_unprojected_vector(
     module.create_model_from_pretrained = create  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "conch", types.ModuleType("conch"))
     monkeypatch.setitem(sys.modules, "conch.open_clip_custom", module)
-    monkeypatch.setattr(loadchecks.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     file = tmp_path / "pytorch_model.bin"
     torch.save({"visual.scale": torch.ones(1), "text.weight": torch.ones(1)}, file)
     encoder = load(ENTRIES[name], LoadOptions(weights=file, device="cpu"))
@@ -323,7 +361,7 @@ def test_musk_is_asked_without_its_head(
     assert isinstance(build, Package)
     monkeypatch.setitem(sys.modules, "musk", types.ModuleType("musk"))
     monkeypatch.setitem(sys.modules, "musk.modeling", types.ModuleType("musk.modeling"))
-    monkeypatch.setattr(loadchecks.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     monkeypatch.setattr(timm, "create_model", lambda name: FakeMusk())
     save_file({"scale": torch.ones(1)}, tmp_path / "model.safetensors")
     encoder = load(ENTRIES[name], LoadOptions(weights=tmp_path, device="cpu"))
