@@ -219,7 +219,7 @@ def _sheet(path: Path, wanted: Callable[[list[str]], bool] | None) -> pd.DataFra
         raise DataError(
             "reading a workbook needs openpyxl",
             where=str(path),
-            fix="pip install 'spade-bench[xlsx]', or save the sheet as csv",
+            fix="Run pip install 'spade-bench[xlsx]', or save the sheet as csv",
         ) from error
     except Exception as error:  # openpyxl raises whatever its zip and XML parsers raise
         raise DataError(

@@ -158,7 +158,7 @@ def test_long_names_are_written_and_content_is_synced(
         (OSError(errno.ENAMETOOLONG, "x", "a"), "too long"),
         (OSError("Unable to create file (name = '/x/y.h5', errno = 28, error message = 'No')"),
          "/x/y.h5: the disk is full"),
-        (MemoryError(), "out of memory"),
+        (MemoryError(), "Out of memory"),
     ],
 )  # fmt: skip
 def test_what_a_machine_refuses_is_said_in_words(error: Exception, said: str) -> None:
@@ -178,7 +178,7 @@ def test_what_a_machine_refuses_is_said_in_words(error: Exception, said: str) ->
 @pytest.mark.parametrize("fix", ["Do it", "Do it.", "Did you mean 'x'?", "Do it. "])
 def test_a_message_ends_in_one_stop(fix: str) -> None:
     text = str(UserError("wrong.", fix=fix))
-    assert text.startswith("wrong. D")
+    assert text.startswith("Wrong. D")
     assert text.endswith(("it.", "'x'?"))
 
 
