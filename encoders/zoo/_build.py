@@ -64,7 +64,8 @@ def build_timm(build: Timm, **changes: Any) -> nn.Module:
 
     if not timm.is_model(build.name):
         raise WeightsError(
-            f"the installed timm {timm.__version__} has no {build.name}", fix="Run: pip install --upgrade timm"
+            f"the installed timm {timm.__version__} has no {build.name}",
+            fix="Run: pip install --upgrade timm",
         )
     layers: Any = timm.layers
     classes = {"SwiGLUPacked": layers.SwiGLUPacked, "SiLU": nn.SiLU, "ConvStem": _ConvStem}

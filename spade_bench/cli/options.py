@@ -12,6 +12,7 @@ __all__ = [
     "DeviceOption",
     "JsonOption",
     "SeedOption",
+    "SizeOption",
     "TrustOption",
     "WorkersOption",
     "parse_named_paths",
@@ -24,6 +25,10 @@ DeviceOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+SizeOption = Annotated[
+    str,
+    typer.Option("--size", help="Size of the simulated study: tiny (minutes) or small (longer)."),
+]
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=0, help="Reader threads or processes; 0 picks by machine.")
 ]
@@ -34,7 +39,7 @@ TrustOption = Annotated[
         help="Agree to run the code that some encoders keep beside their weights on the hub.",
     ),
 ]
-BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Patches a batch.")]
+BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Patches per batch.")]
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:
