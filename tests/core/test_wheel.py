@@ -124,4 +124,4 @@ def test_the_version_is_said_in_one_place(repo: Path) -> None:
         if f'version__ = "{__version__}"' in path.read_text(encoding="utf-8")
     ]
     assert said == ["spade_bench/version.py"]
-    assert f"\n## {__version__} " in (repo / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## [{__version__}] - " in (repo / "CHANGELOG.md").read_text(encoding="utf-8")
