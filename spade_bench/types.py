@@ -135,7 +135,7 @@ class EncoderCard:
     Attributes:
         name: Registry name, such as `uni`.
         input: `image` for patch encoders, `features` for encoders of other encoders' features.
-        level: `patch` when it makes a vector a patch, `slide` when it makes one a slide.
+        level: `patch` when it makes one vector per patch, `slide` when it makes one per slide.
         dim: Width of its features; None when the weights decide (SPADE).
         description: One sentence.
         patch_px: Side of an input patch in pixels; of a slide encoder, that of the patches whose
@@ -192,7 +192,7 @@ class HeadCard:
         name: Registry name, such as `abmil`.
         kinds: Kinds of task it serves: `classification`, `survival`.
         description: One sentence.
-        input: `bag` when it sees all patches, `pooled` when it sees one vector a case.
+        input: `bag` when it sees all patches, `pooled` when it sees one vector per case.
         defaults: Its hyperparameters.
         grid: Values that selection on tuning cases may try, by hyperparameter; empty when there
             is nothing to choose.

@@ -37,8 +37,8 @@ pretrain:
   out: spade
   set:
     # About 2,300 spots: every expert needs some hundreds of its own, and patches that go to
-    # different experts land in different spaces, which a slide's mean then mixes. So an expert an
-    # organ instead of the paper's 16 experts of 16 clusters an organ, and a learning rate that
+    # different experts land in different spaces, which a slide's mean then mixes. So one expert per
+    # organ instead of the paper's 16 experts of 16 clusters per organ, and a learning rate that
     # arrives within the few hundred steps that so few spots allow.
 {settings}
 

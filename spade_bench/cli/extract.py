@@ -48,7 +48,7 @@ PrecisionOption = Annotated[
 ShardOption = Annotated[
     str | None, typer.Option(help="i/n: every n-th slide from the i-th on (1-based).")
 ]
-BatchOption = Annotated[int, typer.Option(min=1, help="Patches a batch.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Patches per batch.")]
 MppOption = Annotated[
     list[float] | None,
     typer.Option(
@@ -139,7 +139,7 @@ def extract(
     write_table: TableOption = None,
     seed: SeedOption = 0,
 ) -> int:
-    """Extract patch features: one HDF5 a slide or sample. Finished files are kept."""
+    """Extract patch features: one HDF5 file per slide or sample. Finished files are kept."""
     from spade_bench import console
     from spade_bench.extraction import EncoderSource, Settings
 

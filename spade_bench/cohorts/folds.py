@@ -46,7 +46,7 @@ def cross_validation(cohort: Cohort, config: CrossValidation) -> list[Episode]:
         config: Folds, repeats, seed.
 
     Returns:
-        Without a hold-out, one episode a fold, which tests on the fold. With one, one episode a
+        Without a hold-out, one episode per fold, which tests on the fold. With one, one episode per
         fold that tunes on the fold and tests on the hold-out, and behind the folds of each
         repeat the episode of their ensemble, whose ``fold`` is None.
 

@@ -1,4 +1,4 @@
-"""Cohort tables: one row a slide, read strictly into cases.
+"""Cohort tables: one row per slide, read strictly into cases.
 
 Columns: ``case_id, slide_id`` and ``label``, or ``event`` (1 = it happened) and ``duration_days``;
 ``site``, ``split`` (train, val, test), ``holdout`` (1 = test) and ``simulated`` (1) are optional
@@ -72,7 +72,7 @@ def read_cohort(
     """Read a cohort table.
 
     Args:
-        path: csv or tsv file, one row a slide.
+        path: csv or tsv file, one row per slide.
         name: Name of the cohort; the file's stem by default.
         classes: Allowed labels in order; empty takes them from the table, sorted, with a
             recognisably positive one last.
@@ -234,7 +234,7 @@ def _cases(frame: pd.DataFrame, targets: list[str], survival: bool, where: str) 
 
 
 def _splits(frame: pd.DataFrame, where: str) -> list[str | None]:
-    """One split a row, from ``split`` or ``holdout``."""
+    """One split per row, from ``split`` or ``holdout``."""
     if "split" in frame:
         sides = [None if v is None else str(v).lower() for v in frame["split"]]
         unknown = [v for v in frame["split"].dropna().unique() if str(v).lower() not in _SPLITS]

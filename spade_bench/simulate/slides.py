@@ -106,7 +106,7 @@ def _write_tables(
     sites: Sequence[Site],
     labels: Labels,
 ) -> None:
-    """Write a table per task, one row a slide."""
+    """Write a table per task, one row per slide."""
     common = [
         {
             "case_id": case_ids[slide.case],

@@ -205,7 +205,7 @@ def _positions(stored: Any, n: int, path: Path) -> np.ndarray:
     """Spot centres as (x, y); the columns of a table go by their names, never by their order.
 
     Raises:
-        DataError: When they are no two columns of finite numbers, one row a spot.
+        DataError: When they are no two columns of finite numbers, one row per spot.
     """
     if hasattr(stored, "columns"):
         pair = _pair(stored)
@@ -221,7 +221,7 @@ def _positions(stored: Any, n: int, path: Path) -> np.ndarray:
         raise DataError(
             f"obsm['spatial'] has shape {spatial.shape} for {n} spots",
             where=str(path),
-            fix="Store one (x, y) a spot",
+            fix="Store one (x, y) per spot",
         )
     if not np.isfinite(spatial[:, :2]).all():
         bad = int((~np.isfinite(spatial[:, :2])).any(axis=1).sum())

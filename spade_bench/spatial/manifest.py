@@ -1,4 +1,4 @@
-"""Reads a manifest csv: one row a sample, paths relative to the csv."""
+"""Reads a manifest csv: one row per sample, paths relative to the csv."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANIFEST_COLUMNS: Mapping[str, str] = {
     "image": "full-resolution image",
     "patches": "HEST patch file, in place of the image",
     "features": "precomputed features with barcodes, in place of image and patches",
-    "pixel_size_um": "micrometres a pixel of the image",
+    "pixel_size_um": "micrometres per pixel of the image",
     "organ": "organ; blank becomes 'unknown'",
     "patient": "patient id; blank makes the sample its own group",
     "species": "for example Homo sapiens",
@@ -45,7 +45,7 @@ def read_manifest(path: Path) -> list[StSample]:
         (line, row) for line, row in enumerate(listed, start=2) if any(map(as_text, row.values()))
     ]
     if not rows:
-        raise DataError("the manifest has no rows", where=str(path), fix="add a row a sample")
+        raise DataError("the manifest has no rows", where=str(path), fix="Add one row per sample")
     samples = [_row(path, line, row) for line, row in rows]
     ids = [s.sample_id for s in samples]
     twice = sorted({i for i in ids if ids.count(i) > 1})

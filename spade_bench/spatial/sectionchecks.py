@@ -167,7 +167,7 @@ def _check_values(data: Expression, raw: bool) -> list[Finding]:
     said = {
         "log-normalised": "X is already log-normalised and is not normalised again",
         "log-counts": "X is the logarithm of counts: the counts are recovered first",
-        "normalised": "X is normalised but not logged: rescaled to 10,000 a spot, then log1p",
+        "normalised": "X is normalised but not logged: rescaled to 10,000 per spot, then log1p",
     }
     if data.kind == "scaled":
         text = "X has negative values (scaled expression): give counts or log-normalised values"

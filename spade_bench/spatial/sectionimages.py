@@ -25,7 +25,7 @@ class ImageView:
         width: Full-resolution width, px.
         height: Full-resolution height, px.
         tissue: (h, w) bool thumbnail mask of stained area, or None when all looks alike.
-        mpp: Micrometres a pixel as the file itself says, or None.
+        mpp: Micrometres per pixel as the file itself says, or None.
     """
 
     width: int

@@ -113,7 +113,7 @@ def _content(scan: FeatureScan) -> list[Issue]:
         )
     sizes = sorted(bag.n for bag in scan.bags.values())
     if sizes:
-        text = f"{sizes[0]} to {sizes[-1]} patches a slide, median {sizes[len(sizes) // 2]}"
+        text = f"{sizes[0]} to {sizes[-1]} patches per slide, median {sizes[len(sizes) // 2]}"
         issues.append(note("bag-sizes", text, count=sum(sizes)))
     return issues
 

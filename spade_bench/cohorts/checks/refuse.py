@@ -54,7 +54,7 @@ def _target(cohort: Cohort, card: TaskCard) -> Target:
 
 
 def _frame(cohort: Cohort, target: Target) -> pd.DataFrame:
-    """One row a slide, as `validate` reads them."""
+    """One row per slide, as `validate` reads them."""
     import pandas as pd
 
     rows = []

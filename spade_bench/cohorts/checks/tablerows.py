@@ -198,7 +198,7 @@ def _ids(frame: pd.DataFrame) -> list[Issue]:
                 "duplicates",
                 f"{len(twice)} slide(s) stand in more than one row",
                 twice,
-                fix="Keep one row a slide",
+                fix="Keep one row per slide",
             )
         )
     several = slides.groupby("case_id")["slide_id"].nunique()

@@ -42,7 +42,7 @@ class CohortTable:
 
     Attributes:
         columns: Names of the columns.
-        rows: One row a slide, sorted by case and slide.
+        rows: One row per slide, sorted by case and slide.
         counts: The account.
     """
 
