@@ -133,9 +133,9 @@ def machine_fault(error: BaseException) -> SystemFaultError | None:
     for _ in range(8):
         if seen is None:
             break
-        found = _fault(seen)
-        if found is not None:
-            return found
+        fault = _fault(seen)
+        if fault is not None:
+            return fault
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return None
 

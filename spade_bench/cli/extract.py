@@ -155,8 +155,8 @@ def extract(
             "--series": (series is not None, slides, "--slides"),
         },
     )
-    own = {"trust_remote_code": True} if trust_remote_code else {}
-    options = _options(encoder, weights, device, precision, seed, own)
+    consent = {"trust_remote_code": True} if trust_remote_code else {}
+    options = _options(encoder, weights, device, precision, seed, consent)
     settings = Settings(
         overlap=overlap,
         min_tissue=min_tissue,
@@ -237,7 +237,7 @@ def _options(
     device: str | None,
     precision: str | None,
     seed: int,
-    own: dict[str, bool],
+    options: dict[str, bool],
 ) -> LoadOptions:
     """What flags leave out comes from the workspace file."""
     from spade_bench import workspace
@@ -250,10 +250,10 @@ def _options(
     if space is not None:
         entry = space.encoders.get(encoder)
         weights = weights or (space.resolve(entry.weights) if entry else None)
-        own = {**(entry.options if entry else {}), **own}
+        options = {**(entry.options if entry else {}), **options}
         device = device or space.device
     return LoadOptions(
-        weights=weights, device=device or "auto", precision=precision, seed=seed, options=own
+        weights=weights, device=device or "auto", precision=precision, seed=seed, options=options
     )
 
 

@@ -148,7 +148,7 @@ class Coverage:
         text = f"{self.n_slides - n_bad} of {self.n_slides} slides of the table have features"
         if self.missing:
             text += f"; {len(self.missing)} missing: {_some(self.missing)}"
-            text += f"; {told}" if (told := describe_near(self.near)) else ""
+            text += f"; {hint}" if (hint := describe_near(self.near)) else ""
         if self.unusable:
             shown = [f"{slide} ({why})" for slide, why in self.unusable.items()]
             text += f"; {len(self.unusable)} unusable: {_some(shown)}"
@@ -260,19 +260,19 @@ def _splits(frame: pd.DataFrame, where: str) -> list[str | None]:
 def _check_classes(
     cases: Sequence[Case], classes: tuple[str, ...], where: str, partial: bool = False
 ) -> tuple[str, ...]:
-    found = sorted({str(case.label) for case in cases})
+    present = sorted({str(case.label) for case in cases})
     if not classes:
-        if len(found) < 2:
-            raise DataError(f"only one class in the table: {found[0]}", where=where)
-        return order_classes(found)
-    unknown = [label for label in found if label not in classes]
+        if len(present) < 2:
+            raise DataError(f"only one class in the table: {present[0]}", where=where)
+        return order_classes(present)
+    unknown = [label for label in present if label not in classes]
     if unknown:
         raise DataError(
             f"unknown label value(s): {_some(unknown)}",
             where=where,
             fix=f"This task knows {', '.join(classes)}",
         )
-    absent = [label for label in classes if label not in found]
+    absent = [label for label in classes if label not in present]
     if absent and not partial:
         raise DataError(f"no case is labelled {_some(absent)}", where=where)
     return classes

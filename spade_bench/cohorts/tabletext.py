@@ -27,7 +27,7 @@ _SEPARATORS = (",", "\t", ";")
 _WORKBOOKS = {".xlsx", ".xls", ".xlsm"}
 _OLD = ("cp1252", "latin-1")
 _ZIP, _OLE, _GZIP = b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"\x1f\x8b"
-_said: set[str] = set()  # files whose encoding was told
+_reported: set[str] = set()  # files whose encoding was told
 
 
 def read_lines(path: Path) -> list[str]:
@@ -260,8 +260,8 @@ def _text(path: Path) -> str:
             text = data.decode(encoding)
         except UnicodeDecodeError:
             continue
-        if encoding in _OLD and str(path) not in _said:
-            _said.add(str(path))
+        if encoding in _OLD and str(path) not in _reported:
+            _reported.add(str(path))
             say(
                 f"{path}: not UTF-8, read as Western European (Latin-1); save it as CSV UTF-8 to "
                 "be sure of umlauts"

@@ -76,11 +76,11 @@ def simulate_slides(
     ]
 
     def one(slide: _Slide) -> NDArray[np.float64]:
-        own = np.random.default_rng(slide.seed)
+        slide_rng = np.random.default_rng(slide.seed)
         site = case_sites[slide.case]
-        tissue = grow_tissue(organ, cases[slide.case], size.slide_side_um, own)
+        tissue = grow_tissue(organ, cases[slide.case], size.slide_side_um, slide_rng)
         path = folder / "slides" / f"{slide.slide_id}.tif"
-        put_image(path, tissue, site, textures, own, drawn=images_of and images_of / "slides")
+        put_image(path, tissue, site, textures, slide_rng, drawn=images_of and images_of / "slides")
         return mean_drivers(tissue)
 
     drivers = np.stack(in_parallel("simulating slides", one, slides))  # (slides, drivers)

@@ -105,8 +105,8 @@ def read_expression(sample: StSample) -> Expression:
     twice = len(barcodes) - len(np.unique(barcodes))
     if twice:
         raise DataError(f"{twice} barcodes are there twice", where=where, fix="make them unique")
-    values, found = natural_logs(values, where)
-    findings += found
+    values, doubts = natural_logs(values, where)
+    findings += doubts
     kind = value_kind(values)
     values, genes, merged = _merge_duplicates(values, genes, kind)
     if merged:

@@ -51,9 +51,9 @@ def find_outs_files(outs: Path) -> OutsFiles:
     if matrix is None:
         raise _missing(folder, (folder,), _MATRIX, ".h5")
     places = (folder / "spatial", folder)
-    found = OutsFiles(matrix, find_positions(folder), _find(folder, places, _SCALE))
-    _check_one_section(folder, found)
-    return found
+    files = OutsFiles(matrix, find_positions(folder), _find(folder, places, _SCALE))
+    _check_one_section(folder, files)
+    return files
 
 
 def find_positions(outs: Path) -> Path:
@@ -64,10 +64,10 @@ def find_positions(outs: Path) -> Path:
     """
     folder = _folder(outs)
     places = (folder / "spatial", folder)
-    found = _find(folder, places, _POSITIONS)
-    if found is None:
+    positions = _find(folder, places, _POSITIONS)
+    if positions is None:
         raise _missing(folder, places, _POSITIONS, ".csv", ".csv.gz", ".tsv", ".txt", ".parquet")
-    return found
+    return positions
 
 
 def _folder(outs: Path) -> Path:

@@ -11,7 +11,7 @@ from spade_bench.spatial.sample import StSample
 
 __all__ = ["check_trusted", "filter_samples"]
 
-_OWN = {
+_ATTRIBUTES = {
     "id": "sample_id",
     "sample_id": "sample_id",
     "organ": "organ",
@@ -102,10 +102,10 @@ def _refusal(
 
 
 def _value(sample: StSample, column: str) -> str | None:
-    own = _OWN.get(column)
-    if own is None:
+    attribute = _ATTRIBUTES.get(column)
+    if attribute is None:
         return as_text(sample.metadata.get(column))
-    value = getattr(sample, own)
+    value = getattr(sample, attribute)
     return None if value is None else str(value)
 
 
@@ -116,7 +116,7 @@ def _choices(values: Any) -> set[str]:
 
 def _check_columns(samples: Sequence[StSample], rules: Mapping[str, Any], where: str) -> None:
     for column in rules:
-        if column in _OWN or not samples or any(column in s.metadata for s in samples):
+        if column in _ATTRIBUTES or not samples or any(column in s.metadata for s in samples):
             continue
         raise ConfigError(
             f"no sample has the metadata column '{column}'",

@@ -164,7 +164,7 @@ def read_outs(outs: Path, section: str = "") -> Outs:
 def _find_image(outs: Path) -> Path | None:
     """The full-resolution image where 10x Genomics' own downloads put it; None unless just one."""
     folders = (outs, outs / "spatial", outs.resolve().parent)
-    found = [
+    images = [
         path
         for folder in folders
         for path in (sorted(folder.iterdir()) if folder.is_dir() else [])
@@ -172,7 +172,7 @@ def _find_image(outs: Path) -> Path | None:
         and (path.stem.lower().endswith("image") or "fullres" in path.stem.lower())
         and not any(small in path.stem.lower() for small in ("hires", "lowres"))
     ]
-    return found[0] if len(found) == 1 else None
+    return images[0] if len(images) == 1 else None
 
 
 def _matrix(path: Path) -> tuple[sp.csr_matrix, pd.DataFrame, np.ndarray]:

@@ -117,9 +117,14 @@ def _times(cases: pd.Index, text: pd.Series, days: NDArray[np.float64]) -> list[
     issues = []
     broken = text.notna().to_numpy() & ~np.isfinite(days)
     if broken.any():
-        found = [f"{case}: {value}" for case, value in text[broken].items()]
+        wrong = [f"{case}: {value}" for case, value in text[broken].items()]
         issues.append(
-            error("times", f"{len(found)} time(s) are not numbers", found, fix="Days are expected")
+            error(
+                "times",
+                f"{len(wrong)} time(s) are not numbers",
+                wrong,
+                fix="Days are expected",
+            )
         )
     if (days < 0).any():
         issues.append(

@@ -127,8 +127,8 @@ def respell(
         if event_value is None:
             flags = [None if value is None else read_flag(value) for value in event]
             plain = [v if f is None else str(int(f)) for v, f in zip(event, flags, strict=True)]
-            told = pd.Series(plain, frame.index, dtype=object)
-            frame = frame.assign(**{target.event_column: told})
+            events = pd.Series(plain, frame.index, dtype=object)
+            frame = frame.assign(**{target.event_column: events})
         days = [None if value is None else fold(value) for value in frame["duration_days"]]
         return frame.assign(duration_days=pd.Series(days, frame.index, dtype=object)), issues
     given = frame[target.label_column]

@@ -143,8 +143,8 @@ def _row(labelled: Labelled, recipe: Recipe, case: str, slide: str) -> tuple[Any
 
 def _classes(labelled: Labelled, recipe: Recipe, cases: Iterable[str], step: str) -> list[Count]:
     if labelled.label:
-        found = Counter(labelled.label[case] for case in cases)
-        return [Count(step, f"label {name}", found[name], "cases") for name in recipe.classes]
+        counted = Counter(labelled.label[case] for case in cases)
+        return [Count(step, f"label {name}", counted[name], "cases") for name in recipe.classes]
     events = [labelled.survival[case][0] for case in cases]
     return [
         Count(step, "with time and event status", len(events), "cases"),

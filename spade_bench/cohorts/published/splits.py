@@ -101,10 +101,10 @@ def read_patho_bench_pair(
     """
     import pandas as pd
 
-    found = re.fullmatch(r"(.+?)==(.+?)--(.+)", code)
-    if found is None:
+    pieces = re.fullmatch(r"(.+?)==(.+?)--(.+)", code)
+    if pieces is None:
         raise DataError(f"'{code}' is not TRAIN==TEST--TASK", where=str(root))
-    train, test, task = found.groups()
+    train, test, task = pieces.groups()
     parts, classes, sample_cols = [], [], set()
     for cohort, side in ((train, "train"), (test, "test")):
         folder = root / cohort / task
@@ -189,7 +189,7 @@ def read_clam(
         sides[f"fold_{fold}"] = [side.get(slide) for slide in known]
     if not survival and not classes:
         classes = order_classes(_column(frame, "label", table).dropna().unique())
-    found = assemble(
+    units = assemble(
         frame,
         sides,
         name=table.stem,
@@ -198,7 +198,7 @@ def read_clam(
         unit=unit,
         allow_leaky=allow_leaky,
     )
-    return replace(found, flags=(*found.flags, LOOSE_IDS)) if loose else found
+    return replace(units, flags=(*units.flags, LOOSE_IDS)) if loose else units
 
 
 def split_rows(
@@ -291,14 +291,14 @@ def _side(frame: pd.DataFrame, fold: str, path: Path) -> list[str | None]:
 
 def _clam_files(splits: Path) -> dict[int, Path]:
     files = [splits] if splits.is_file() else sorted(splits.glob("splits_*.csv"))
-    found = {
+    by_number = {
         int(match.group(1)): path
         for path in files
         if (match := re.fullmatch(r"splits_(\d+)\.csv", path.name))
     }
-    if not found:
+    if not by_number:
         raise DataError("no splits_0.csv, splits_1.csv, ... found", where=str(splits))
-    return dict(sorted(found.items()))
+    return dict(sorted(by_number.items()))
 
 
 def _clam_side(path: Path) -> dict[str, str]:
