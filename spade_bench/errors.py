@@ -92,6 +92,10 @@ class UserError(SpadeBenchError):
             parts.append(_capitalised(self.fix))
         super().__init__(" ".join(_stopped(part) for part in parts))
 
+    def at(self, where: str) -> str:
+        """The message with a place; the error's own place wins where it has one."""
+        return str(self) if self.where else str(UserError(self.what, where=where, fix=self.fix))
+
     @property
     def clause(self) -> str:
         """What is wrong and what to do about it, where a list names the place."""

@@ -197,7 +197,7 @@ def test_mistakes_are_explained(weights, tmp_path):
         encode(tmp_path / "base", tmp_path / "out", weights=weights, tau=-1.0)
     with pytest.raises(ConfigError, match=r"Unknown option 'routng'.*'routing'"):
         load(weights, routng="soft")
-    with pytest.raises(ConfigError, match=r"Unknown routing 'sotf'.*'soft'"):
+    with pytest.raises(ConfigError, match=r"unknown routing 'sotf'.*'soft'"):
         load(weights, routing="sotf")
     with pytest.raises(ConfigError, match="encodes images"):
         encode(tmp_path / "base", tmp_path / "out", encoder="efficientnet-lite0")

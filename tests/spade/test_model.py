@@ -90,7 +90,7 @@ def test_global_settings_stay_as_they_were(model: SpadeModel, features: np.ndarr
 @pytest.mark.parametrize("bad", [np.zeros((3, D + 1)), np.zeros(D), np.zeros((2, 3, D))])
 def test_a_wrong_width_is_one_clear_error(model: SpadeModel, bad: np.ndarray) -> None:
     for call in (model.encode, model.route):
-        with pytest.raises(DataError, match=r"This model takes \(n, 12\) features of uni"):
+        with pytest.raises(DataError, match=r"this model takes \(n, 12\) features of uni"):
             call(bad)
 
 

@@ -171,22 +171,7 @@ def read_clam(
         str(table),
     )
     frame = spell_targets(frame, tuple(classes), survival, event_value, str(table))
-    files = _clam_files(splits)
-    known = _column(frame, "slide_id", table)
-    sides: dict[str, list[str | None]] = {}
-    loose = False
-    for fold, path in files.items():
-        given = _clam_side(path)
-        side = match_files(given, known, match_ids, str(path))
-        loose = loose or side.keys() != given.keys()
-        unknown = sorted(set(side) - set(known))
-        if unknown:
-            raise DataError(
-                f"{len(unknown)} slide(s) are not in {table.name}: {name_some(unknown)}",
-                where=str(path),
-                fix=describe_near(near_ids(unknown, known)),
-            )
-        sides[f"fold_{fold}"] = [side.get(slide) for slide in known]
+    sides, loose = _clam_sides(splits, _column(frame, "slide_id", table), table, match_ids)
     if not survival and not classes:
         classes = order_classes(_column(frame, "label", table).dropna().unique())
     units = assemble(
@@ -299,6 +284,27 @@ def _clam_files(splits: Path) -> dict[int, Path]:
     if not by_number:
         raise DataError("no splits_0.csv, splits_1.csv, ... found", where=str(splits))
     return dict(sorted(by_number.items()))
+
+
+def _clam_sides(
+    splits: Path, known: pd.Series, table: Path, match_ids: str
+) -> tuple[dict[str, list[str | None]], bool]:
+    """The side of each slide of the table in each fold, and whether ids matched only loosely."""
+    sides: dict[str, list[str | None]] = {}
+    loose = False
+    for fold, path in _clam_files(splits).items():
+        given = _clam_side(path)
+        side = match_files(given, known, match_ids, str(path))
+        loose = loose or side.keys() != given.keys()
+        unknown = sorted(set(side) - set(known))
+        if unknown:
+            raise DataError(
+                f"{len(unknown)} slide(s) are not in {table.name}: {name_some(unknown)}",
+                where=str(path),
+                fix=describe_near(near_ids(unknown, known)),
+            )
+        sides[f"fold_{fold}"] = [side.get(slide) for slide in known]
+    return sides, loose
 
 
 def _clam_side(path: Path) -> dict[str, str]:
