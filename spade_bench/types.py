@@ -264,7 +264,7 @@ class TaskCard:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How an encoder shall be loaded.
+    """How to load an encoder.
 
     Attributes:
         weights: File or folder with weights; None to fetch them from the card's source.

@@ -23,7 +23,7 @@ NamesArgument = Annotated[
 def doctor(
     names: NamesArgument = None, device: DeviceOption = None, as_json: JsonOption = False
 ) -> None:
-    """Tell for each encoder what is installed, on disk, licensed, and what to type to fix it."""
+    """Say for each encoder what is installed, on disk and licensed, and what to type to fix it."""
     from spade_bench import console, registry, workspace
     from spade_bench.doctor import diagnose
 

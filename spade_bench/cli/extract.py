@@ -57,11 +57,11 @@ MppOption = Annotated[
     ),
 ]
 AssumeOption = Annotated[
-    float | None, typer.Option(help="Resolution, µm/px, of input that does not say its own.")
+    float | None, typer.Option(help="Resolution of input whose files do not give one, in µm/px.")
 ]
 OverrideOption = Annotated[
     float | None,
-    typer.Option(help="Resolution, µm/px, of all these slides, where what they say is wrong."),
+    typer.Option(help="Resolution of all slides, in µm/px, where the one in their files is wrong."),
 ]
 SeriesOption = Annotated[
     int | None,

@@ -55,7 +55,7 @@ def validate(
     event_value: EventValue = None,
     write_table: Annotated[
         Path | None,
-        typer.Option(help="Write the table with event = 1 as it happened; needs --event-value."),
+        typer.Option(help="Write the table with event = 1 where it happened; needs --event-value."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -39,12 +39,12 @@ def read_table(path: Path, keep: Collection[str] = ()) -> pd.DataFrame:
         keep: Values that are no blanks here, such as a declared class called `none`.
 
     Raises:
-        DataError: When the file is missing, unreadable or empty, or a column is there twice.
+        DataError: When the file is missing, unreadable or empty, or a column occurs twice.
     """
     frame = read_frame(path)
     names = [str(column).strip() for column in frame.columns]
     frame.columns = names
-    # pandas numbers a name that is there twice.
+    # pandas numbers a name that occurs twice.
     needed = ("case_id", "slide_id", "label", "event", "duration_days")
     twice = [name for name in needed if name in names and f"{name}.1" in names]
     if twice:

@@ -27,7 +27,7 @@ _SEPARATORS = (",", "\t", ";")
 _WORKBOOKS = {".xlsx", ".xls", ".xlsm"}
 _OLD = ("cp1252", "latin-1")
 _ZIP, _OLE, _GZIP = b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"\x1f\x8b"
-_reported: set[str] = set()  # files whose encoding was told
+_reported: set[str] = set()  # files whose encoding was reported
 
 
 def read_lines(path: Path) -> list[str]:
@@ -89,7 +89,7 @@ def read_dicts(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
         twice = sorted({name for name in header if name and header.count(name) > 1})
         if twice:
             raise DataError(
-                f"the column {twice[0]} is there twice", where=str(path), fix="Remove one"
+                f"the column {twice[0]} occurs twice", where=str(path), fix="Remove one"
             )
         return header, [_row(header, row, f"{path} line {first + reader.line_num}")
                         for row in reader if row]  # fmt: skip

@@ -69,10 +69,10 @@ def fit_patch(
 
 
 def read_patch(path: Path) -> np.ndarray:
-    """Read an image file as (h, w, 3) uint8 RGB; see `images.to_rgb`.
+    """Read an image file as (h, w, 3) uint8 RGB; see `rgb.to_rgb`.
 
     Raises:
-        DataError: When it is no readable image.
+        DataError: When it is not a readable image.
     """
     try:
         return read_rgb(path)

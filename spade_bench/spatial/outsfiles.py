@@ -1,4 +1,4 @@
-"""Finds the files of a Space Ranger run, also under the names that repositories give them.
+"""Find the files of a Space Ranger run, also under the names that repositories give them.
 
 GEO and 10x Genomics' own downloads put the sample before the name and sometimes compress the file:
 `GSM123_LUNG1_filtered_feature_bc_matrix.h5`, `LUNG1_tissue_positions_list.csv.gz`, without the

@@ -31,7 +31,7 @@ def filter_samples(
     exclude_ids: Iterable[str] = (),
     ids: Iterable[str] = (),
 ) -> tuple[list[StSample], dict[str, str]]:
-    """Splits samples into those wanted and those left out, each with the rule that did it.
+    """Split samples into those wanted and those left out, each with the rule that did it.
 
     Values are compared as text without case. A blank never matches `include`.
 
@@ -53,7 +53,7 @@ def filter_samples(
     missing = sorted(wanted - {s.sample_id for s in samples})
     if missing:
         raise ConfigError(
-            f"no sample named {', '.join(missing[:5])}", where="samples.ids", fix="correct the ids"
+            f"no sample named {', '.join(missing[:5])}", where="samples.ids", fix="Correct the ids"
         )
     _check_columns(samples, include or {}, "samples.include")
     _check_columns(samples, exclude or {}, "samples.exclude")
@@ -121,5 +121,5 @@ def _check_columns(samples: Sequence[StSample], rules: Mapping[str, Any], where:
         raise ConfigError(
             f"no sample has the metadata column '{column}'",
             where=where,
-            fix="use a column of the metadata csv",
+            fix="Use a column of the metadata csv",
         )

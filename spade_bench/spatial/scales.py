@@ -33,7 +33,7 @@ ValueKind = Literal["counts", "normalised", "log-normalised", "log-counts", "sca
 
 
 def value_kind(values: sp.csr_matrix) -> ValueKind:
-    """Tells counts from what is already normalised.
+    """Tell counts from what is already normalised.
 
     Integers are counts. Values with negatives are scaled. The rest is log-normalised when it
     stays within the range of a logarithm, unless the values themselves, not their exponentials,
@@ -224,7 +224,7 @@ def lognorm(values: sp.csr_matrix, kind: ValueKind) -> sp.csr_matrix:
         DataError: For scaled values, which cannot be brought back.
     """
     if kind == "scaled":
-        raise DataError("the expression is scaled (negative values)", fix="give counts instead")
+        raise DataError("the expression is scaled (negative values)", fix="Give counts instead")
     out = values.astype(np.float32, copy=True)
     if kind in ("log-normalised", "log-counts"):
         np.expm1(out.data, out=out.data)

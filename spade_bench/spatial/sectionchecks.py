@@ -61,7 +61,7 @@ def check_section(
 
     Args:
         sample: What the metadata say.
-        raw: Raw counts are needed, so values that are no counts refuse the sample.
+        raw: Raw counts are needed, so a sample whose values are not counts is refused.
         assume_mpp: Pixel size in µm where neither the metadata nor the image says one.
 
     Returns:
@@ -98,7 +98,7 @@ def overrule(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 
 class FindingsReport:
-    """Says what was found in which sample; of each kind of finding, the first few samples."""
+    """Say what was found in which sample; of each kind of finding, the first few samples."""
 
     def __init__(self) -> None:
         self._samples: Counter[str] = Counter()
@@ -123,12 +123,12 @@ class FindingsReport:
 def check_sample(
     sample: StSample, data: Expression, *, raw: bool = False, assume_mpp: float | None = None
 ) -> Checked:
-    """Checks one sample: values, organ, patient, axes, scale and patches.
+    """Check one sample: values, organ, patient, axes, scale and patches.
 
     Args:
         sample: What the metadata say.
         data: Its expression as read.
-        raw: Raw counts are needed, so values that are no counts refuse the sample.
+        raw: Raw counts are needed, so a sample whose values are not counts is refused.
         assume_mpp: Pixel size in µm where neither the metadata nor the image says one.
 
     Raises:
@@ -214,13 +214,13 @@ def spot_prints(data: Expression) -> np.ndarray:
 
 
 class DuplicateFinder:
-    """Recognises a sample that was there before, by the content of its spots."""
+    """Recognise a sample that was there before, by the content of its spots."""
 
     def __init__(self) -> None:
         self._owner: dict[int, str] = {}
 
     def add(self, sample_id: str, prints: np.ndarray) -> Finding | None:
-        """Adds a sample; a fatal finding when at least half its spots are another's.
+        """Add a sample; a fatal finding when at least half its spots are another's.
 
         Args:
             sample_id: Its id.

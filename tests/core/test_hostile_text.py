@@ -76,7 +76,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         (BOMB, "stand for more than"),
         ("[" * 3000 + "]" * 3000, "nested deeper"),
         ("a: &a [*a]", "contains itself"),
-        ("x:\n  a: 1\n  a: 2", "stands twice"),
+        ("x:\n  a: 1\n  a: 2", "is given twice"),
         ("a: 1\nb: 2\na: 1", r"lines 1 and 3"),
     ],
 )

@@ -294,7 +294,7 @@ def _classes(frame: pd.DataFrame, target: Target) -> list[Issue]:
         if undecided:
             fix += "; a value such as NS or Equivocal says that nothing is known, not a class"
         issues.append(
-            error("classes", f"{n} case(s) have a label that is no class", strange, fix=fix)
+            error("classes", f"{n} case(s) have a label that is not a class", strange, fix=fix)
         )
     absent = [name for name in known if name not in counts.index]
     if absent or len(counts) < 2:

@@ -1,4 +1,4 @@
-"""Joins labelled cases with slides into a cohort table, and counts what is left out."""
+"""Join labelled cases with slides into a cohort table, and count what is left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Turns rows of slides with published sides into a cohort and episodes."""
+"""Turn rows of slides with published sides into a cohort and episodes."""
 
 from __future__ import annotations
 
