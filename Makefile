@@ -5,13 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test test-slow lint types check benchmarks clean help
+.PHONY: demo test test-slow lint types docs hooks check benchmarks clean help
 
 help:
 	@echo "make demo        install, run the whole main job on simulated data, print a leaderboard"
 	@echo "make test        install, run the test suite"
-	@echo "make test-slow   the tests that take longer"
+	@echo "make test-slow   the tests that take longer, such as the installed wheel's demo"
 	@echo "make lint types  ruff and mypy"
+	@echo "make docs        the links, flags and examples of the documentation"
+	@echo "make hooks       run ruff and mypy before every commit"
 	@echo "make benchmarks  speed ratios against plain implementations, as JSON"
 
 $(BIN)/python:
@@ -45,7 +47,13 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
-check: lint types test
+docs: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/core/test_docs.py
+
+hooks: $(VENV)/.installed-dev
+	$(BIN)/pre-commit install
+
+check: lint types docs test
 
 benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/pretrain.py --json

@@ -3,6 +3,7 @@
 from spade_bench import plugins as _plugins
 from spade_bench.errors import SpadeBenchError, UserError
 from spade_bench.types import Bag, Case, Cohort, EncoderCard, Episode, LoadOptions, TaskCard
+from spade_bench.version import __version__
 
 __all__ = [
     "Bag",
@@ -14,8 +15,7 @@ __all__ = [
     "SpadeBenchError",
     "TaskCard",
     "UserError",
+    "__version__",
 ]
-
-__version__ = "0.1.0"
 
 _plugins.install()

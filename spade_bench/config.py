@@ -131,7 +131,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 
     try:
         if (size := Path(path).stat().st_size) > _MAX_BYTES:
-            raise ConfigError(f"{size:,} bytes are no settings file", where=str(path))
+            raise ConfigError(f"{size:,} bytes are too many for a settings file", where=str(path))
         content = load_yaml(Path(path).read_text(encoding="utf-8-sig"), str(path))
     except FileNotFoundError as error:
         raise ConfigError("no such file", where=str(path)) from error
@@ -152,7 +152,7 @@ def load_yaml(text: str, where: str) -> Any:
         where: Its file or option, for messages.
 
     Raises:
-        ConfigError: When a key stands twice in one mapping, it nests deeper than 40 levels, or its
+        ConfigError: When a mapping gives a key twice, it nests deeper than 40 levels, or its
             aliases would grow beyond 200,000 values.
         yaml.YAMLError: When it is not valid YAML.
     """
@@ -207,7 +207,7 @@ def _check_node(node: Any, where: str, sizes: dict[int, int]) -> int:
                 name, line = (key.tag, key.value), key.start_mark.line + 1
                 if name in seen:
                     raise ConfigError(
-                        f"key '{key.value}' stands twice (lines {seen[name]} and {line})",
+                        f"key '{key.value}' is given twice (lines {seen[name]} and {line})",
                         where=where,
                         fix="Keep one of them",
                     )

@@ -62,6 +62,8 @@ _FAULTS = {
 }
 # How HDF5, Rust and C++ libraries quote the number that the system gave them.
 _QUOTED = re.compile(r"\b(?:errno = |os error |errno: )(\d+)|\[Errno (\d+)\]")
+# A first word that is no name, path, number or piece of code.
+_PLAIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?(?=[\s,;:.]|$)(?!\.\S)")
 _QUOTED_PATH = re.compile(r"(?:name|filename) = '([^']+)'")
 
 
@@ -72,9 +74,12 @@ class SpadeBenchError(Exception):
 class UserError(SpadeBenchError):
     """Something the user can fix. The command line prints one line and exits with code 2.
 
+    The message is `what` as a sentence, or `where: what`, followed by `fix`. A sentence begins with
+    a capital letter, whatever case the clause was given in; a name or a path keeps its spelling.
+
     Args:
         what: What is wrong, as a short clause.
-        where: The file, key, slide or option it concerns.
+        where: The file, key, slide or option that the clause speaks of.
         fix: What to do about it.
     """
 
@@ -82,10 +87,14 @@ class UserError(SpadeBenchError):
         self.what = _one_line(what)
         self.where = _one_line(where)
         self.fix = _one_line(fix)
-        parts = [f"{self.where}: {self.what}" if self.where else self.what]
+        parts = [f"{self.where}: {self.what}" if self.where else _capitalised(self.what)]
         if self.fix:
-            parts.append(self.fix)
+            parts.append(_capitalised(self.fix))
         super().__init__(" ".join(_stopped(part) for part in parts))
+
+    def at(self, where: str) -> str:
+        """The message with a place; the error's own place wins where it has one."""
+        return str(self) if self.where else str(UserError(self.what, where=where, fix=self.fix))
 
     @property
     def clause(self) -> str:
@@ -128,9 +137,9 @@ def machine_fault(error: BaseException) -> SystemFaultError | None:
     for _ in range(8):
         if seen is None:
             break
-        found = _fault(seen)
-        if found is not None:
-            return found
+        fault = _fault(seen)
+        if fault is not None:
+            return fault
         seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
     return None
 
@@ -186,6 +195,11 @@ def _steers(char: str) -> bool:
             and char in "\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
         )
     )
+
+
+def _capitalised(text: str) -> str:
+    """Begin a sentence with a capital letter, unless its first word is a name or a path."""
+    return text[0].upper() + text[1:] if _PLAIN_WORD.match(text) else text
 
 
 def _stopped(text: str) -> str:

@@ -237,7 +237,7 @@ class EncoderCard:
     Attributes:
         name: Registry name, such as `uni`.
         input: `image` for patch encoders, `features` for encoders of other encoders' features.
-        level: `patch` when it makes a vector a patch, `slide` when it makes one a slide.
+        level: `patch` when it makes one vector per patch, `slide` when it makes one per slide.
         dim: Width of its features; None when the weights decide (SPADE).
         description: One sentence.
         patch_px: Side of an input patch in pixels; of a slide encoder, that of the patches whose
@@ -300,7 +300,7 @@ class HeadCard:
         name: Registry name, such as `abmil`.
         kinds: Kinds of task it serves: `classification`, `survival`.
         description: One sentence.
-        input: `bag` when it sees all patches, `pooled` when it sees one vector a case.
+        input: `bag` when it sees all patches, `pooled` when it sees one vector per case.
         defaults: Its hyperparameters.
         grid: Values that selection on tuning cases may try, by hyperparameter; empty when there
             is nothing to choose.
@@ -372,7 +372,7 @@ class TaskCard:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How an encoder shall be loaded.
+    """How to load an encoder.
 
     Attributes:
         weights: File or folder with weights; None to fetch them from the card's source.

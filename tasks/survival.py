@@ -90,7 +90,7 @@ class Survival:
             raise DataError(
                 f"none of {len(kept)} cases has an event: nothing to learn from",
                 where=where,
-                fix="event is 1 where it happened and 0 where the case was last seen without it",
+                fix="Write event 1 where it happened and 0 where the case was last seen without it",
             )
         return replace(cohort, cases=kept)
 

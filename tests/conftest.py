@@ -34,14 +34,26 @@ def repo() -> Path:
     return ROOT
 
 
+class _DataFolder(type(Path())):  # type: ignore[misc]
+    """A folder of data sets; reaching for one that is absent skips the test."""
+
+    def __truediv__(self, name: object) -> Path:
+        path = Path(str(self), str(name))
+        if not path.exists():
+            pytest.skip(f"real data not found: {path.name} is absent (see CONTRIBUTING.md)")
+        return path
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of real public data that lies beside the checkout on development machines."""
-    candidates = [os.environ.get("SPADE_BENCH_SHARED_DATA"), ROOT.parent / "shared" / "data"]
-    for candidate in candidates:
-        if candidate and Path(candidate).is_dir():
-            return Path(candidate)
-    pytest.skip("real data not found: ../shared/data is absent (set SPADE_BENCH_SHARED_DATA)")
+    """Folder of real public data: `$SPADE_BENCH_TEST_DATA`, else `../shared/data`."""
+    named = os.environ.get("SPADE_BENCH_TEST_DATA")
+    folder = Path(named) if named else ROOT.parent / "shared" / "data"
+    if folder.is_dir():
+        return _DataFolder(folder)
+    if named:
+        pytest.fail(f"SPADE_BENCH_TEST_DATA is {named}, which is not a folder")
+    pytest.skip("real data not found: set SPADE_BENCH_TEST_DATA (see CONTRIBUTING.md)")
 
 
 @pytest.fixture(scope="session")

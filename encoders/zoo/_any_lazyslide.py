@@ -150,7 +150,7 @@ def _registry() -> Any:
         raise PluginError(
             "lazyslide-models is not installed",
             where="lazyslide:",
-            fix="pip install lazyslide-models",
+            fix="Run: pip install lazyslide-models",
         ) from error
 
 

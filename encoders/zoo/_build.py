@@ -64,7 +64,8 @@ def build_timm(build: Timm, **changes: Any) -> nn.Module:
 
     if not timm.is_model(build.name):
         raise WeightsError(
-            f"timm {timm.__version__} has no {build.name}", fix="Run: pip install --upgrade timm"
+            f"the installed timm {timm.__version__} has no {build.name}",
+            fix="Run: pip install --upgrade timm",
         )
     layers: Any = timm.layers
     classes = {"SwiGLUPacked": layers.SwiGLUPacked, "SiLU": nn.SiLU, "ConvStem": _ConvStem}
@@ -99,7 +100,7 @@ def build_transformers(
     logging: Any = transformers.utils.logging
     if not (hasattr(transformers, build.config) and hasattr(transformers, build.model)):
         raise WeightsError(
-            f"transformers {transformers.__version__} has no {build.model}",
+            f"the installed transformers {transformers.__version__} has no {build.model}",
             fix="Run: pip install --upgrade transformers",
         )
     config = getattr(transformers, build.config)(**{**build.settings, **changes})

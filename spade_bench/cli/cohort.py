@@ -21,7 +21,9 @@ __all__ = ["cohort"]
 def cohort(
     task: Annotated[
         str | None,
-        typer.Option(help="Task whose table is made, or a recipe YAML. Without it: list recipes."),
+        typer.Option(
+            help="Task to make a table for, or a recipe YAML. Without it, recipes are listed."
+        ),
     ] = None,
     labels: Annotated[
         list[Path] | None,

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from spade_bench.cli.options import SeedOption
+from spade_bench.cli.options import SeedOption, SizeOption
 
 __all__ = ["SETTINGS", "WORKSPACE", "demo"]
 
@@ -37,8 +37,8 @@ pretrain:
   out: spade
   set:
     # About 2,300 spots: every expert needs some hundreds of its own, and patches that go to
-    # different experts land in different spaces, which a slide's mean then mixes. So an expert an
-    # organ instead of the paper's 16 experts of 16 clusters an organ, and a learning rate that
+    # different experts land in different spaces, which a slide's mean then mixes. So one expert per
+    # organ instead of the paper's 16 experts of 16 clusters per organ, and a learning rate that
     # arrives within the few hundred steps that so few spots allow.
 {settings}
 
@@ -67,10 +67,12 @@ _ENCODERS = ("efficientnet-lite0", "random-lite0")
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything; again continues.")] = Path(
-        "spade-bench-demo"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(help="Folder for everything. The same command continues what it began there."),
+    ] = Path("spade-bench-demo"),
     seed: SeedOption = 0,
+    size: SizeOption = "tiny",
 ) -> None:
     """Simulate, extract, pretrain SPADE, run the benchmark and report, all on simulated data."""
     from spade_bench import console, files, workspace
@@ -81,8 +83,8 @@ def demo(
     start = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     with contextlib.chdir(out):
-        _step(start, "simulate data/ (tiny)")
-        _simulate(seed)
+        _step(start, f"simulate data/ ({size})")
+        _simulate(seed, size)
         files.write_text(workspace.FILE_NAME, WORKSPACE)
         for encoder in _ENCODERS:
             _step(start, f"spade-bench extract --encoder {encoder} --slides data/slides")
@@ -111,18 +113,18 @@ def _step(start: float, what: str) -> None:
     console.say(f"[{time.monotonic() - start:.0f} s] {what}")
 
 
-def _simulate(seed: int) -> None:
+def _simulate(seed: int, size: str) -> None:
     """Simulate unless the same study is there already."""
     from spade_bench import console
     from spade_bench.files import read_json
     from spade_bench.simulate import simulate, story_hash
 
-    wanted = story_hash(seed, "tiny", 1.0)
+    wanted = story_hash(seed, size, 1.0)
     truth = Path("data/truth.json")
     if truth.exists() and read_json(truth).get("story") == wanted:
         console.say("data/ holds this study already")
         return
-    simulate(Path("data"), seed, "tiny")
+    simulate(Path("data"), seed, size)
 
 
 def _extract(encoder: str) -> None:

@@ -23,7 +23,7 @@ NamesArgument = Annotated[
 def doctor(
     names: NamesArgument = None, device: DeviceOption = None, as_json: JsonOption = False
 ) -> None:
-    """Tell for each encoder what is installed, on disk, licensed, and what to type to fix it."""
+    """Say for each encoder what is installed, on disk and licensed, and what to type to fix it."""
     from spade_bench import console, registry, workspace
     from spade_bench.doctor import diagnose
 
@@ -34,27 +34,27 @@ def doctor(
         for name, entry in space.encoders.items():
             if (path := space.resolve(entry.weights)) is not None:
                 weights[name] = path
-    found = diagnose(device or "auto", weights, tuple(names or ()))
+    diagnosis = diagnose(device or "auto", weights, tuple(names or ()))
     if as_json:
-        console.emit(json.dumps(dataclasses.asdict(found), indent=2))
+        console.emit(json.dumps(dataclasses.asdict(diagnosis), indent=2))
         return
-    for line in _lines(found):
+    for line in _lines(diagnosis):
         console.emit(line)
     columns = ["name", "ready", "installed", "on disk", "licence", "runs on", "what to type or do"]
-    console.table("encoders", columns, [_row(state) for state in found.encoders])
+    console.table("encoders", columns, [_row(state) for state in diagnosis.encoders])
     for name, problem in registry.encoders.broken.items():
         console.warn(f"plugin '{name}' does not load ({problem})")
 
 
-def _lines(found: Diagnosis) -> list[str]:
-    ready = sum(state.ready for state in found.encoders)
-    versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
-    folder = found.weights_folder or "not set"
+def _lines(diagnosis: Diagnosis) -> list[str]:
+    ready = sum(state.ready for state in diagnosis.encoders)
+    versions = ", ".join(f"{name} {version}" for name, version in diagnosis.versions.items())
+    folder = diagnosis.weights_folder or "not set"
     return [
         versions,
-        f"device: {found.device}; SPADE_BENCH_WEIGHTS: {folder}",
-        found.hub.line(),
-        f"{ready} of {len(found.encoders)} encoders are ready",
+        f"device: {diagnosis.device}; SPADE_BENCH_WEIGHTS: {folder}",
+        diagnosis.hub.line(),
+        f"{ready} of {len(diagnosis.encoders)} encoders are ready",
     ]
 
 

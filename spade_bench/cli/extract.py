@@ -49,7 +49,7 @@ PrecisionOption = Annotated[
 ShardOption = Annotated[
     str | None, typer.Option(help="i/n: every n-th slide from the i-th on (1-based).")
 ]
-BatchOption = Annotated[int, typer.Option(min=1, help="Patches a batch.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Patches per batch.")]
 MppOption = Annotated[
     list[float] | None,
     typer.Option(
@@ -58,11 +58,11 @@ MppOption = Annotated[
     ),
 ]
 AssumeOption = Annotated[
-    float | None, typer.Option(help="Resolution, µm/px, of input that does not say its own.")
+    float | None, typer.Option(help="Resolution of input whose files do not give one, in µm/px.")
 ]
 OverrideOption = Annotated[
     float | None,
-    typer.Option(help="Resolution, µm/px, of all these slides, where what they say is wrong."),
+    typer.Option(help="Resolution of all slides, in µm/px, where the one in their files is wrong."),
 ]
 SeriesOption = Annotated[
     int | None,
@@ -141,7 +141,7 @@ def extract(
     seed: SeedOption = 0,
     revision: RevisionOption = None,
 ) -> int:
-    """Extract patch features: one HDF5 a slide or sample. Finished files are kept."""
+    """Extract patch features: one HDF5 file per slide or sample. Finished files are kept."""
     from spade_bench import console
     from spade_bench.extraction import EncoderSource, Settings
 
@@ -157,8 +157,9 @@ def extract(
             "--series": (series is not None, slides, "--slides"),
         },
     )
-    own = {"trust_remote_code": True} if trust_remote_code else {}
-    options = replace(_options(encoder, weights, device, precision, seed, own), revision=revision)
+    consent = {"trust_remote_code": True} if trust_remote_code else {}
+    options = _options(encoder, weights, device, precision, seed, consent)
+    options = replace(options, revision=revision)
     settings = Settings(
         overlap=overlap,
         min_tissue=min_tissue,
@@ -239,7 +240,7 @@ def _options(
     device: str | None,
     precision: str | None,
     seed: int,
-    own: dict[str, bool],
+    options: dict[str, bool],
 ) -> LoadOptions:
     """What flags leave out comes from the workspace file."""
     from spade_bench import workspace
@@ -252,10 +253,10 @@ def _options(
     if space is not None:
         entry = space.encoders.get(encoder)
         weights = weights or (space.resolve(entry.weights) if entry else None)
-        own = {**(entry.options if entry else {}), **own}
+        options = {**(entry.options if entry else {}), **options}
         device = device or space.device
     return LoadOptions(
-        weights=weights, device=device or "auto", precision=precision, seed=seed, options=own
+        weights=weights, device=device or "auto", precision=precision, seed=seed, options=options
     )
 
 

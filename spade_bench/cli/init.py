@@ -73,7 +73,7 @@ def init(
     folder: Annotated[Path, typer.Argument(help="Folder to write it into.")] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Write a workspace file, every line explained, to be edited."""
+    """Write a workspace file with every line explained, ready to be edited."""
     from spade_bench import console, files, workspace
     from spade_bench.errors import UserError
 

@@ -83,8 +83,8 @@ def show(
 def _registry(what: str) -> Registry[Any]:
     from spade_bench import registry
 
-    found: Registry[Any] = getattr(registry, what)
-    return found
+    chosen: Registry[Any] = getattr(registry, what)
+    return chosen
 
 
 def _row(plugin: Plugin[Any]) -> dict[str, Any]:

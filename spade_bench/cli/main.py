@@ -1,4 +1,4 @@
-"""Entry point of `spade-bench`: global options, error handling, one command a module."""
+"""Entry point of `spade-bench`: global options, error handling, one module per command."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ __all__ = [
     "JsonOption",
     "RevisionOption",
     "SeedOption",
+    "SizeOption",
     "TrustOption",
     "WorkersOption",
     "parse_named_paths",
@@ -25,6 +26,10 @@ DeviceOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
+SizeOption = Annotated[
+    str,
+    typer.Option("--size", help="Size of the simulated study: tiny (minutes) or small (longer)."),
+]
 WorkersOption = Annotated[
     int, typer.Option("--workers", min=0, help="Reader threads or processes; 0 picks by machine.")
 ]
@@ -42,7 +47,7 @@ RevisionOption = Annotated[
         help="Commit of the encoder's hub repository to load. Default: the one its card pins.",
     ),
 ]
-BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Patches a batch.")]
+BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Patches per batch.")]
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:

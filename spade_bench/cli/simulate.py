@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from spade_bench.cli.options import SeedOption
+from spade_bench.cli.options import SeedOption, SizeOption
 
 __all__ = ["simulate"]
 
@@ -15,7 +15,7 @@ __all__ = ["simulate"]
 def simulate(
     out: Annotated[Path, typer.Argument(help="Folder to write; an earlier study is replaced.")],
     seed: SeedOption = 0,
-    size: Annotated[str, typer.Option(help="tiny or small.")] = "tiny",
+    size: SizeOption = "tiny",
     coupling: Annotated[
         float,
         typer.Option(

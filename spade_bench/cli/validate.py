@@ -55,7 +55,7 @@ def validate(
     event_value: EventValue = None,
     write_table: Annotated[
         Path | None,
-        typer.Option(help="Write the table with event = 1 as it happened; needs --event-value."),
+        typer.Option(help="Write the table with event = 1 where it happened; needs --event-value."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -69,11 +69,11 @@ def validate(
     check_match(match_ids)
     card = _card(task)
     where = _from_workspace(card, encoder, table, features)
-    said = {} if table is not None else _said(card)
+    columns = {} if table is not None else _columns_of_workspace(card)
     flags = (case_column, slide_column, label_column, event_column, days_column, event_value)
     given = dict(zip(COLUMN_FIELDS, flags, strict=True))
-    said |= {name: value for name, value in given.items() if value}
-    card_or_any = with_columns(card or TaskCard("", "", "", ""), said)
+    columns |= {name: value for name, value in given.items() if value}
+    card_or_any = with_columns(card or TaskCard("", "", "", ""), columns)
     if where[0] is None:
         raise workspace.need("the cohort table", "--table CSV")
     question = Question(
@@ -86,20 +86,20 @@ def validate(
         match_ids=match_ids or "exact",
         classes=card.classes if card else (),
         event_value=card_or_any.event_value or None,
-        told=event_value is None or event_column is not None,
+        event_declared=event_value is None or event_column is not None,
         expected=_expected(encoder),
     )
     if write_table is not None:
         _rewrite(question, write_table)
         return
-    found = validate_cohort(question)
+    result = validate_cohort(question)
     if as_json:
         from spade_bench import console
 
-        console.emit(json.dumps(found.to_dict(), indent=2))
+        console.emit(json.dumps(result.to_dict(), indent=2))
     else:
-        _print(found, question)
-    if not found.ok:
+        _print(result, question)
+    if not result.ok:
         raise typer.Exit(2)
 
 
@@ -109,7 +109,7 @@ def _card(task: str | None) -> TaskCard | None:
     return None if task is None else registry.tasks.get(task).card
 
 
-def _said(card: TaskCard | None) -> dict[str, str]:
+def _columns_of_workspace(card: TaskCard | None) -> dict[str, str]:
     """What the workspace says of the columns of a task's table."""
     from spade_bench import workspace
     from spade_bench.cohorts.columns import said_columns
@@ -157,15 +157,15 @@ def _rewrite(question: Question, out: Path) -> None:
     console.say(f"wrote {out}: event = 1 in {int((frame['event'] == '1').sum())} rows")
 
 
-def _print(found: Validation, question: Question) -> None:
+def _print(result: Validation, question: Question) -> None:
     from spade_bench import console
 
     rows = [
         (issue.severity, issue.check, issue.count, issue.sentence, issue.fix)
-        for issue in found.issues
+        for issue in result.issues
     ]
     console.table(f"{question.table}", ("severity", "check", "n", "finding", "what to do"), rows)
-    counts = found.to_dict()["n"]
+    counts = result.to_dict()["n"]
     console.emit(
         f"{counts['error']} to fix, {counts['warning']} to look at, {counts['note']} to know"
     )

@@ -50,11 +50,11 @@ def order_classes(labels: Iterable[object]) -> tuple[str, ...]:
         Each label once. Of two labels of text, a positive word (`mut`, `MSI`, `high`, `+`) goes
         last and a negative word (`wt`, `MSS`, `low`, `-`) first.
     """
-    found = {str(label) for label in labels}
-    numbers = {label: _number(label) for label in found}
+    distinct = {str(label) for label in labels}
+    numbers = {label: _number(label) for label in distinct}
     if all(math.isfinite(value) for value in numbers.values()):
-        return tuple(sorted(found, key=lambda label: (numbers[label], label)))
-    ordered = sorted(found, key=_natural)
+        return tuple(sorted(distinct, key=lambda label: (numbers[label], label)))
+    ordered = sorted(distinct, key=_natural)
     if len(ordered) == 2:
         ordered.sort(key=_side)
     return tuple(ordered)

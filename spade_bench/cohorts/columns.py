@@ -111,38 +111,38 @@ USUAL = Columns()
 def columns_of(card: TaskCard) -> Columns:
     """Return the columns that a task's card names."""
     plain = Columns(label=card.label_column)
-    said = {
+    names = {
         "case_id": card.case_column,
         "slide_id": card.slide_column,
         "event": card.event_column,
         "duration_days": card.days_column,
     }
-    return replace(plain, **{name: column for name, column in said.items() if column})
+    return replace(plain, **{name: column for name, column in names.items() if column})
 
 
-def with_columns(card: TaskCard, said: Mapping[str, Any] | None) -> TaskCard:
+def with_columns(card: TaskCard, names: Mapping[str, Any] | None) -> TaskCard:
     """Return the card with what was said of the columns, by field of the card."""
-    return replace(card, **(said or {}))
+    return replace(card, **(names or {}))
 
 
 def said_columns(source: Any) -> dict[str, str]:
     """Return what a cohort of the workspace says of its columns, by field of the card."""
-    return {name: said for name in COLUMN_FIELDS if (said := getattr(source, name))}
+    return {name: name_given for name in COLUMN_FIELDS if (name_given := getattr(source, name))}
 
 
 def missing_columns(
-    found: Iterable[object], columns: Columns, names: Iterable[str]
+    present: Iterable[object], columns: Columns, names: Iterable[str]
 ) -> tuple[str, str] | None:
     """Say which needed columns a table lacks, and how to name them; None when it has all."""
-    there = [str(column) for column in found]
+    there = [str(column) for column in present]
     absent = {name: getattr(columns, name) for name in names if getattr(columns, name) not in there}
     if not absent:
         return None
     lowered = {column.strip().lower(): column for column in there}
     hints = []
-    for name, asked in absent.items():
+    for name, wanted in absent.items():
         near = next(
-            (lowered[o] for o in (asked.lower(), name, *_OTHER_NAMES[name]) if o in lowered), None
+            (lowered[o] for o in (wanted.lower(), name, *_OTHER_NAMES[name]) if o in lowered), None
         )
         hints.append(f"{_FLAGS[name]} {near or 'NAME'}")
     text = f"missing column(s) {', '.join(absent.values())} (found {name_some(there, 12)})"

@@ -101,7 +101,7 @@ def provenance(
     """
     if card is None:
         return UNKNOWN
-    own = Provenance(
+    direct = Provenance(
         card.pretrained_on,
         card.undeclared,
         tuple(getattr(encoder, "training_samples", ())),
@@ -109,10 +109,10 @@ def provenance(
     )
     below = base or card.upstream
     if card.input == "image":
-        return own
+        return direct
     if below in (None, "", "any") or below not in encoders:
-        return own.with_base(UNKNOWN)
-    return own.with_base(provenance(encoders.get(str(below)).card))
+        return direct.with_base(UNKNOWN)
+    return direct.with_base(provenance(encoders.get(str(below)).card))
 
 
 def contamination(
@@ -136,7 +136,7 @@ def contamination(
     """
     if not isinstance(seen, Provenance):
         seen = Provenance(None if seen is None else tuple(seen))
-    flags = list(_own(seen, cohort)) if cohort is not None else []
+    flags = list(_from_training(seen, cohort)) if cohort is not None else []
     sources = ("simulated",) if simulated else task.sources
     if not sources:
         return (*flags, "contamination:unknown")
@@ -156,11 +156,11 @@ def cohort_sources(case_ids: Iterable[str]) -> tuple[str, ...]:
         `TCGA`, `CPTAC`, and `private` where some case has neither's barcode: nobody can then say
         that an encoder has not seen it.
     """
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for case in case_ids:
         name = next((n for n, barcode in _BARCODES.items() if barcode.fullmatch(case)), "private")
-        found[name] = None
-    return tuple(sorted(found))
+        names[name] = None
+    return tuple(sorted(names))
 
 
 def hest_bench_seen(samples: Iterable[str]) -> dict[str, tuple[int, int]]:
@@ -174,10 +174,10 @@ def hest_bench_seen(samples: Iterable[str]) -> dict[str, tuple[int, int]]:
         task: (sum(name.casefold() in trained for name in names), len(names))
         for task, names in HEST_BENCH.items()
     }
-    return {task: found for task, found in counts.items() if found[0]}
+    return {task: count for task, count in counts.items() if count[0]}
 
 
-def _own(seen: Provenance, cohort: Cohort) -> Iterable[str]:
+def _from_training(seen: Provenance, cohort: Cohort) -> Iterable[str]:
     trained = {sample.casefold() for sample in seen.samples}
     slides = {slide.casefold() for case in cohort.cases for slide in case.slide_ids}
     cases = {case.case_id.casefold() for case in cohort.cases}

@@ -46,7 +46,7 @@ def cross_validation(cohort: Cohort, config: CrossValidation) -> list[Episode]:
         config: Folds, repeats, seed.
 
     Returns:
-        Without a hold-out, one episode a fold, which tests on the fold. With one, one episode a
+        Without a hold-out, one episode per fold, which tests on the fold. With one, one episode per
         fold that tunes on the fold and tests on the hold-out, and behind the folds of each
         repeat the episode of their ensemble, whose ``fold`` is None.
 
@@ -73,8 +73,8 @@ def cross_validation(cohort: Cohort, config: CrossValidation) -> list[Episode]:
             where=cohort.name,
         )
         for number, fold in enumerate(folds):
-            own = set(fold)
-            train = tuple(case for case in everyone if case not in own)
+            tested = set(fold)
+            train = tuple(case for case in everyone if case not in tested)
             sides = (test, fold) if held else (fold, ())
             episodes.append(Episode("cv", train, *sides, None, repeat, number, config.seed))
         if held:
@@ -186,15 +186,15 @@ def _deal_sites(
     folds: list[list[str]] = [[] for _ in range(n)]
     order = shuffled(sorted(sites), seed)
     for site in sorted(order, key=lambda name: -len(sites[name])):
-        own = Counter(stratum(case) for case in sites[site])
+        tally = Counter(stratum(case) for case in sites[site])
 
-        def harm(fold: int, own: Counter[str] = own) -> float:
+        def harm(fold: int, tally: Counter[str] = tally) -> float:
             # How much fuller, in shares of each stratum, the fold becomes: fills the emptiest.
-            return sum(((counts[fold][s] + own[s]) ** 2 - counts[fold][s] ** 2) / total[s] ** 2
+            return sum(((counts[fold][s] + tally[s]) ** 2 - counts[fold][s] ** 2) / total[s] ** 2
                        for s in strata)  # fmt: skip
 
         best = min(range(n), key=harm)
-        counts[best].update(own)
+        counts[best].update(tally)
         folds[best] += [case.case_id for case in sites[site]]
     lacking = [name for name in strata for count in counts if not count[name]]
     if lacking:

@@ -46,9 +46,9 @@ def find_leaks(splits: Mapping[str, Iterable[tuple[str, str]]]) -> tuple[Leak, .
         for case_id, side in rows:
             sides[case_id].add(side)
         several = {
-            case_id: tuple(sorted(found, key=_position))
-            for case_id, found in sorted(sides.items())
-            if len(found) > 1
+            case_id: tuple(sorted(sides_of_case, key=_position))
+            for case_id, sides_of_case in sorted(sides.items())
+            if len(sides_of_case) > 1
         }
         if several:
             leaks.append(Leak(name, several))

@@ -1,4 +1,4 @@
-"""Cohort tables: one row a slide, read strictly into cases.
+"""Cohort tables: one row per slide, read strictly into cases.
 
 Columns: ``case_id, slide_id`` and ``label``, or ``event`` (1 = it happened) and ``duration_days``;
 ``site``, ``split`` (train, val, test), ``holdout`` (1 = test) and ``simulated`` (1) are optional
@@ -39,12 +39,12 @@ def read_table(path: Path, keep: Collection[str] = ()) -> pd.DataFrame:
         keep: Values that are no blanks here, such as a declared class called `none`.
 
     Raises:
-        DataError: When the file is missing, unreadable or empty, or a column is there twice.
+        DataError: When the file is missing, unreadable or empty, or a column occurs twice.
     """
     frame = read_frame(path)
     names = [str(column).strip() for column in frame.columns]
     frame.columns = names
-    # pandas numbers a name that is there twice.
+    # pandas numbers a name that occurs twice.
     needed = ("case_id", "slide_id", "label", "event", "duration_days")
     twice = [name for name in needed if name in names and f"{name}.1" in names]
     if twice:
@@ -72,7 +72,7 @@ def read_cohort(
     """Read a cohort table.
 
     Args:
-        path: csv or tsv file, one row a slide.
+        path: csv or tsv file, one row per slide.
         name: Name of the cohort; the file's stem by default.
         classes: Allowed labels in order; empty takes them from the table, sorted, with a
             recognisably positive one last.
@@ -148,7 +148,7 @@ class Coverage:
         text = f"{self.n_slides - n_bad} of {self.n_slides} slides of the table have features"
         if self.missing:
             text += f"; {len(self.missing)} missing: {_some(self.missing)}"
-            text += f"; {told}" if (told := describe_near(self.near)) else ""
+            text += f"; {hint}" if (hint := describe_near(self.near)) else ""
         if self.unusable:
             shown = [f"{slide} ({why})" for slide, why in self.unusable.items()]
             text += f"; {len(self.unusable)} unusable: {_some(shown)}"
@@ -234,7 +234,7 @@ def _cases(frame: pd.DataFrame, targets: list[str], survival: bool, where: str) 
 
 
 def _splits(frame: pd.DataFrame, where: str) -> list[str | None]:
-    """One split a row, from ``split`` or ``holdout``."""
+    """One split per row, from ``split`` or ``holdout``."""
     if "split" in frame:
         sides = [None if v is None else str(v).lower() for v in frame["split"]]
         unknown = [v for v in frame["split"].dropna().unique() if str(v).lower() not in _SPLITS]
@@ -260,19 +260,19 @@ def _splits(frame: pd.DataFrame, where: str) -> list[str | None]:
 def _check_classes(
     cases: Sequence[Case], classes: tuple[str, ...], where: str, partial: bool = False
 ) -> tuple[str, ...]:
-    found = sorted({str(case.label) for case in cases})
+    present = sorted({str(case.label) for case in cases})
     if not classes:
-        if len(found) < 2:
-            raise DataError(f"only one class in the table: {found[0]}", where=where)
-        return order_classes(found)
-    unknown = [label for label in found if label not in classes]
+        if len(present) < 2:
+            raise DataError(f"only one class in the table: {present[0]}", where=where)
+        return order_classes(present)
+    unknown = [label for label in present if label not in classes]
     if unknown:
         raise DataError(
             f"unknown label value(s): {_some(unknown)}",
             where=where,
             fix=f"This task knows {', '.join(classes)}",
         )
-    absent = [label for label in classes if label not in found]
+    absent = [label for label in classes if label not in present]
     if absent and not partial:
         raise DataError(f"no case is labelled {_some(absent)}", where=where)
     return classes

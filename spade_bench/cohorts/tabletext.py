@@ -27,7 +27,7 @@ _SEPARATORS = (",", "\t", ";")
 _WORKBOOKS = {".xlsx", ".xls", ".xlsm"}
 _OLD = ("cp1252", "latin-1")
 _ZIP, _OLE, _GZIP = b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"\x1f\x8b"
-_said: set[str] = set()  # files whose encoding was told
+_reported: set[str] = set()  # files whose encoding was reported
 
 
 def read_lines(path: Path) -> list[str]:
@@ -89,7 +89,7 @@ def read_dicts(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
         twice = sorted({name for name in header if name and header.count(name) > 1})
         if twice:
             raise DataError(
-                f"the column {twice[0]} is there twice", where=str(path), fix="Remove one"
+                f"the column {twice[0]} occurs twice", where=str(path), fix="Remove one"
             )
         return header, [_row(header, row, f"{path} line {first + reader.line_num}")
                         for row in reader if row]  # fmt: skip
@@ -219,7 +219,7 @@ def _sheet(path: Path, wanted: Callable[[list[str]], bool] | None) -> pd.DataFra
         raise DataError(
             "reading a workbook needs openpyxl",
             where=str(path),
-            fix="pip install 'spade-bench[xlsx]', or save the sheet as csv",
+            fix="Run pip install 'spade-bench[xlsx]', or save the sheet as csv",
         ) from error
     except Exception as error:  # openpyxl raises whatever its zip and XML parsers raise
         raise DataError(
@@ -260,8 +260,8 @@ def _text(path: Path) -> str:
             text = data.decode(encoding)
         except UnicodeDecodeError:
             continue
-        if encoding in _OLD and str(path) not in _said:
-            _said.add(str(path))
+        if encoding in _OLD and str(path) not in _reported:
+            _reported.add(str(path))
             say(
                 f"{path}: not UTF-8, read as Western European (Latin-1); save it as CSV UTF-8 to "
                 "be sure of umlauts"

@@ -38,8 +38,8 @@ def _labels(frame: pd.DataFrame, classes: Sequence[str], where: str) -> pd.DataF
     if not changes:
         return frame
     counts = given.value_counts()
-    told = [f"{pair(old, new)} ({counts[old]} row(s))" for old, new in changes.items()]
-    warn(f"{where}: label spelt otherwise, taken as one: {name_some(told)}")
+    spellings = [f"{pair(old, new)} ({counts[old]} row(s))" for old, new in changes.items()]
+    warn(f"{where}: label spelt otherwise, taken as one: {name_some(spellings)}")
     return frame.assign(label=given.replace(changes))
 
 
@@ -63,5 +63,5 @@ def name_like_cases(frame: pd.DataFrame, where: str) -> None:
     """Name cases whose ids differ in spelling only: they may be one patient on two sides."""
     changes = one_spelling(frame["case_id"].unique())
     if changes:
-        told = [f"{old} and {new}" for old, new in changes.items()]
-        warn(f"{where}: taken as different cases, though only spelt otherwise: {name_some(told)}")
+        pairs = [f"{old} and {new}" for old, new in changes.items()]
+        warn(f"{where}: taken as different cases, though only spelt otherwise: {name_some(pairs)}")

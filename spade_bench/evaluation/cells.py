@@ -33,8 +33,7 @@ class Cell:
         flags: Flags of the row.
         control: Name of the control that it is; empty for an encoder itself.
         control_of: Label of the encoder beside which the control stands.
-        identity: Digest of what made the features of their files; empty where they are used as
-            they are.
+        identity: Digest of what made the features; empty where the files do not say.
         permutation: Which shuffle of the training labels it is, from 0, where they are shuffled.
         members: Cells of the fold models whose predictions this cell averages; empty when it is
             fitted itself.
@@ -106,9 +105,8 @@ def variant_cells(
     out = []
     for variant in prepared.rows:
         inputs = {**prepared.hashes, "features": prepared.features_hash(variant)}
-        identity = hash_obj(variant.identity) if variant.identity else ""
-        if identity:
-            inputs["encoder"] = identity
+        if variant.identity:
+            inputs["encoder"] = hash_obj(variant.identity)
         if variant.base:
             inputs["base"] = variant.base
         seen = contamination(
@@ -132,7 +130,7 @@ def variant_cells(
                     flags=flags,
                     control=variant.control,
                     control_of=variant.control_of,
-                    identity=identity,
+                    identity=variant.made_by,
                     about=words,
                     permutation=number,
                 )

@@ -29,6 +29,7 @@ from spade_bench.evaluation.variants import (
 from spade_bench.extraction.outputs import checked_encode
 from spade_bench.extraction.slide_vectors import vector_maker
 from spade_bench.features.bags import bag_dim, bag_encoder
+from spade_bench.features.identity import stored_identity
 from spade_bench.files import hash_obj
 from spade_bench.plugins import contained
 from spade_bench.registry import encoders
@@ -207,6 +208,7 @@ class _Beside:
             make,
             seen=source.seen,
             identity=source.identity,
+            made_by="" if source.made_by is None else source.made_by.digest,
             dim=None if self.chained else source.dim,
             base=self.base,
             notes=source.flags,
@@ -258,9 +260,23 @@ class _Beside:
             control_of=self.source.label,
             seen=_seen_by_base(self.source),
             identity=identity,
+            made_by=self._on_base(identity),
             fitted=bool(identity),
             notes=self.source.flags,
         )
+
+    def _on_base(self, steps: Mapping[str, Any]) -> str:
+        """Digest of the files' identity and of what is done to them; empty where nothing is known."""
+        stored = stored_identity(next(iter(self.source.files.values())))
+        base = "" if stored is None else stored.digest
+        return hash_obj([base, steps]) if steps else base
+
+    def _brought_by_encoder(self, control: Control) -> str:
+        main = self.source.made_by
+        if main is None:
+            return ""
+        weights = None if control.weights is None else weights_hash(control.weights)
+        return hash_obj([main.digest, control.name, control.identity, weights])
 
     def _brought(self, control: Control) -> Variant:
         source = self.source
@@ -283,6 +299,7 @@ class _Beside:
             control_of=source.label,
             seen=source.seen,
             identity=identity,
+            made_by=self._brought_by_encoder(control),
             notes=source.flags,
             description=control.description,
         )

@@ -66,7 +66,8 @@ class Variant:
         control_of: Label of the encoder beside which the control stands, the first one of several
             that share it; empty for an encoder, and for a control of all of them.
         seen: For the contamination ledger.
-        identity: What determines the numbers besides the feature files.
+        identity: What of it is part of a run's id, besides the feature files.
+        made_by: Digest of the identity of what made its features; empty where the files do not say.
         dim: Width that the files must have, or None.
         base: Encoder whose features pass through this one, when they do.
         fitted: Whether ``make`` learns from the training pool, and so must be made anew for every
@@ -83,6 +84,7 @@ class Variant:
     control_of: str = ""
     seen: Provenance = UNKNOWN
     identity: Mapping[str, Any] = field(default_factory=dict)
+    made_by: str = ""
     dim: int | None = None
     base: str | None = None
     fitted: bool = False

@@ -333,11 +333,11 @@ def _duration(seconds: float) -> str:
 
 
 def _fail(failed: dict[str, str], slide_id: str, error: BaseException) -> None:
+    name = slide_id.encode(errors="backslashreplace").decode()
     if isinstance(error, UserError):
-        text = str(error)
+        text = error.at(name)
     else:
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    name = slide_id.encode(errors="backslashreplace").decode()
     line = text if text.startswith(name) else f"{name}: {text}"
     failed[name] = line
     console.warn(line if line.startswith(f"{name}: {DROPPED}") else f"skipped {line}")

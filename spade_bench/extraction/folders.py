@@ -100,7 +100,8 @@ def over_bags(
                 except (UserError, OSError) as error:
                     if isinstance(error, OSError) and error.errno in _FOR_ALL:
                         raise  # the next bag would fail alike
-                    line = str(error) if slide_id in str(error) else f"{slide_id}: {error}"
+                    line = error.at(slide_id) if isinstance(error, UserError) else str(error)
+                    line = line if slide_id in line else f"{slide_id}: {line}"
                     failed.append(line)
                     console.warn(line)
             bar.advance(note=slide_id)

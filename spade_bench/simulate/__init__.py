@@ -1,6 +1,6 @@
 """Simulated data: paired H&E and expression, and slides with labels, from one story.
 
-``settings`` documents the story and every constant of it.
+``studysettings`` documents the story and every constant of it.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def simulate(
     Args:
         out: Folder to write: ``hest/`` (HEST-1k layout), ``slides/``, ``tables/``, ``truth.json``.
         seed: Everything follows from it, whatever the number of cores.
-        size: A name of ``settings.SIZES``, or the sizes themselves.
+        size: A name of ``studysettings.SIZES``, or the sizes themselves.
         coupling: Share of spots whose expression belongs to what is drawn at their place, and of
             cases whose bulk expression is their own. The images do not depend on it.
         images_of: A study of the same seed and size, whose images are linked or copied instead of

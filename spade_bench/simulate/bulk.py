@@ -1,7 +1,7 @@
 """Bulk expression of the slide cohort's cases: ``tables/bulk_expression.csv``.
 
 What a tissue block sent for RNA would give: the mean of the drivers over the case's tissue, through
-the same genes and programmes as the spots', counted once a case at the depth of bulk sequencing.
+the same genes and programmes as the spots', counted once per case at the depth of bulk sequencing.
 """
 
 from __future__ import annotations

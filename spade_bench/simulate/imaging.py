@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["in_parallel", "make_image", "put_image"]
 
 T = TypeVar("T")
-_WORKERS = 2  # drawing holds about 100 MB a section
+_WORKERS = 2  # drawing holds about 100 MB per section
 
 
 def make_image(tissue: Tissue, site: Site, textures: Textures, rng: Generator) -> NDArray[np.uint8]:

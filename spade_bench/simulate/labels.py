@@ -29,7 +29,7 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Labels:
-    """What the cohort tables hold, one entry a case, and the scores behind it.
+    """What the cohort tables hold, one entry per case, and the scores behind it.
 
     Attributes:
         classes: Table -> (n,) label names.

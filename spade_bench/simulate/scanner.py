@@ -2,7 +2,7 @@
 
 Beer-Lambert: the optical density of a pixel is the sum of the dyes' densities, each along its own
 colour vector (Ruifrok and Johnston 2001, whose haematoxylin and eosin vectors are the starting
-point). Site and slide vary; see ``settings.Nuisance``.
+point). Site and slide vary; see ``studysettings.Nuisance``.
 """
 
 from __future__ import annotations

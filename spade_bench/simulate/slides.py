@@ -68,24 +68,19 @@ def simulate_slides(
     case_sites = [sites[i] for i in rng.integers(0, len(sites), size.cases)]
     labels = draw_labels(cases, LabelSettings(), np.random.default_rng(label_seed))
     twice = set(rng.choice(size.cases, size.second_slides, replace=False).tolist())
-    owners = [i for i in range(size.cases) for _ in range(2 if i in twice else 1)]
-    seeds = draw_seed.spawn(len(owners))
-    slides = [
-        _Slide(f"{case_ids[i]}-{'AB'[j > 0 and owners[j - 1] == i]}", i, seeds[j])
-        for j, i in enumerate(owners)
-    ]
+    slides = _slides_of(case_ids, twice, draw_seed)
 
     def one(slide: _Slide) -> NDArray[np.float64]:
-        own = np.random.default_rng(slide.seed)
+        slide_rng = np.random.default_rng(slide.seed)
         site = case_sites[slide.case]
-        tissue = grow_tissue(organ, cases[slide.case], size.slide_side_um, own)
+        tissue = grow_tissue(organ, cases[slide.case], size.slide_side_um, slide_rng)
         path = folder / "slides" / f"{slide.slide_id}.tif"
-        put_image(path, tissue, site, textures, own, drawn=images_of and images_of / "slides")
+        put_image(path, tissue, site, textures, slide_rng, drawn=images_of and images_of / "slides")
         return mean_drivers(tissue)
 
     drivers = np.stack(in_parallel("simulating slides", one, slides))  # (slides, drivers)
     _write_tables(folder / "tables", slides, case_ids, case_sites, labels)
-    owner = np.array(owners)
+    owner = np.array([slide.case for slide in slides])
     of_cases = np.stack([drivers[owner == i].mean(axis=0) for i in range(size.cases)])
     bulk = write_bulk(folder, bulk_seed, genome, case_ids, of_cases, coupling=coupling)
     return {
@@ -99,6 +94,16 @@ def simulate_slides(
     }
 
 
+def _slides_of(case_ids: Sequence[str], twice: set[int], seed: SeedSequence) -> list[_Slide]:
+    """One slide per case, or two for the cases of ``twice``; each has a seed of its own."""
+    owners = [i for i in range(len(case_ids)) for _ in range(2 if i in twice else 1)]
+    seeds = seed.spawn(len(owners))
+    return [
+        _Slide(f"{case_ids[i]}-{'AB'[j > 0 and owners[j - 1] == i]}", i, seeds[j])
+        for j, i in enumerate(owners)
+    ]
+
+
 def _write_tables(
     folder: Path,
     slides: Sequence[_Slide],
@@ -106,7 +111,7 @@ def _write_tables(
     sites: Sequence[Site],
     labels: Labels,
 ) -> None:
-    """Write a table per task, one row a slide."""
+    """Write a table per task, one row per slide."""
     common = [
         {
             "case_id": case_ids[slide.case],

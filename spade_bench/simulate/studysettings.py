@@ -108,8 +108,8 @@ ORGANS = (
 class Nuisance:
     """Variation that carries no information about programmes or labels.
 
-    Every value is a standard deviation unless said otherwise. ``site_`` values are drawn once a
-    site, ``slide_`` values once a slide and added.
+    Every value is a standard deviation unless said otherwise. ``site_`` values are drawn once per
+    site, ``slide_`` values once per slide and added.
 
     Attributes:
         site_vector: Change of each component of the unit stain vectors.

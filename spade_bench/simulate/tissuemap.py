@@ -68,11 +68,11 @@ class Tissue:
 def draw_case(organ: Organ, rng: Generator) -> CaseLevels:
     """Draw a case's mean programmes and composition."""
     scale = np.array([programme.case_sd for programme in PROGRAMMES])
-    shared, own = rng.standard_normal((2, _N_PROGRAMMES))
+    shared, unique = rng.standard_normal((2, _N_PROGRAMMES))
     seen = _visibility()
     return CaseLevels(
         molecular=shared * scale,
-        drawn=(seen * shared + np.sqrt(1 - seen**2) * own) * scale,
+        drawn=(seen * shared + np.sqrt(1 - seen**2) * unique) * scale,
         niche_logits=np.array(organ.niche_logits) + 0.25 * rng.standard_normal(len(NICHES)),
     )
 
@@ -90,9 +90,9 @@ def grow_tissue(organ: Organ, case: CaseLevels, side_um: float, rng: Generator) 
     niche_fields = 1.0 * smooth_fields(len(NICHES), n, rng) + case.niche_logits[:, None, None]
     niches = np.exp(niche_fields)
     local = np.array([programme.local_sd for programme in PROGRAMMES])[:, None, None]
-    shared, own = smooth_fields(2 * _N_PROGRAMMES, n, rng).reshape(2, _N_PROGRAMMES, n, n)
+    shared, unique = smooth_fields(2 * _N_PROGRAMMES, n, rng).reshape(2, _N_PROGRAMMES, n, n)
     seen = _visibility()[:, None, None]
-    drawn = seen * shared + np.sqrt(1 - seen**2) * own
+    drawn = seen * shared + np.sqrt(1 - seen**2) * unique
     swirl = smooth_fields(1, n, rng, 4 * _FIELD_UM)[0]
     return Tissue(
         organ=organ,

@@ -42,16 +42,19 @@ class Slide:
         notes: What a user should know: the file contradicts itself, or holds more images.
     """
 
-    def __init__(self, slide_id: str, path: Path, opened: Opened, found: Resolution) -> None:
+    def __init__(self, slide_id: str, path: Path, opened: Opened, size: Resolution) -> None:
         self.slide_id = slide_id
         self.path = path
         self._pyramid = opened.pyramid
         self.width, self.height = opened.pyramid.sizes[0]
-        self.mpp = found.mpp
-        self.mpp_source = found.source
+        self.mpp = size.mpp
+        self.mpp_source = size.source
         self.series = max(len(opened.images), 1)
         self.not_rgb = opened.images[opened.image].not_rgb if opened.images else None
-        self.notes = (*_several(opened), *(f"{note}; the first is taken" for note in found.notes))
+        self.notes = (
+            *_several(opened),
+            *(f"{note}; the first is taken" for note in size.notes),
+        )
 
     def __enter__(self) -> Slide:
         return self
@@ -180,25 +183,25 @@ def open_slide(
     opened = open_pyramid(path, series)
     try:
         if override_mpp:
-            found = Resolution(override_mpp, "overridden")
+            resolution = Resolution(override_mpp, "overridden")
         elif mpp:
-            found = Resolution(mpp, "given")
+            resolution = Resolution(mpp, "given")
         else:
-            found = find_resolution(opened.properties, assume_mpp, image=opened.image)
-        _check_extent(max(opened.pyramid.sizes[0]), found)
+            resolution = find_resolution(opened.properties, assume_mpp, image=opened.image)
+        _check_extent(max(opened.pyramid.sizes[0]), resolution)
     except DataError as error:
         opened.pyramid.close()
         more = "".join(f"; it {note}" for note in _several(opened))
         raise DataError(f"{error.what}{more}", where=path.name, fix=error.fix) from error
-    return Slide(slide_id or path.stem, path, opened, found)
+    return Slide(slide_id or path.stem, path, opened, resolution)
 
 
-def _check_extent(pixels: int, found: Resolution) -> None:
+def _check_extent(pixels: int, size: Resolution) -> None:
     """Refuse a resolution at which the image would be larger than any glass slide."""
-    millimetres = pixels * found.mpp / 1000
+    millimetres = pixels * size.mpp / 1000
     if millimetres > _WIDEST_MM:
         raise DataError(
-            f"would be {millimetres:.0f} mm wide at {found.mpp:.3g} µm/px ({found.source})",
+            f"would be {millimetres:.0f} mm wide at {size.mpp:.3g} µm/px ({size.source})",
             fix="Give the right value, µm per pixel, with --override-mpp",
         )
 
@@ -234,13 +237,13 @@ def find_slides(folder: Path) -> dict[str, Path]:
         return {folder.stem: folder}
     if not folder.is_dir():
         raise DataError("no such slide folder", where=str(folder))
-    found, closed = _files(folder, SLIDE_SUFFIXES)
+    slides, closed = _files(folder, SLIDE_SUFFIXES)
     images, _ = _files(folder, PLAIN_SUFFIXES)
-    if found and images:
+    if slides and images:
         say(f"{len(images)} JPEG and PNG images beside whole slides in {folder} are not taken")
     by_id: dict[str, list[Path]] = defaultdict(list)
     series: set[str] = set()
-    for path in [*(found or images), *closed]:
+    for path in [*(slides or images), *closed]:
         uid = _series(path) if path.suffix.lower() == ".dcm" else None
         if uid is None or uid not in series:
             by_id[path.name if path in closed else path.stem].append(path)
@@ -269,7 +272,7 @@ def _files(folder: Path, suffixes: frozenset[str]) -> tuple[list[Path], list[Pat
     def note(error: OSError) -> None:
         closed.append(Path(error.filename))
 
-    found = [
+    matching = [
         Path(parent, name)
         for parent, _, names in os.walk(folder, onerror=note)
         for name in names
@@ -281,7 +284,7 @@ def _files(folder: Path, suffixes: frozenset[str]) -> tuple[list[Path], list[Pat
             for path in sorted(paths)
             if not any(part.startswith(".") for part in path.relative_to(folder).parts)
         ]
-        for paths in (found, closed)
+        for paths in (matching, closed)
     )
     return [path for path in files if path.is_symlink() or path.is_file()], folders
 

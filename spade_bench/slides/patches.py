@@ -69,10 +69,10 @@ def fit_patch(
 
 
 def read_patch(path: Path) -> np.ndarray:
-    """Read an image file as (h, w, 3) uint8 RGB; see `images.to_rgb`.
+    """Read an image file as (h, w, 3) uint8 RGB; see `rgb.to_rgb`.
 
     Raises:
-        DataError: When it is no readable image.
+        DataError: When it is not a readable image.
     """
     try:
         return read_rgb(path)
@@ -160,9 +160,9 @@ def open_spots(
         DataError: When there is no image, no usable resolution, or no spot on the image.
     """
     if sample.patches is not None:
-        found = _from_patch_file(sample, sample.patches, px, mpp)
-        if found is not None:
-            return found
+        patches = _from_patch_file(sample, sample.patches, px, mpp)
+        if patches is not None:
+            return patches
     if sample.image is None:
         raise DataError(
             f"has no image to cut {px} px patches at {mpp:g} µm/px from", where=sample.sample_id
@@ -208,7 +208,7 @@ def _from_patch_file(sample: StSample, path: Path, px: int, mpp: float) -> SpotP
     except BROKEN_FILE as error:
         raise DataError(f"not a readable patch file ({error})", where=str(path)) from error
     try:
-        found = _in_patch_file(sample, file, px, mpp)
+        patches = _in_patch_file(sample, file, px, mpp)
     except BaseException as error:
         file.close()
         if isinstance(error, BROKEN_FILE):
@@ -216,9 +216,9 @@ def _from_patch_file(sample: StSample, path: Path, px: int, mpp: float) -> SpotP
         if isinstance(error, DataError):
             raise DataError(error.what, where=str(path), fix=error.fix) from error
         raise
-    if found is None:
+    if patches is None:
         file.close()
-    return found
+    return patches
 
 
 def _in_patch_file(sample: StSample, file: h5py.File, px: int, mpp: float) -> SpotPatches | None:

@@ -142,16 +142,16 @@ def _tiff_tags(path: Path, page: int) -> dict[str, str]:
         tags: Mapping[int, Any] = getattr(image, "tag_v2", {})
         ome = description is not None and "<OME" in str(description)  # says all, in the first page
         unit = {2: "inch", 3: "centimeter"}.get(tags.get(296, 2))
-        found = {
+        properties = {
             "tiff.XResolution": tags.get(282),
             "tiff.YResolution": tags.get(283),
             "tiff.ResolutionUnit": unit,
             "tiff.ImageDescription": description if ome else tags.get(270),
         }
-        return {key: str(value) for key, value in found.items() if value is not None}
+        return {key: str(value) for key, value in properties.items() if value is not None}
 
 
-def _exact(sizes: tuple[tuple[int, int], ...], said: tuple[float, ...]) -> tuple[float, ...]:
+def _exact(sizes: tuple[tuple[int, int], ...], downsamples: tuple[float, ...]) -> tuple[float, ...]:
     """The downsample of each level, without the error of a level's rounded size.
 
     OpenSlide divides the sizes: a level of 1003 x 100000 px that was made by taking every fourth
@@ -160,7 +160,7 @@ def _exact(sizes: tuple[tuple[int, int], ...], said: tuple[float, ...]) -> tuple
     """
     width, height = sizes[0]
     exact = []
-    for (w, h), scale in zip(sizes, said, strict=True):
+    for (w, h), scale in zip(sizes, downsamples, strict=True):
         n = round(scale)
         whole = abs(width / n - w) <= 1 and abs(height / n - h) <= 1
         exact.append(float(n) if whole else scale)

@@ -42,8 +42,8 @@ class Resolution:
 
 def resolution(properties: Mapping[str, str], assume_mpp: float | None) -> tuple[float, str]:
     """µm per pixel and where it comes from; see `find_resolution`."""
-    found = find_resolution(properties, assume_mpp)
-    return found.mpp, found.source
+    result = find_resolution(properties, assume_mpp)
+    return result.mpp, result.source
 
 
 def find_resolution(
@@ -68,7 +68,7 @@ def find_resolution(
         "mpp property": [properties.get(f"openslide.mpp-{axis}") for axis in "xy"],
         "OME description": _ome_sizes(properties.get("tiff.ImageDescription", ""), image),
     }
-    found = {source: mpp for source, said in measured.items() if (mpp := _square(said, source))}
+    known = {source: mpp for source, pair in measured.items() if (mpp := _square(pair, source))}
     power = _number(properties.get("openslide.objective-power"))
     if power is not None and 10 / power < _FINEST:
         raise DataError(
@@ -76,30 +76,30 @@ def find_resolution(
             f"magnification, with the eyepiece's, where {power / 10:g} is meant",
             fix=_OVERRIDE,
         )
-    if power is not None and not found:
-        found["objective power"] = 10.0 / power
+    if power is not None and not known:
+        known["objective power"] = 10.0 / power
     if tags := _square(_tag_sizes(properties), "TIFF tags"):
-        found["TIFF tags"] = tags
-    if not found:
+        known["TIFF tags"] = tags
+    if not known:
         if assume_mpp:
             return Resolution(assume_mpp, "assumed")
         raise DataError(
             "has no usable resolution (no mpp, objective power or plausible TIFF resolution)",
             fix="Give its µm per pixel with --assume-mpp",
         )
-    source, mpp = next(iter(found.items()))
-    return Resolution(mpp, source, tuple(_notes(mpp, source, found, power)))
+    source, mpp = next(iter(known.items()))
+    return Resolution(mpp, source, tuple(_notes(mpp, source, known, power)))
 
 
-def _notes(mpp: float, source: str, found: Mapping[str, float], power: float | None) -> list[str]:
+def _notes(mpp: float, source: str, known: Mapping[str, float], power: float | None) -> list[str]:
     """What contradicts the value that is taken."""
     # A tag of TIFF beside an objective's power is a better measurement of the same thing.
     notes = [
         f"{source} says {mpp:.4g} µm/px, {other} {value:.4g}"
-        for other, value in found.items()
+        for other, value in known.items()
         if abs(value / mpp - 1) > _SQUARE and "objective power" not in (source, other)
     ]
-    for name, value in [(source, mpp)] if source != "objective power" else list(found.items())[1:]:
+    for name, value in [(source, mpp)] if source != "objective power" else list(known.items())[1:]:
         low, high = _POWER_RANGE
         if power is not None and not low <= value * power <= high:
             notes.append(
@@ -109,9 +109,9 @@ def _notes(mpp: float, source: str, found: Mapping[str, float], power: float | N
     return notes
 
 
-def _square(said: list[str | None], source: str) -> float | None:
+def _square(texts: list[str | None], source: str) -> float | None:
     """One number for columns and rows; None where one of them is missing or a default."""
-    across, down = (_number(text) for text in said)
+    across, down = (_number(text) for text in texts)
     if across is None or down is None or max(across, down) > _COARSEST:
         return None
     if abs(across / down - 1) > _SQUARE:

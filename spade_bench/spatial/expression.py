@@ -1,4 +1,4 @@
-"""Loads the expression of one sample: values, genes, barcodes and spot positions."""
+"""Load the expression of one sample: values, genes, barcodes and spot positions."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def load_expression(sample: StSample) -> AnnData:
 
 
 def read_expression(sample: StSample) -> Expression:
-    """Reads the expression of one sample.
+    """Read the expression of one sample.
 
     Genes named twice are added up (in linear space) and spots without any count are kept.
 
@@ -98,15 +98,15 @@ def read_expression(sample: StSample) -> Expression:
         )
         where = str(sample.h5ad)
     else:
-        raise DataError("no expression file", where=sample.sample_id, fix="give its h5ad")
+        raise DataError("no expression file", where=sample.sample_id, fix="Give its h5ad")
     if not np.isfinite(values.data).all():
         bad = int((~np.isfinite(values.data)).sum())
         raise DataError(f"{bad} expression values are NaN or infinite", where=where)
     twice = len(barcodes) - len(np.unique(barcodes))
     if twice:
-        raise DataError(f"{twice} barcodes are there twice", where=where, fix="make them unique")
-    values, found = natural_logs(values, where)
-    findings += found
+        raise DataError(f"{twice} barcodes occur twice", where=where, fix="Make them unique")
+    values, doubts = natural_logs(values, where)
+    findings += doubts
     kind = value_kind(values)
     values, genes, merged = _merge_duplicates(values, genes, kind)
     if merged:
@@ -118,7 +118,7 @@ def read_expression(sample: StSample) -> Expression:
 def _merge_duplicates(
     values: sp.csr_matrix, genes: np.ndarray, kind: ValueKind
 ) -> tuple[sp.csr_matrix, np.ndarray, int]:
-    """Adds up columns of one name, in linear space, in the order of first appearance."""
+    """Add up columns of one name, in linear space, in the order of first appearance."""
     unique, first, inverse = np.unique(genes, return_index=True, return_inverse=True)
     merged = len(genes) - len(unique)
     if not merged:
@@ -141,7 +141,7 @@ def _read_h5ad(path: Path, section: str) -> tuple[Any, ...]:
     import anndata
 
     if not path.is_file():
-        raise DataError("no such file", where=str(path), fix="download or correct the path")
+        raise DataError("no such file", where=str(path), fix="Download or correct the path")
     try:
         with warnings.catch_warnings():
             # old files and duplicate names are this function's business, not the user's screen
@@ -205,7 +205,7 @@ def _positions(stored: Any, n: int, path: Path) -> np.ndarray:
     """Spot centres as (x, y); the columns of a table go by their names, never by their order.
 
     Raises:
-        DataError: When they are no two columns of finite numbers, one row a spot.
+        DataError: When they are not two columns of finite numbers, one row per spot.
     """
     if hasattr(stored, "columns"):
         pair = _pair(stored)
@@ -221,7 +221,7 @@ def _positions(stored: Any, n: int, path: Path) -> np.ndarray:
         raise DataError(
             f"obsm['spatial'] has shape {spatial.shape} for {n} spots",
             where=str(path),
-            fix="Store one (x, y) a spot",
+            fix="Store one (x, y) per spot",
         )
     if not np.isfinite(spatial[:, :2]).all():
         bad = int((~np.isfinite(spatial[:, :2])).any(axis=1).sum())

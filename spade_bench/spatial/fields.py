@@ -17,7 +17,7 @@ def as_text(value: Any) -> str | None:
 
 
 def as_float(value: Any) -> float | None:
-    """A finite number, or None for a blank or for anything that is no number."""
+    """A finite number, or None for a blank or for anything that is not a number."""
     text = as_text(value)
     if text is None:
         return None

@@ -62,13 +62,13 @@ def gene_names(var: Any, where: str, section: str = "") -> tuple[np.ndarray, lis
     if numbered or _blank(rich).any():
         of_ids, ids = _column(var, _ID_COLUMNS)
     backup = names if ids is None else np.where(_blank(ids), names, ids)
-    said = []
+    notes = []
     if symbols is not None:
         what = "Ensembl ids" if ensembl else "row numbers"
-        said.append(f"{len(names)} {what} replaced by the names in var['{column}']")
+        notes.append(f"{len(names)} {what} replaced by the names in var['{column}']")
     elif ids is not None and numbered:
         rich = ids
-        said.append(f"{len(names)} row numbers replaced by the ids in var['{of_ids}']")
+        notes.append(f"{len(names)} row numbers replaced by the ids in var['{of_ids}']")
     elif numbered:
         raise DataError(
             f"gene names are row numbers ({names[0]}, {names[-1]})",
@@ -78,10 +78,10 @@ def gene_names(var: Any, where: str, section: str = "") -> tuple[np.ndarray, lis
     names, kept, lost = _fill(rich, backup, section or where, numbered=numbered)
     if lost == len(names):
         raise DataError("no gene has a name", where=where, fix="Put symbols into var_names")
-    said += [f"{kept} genes without a symbol keep their id"] if kept else []
-    said += [f"{lost} genes without symbol and id are shared with no section"] if lost else []
-    if said:
-        findings.append(Finding("gene-ids", len(names), len(names), "; ".join(said)))
+    notes += [f"{kept} genes without a symbol keep their id"] if kept else []
+    notes += [f"{lost} genes without symbol and id are shared with no section"] if lost else []
+    if notes:
+        findings.append(Finding("gene-ids", len(names), len(names), "; ".join(notes)))
     bare, found = _without_versions(names)
     return bare, findings + found
 
@@ -136,8 +136,8 @@ def _fill(
         return names, 0, 0
     # A row number is no id: the same number is another gene elsewhere.
     lost = blank & (_blank(backup) | (numbered & np.array([_is_row(name) for name in backup])))
-    own = np.array([f"unnamed:{section}:{i}" for i in range(len(names))], dtype=str)
-    filled = np.where(lost, own, np.where(blank, backup, names))
+    placeholders = np.array([f"unnamed:{section}:{i}" for i in range(len(names))], dtype=str)
+    filled = np.where(lost, placeholders, np.where(blank, backup, names))
     return filled, int((blank & ~lost).sum()), int(lost.sum())
 
 

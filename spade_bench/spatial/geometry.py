@@ -129,7 +129,7 @@ def check_pixel_size(
 
 
 def check_axes(spatial: np.ndarray, view: ImageView) -> list[Finding]:
-    """Counts spots off the image and off tissue, and the same for transposed axes.
+    """Count spots off the image and off tissue, and the same for transposed axes.
 
     Spots that land on the image or on tissue only after swapping x and y refuse the sample.
     """

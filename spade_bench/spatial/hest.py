@@ -1,4 +1,4 @@
-"""Reads the HEST-1k layout: a metadata csv and the folders `st`, `wsis`, `patches`, `metadata`."""
+"""Read the HEST-1k layout: a metadata csv and the folders `st`, `wsis`, `patches`, `metadata`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SIZES = (
 
 
 def read_hest(folder: Path) -> list[StSample]:
-    """Lists the samples of a HEST-1k folder in the order of its metadata csv.
+    """List the samples of a HEST-1k folder in the order of its metadata csv.
 
     Partial downloads are normal: rows whose `st/{id}.h5ad` is absent are left out, and files
     without a row are taken from `metadata/{id}.json`.
@@ -37,11 +37,11 @@ def read_hest(folder: Path) -> list[StSample]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError("no such HEST folder", where=str(folder), fix="give the folder with st/")
+        raise DataError("no such HEST folder", where=str(folder), fix="Give the folder with st/")
     files = {p.stem: p for p in sorted((folder / "st").glob("*.h5ad"))}
     if not files:
         raise DataError(
-            "no expression files", where=str(folder / "st"), fix="download the st/*.h5ad files"
+            "no expression files", where=str(folder / "st"), fix="Download the st/*.h5ad files"
         )
     rows = _metadata_rows(folder)
     order = [i for i in rows if i in files] + [i for i in files if i not in rows]
@@ -54,20 +54,20 @@ def _metadata_rows(folder: Path) -> dict[str, dict[str, Any]]:
     if not tables:
         if not any((folder / "metadata").glob("*.json")):
             raise DataError(
-                "no metadata", where=str(folder), fix="put HEST_v*.csv or metadata/*.json there"
+                "no metadata", where=str(folder), fix="Put HEST_v*.csv or metadata/*.json there"
             )
         return {}
     rows: dict[str, dict[str, Any]] = {}
     columns, listed = read_dicts(tables[-1])
     if "id" not in columns:
-        raise DataError("no column 'id'", where=str(tables[-1]), fix="use HEST's own csv")
+        raise DataError("no column 'id'", where=str(tables[-1]), fix="Use HEST's own csv")
     for row in listed:
         sample_id = as_text(row["id"])
         if sample_id is None:
             continue  # Excel leaves blank rows behind
         if sample_id in rows:
             raise DataError(
-                f"id {sample_id} is there twice", where=str(tables[-1]), fix="remove one row"
+                f"id {sample_id} occurs twice", where=str(tables[-1]), fix="Remove one row"
             )
         rows[sample_id] = dict(row)
     return rows
@@ -118,7 +118,7 @@ def _own_metadata(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def _bad_numbers(info: Mapping[str, Any]) -> str:
-    """Name a size that is no number, such as one with a comma: it would be estimated instead."""
+    """Name a size that is not a number, such as one with a comma: it would be estimated instead."""
     for name in _SIZES:
         value = as_float(info.get(name))
         if as_text(info.get(name)) is not None and (value is None or value < 0):

@@ -1,4 +1,4 @@
-"""Reads a manifest csv: one row a sample, paths relative to the csv."""
+"""Read a manifest csv: one row per sample, paths relative to the csv."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANIFEST_COLUMNS: Mapping[str, str] = {
     "image": "full-resolution image",
     "patches": "HEST patch file, in place of the image",
     "features": "precomputed features with barcodes, in place of image and patches",
-    "pixel_size_um": "micrometres a pixel of the image",
+    "pixel_size_um": "micrometres per pixel of the image",
     "organ": "organ; blank becomes 'unknown'",
     "patient": "patient id; blank makes the sample its own group",
     "species": "for example Homo sapiens",
@@ -30,7 +30,7 @@ MANIFEST_COLUMNS: Mapping[str, str] = {
 
 
 def read_manifest(path: Path) -> list[StSample]:
-    """Lists the samples of a manifest csv; see `MANIFEST_COLUMNS`.
+    """List the samples of a manifest csv; see `MANIFEST_COLUMNS`.
 
     Raises:
         DataError: No such file, a missing or unknown column, an id twice, a pixel size that is
@@ -38,20 +38,20 @@ def read_manifest(path: Path) -> list[StSample]:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError("no such manifest", where=str(path), fix="give a csv file")
+        raise DataError("no such manifest", where=str(path), fix="Give a csv file")
     columns, listed = read_dicts(path)
     _check_columns(path, columns)
     rows = [
         (line, row) for line, row in enumerate(listed, start=2) if any(map(as_text, row.values()))
     ]
     if not rows:
-        raise DataError("the manifest has no rows", where=str(path), fix="add a row a sample")
+        raise DataError("the manifest has no rows", where=str(path), fix="Add one row per sample")
     samples = [_row(path, line, row) for line, row in rows]
     ids = [s.sample_id for s in samples]
     twice = sorted({i for i in ids if ids.count(i) > 1})
     if twice:
         raise DataError(
-            f"sample_id there twice: {', '.join(twice)}", where=str(path), fix="make them unique"
+            f"sample_id given twice: {', '.join(twice)}", where=str(path), fix="Make them unique"
         )
     return samples
 
@@ -62,14 +62,14 @@ def _check_columns(path: Path, columns: list[str]) -> None:
             raise DataError(
                 f"no column '{name}'",
                 where=str(path),
-                fix=f"columns are {', '.join(MANIFEST_COLUMNS)}",
+                fix=f"Columns are {', '.join(MANIFEST_COLUMNS)}",
             )
     for name in columns:
         if name not in MANIFEST_COLUMNS:
             near = difflib.get_close_matches(name, MANIFEST_COLUMNS, n=1)
             if near and near[0] not in columns:
                 raise DataError(
-                    f"unknown column '{name}'", where=str(path), fix=f"did you mean '{near[0]}'?"
+                    f"unknown column '{name}'", where=str(path), fix=f"Did you mean '{near[0]}'?"
                 )
 
 
@@ -77,19 +77,19 @@ def _row(path: Path, line: int, row: Mapping[str, str | None]) -> StSample:
     where = f"{path} line {line}"
     sample_id = as_text(row.get("sample_id"))
     if sample_id is None:
-        raise DataError("no sample_id", where=where, fix="fill the cell")
+        raise DataError("no sample_id", where=where, fix="Fill the cell")
     if any(c in sample_id for c in "/\\"):
-        raise DataError(f"sample_id {sample_id} holds a slash", where=where, fix="rename it")
+        raise DataError(f"sample_id {sample_id} holds a slash", where=where, fix="Rename it")
     files = {name: _file(path, where, row.get(name)) for name in ("image", "patches", "features")}
     expression = _file(path, where, row.get("h5ad"))
     if expression is None:
-        raise DataError("no h5ad", where=where, fix="give the expression file")
+        raise DataError("no h5ad", where=where, fix="Give the expression file")
     numbers = {}
     for name in ("pixel_size_um", "spot_diameter_um", "spot_pitch_um"):
         numbers[name] = as_float(row.get(name))
         value = numbers[name]
         if as_text(row.get(name)) and (value is None or value <= 0):
-            raise DataError(f"{name} is {row.get(name)!r}", where=where, fix="give µm above zero")
+            raise DataError(f"{name} is {row.get(name)!r}", where=where, fix="Give µm above zero")
     return StSample(
         sample_id=sample_id,
         organ=as_text(row.get("organ")) or "unknown",
@@ -114,5 +114,5 @@ def _file(path: Path, where: str, cell: str | None) -> Path | None:
         return None
     file = path.parent / Path(text).expanduser()
     if not file.exists():
-        raise DataError(f"no such file: {text}", where=where, fix="paths are relative to the csv")
+        raise DataError(f"no such file: {text}", where=where, fix="Paths are relative to the csv")
     return file

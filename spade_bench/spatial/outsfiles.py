@@ -1,4 +1,4 @@
-"""Finds the files of a Space Ranger run, also under the names that repositories give them.
+"""Find the files of a Space Ranger run, also under the names that repositories give them.
 
 GEO and 10x Genomics' own downloads put the sample before the name and sometimes compress the file:
 `GSM123_LUNG1_filtered_feature_bc_matrix.h5`, `LUNG1_tissue_positions_list.csv.gz`, without the
@@ -51,9 +51,9 @@ def find_outs_files(outs: Path) -> OutsFiles:
     if matrix is None:
         raise _missing(folder, (folder,), _MATRIX, ".h5")
     places = (folder / "spatial", folder)
-    found = OutsFiles(matrix, find_positions(folder), _find(folder, places, _SCALE))
-    _check_one_section(folder, found)
-    return found
+    files = OutsFiles(matrix, find_positions(folder), _find(folder, places, _SCALE))
+    _check_one_section(folder, files)
+    return files
 
 
 def find_positions(outs: Path) -> Path:
@@ -64,10 +64,10 @@ def find_positions(outs: Path) -> Path:
     """
     folder = _folder(outs)
     places = (folder / "spatial", folder)
-    found = _find(folder, places, _POSITIONS)
-    if found is None:
+    positions = _find(folder, places, _POSITIONS)
+    if positions is None:
         raise _missing(folder, places, _POSITIONS, ".csv", ".csv.gz", ".tsv", ".txt", ".parquet")
-    return found
+    return positions
 
 
 def _folder(outs: Path) -> Path:

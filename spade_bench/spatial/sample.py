@@ -23,7 +23,7 @@ class StSample:
         patient: Patient id, or None where unknown (the sample is then its own group).
         species: For example `"Homo sapiens"`, or None.
         technology: For example `"Visium"`, or None.
-        pixel_size_um: Micrometres a pixel of the full-resolution image, or None.
+        pixel_size_um: Micrometres per pixel of the full-resolution image, or None.
         h5ad: Expression file: X (spots, genes), `obsm['spatial']` = spot CENTRE (x, y) in
             full-resolution px, barcodes in `obs_names`.
         spaceranger: A Space Ranger `outs/` folder, in place of `h5ad`.

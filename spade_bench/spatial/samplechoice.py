@@ -11,7 +11,7 @@ from spade_bench.spatial.sample import StSample
 
 __all__ = ["check_trusted", "filter_samples"]
 
-_OWN = {
+_ATTRIBUTES = {
     "id": "sample_id",
     "sample_id": "sample_id",
     "organ": "organ",
@@ -31,7 +31,7 @@ def filter_samples(
     exclude_ids: Iterable[str] = (),
     ids: Iterable[str] = (),
 ) -> tuple[list[StSample], dict[str, str]]:
-    """Splits samples into those wanted and those left out, each with the rule that did it.
+    """Split samples into those wanted and those left out, each with the rule that did it.
 
     Values are compared as text without case. A blank never matches `include`.
 
@@ -53,7 +53,7 @@ def filter_samples(
     missing = sorted(wanted - {s.sample_id for s in samples})
     if missing:
         raise ConfigError(
-            f"no sample named {', '.join(missing[:5])}", where="samples.ids", fix="correct the ids"
+            f"no sample named {', '.join(missing[:5])}", where="samples.ids", fix="Correct the ids"
         )
     _check_columns(samples, include or {}, "samples.include")
     _check_columns(samples, exclude or {}, "samples.exclude")
@@ -102,10 +102,10 @@ def _refusal(
 
 
 def _value(sample: StSample, column: str) -> str | None:
-    own = _OWN.get(column)
-    if own is None:
+    attribute = _ATTRIBUTES.get(column)
+    if attribute is None:
         return as_text(sample.metadata.get(column))
-    value = getattr(sample, own)
+    value = getattr(sample, attribute)
     return None if value is None else str(value)
 
 
@@ -116,10 +116,10 @@ def _choices(values: Any) -> set[str]:
 
 def _check_columns(samples: Sequence[StSample], rules: Mapping[str, Any], where: str) -> None:
     for column in rules:
-        if column in _OWN or not samples or any(column in s.metadata for s in samples):
+        if column in _ATTRIBUTES or not samples or any(column in s.metadata for s in samples):
             continue
         raise ConfigError(
             f"no sample has the metadata column '{column}'",
             where=where,
-            fix="use a column of the metadata csv",
+            fix="Use a column of the metadata csv",
         )

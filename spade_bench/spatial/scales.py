@@ -33,7 +33,7 @@ ValueKind = Literal["counts", "normalised", "log-normalised", "log-counts", "sca
 
 
 def value_kind(values: sp.csr_matrix) -> ValueKind:
-    """Tells counts from what is already normalised.
+    """Tell counts from what is already normalised.
 
     Integers are counts. Values with negatives are scaled. The rest is log-normalised when it
     stays within the range of a logarithm, unless the values themselves, not their exponentials,
@@ -73,22 +73,22 @@ def natural_logs(values: sp.csr_matrix, where: str) -> tuple[sp.csr_matrix, list
     data = values.data[values.data != 0].astype(np.float64)
     if not data.size or data.min() < 0 or np.array_equal(data, np.rint(data)):
         return values, []
-    found = _transform(values, float(data.max()))
-    if found is None:
+    base = _transform(values, float(data.max()))
+    if base is None:
         text = "the base of the logarithms cannot be told from the values: taken as base e"
         return values, [Finding("log-base-unknown", data.size, data.size, text)]
-    if found in ("linear", "e"):
+    if base in ("linear", "e"):
         return values, []
-    if found not in _BASES:
+    if base not in _BASES:
         raise DataError(
-            f"expression values are {found} of counts",
+            f"expression values are {base} of counts",
             where=where,
             fix="Give counts, or their logarithms to base e",
         )
-    factor = math.log(_BASES[found])
+    factor = math.log(_BASES[base])
     out = values.astype(np.float32, copy=True)
     out.data *= np.float32(factor)
-    text = f"logarithms of base {found} brought to base e"
+    text = f"logarithms of base {base} brought to base e"
     return out, [Finding("log-base", data.size, data.size, text)]
 
 
@@ -224,7 +224,7 @@ def lognorm(values: sp.csr_matrix, kind: ValueKind) -> sp.csr_matrix:
         DataError: For scaled values, which cannot be brought back.
     """
     if kind == "scaled":
-        raise DataError("the expression is scaled (negative values)", fix="give counts instead")
+        raise DataError("the expression is scaled (negative values)", fix="Give counts instead")
     out = values.astype(np.float32, copy=True)
     if kind in ("log-normalised", "log-counts"):
         np.expm1(out.data, out=out.data)

@@ -61,15 +61,15 @@ def check_section(
 
     Args:
         sample: What the metadata say.
-        raw: Raw counts are needed, so values that are no counts refuse the sample.
+        raw: Raw counts are needed, so a sample whose values are not counts is refused.
         assume_mpp: Pixel size in µm where neither the metadata nor the image says one.
 
     Returns:
         The outcome of the checks, and its expression; None where it could not be read.
     """
     if sample.problem:
-        found = Finding("unreadable", 0, 0, sample.problem.rstrip("."), fatal=True)
-        return Checked(sample, (found,), None), None
+        problem = Finding("unreadable", 0, 0, sample.problem.rstrip("."), fatal=True)
+        return Checked(sample, (problem,), None), None
     try:
         data = read_expression(sample)
         checked = check_sample(sample, data, raw=raw, assume_mpp=assume_mpp)
@@ -78,8 +78,8 @@ def check_section(
         return Checked(sample, (finding,), None), None
     if sample.image is None and sample.patches is None and sample.features is None:
         n, text = len(data.barcodes), "no image, patches or features to encode"
-        found = Finding("no-image", n, n, f"{text} (a manifest can name them)", fatal=True)
-        checked = replace(checked, findings=(*checked.findings, found))
+        problem = Finding("no-image", n, n, f"{text} (a manifest can name them)", fatal=True)
+        checked = replace(checked, findings=(*checked.findings, problem))
     return checked, data
 
 
@@ -98,7 +98,7 @@ def overrule(findings: Sequence[Finding]) -> tuple[Finding, ...]:
 
 
 class FindingsReport:
-    """Says what was found in which sample; of each kind of finding, the first few samples."""
+    """Say what was found in which sample; of each kind of finding, the first few samples."""
 
     def __init__(self) -> None:
         self._samples: Counter[str] = Counter()
@@ -123,12 +123,12 @@ class FindingsReport:
 def check_sample(
     sample: StSample, data: Expression, *, raw: bool = False, assume_mpp: float | None = None
 ) -> Checked:
-    """Checks one sample: values, organ, patient, axes, scale and patches.
+    """Check one sample: values, organ, patient, axes, scale and patches.
 
     Args:
         sample: What the metadata say.
         data: Its expression as read.
-        raw: Raw counts are needed, so values that are no counts refuse the sample.
+        raw: Raw counts are needed, so a sample whose values are not counts is refused.
         assume_mpp: Pixel size in µm where neither the metadata nor the image says one.
 
     Raises:
@@ -142,15 +142,15 @@ def check_sample(
     view: ImageView | None = None if sample.image is None else view_image(sample.image)
     if view is not None:
         findings += check_axes(data.spatial, view)
-    own = None if view is None else view.mpp
-    if sample.pixel_size_um is None and own is None:
+    image_mpp = None if view is None else view.mpp
+    if sample.pixel_size_um is None and image_mpp is None:
         sample = replace(sample, pixel_size_um=assume_mpp)
     if sample.patches is not None:
         findings += check_patches(sample.patches, data.barcodes, data.spatial)
-    size, found = check_pixel_size(sample, data.spatial, data.spot_diameter_px)
-    findings += found
+    size, doubts = check_pixel_size(sample, data.spatial, data.spot_diameter_px)
+    findings += doubts
     needs_image = sample.features is None and sample.patches is None
-    if size is None and own is None and needs_image and sample.image is not None:
+    if size is None and image_mpp is None and needs_image and sample.image is not None:
         text = "no pixel size, and the spot pitch is unknown: give pixel_size_um"
         findings.append(Finding("pixel-size-missing", n, n, text, fatal=True))
     sample = replace(sample, pixel_size_um=size)
@@ -164,17 +164,17 @@ def _check_values(data: Expression, raw: bool) -> list[Finding]:
     if empty:
         text = f"{empty} of {n} spots have no counts at all and are left out"
         findings.append(Finding("empty-spots", empty, n, text, fatal=empty == n))
-    said = {
+    texts = {
         "log-normalised": "X is already log-normalised and is not normalised again",
         "log-counts": "X is the logarithm of counts: the counts are recovered first",
-        "normalised": "X is normalised but not logged: rescaled to 10,000 a spot, then log1p",
+        "normalised": "X is normalised but not logged: rescaled to 10,000 per spot, then log1p",
     }
     if data.kind == "scaled":
         text = "X has negative values (scaled expression): give counts or log-normalised values"
         findings.append(Finding("scaled", n, n, text, fatal=True))
     elif data.kind != "counts":
         lost = raw and data.kind in ("log-normalised", "normalised")
-        text = said[data.kind] + (", but raw counts were asked for" if lost else "")
+        text = texts[data.kind] + (", but raw counts were asked for" if lost else "")
         findings.append(Finding(data.kind, n, n, text, fatal=lost))
     return findings
 
@@ -214,13 +214,13 @@ def spot_prints(data: Expression) -> np.ndarray:
 
 
 class DuplicateFinder:
-    """Recognises a sample that was there before, by the content of its spots."""
+    """Recognise a sample that was there before, by the content of its spots."""
 
     def __init__(self) -> None:
         self._owner: dict[int, str] = {}
 
     def add(self, sample_id: str, prints: np.ndarray) -> Finding | None:
-        """Adds a sample; a fatal finding when at least half its spots are another's.
+        """Add a sample; a fatal finding when at least half its spots are another's.
 
         Args:
             sample_id: Its id.

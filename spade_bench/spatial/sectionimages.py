@@ -25,7 +25,7 @@ class ImageView:
         width: Full-resolution width, px.
         height: Full-resolution height, px.
         tissue: (h, w) bool thumbnail mask of stained area, or None when all looks alike.
-        mpp: Micrometres a pixel as the file itself says, or None.
+        mpp: Micrometres per pixel as the file itself says, or None.
     """
 
     width: int
@@ -50,7 +50,7 @@ class ImageView:
 
 
 def view_image(path: Path) -> ImageView:
-    """Opens an image with OpenSlide, or with Pillow where OpenSlide does not know the format.
+    """Open an image with OpenSlide, or with Pillow where OpenSlide does not know the format.
 
     Raises:
         DataError: The file is missing or neither library can read it.
@@ -58,7 +58,7 @@ def view_image(path: Path) -> ImageView:
     import openslide
 
     if not path.is_file():
-        raise DataError("no such image", where=str(path), fix="correct the path")
+        raise DataError("no such image", where=str(path), fix="Correct the path")
     try:
         with openslide.OpenSlide(str(path)) as slide:
             small = np.asarray(slide.get_thumbnail((_SIDE, _SIDE)).convert("RGB"))
@@ -92,7 +92,7 @@ def _view_plain(path: Path) -> ImageView:
 def _tissue(rgb: np.ndarray) -> np.ndarray | None:
     """Stained pixels of a thumbnail: Otsu's threshold on the smoothed colour range.
 
-    More generous than `data.tissue.tissue_mask`, which picks patches and leaves out pale stroma:
+    More generous than `slides.tissue.tissue_mask`, which picks patches and leaves out pale stroma:
     of the spots of five real sections it has 87 to 99% on tissue, that one 62 to 95%.
     """
     from scipy.ndimage import uniform_filter

@@ -1,4 +1,4 @@
-"""Reads a Space Ranger `outs/` folder: filtered matrix, spot positions, scale factors.
+"""Read a Space Ranger `outs/` folder: filtered matrix, spot positions, scale factors.
 
 The files may carry the name of their section; see `outsfiles`.
 """
@@ -123,7 +123,7 @@ def read_spaceranger(
 
 
 def read_outs(outs: Path, section: str = "") -> Outs:
-    """Reads counts and positions, joined by barcode.
+    """Read counts and positions, joined by barcode.
 
     Args:
         outs: The `outs/` folder; see `outsfiles` for others.
@@ -164,7 +164,7 @@ def read_outs(outs: Path, section: str = "") -> Outs:
 def _find_image(outs: Path) -> Path | None:
     """The full-resolution image where 10x Genomics' own downloads put it; None unless just one."""
     folders = (outs, outs / "spatial", outs.resolve().parent)
-    found = [
+    images = [
         path
         for folder in folders
         for path in (sorted(folder.iterdir()) if folder.is_dir() else [])
@@ -172,7 +172,7 @@ def _find_image(outs: Path) -> Path | None:
         and (path.stem.lower().endswith("image") or "fullres" in path.stem.lower())
         and not any(small in path.stem.lower() for small in ("hires", "lowres"))
     ]
-    return found[0] if len(found) == 1 else None
+    return images[0] if len(images) == 1 else None
 
 
 def _matrix(path: Path) -> tuple[sp.csr_matrix, pd.DataFrame, np.ndarray]:
@@ -182,7 +182,7 @@ def _matrix(path: Path) -> tuple[sp.csr_matrix, pd.DataFrame, np.ndarray]:
         Counts, a table of genes as in AnnData, and barcodes.
 
     Raises:
-        DataError: When it is no such file or is damaged.
+        DataError: When it is not such a file or is damaged.
     """
     import pandas as pd
 
@@ -245,7 +245,7 @@ def _read_positions(path: Path) -> dict[str, tuple[float, ...]]:
             raise DataError("expected 6 columns", where=f"{path} line {line}")
         barcode = row[at[0]].strip()
         if barcode in table:
-            raise DataError(f"barcode {barcode} is there twice", where=f"{path} line {line}")
+            raise DataError(f"barcode {barcode} occurs twice", where=f"{path} line {line}")
         try:
             table[barcode] = tuple(_number(row[place]) for place in at[1:])
         except ValueError as error:
@@ -294,7 +294,7 @@ def _diameter(path: Path | None) -> float | None:
     """Spot diameter in full-resolution px, or None where the scale factors do not say it.
 
     Raises:
-        DataError: When the file is no such JSON.
+        DataError: When the file does not hold such JSON.
     """
     if path is None:
         return None
@@ -306,7 +306,7 @@ def _diameter(path: Path | None) -> float | None:
 
 
 def _pixel_size(positions: dict[str, tuple[float, ...]], diameter: float | None) -> float | None:
-    """µm a px from the lattice: two columns on in one row of the array are 100 µm apart."""
+    """µm per px from the lattice: neighbours in one row of the array are 100 µm apart."""
     by_array = {(p[1], p[2]): np.array(p[3:5]) for p in positions.values()}
     steps = [
         float(np.linalg.norm(by_array[row, col + 2] - centre))

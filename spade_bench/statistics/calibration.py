@@ -37,9 +37,9 @@ def brier(label: NDArray[np.int64], scores: Floats, weights: Floats | None = Non
 
     truth = (label[:, None] == np.arange(scores.shape[1])).astype(float)  # (n, C)
     errors = (scores - truth) ** 2  # (n, C)
-    own = errors[:, 1] if scores.shape[1] == 2 else errors.sum(axis=1)  # (n,)
+    per_case = errors[:, 1] if scores.shape[1] == 2 else errors.sum(axis=1)  # (n,)
     counts = np.ones((1, len(label))) if weights is None else weights
-    return np.asarray((counts @ own) / counts.sum(axis=1))
+    return np.asarray((counts @ per_case) / counts.sum(axis=1))
 
 
 def calibration_slope(

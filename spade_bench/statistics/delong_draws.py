@@ -42,11 +42,11 @@ def auroc_influence(label: NDArray[np.int64], scores: Floats) -> tuple[float, Fl
     columns = [1] if scores.shape[1] == 2 else range(scores.shape[1])
     total, influence = 0.0, np.zeros(len(label))
     for column in columns:
-        up, own = label == column, scores[:, column]
+        up, score = label == column, scores[:, column]
         m, n = int(up.sum()), int((~up).sum())
-        overall = rankdata(own)  # (m + n,)
-        above = (overall[up] - rankdata(own[up])) / n  # (m,) share of negatives below each
-        below = 1.0 - (overall[~up] - rankdata(own[~up])) / m  # (n,) share of positives above each
+        overall = rankdata(score)  # (m + n,)
+        above = (overall[up] - rankdata(score[up])) / n  # (m,) share of negatives below each
+        below = 1.0 - (overall[~up] - rankdata(score[~up])) / m  # (n,) share of positives above
         area = float(above.mean())
         total += area
         influence[up] += (above - area) / m
@@ -104,8 +104,8 @@ def _few_cases_doubt(label: NDArray[np.int64], influence: Floats) -> float:
     sizes = np.unique(label, return_counts=True)[1]
     if sizes.min() >= FEW_CASES:
         return 0.0
-    parts = [_case_variance(label[own], influence[None, own])[0] ** 2 / (own.sum() - 1)
-             for own in (label == value for value in np.unique(label))]  # fmt: skip
+    parts = [_case_variance(label[members], influence[None, members])[0] ** 2 / (members.sum() - 1)
+             for members in (label == value for value in np.unique(label))]  # fmt: skip
     return float(np.sum(parts))
 
 
@@ -115,6 +115,6 @@ def _case_variance(label: NDArray[np.int64], influence: Floats) -> Floats:
 
     total = np.zeros(len(influence))
     for value in np.unique(label):
-        own = influence[:, label == value]
-        total += own.shape[1] ** 2 / (own.shape[1] - 1) * own.var(axis=1)
+        part = influence[:, label == value]
+        total += part.shape[1] ** 2 / (part.shape[1] - 1) * part.var(axis=1)
     return total

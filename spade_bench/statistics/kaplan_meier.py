@@ -31,10 +31,10 @@ class Steps:
         """Value at each time; NaN after the last observed day, unless it has reached 0 there."""
         import numpy as np
 
-        asked = np.asarray(times, dtype=float)
-        index = np.searchsorted(self.times, asked, side="right")
+        days = np.asarray(times, dtype=float)
+        index = np.searchsorted(self.times, days, side="right")
         value = np.r_[1.0, self.values][index]
-        return np.where((asked > self.times[-1]) & (self.values[-1] > 0), np.nan, value)
+        return np.where((days > self.times[-1]) & (self.values[-1] > 0), np.nan, value)
 
 
 def survival_curve(event: Bools, duration: Floats) -> Steps:

@@ -160,8 +160,8 @@ def logrank_median_split(event: Bools, duration: Floats, risk: Floats) -> LogRan
     n_high, n_low = int(high.sum()), int((~high).sum())
     if not (n_high and n_low and event.any()):
         return LogRank(float(np.nan), float(np.nan), n_high, n_low)
-    found = logrank_test(duration[high], duration[~high], event[high], event[~high])
-    return LogRank(float(found.test_statistic), float(found.p_value), n_high, n_low)
+    test = logrank_test(duration[high], duration[~high], event[high], event[~high])
+    return LogRank(float(test.test_statistic), float(test.p_value), n_high, n_low)
 
 
 def check_survival(event: Bools, duration: Floats, risk: Floats) -> tuple[Bools, Floats, Floats]:

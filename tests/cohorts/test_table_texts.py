@@ -282,7 +282,7 @@ def test_cells_of_a_list_never_shift(kind: str, separator: str, tmp_path: Path) 
     quoted = text.replace(f"Lung{separator}left", f'"Lung{separator}left"')
     assert sections(kind, tmp_path, quoted) == [("A", f"Lung{separator}left", "P1")]
     twice = "SID,h5ad,organ,organ\nA,a.h5ad,Lung,Skin\n".replace(",", separator)
-    with pytest.raises(DataError, match="the column organ is there twice"):
+    with pytest.raises(DataError, match="the column organ occurs twice"):
         sections(kind, tmp_path, twice)
 
 

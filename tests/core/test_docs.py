@@ -11,6 +11,8 @@ import typer
 from spade_bench.cli.main import app
 from spade_bench.registry import encoders
 
+_DOORS = ("README.md", "CONTRIBUTING.md")
+
 
 def _flags(command: str) -> set[str]:
     group = typer.main.get_command(app)
@@ -27,18 +29,49 @@ def test_the_page_on_extraction_names_every_flag_of_note(repo: Path) -> None:
     assert {flag for flag in known if flag.startswith("--")} - named <= shared
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/ENCODERS.md"])
-def test_links_lead_to_files(repo: Path, page: str) -> None:
-    text = (repo / page).read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)]+)\)", text):
-        if "://" not in target:
-            assert ((repo / page).parent / target.split("#")[0]).exists(), target
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
-def test_the_readme_leads_to_the_pages(repo: Path) -> None:
-    text = (repo / "README.md").read_text(encoding="utf-8")
+def _anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings get where Markdown is shown."""
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", text, flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        assert file.exists(), target
+        assert file.resolve().is_relative_to(ROOT), target
+        if anchor:
+            assert anchor in _anchors(file), target
+
+
+def test_a_page_leads_to_every_page(repo: Path) -> None:
+    """Users come from the README, contributors from CONTRIBUTING."""
+    text = "".join((repo / name).read_text(encoding="utf-8") for name in _DOORS)
     for page in (repo / "docs").glob("*.md"):
         assert f"(docs/{page.name})" in text, page.name
+
+
+def test_paths_that_pages_name_in_backticks_exist(repo: Path) -> None:
+    """`spade_bench/...`, `tests/...` and the like are paths of this repository."""
+    for page in PAGES:
+        if page.name == "CHANGELOG.md":  # speaks of the past
+            continue
+        named = re.findall(
+            r"`((?:spade_bench|tests|benchmarks|docs|configs)/[\w./-]*)`",
+            page.read_text(encoding="utf-8"),
+        )
+        for name in named:
+            assert (repo / name).exists(), f"{page.name}: {name}"
 
 
 def test_slide_encoders_are_listed_or_excused(repo: Path) -> None:

@@ -76,7 +76,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
         (BOMB, "stand for more than"),
         ("[" * 3000 + "]" * 3000, "nested deeper"),
         ("a: &a [*a]", "contains itself"),
-        ("x:\n  a: 1\n  a: 2", "stands twice"),
+        ("x:\n  a: 1\n  a: 2", "is given twice"),
         ("a: 1\nb: 2\na: 1", r"lines 1 and 3"),
     ],
 )
@@ -158,7 +158,7 @@ def test_long_names_are_written_and_content_is_synced(
         (OSError(errno.ENAMETOOLONG, "x", "a"), "too long"),
         (OSError("Unable to create file (name = '/x/y.h5', errno = 28, error message = 'No')"),
          "/x/y.h5: the disk is full"),
-        (MemoryError(), "out of memory"),
+        (MemoryError(), "Out of memory"),
     ],
 )  # fmt: skip
 def test_what_a_machine_refuses_is_said_in_words(error: Exception, said: str) -> None:
@@ -178,7 +178,7 @@ def test_what_a_machine_refuses_is_said_in_words(error: Exception, said: str) ->
 @pytest.mark.parametrize("fix", ["Do it", "Do it.", "Did you mean 'x'?", "Do it. "])
 def test_a_message_ends_in_one_stop(fix: str) -> None:
     text = str(UserError("wrong.", fix=fix))
-    assert text.startswith("wrong. D")
+    assert text.startswith("Wrong. D")
     assert text.endswith(("it.", "'x'?"))
 
 

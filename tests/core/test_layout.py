@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import collections
+import re
 import statistics
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 # A module may import from its own layer or a lower one.
 LAYERS = {
-    "errors": 0, "types": 0, "console": 0, "escaping": 0,
+    "errors": 0, "types": 0, "console": 0, "escaping": 0, "version": 0,
     "statistics": 1, "device": 1, "files": 1, "config": 1, "configs": 1, "registry": 1,
     "plugins": 1, "workspace": 1,
     "slides": 2, "features": 2, "cohorts": 2, "spatial": 2, "simulate": 2,
@@ -173,6 +174,59 @@ def test_modules_and_rooms_have_a_size() -> None:
     assert statistics.median(lengths.values()) < 250
     rooms = collections.Counter(p.parent for p in python_files() if p.name != "__init__.py")
     assert {str(p): n for p, n in rooms.items() if n > 22} == {}
+
+
+_TEXT = {".py", ".md", ".yaml", ".yml", ".toml", ".cff", ".cfg", ".sh", ".txt", ""}
+_NOT_OURS = {"build", "dist", "demo", "runs", "__pycache__"}
+_HIDDEN = {".ci", ".github"}  # and no other hidden folder
+# What belongs to one machine, one network or one person.
+_PRIVATE = {
+    "a path of one machine": r"(?<![\w.:/}])/(?:work|home|root|Users|mnt|scratch)/\w",
+    "a drive of one machine": r"\b[A-Z]:\\{1,2}Users",
+    "a package registry": r"pypi\.org|pythonhosted\.org|index-url|artifactory|jfrog|nexus\.",
+    "a host of one network": r"://[\w.-]+\.(?:internal|local|lan|corp|intranet)\b",
+    "an address of a person": r"[\w.+-]+@(?:[\w-]+\.)+(?:com|org|net|edu|de|uk|io|ai)\b",
+}
+
+
+def text_files() -> list[Path]:
+    """Files of the repository that people read, without what tools have made."""
+
+    def walk(folder: Path) -> list[Path]:
+        found: list[Path] = []
+        for path in folder.iterdir():
+            if path.is_symlink() or path.name == ".git":  # a file in a second worktree
+                continue
+            if path.is_dir():
+                hidden = path.name.startswith(".") and path.name not in _HIDDEN
+                if not hidden and path.name not in _NOT_OURS and path.suffix != ".egg-info":
+                    found += walk(path)
+            elif path.suffix in _TEXT:
+                found.append(path)
+        return found
+
+    return sorted(walk(ROOT))
+
+
+def test_nothing_belongs_to_one_machine_or_person() -> None:
+    files = text_files()
+    assert {"pyproject.toml", "Makefile", "run", "tests.yml"} <= {path.name for path in files}
+    found = [
+        f"{path.relative_to(ROOT)}: {what}: {hit}"
+        for path in files
+        if path != Path(__file__).resolve() and (text := path.read_text(encoding="utf-8"))
+        for what, pattern in _PRIVATE.items()
+        for hit in re.findall(pattern, text)
+    ]
+    assert found == []
+
+
+def test_what_belongs_to_one_machine_is_seen() -> None:
+    seen = ["a /home/ann/x", '"/work/x"', "ann@lab.edu", r"C:\Users\ann", "http://a.internal/x"]
+    for text in seen:
+        assert any(re.search(pattern, text) for pattern in _PRIVATE.values()), text
+    for text in ["s3://a/home/x", "@pytest.mark.slow", "a@sha1", "../shared/data", "x/work/y"]:
+        assert not any(re.search(pattern, text) for pattern in _PRIVATE.values()), text
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list", "encoders"], ["list", "tasks"]])

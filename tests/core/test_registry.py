@@ -83,7 +83,7 @@ def test_a_prefix_serves_names_that_are_not_listed() -> None:
     assert registry.prefixes == ["zoo"]
     with pytest.raises(PluginError, match="already registered"):
         registry.on_prefix("zoo", lambda rest: (card(rest), object))
-    with pytest.raises(PluginError, match="unknown encoder 'zoo:'"):
+    with pytest.raises(PluginError, match="Unknown encoder 'zoo:'"):
         registry.get("zoo:")
 
 

@@ -33,8 +33,8 @@ def test_nothing_given_is_one_line_that_mentions_the_demo(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run"], "no encoder given"),
-        (["run", "--encoder", "uni"], "no task given"),
+        (["run"], "No encoder given"),
+        (["run", "--encoder", "uni"], "No task given"),
         (["run", "--encoder", "uni", "--task", "crc_braff"], "Did you mean 'crc_braf'"),
         (["run", "--encoder", "uni", "--task", "tcga_brca_survival"], "make demo"),
         (["run", "--encoder", "uni", "--task", "t", "--head", "logstic"], "logistic"),

@@ -160,7 +160,7 @@ def test_a_task_name_near_a_registered_one(
     assert meant in told
     rows = ResultStore(tmp_path / "out").rows()
     assert all("unregistered" in row.flags for row in rows)
-    with pytest.raises(UserError, match="Did you mean" if meant else "unknown task"):
+    with pytest.raises(UserError, match="Did you mean" if meant else "Unknown task"):
         resolve(replace(plan, tables={}), None)
 
 

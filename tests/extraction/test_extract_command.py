@@ -177,7 +177,7 @@ def test_real_and_broken_slides(
         (["--hest", "absent"], "no such HEST folder"),
         (["--slides", "a", "--write-table", "t.csv"], "goes with --patches only"),
         (["--slides", "a", "--shard", "3/2"], "'3/2' is not i/n"),
-        (["--slides", "a", "--precision", "fp8"], "unknown precision 'fp8'"),
+        (["--slides", "a", "--precision", "fp8"], "Unknown precision 'fp8'"),
         (["--patches", "a", "--drop-blur"], "--drop-blur: goes with --slides only"),
         (["--slides", "a", "--trust", "s"], "--trust: goes with --hest and --manifest only"),
     ],

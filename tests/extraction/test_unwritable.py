@@ -138,7 +138,7 @@ def test_files_made_in_memory_are_the_same_files(tmp_path: Path) -> None:
         assert file["features"].shape == (5, 3)
         assert file["features"].attrs["encoder"] == "e"
     write_slide_vector(tmp_path / "b.h5", np.ones(3), slide_id="s", encoder="e")
-    with pytest.raises(DataError, match="not finite"), atomic_hdf5(path) as file:
+    with pytest.raises(DataError, match="Not finite"), atomic_hdf5(path) as file:
         file["x"] = 1
         raise DataError("not finite")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.h5", "b.h5"]

@@ -38,7 +38,7 @@ def test_demo_runs_to_a_leaderboard_and_again(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(module, "_simulate", lambda seed: _link(study[0]))
+    monkeypatch.setattr(module, "_simulate", lambda seed, size: _link(study[0]))
     short = module.WORKSPACE.replace("training.epochs: 60", "training.epochs: 4")
     short = short.replace("device: auto", "device: cpu").replace("draws: 20", "draws: 3")
     monkeypatch.setattr(module, "WORKSPACE", short.replace("[1, 2, 4, 8]", "[1, 2]"))

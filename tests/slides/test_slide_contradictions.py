@@ -173,7 +173,7 @@ def test_grey_of_more_than_eight_bits_is_scaled(kind: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("value", [np.nan, -1.0, 4000.0])
 def test_grey_without_a_known_scale_is_refused(value: float, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", np.full((64, 64), value, "f4"), photometric="minisblack")
-    with pytest.raises(DataError, match="grey values run from"):
+    with pytest.raises(DataError, match="Grey values run from"):
         read_rgb(tmp_path / "a.tif")
     with pytest.raises(DataError, match=r"a\.tif.*grey values run from.*8 bits"):
         read_patch(tmp_path / "a.tif")

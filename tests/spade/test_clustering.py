@@ -155,7 +155,7 @@ def test_an_unknown_organ_competes_for_all_centroids() -> None:
 def test_inputs_that_do_not_fit_are_refused() -> None:
     with pytest.raises(DataError, match="3 features, 2 organs"):
         fit_experts(np.zeros((3, 2), np.float32), np.array(["a", "b"]))
-    with pytest.raises(DataError, match="no training spot"):
+    with pytest.raises(DataError, match="No training spot"):
         fit_experts(np.zeros((3, 2), np.float32), np.full(3, "a"), train=np.zeros(3, bool))
     with pytest.raises(DataError, match="do not belong together"):
         Experts(np.zeros((3, 2), np.float32), np.zeros(2, np.int64), ("", "", ""), 1)

@@ -195,7 +195,7 @@ def test_mistakes_are_explained(weights, tmp_path):
         encode(tmp_path / "base", tmp_path / "out", weights=tmp_path / "base")
     with pytest.raises(ConfigError, match="tau"):
         encode(tmp_path / "base", tmp_path / "out", weights=weights, tau=-1.0)
-    with pytest.raises(ConfigError, match=r"unknown option 'routng'.*'routing'"):
+    with pytest.raises(ConfigError, match=r"Unknown option 'routng'.*'routing'"):
         load(weights, routng="soft")
     with pytest.raises(ConfigError, match=r"unknown routing 'sotf'.*'soft'"):
         load(weights, routing="sotf")

@@ -67,7 +67,7 @@ def test_without_gene_names_placeholders_are_said(release, capsys):
     assert len(model.genes) == G
     assert model.genes[0].startswith("unnamed_gene")
     assert "placeholder" in capsys.readouterr().err
-    with pytest.raises(DataError, match="none of the"):
+    with pytest.raises(DataError, match="None of the"):
         model.encode_expression(np.zeros((1, 1), dtype=np.float32), ["TP53"], 0)
 
 

@@ -132,7 +132,7 @@ def test_missing_genes_are_zero_and_counted_once(
 
 
 def test_gene_names_that_cannot_be_right(model: SpadeModel, expression: np.ndarray) -> None:
-    with pytest.raises(DataError, match="none of the 20 panel genes"):
+    with pytest.raises(DataError, match="None of the 20 panel genes"):
         model.encode_expression(expression, [f"ENSG{i}" for i in range(G)], expert=0)
     with pytest.raises(DataError, match="more than once"):
         model.encode_expression(expression, ["gene0", *GENES[:-1]], expert=0)
@@ -174,11 +174,11 @@ def test_a_partly_trained_model(spade_experts: Experts, features: np.ndarray) ->
     model = SpadeModel(ModelInfo(), spade_experts, GENES, weights)
     assert model.encode(features, expert=3).shape == (50, P)
     assert model.route(features).shape == (50, K)
-    with pytest.raises(WeightsError, match="experts 0, 2 have not been trained"):
+    with pytest.raises(WeightsError, match="Experts 0, 2 have not been trained"):
         model.encode(features)
-    with pytest.raises(WeightsError, match="experts 2 have"):
+    with pytest.raises(WeightsError, match="Experts 2 have"):
         model.encode(features, expert=2)
-    with pytest.raises(ConfigError, match=r"expert 4 is not among 0\.\.3"):
+    with pytest.raises(ConfigError, match=r"Expert 4 is not among 0\.\.3"):
         model.encode(features, expert=4)
 
 

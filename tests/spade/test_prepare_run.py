@@ -220,7 +220,7 @@ def test_features_without_barcodes_or_of_another_encoder_are_refused(
         name = row["sample_id"]
         path = cohort.root / f"{name}.features.h5"
         write_features(path, np.zeros((3, DIM)), slide_id=name, encoder="toy")
-    with pytest.raises(DataError, match="no sample has spots"):
+    with pytest.raises(DataError, match="No sample has spots"):
         prepare(cohort.config(), tmp_path / "b", BASE)
 
 

@@ -147,9 +147,9 @@ def test_manifest_paths_are_relative_to_the_csv(tmp_path: Path) -> None:
     ("text", "match"),
     [
         ("sample_id,organ\nx,Lung\n", "no column 'h5ad'"),
-        ("sample_id,h5ad,pixel_size\nx,x.h5ad,1\n", "did you mean 'pixel_size_um'"),
+        ("sample_id,h5ad,pixel_size\nx,x.h5ad,1\n", "Did you mean 'pixel_size_um'"),
         ("sample_id,h5ad\nx,gone.h5ad\n", "no such file"),
-        ("sample_id,h5ad\nx,x.h5ad\nx,x.h5ad\n", "there twice"),
+        ("sample_id,h5ad\nx,x.h5ad\nx,x.h5ad\n", "given twice"),
         ("sample_id,h5ad,pixel_size_um\nx,x.h5ad,-1\n", "pixel_size_um is '-1'"),
         ("sample_id,h5ad\n", "no rows"),
         ("sample_id,h5ad\na/b,x.h5ad\n", "slash"),

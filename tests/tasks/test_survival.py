@@ -36,7 +36,7 @@ def test_reads_targets_and_names_cases_without_time(
 
 def test_refuses_a_cohort_without_events(tmp_path: Path) -> None:
     kind = kinds.get("survival").load()
-    with pytest.raises(DataError, match="event is 1 where it happened"):
+    with pytest.raises(DataError, match="Write event 1 where it happened"):
         kind.cohort(CARD, _table(tmp_path / "t.csv", [(0, 30), (0, 40), (1, 0)]))
 
 

@@ -101,7 +101,7 @@ def _content(scan: FeatureScan) -> list[Issue]:
     for slide, bag in scan.bags.items():
         if bag.digest:
             by_digest[bag.digest].append(slide)
-    same = [" = ".join(found) for found in by_digest.values() if len(found) > 1]
+    same = [" = ".join(slides) for slides in by_digest.values() if len(slides) > 1]
     if same:
         issues.append(
             warning(
@@ -113,7 +113,7 @@ def _content(scan: FeatureScan) -> list[Issue]:
         )
     sizes = sorted(bag.n for bag in scan.bags.values())
     if sizes:
-        text = f"{sizes[0]} to {sizes[-1]} patches a slide, median {sizes[len(sizes) // 2]}"
+        text = f"{sizes[0]} to {sizes[-1]} patches per slide, median {sizes[len(sizes) // 2]}"
         issues.append(note("bag-sizes", text, count=sum(sizes)))
     return issues
 
@@ -149,19 +149,19 @@ def _encoders(scan: FeatureScan, expected: Expected) -> list[Issue]:
                 fix="Name the folder of one encoder, or choose one with --encoder",
             )
         ]
-    found = next(iter(names), None)
-    if found is None and names:
+    name = next(iter(names), None)
+    if name is None and names:
         return [note("encoder", "no file names its encoder", count=len(scan.bags))]
-    if expected.encoder is not None and names and not same_encoder(found, expected.encoder):
+    if expected.encoder is not None and names and not same_encoder(name, expected.encoder):
         return [
             error(
                 "encoder",
-                f"the files name encoder {found}, not {expected.encoder}",
-                [found],
+                f"the files name encoder {name}, not {expected.encoder}",
+                [name],
                 fix="Name the folder of that encoder",
             )
         ]
-    return [note("encoder", f"encoder {found}", count=len(scan.bags))] if names else []
+    return [note("encoder", f"encoder {name}", count=len(scan.bags))] if names else []
 
 
 def _resolutions(scan: FeatureScan) -> list[Issue]:

@@ -1,4 +1,4 @@
-"""Lists and reads the feature files of a table's slides, without stopping at the first problem."""
+"""List and read the feature files of a table's slides, without stopping at the first problem."""
 
 from __future__ import annotations
 

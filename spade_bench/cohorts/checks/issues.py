@@ -48,22 +48,32 @@ class Issue:
 
 
 def error(
-    check: str, text: str, found: Iterable[object] = (), *, count: int | None = None, fix: str = ""
+    check: str,
+    text: str,
+    items: Iterable[object] = (),
+    *,
+    count: int | None = None,
+    fix: str = "",
 ) -> Issue:
-    """Something that must be fixed. ``found`` are the things it concerns, counted and named."""
-    return Issue("error", check, *_counted(found, count, text), fix)
+    """Something that must be fixed. ``items`` are the things it concerns, counted and named."""
+    return Issue("error", check, *_counted(items, count, text), fix)
 
 
 def warning(
-    check: str, text: str, found: Iterable[object] = (), *, count: int | None = None, fix: str = ""
+    check: str,
+    text: str,
+    items: Iterable[object] = (),
+    *,
+    count: int | None = None,
+    fix: str = "",
 ) -> Issue:
     """Something to look at."""
-    return Issue("warning", check, *_counted(found, count, text), fix)
+    return Issue("warning", check, *_counted(items, count, text), fix)
 
 
-def note(check: str, text: str, found: Iterable[object] = (), *, count: int | None = None) -> Issue:
+def note(check: str, text: str, items: Iterable[object] = (), *, count: int | None = None) -> Issue:
     """Something worth knowing."""
-    return Issue("note", check, *_counted(found, count, text))
+    return Issue("note", check, *_counted(items, count, text))
 
 
 def sort_issues(issues: Sequence[Issue]) -> list[Issue]:
@@ -72,7 +82,7 @@ def sort_issues(issues: Sequence[Issue]) -> list[Issue]:
 
 
 def _counted(
-    found: Iterable[object], count: int | None, text: str
+    items: Iterable[object], count: int | None, text: str
 ) -> tuple[int, str, tuple[str, ...]]:
-    names = [str(one) for one in found]
+    names = [str(one) for one in items]
     return len(names) if count is None else count, text, tuple(names[:_EXAMPLES])

@@ -92,23 +92,28 @@ def check_outcomes(
                 "and --event-value too",
             )
         )
-    issues.append(
-        note(
-            "events",
-            f"{len(event)} cases, {int(happened.sum())} events ({happened.mean():.0%}); median "
-            f"follow-up of the others {_median(days[~happened]):.0f} days",
-            count=int(happened.sum()),
-        )
-    )
-    if not happened.any():
-        issues.append(error("events", "nobody had the event", fix="Choose another endpoint"))
-    elif happened.sum() < _FEW_EVENTS:
-        few = f"only {int(happened.sum())} event(s): intervals will be very wide"
-        issues.append(
-            warning("events", few, count=int(happened.sum()), fix="Choose another endpoint")
-        )
+    issues += _counts(happened, days)
     known = np.isfinite(days)
     return issues + _polarity(column, happened[known], days[known], event_value)
+
+
+def _counts(happened: NDArray[np.bool_], days: NDArray[np.float64]) -> list[Issue]:
+    """How many cases had the event, and whether these are enough; both arguments are (n,)."""
+    n = int(happened.sum())
+    issues = [
+        note(
+            "events",
+            f"{len(happened)} cases, {n} events ({happened.mean():.0%}); median follow-up of the "
+            f"others {_median(days[~happened]):.0f} days",
+            count=n,
+        )
+    ]
+    if n == 0:
+        issues.append(error("events", "nobody had the event", fix="Choose another endpoint"))
+    elif n < _FEW_EVENTS:
+        few = f"only {n} event(s): intervals will be very wide"
+        issues.append(warning("events", few, count=n, fix="Choose another endpoint"))
+    return issues
 
 
 def _times(cases: pd.Index, text: pd.Series, days: NDArray[np.float64]) -> list[Issue]:
@@ -117,9 +122,14 @@ def _times(cases: pd.Index, text: pd.Series, days: NDArray[np.float64]) -> list[
     issues = []
     broken = text.notna().to_numpy() & ~np.isfinite(days)
     if broken.any():
-        found = [f"{case}: {value}" for case, value in text[broken].items()]
+        wrong = [f"{case}: {value}" for case, value in text[broken].items()]
         issues.append(
-            error("times", f"{len(found)} time(s) are not numbers", found, fix="Days are expected")
+            error(
+                "times",
+                f"{len(wrong)} time(s) are not numbers",
+                wrong,
+                fix="Days are expected",
+            )
         )
     if (days < 0).any():
         issues.append(

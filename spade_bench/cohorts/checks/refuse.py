@@ -54,15 +54,15 @@ def _target(cohort: Cohort, card: TaskCard) -> Target:
 
 
 def _frame(cohort: Cohort, target: Target) -> pd.DataFrame:
-    """One row a slide, as `validate` reads them."""
+    """One row per slide, as `validate` reads them."""
     import pandas as pd
 
     rows = []
     for case in cohort.cases:
-        said = (
+        targets = (
             (case.label,)
             if target.kind == "classification"
             else (str(int(bool(case.event))), str(case.duration_days))
         )
-        rows += [(case.case_id, slide, *said) for slide in case.slide_ids]
+        rows += [(case.case_id, slide, *targets) for slide in case.slide_ids]
     return pd.DataFrame(rows, columns=["case_id", "slide_id", *target.columns], dtype=object)

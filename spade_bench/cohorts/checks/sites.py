@@ -115,15 +115,15 @@ def site_hazard(
 
     rng = np.random.default_rng(seed)
     once = np.ones((1, len(site)))
-    found = []
+    values = []
     for repeat in range(1 + _PERMUTATIONS // 2):
         order = rng.permutation(len(site)) if repeat else np.arange(len(site))
         happened, lasted = event[order], days[order]
         sums = leave_one_out(site, np.stack([happened.astype(float), lasted]))  # (2, n)
         rate = sums[0] / np.maximum(sums[1], 1e-9)  # (n,)
-        found.append(resampled_c_index(happened, lasted, rate, once)[0])
-    p = float((1 + sum(value >= found[0] for value in found[1:])) / len(found))
-    return SiteSignal(float(found[0]), p, len(np.unique(site)), pure=False)
+        values.append(resampled_c_index(happened, lasted, rate, once)[0])
+    p = float((1 + sum(value >= values[0] for value in values[1:])) / len(values))
+    return SiteSignal(float(values[0]), p, len(np.unique(site)), pure=False)
 
 
 def check_sites(frame: pd.DataFrame, outcome: pd.DataFrame) -> list[Issue]:

@@ -127,8 +127,8 @@ def respell(
         if event_value is None:
             flags = [None if value is None else read_flag(value) for value in event]
             plain = [v if f is None else str(int(f)) for v, f in zip(event, flags, strict=True)]
-            told = pd.Series(plain, frame.index, dtype=object)
-            frame = frame.assign(**{target.event_column: told})
+            events = pd.Series(plain, frame.index, dtype=object)
+            frame = frame.assign(**{target.event_column: events})
         days = [None if value is None else fold(value) for value in frame["duration_days"]]
         return frame.assign(duration_days=pd.Series(days, frame.index, dtype=object)), issues
     given = frame[target.label_column]
@@ -198,7 +198,7 @@ def _ids(frame: pd.DataFrame) -> list[Issue]:
                 "duplicates",
                 f"{len(twice)} slide(s) stand in more than one row",
                 twice,
-                fix="Keep one row a slide",
+                fix="Keep one row per slide",
             )
         )
     several = slides.groupby("case_id")["slide_id"].nunique()
@@ -294,7 +294,7 @@ def _classes(frame: pd.DataFrame, target: Target) -> list[Issue]:
         if undecided:
             fix += "; a value such as NS or Equivocal says that nothing is known, not a class"
         issues.append(
-            error("classes", f"{n} case(s) have a label that is no class", strange, fix=fix)
+            error("classes", f"{n} case(s) have a label that is not a class", strange, fix=fix)
         )
     absent = [name for name in known if name not in counts.index]
     if absent or len(counts) < 2:

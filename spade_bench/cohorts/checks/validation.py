@@ -46,8 +46,8 @@ class Question:
         classes: Classes the task knows; empty takes any.
         columns: What the table calls its columns; `label_column` says it of the label.
         event_value: Value that means that the event happened.
-        told: Whether a run is told of the event column and its value too, by the task's card, the
-            workspace or the same options.
+        event_declared: Whether a run knows the event column and its value too, from the task's
+            card, the workspace or the same options.
         match_ids: `exact`, or `loose`; see `spade_bench.features.slideids`.
         expected: What the features should be like.
     """
@@ -60,7 +60,7 @@ class Question:
     classes: tuple[str, ...] = ()
     columns: Columns = field(default_factory=Columns)
     event_value: str | None = None
-    told: bool = False
+    event_declared: bool = False
     match_ids: str = "exact"
     expected: Expected = field(default_factory=Expected)
 
@@ -104,7 +104,7 @@ def validate_cohort(question: Question) -> Validation:
     if not is_usable(frame):
         return Validation(tuple(sort_issues(issues)))
     if target.kind == "survival":
-        issues += check_outcomes(frame, target, question.event_value, read=question.told)
+        issues += check_outcomes(frame, target, question.event_value, read=question.event_declared)
     issues += check_splits(frame)
     if question.splits is not None:
         issues += _published(frame, question)

@@ -43,10 +43,10 @@ class Barcode:
 
 def parse_barcode(slide_id: str) -> Barcode | None:
     """Read a slide's barcode; None when the name does not start with one."""
-    found = _BARCODE.match(slide_id)
-    if found is None:
+    match = _BARCODE.match(slide_id)
+    if match is None:
         return None
-    return Barcode(found["case"], found["site"], found["type"], found["vial"], found["kind"])
+    return Barcode(match["case"], match["site"], match["type"], match["vial"], match["kind"])
 
 
 def site_of(case_id: str) -> str:
@@ -90,14 +90,14 @@ def _names_in(path: Path, slide_column: str = "") -> list[str]:
         named = [line.strip() for line in lines]
         return named[1:] if named[0] in wanted else named
     frame = read_table(path)
-    found = next((name for name in wanted if name in frame), None)
-    if found is None:
+    column = next((name for name in wanted if name in frame), None)
+    if column is None:
         raise DataError(
             f"no column {name_some(wanted, 2)} (found {name_some(frame.columns, 12)})",
             where=str(path),
             fix="Say which one holds the slides: --slide-column NAME",
         )
-    return list(frame[found].dropna())
+    return list(frame[column].dropna())
 
 
 def _stem(name: str) -> str:

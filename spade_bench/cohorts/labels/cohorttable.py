@@ -1,4 +1,4 @@
-"""Joins labelled cases with slides into a cohort table, and counts what is left out."""
+"""Join labelled cases with slides into a cohort table, and count what is left out."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class CohortTable:
 
     Attributes:
         columns: Names of the columns.
-        rows: One row a slide, sorted by case and slide.
+        rows: One row per slide, sorted by case and slide.
         counts: The account.
     """
 
@@ -143,8 +143,8 @@ def _row(labelled: Labelled, recipe: Recipe, case: str, slide: str) -> tuple[Any
 
 def _classes(labelled: Labelled, recipe: Recipe, cases: Iterable[str], step: str) -> list[Count]:
     if labelled.label:
-        found = Counter(labelled.label[case] for case in cases)
-        return [Count(step, f"label {name}", found[name], "cases") for name in recipe.classes]
+        counted = Counter(labelled.label[case] for case in cases)
+        return [Count(step, f"label {name}", counted[name], "cases") for name in recipe.classes]
     events = [labelled.survival[case][0] for case in cases]
     return [
         Count(step, "with time and event status", len(events), "cases"),

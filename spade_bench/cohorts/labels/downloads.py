@@ -1,4 +1,4 @@
-"""Reads the label tables that people download, whatever they call their columns.
+"""Read the label tables that people download, whatever they call their columns.
 
 Recognised by content: TCGA-CDR (xlsx or text), the PanCanAtlas follow-up table, cBioPortal's
 clinical and sample tables (study files with ``#`` headers, or downloads of the web page), its

@@ -146,7 +146,7 @@ def label_cases(
         field = recipe.fields[name]
         table, key = sources.find(field, name)
         where = f"{table.path.name}, column {table.columns[key]}"
-        found: dict[str, list[Verdict]] = {}
+        by_case: dict[str, list[Verdict]] = {}
         rows = rows_of(
             table,
             key,
@@ -157,8 +157,8 @@ def label_cases(
         )
         for case, value in rows:
             verdict = judge(field, value, recipe.classes, variant=variant, where=where)
-            found.setdefault(case, []).append(verdict)
-        verdicts.append({case: _one(several) for case, several in found.items()})
+            by_case.setdefault(case, []).append(verdict)
+        verdicts.append({case: _one(several) for case, several in by_case.items()})
     redacted = set() if keep_redacted else redacted_cases(sources)
     label: dict[str, str] = {}
     dropped: dict[str, str] = {}
@@ -223,12 +223,12 @@ def general_notes(sources: Sources) -> tuple[str, ...]:
 
 def redacted_cases(sources: Sources) -> set[str]:
     """Cases that a table marks as redacted."""
-    found: set[str] = set()
+    redacted: set[str] = set()
     for table in sources.tables:
         if "REDACTION" in table.columns:
             marked = table.frame["REDACTION"].fillna("").str.lower() == "redacted"
-            found |= set(table.frame[CASE][marked])
-    return found
+            redacted |= set(table.frame[CASE][marked])
+    return redacted
 
 
 def _one(verdicts: Sequence[Verdict]) -> Verdict:
@@ -245,8 +245,8 @@ def _resolve(verdicts: Sequence[Verdict | None], rule: Rule) -> Verdict:
         decided = [verdict for verdict in known if verdict.label is not None]
         # The last field is the fallback: why it does not decide is why nothing does, unless it
         # is merely blank and an earlier one said something.
-        said = [verdict for verdict in reversed(known) if verdict.reason != "no value given"]
-        return decided[0] if decided else (said or known)[0]
+        informed = [verdict for verdict in reversed(known) if verdict.reason != "no value given"]
+        return decided[0] if decided else (informed or known)[0]
     undecided = [verdict for verdict in known if verdict.label is None]
     if undecided:
         return undecided[0]
@@ -264,11 +264,11 @@ def _notes(
     rescued: Counter[str] = Counter()
     conflicts = 0
     for case in label:
-        said = [field.get(case, Verdict(None, "no value given")) for field in verdicts]
-        by = next(i for i, verdict in enumerate(said) if verdict.label is not None)
+        judged = [field.get(case, Verdict(None, "no value given")) for field in verdicts]
+        by = next(i for i, verdict in enumerate(judged) if verdict.label is not None)
         decided_by[rule.fields[by]] += 1
-        conflicts += len({verdict.label for verdict in said if verdict.label is not None}) > 1
-        for name, other in zip(rule.fields, said, strict=True):
+        conflicts += len({verdict.label for verdict in judged if verdict.label is not None}) > 1
+        for name, other in zip(rule.fields, judged, strict=True):
             if other.label is None and other.reason != "no value given":
                 rescued[f"{name} {other.reason}, decided by {rule.fields[by]}"] += 1
     counts = ", ".join(f"{name} {decided_by[name]}" for name in rule.fields)

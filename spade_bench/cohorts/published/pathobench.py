@@ -46,9 +46,9 @@ def patho_bench_card(path: Path) -> TaskCard:
         )
     settings = read_yaml(folder / "config.yaml")
     survival = settings.get("task_type") == "survival"
-    asked = [_METRICS.get(str(name).lower()) for name in settings.get("metrics") or ()]
+    wanted = [_METRICS.get(str(name).lower()) for name in settings.get("metrics") or ()]
     usual = ("c_index", "c_index_uno", "ibs") if survival else ("auroc", "balanced_accuracy")
-    metrics = dict.fromkeys([*(name for name in asked if name), *usual])
+    metrics = dict.fromkeys([*(name for name in wanted if name), *usual])
     name = path.name if "==" in path.name else f"{folder.parent.name}--{folder.name}"
     return TaskCard(
         name=name,

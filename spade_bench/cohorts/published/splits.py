@@ -101,10 +101,10 @@ def read_patho_bench_pair(
     """
     import pandas as pd
 
-    found = re.fullmatch(r"(.+?)==(.+?)--(.+)", code)
-    if found is None:
+    pieces = re.fullmatch(r"(.+?)==(.+?)--(.+)", code)
+    if pieces is None:
         raise DataError(f"'{code}' is not TRAIN==TEST--TASK", where=str(root))
-    train, test, task = found.groups()
+    train, test, task = pieces.groups()
     parts, classes, sample_cols = [], [], set()
     for cohort, side in ((train, "train"), (test, "test")):
         folder = root / cohort / task
@@ -171,25 +171,10 @@ def read_clam(
         str(table),
     )
     frame = spell_targets(frame, tuple(classes), survival, event_value, str(table))
-    files = _clam_files(splits)
-    known = _column(frame, "slide_id", table)
-    sides: dict[str, list[str | None]] = {}
-    loose = False
-    for fold, path in files.items():
-        given = _clam_side(path)
-        side = match_files(given, known, match_ids, str(path))
-        loose = loose or side.keys() != given.keys()
-        unknown = sorted(set(side) - set(known))
-        if unknown:
-            raise DataError(
-                f"{len(unknown)} slide(s) are not in {table.name}: {name_some(unknown)}",
-                where=str(path),
-                fix=describe_near(near_ids(unknown, known)),
-            )
-        sides[f"fold_{fold}"] = [side.get(slide) for slide in known]
+    sides, loose = _clam_sides(splits, _column(frame, "slide_id", table), table, match_ids)
     if not survival and not classes:
         classes = order_classes(_column(frame, "label", table).dropna().unique())
-    found = assemble(
+    units = assemble(
         frame,
         sides,
         name=table.stem,
@@ -198,7 +183,7 @@ def read_clam(
         unit=unit,
         allow_leaky=allow_leaky,
     )
-    return replace(found, flags=(*found.flags, LOOSE_IDS)) if loose else found
+    return replace(units, flags=(*units.flags, LOOSE_IDS)) if loose else units
 
 
 def split_rows(
@@ -291,14 +276,35 @@ def _side(frame: pd.DataFrame, fold: str, path: Path) -> list[str | None]:
 
 def _clam_files(splits: Path) -> dict[int, Path]:
     files = [splits] if splits.is_file() else sorted(splits.glob("splits_*.csv"))
-    found = {
+    by_number = {
         int(match.group(1)): path
         for path in files
         if (match := re.fullmatch(r"splits_(\d+)\.csv", path.name))
     }
-    if not found:
+    if not by_number:
         raise DataError("no splits_0.csv, splits_1.csv, ... found", where=str(splits))
-    return dict(sorted(found.items()))
+    return dict(sorted(by_number.items()))
+
+
+def _clam_sides(
+    splits: Path, known: pd.Series, table: Path, match_ids: str
+) -> tuple[dict[str, list[str | None]], bool]:
+    """The side of each slide of the table in each fold, and whether ids matched only loosely."""
+    sides: dict[str, list[str | None]] = {}
+    loose = False
+    for fold, path in _clam_files(splits).items():
+        given = _clam_side(path)
+        side = match_files(given, known, match_ids, str(path))
+        loose = loose or side.keys() != given.keys()
+        unknown = sorted(set(side) - set(known))
+        if unknown:
+            raise DataError(
+                f"{len(unknown)} slide(s) are not in {table.name}: {name_some(unknown)}",
+                where=str(path),
+                fix=describe_near(near_ids(unknown, known)),
+            )
+        sides[f"fold_{fold}"] = [side.get(slide) for slide in known]
+    return sides, loose
 
 
 def _clam_side(path: Path) -> dict[str, str]:

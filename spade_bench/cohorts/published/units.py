@@ -1,4 +1,4 @@
-"""Turns rows of slides with published sides into a cohort and episodes."""
+"""Turn rows of slides with published sides into a cohort and episodes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class PublishedSplits:
 
     Attributes:
         cohort: The units; with slides as units, each slide is a case of its own.
-        episodes: One a fold, in units.
+        episodes: One per fold, in units.
         unit: What a unit is.
         patient_of: Unit -> case, for resampling by case where slides are the units.
         leaks: What was accepted with `allow_leaky`; empty otherwise.
@@ -55,7 +55,7 @@ def assemble(
     """Check the rows and build the cohort and its episodes.
 
     Args:
-        frame: One row a slide: `case_id`, `slide_id`, and `label` or `event, duration_days`.
+        frame: One row per slide: `case_id`, `slide_id`, and `label` or `event, duration_days`.
         sides: `fold_{i}` -> for each row train, val, test, or None when it is not used.
         name: Name of the cohort.
         where: File or folder, for messages.
