@@ -11,7 +11,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from spade_bench.errors import UserError
 from spade_bench.surroundings import left_unchanged
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
 
-    from spade_bench.extraction import Summary
+    from spade_bench.extraction import EncoderSource, PatchGroup, Summary
     from spade_bench.report.loadedresults import Results
 
     Encoder = PatchEncoder | FeatureEncoder | SlideEncoder
@@ -37,8 +37,6 @@ __all__ = [
     "read_spots",
 ]
 
-B = TypeVar("B", "Bag", "np.ndarray")
-
 
 def load_encoder(
     name: str,
@@ -47,6 +45,7 @@ def load_encoder(
     device: str = "auto",
     precision: str | None = None,
     seed: int = 0,
+    revision: str | None = None,
     trust_remote_code: bool = False,
     **options: Any,
 ) -> Any:
@@ -58,6 +57,7 @@ def load_encoder(
         device: `auto`, `cpu` or `cuda[:n]`.
         precision: `fp32`, `bf16` or `fp16` instead of the card's.
         seed: Seed of encoders with random weights.
+        revision: Commit of the hub repository instead of the one that the card pins.
         trust_remote_code: Agree to run the code that lies beside the weights.
         **options: Options of its own, such as `routing="hard"` of SPADE.
 
@@ -80,18 +80,39 @@ def load_encoder(
                 precision=precision,
                 seed=seed,
                 options=options,
+                revision=revision,
             )
         )
 
 
+@overload
+def extract(
+    slides: Source | Sequence[Source] | None = ...,
+    encoder: str | PatchEncoder | EncoderSource | None = ...,
+    *,
+    out: None = ...,
+    **settings: Any,
+) -> Bag: ...
+
+
+@overload
+def extract(
+    slides: Source | Sequence[Source] | None = ...,
+    encoder: str | PatchEncoder | EncoderSource | None = ...,
+    *,
+    out: Source,
+    **settings: Any,
+) -> Summary: ...
+
+
 def extract(
     slides: Source | Sequence[Source] | None = None,
-    encoder: str | PatchEncoder | None = None,
+    encoder: str | PatchEncoder | EncoderSource | None = None,
     *,
     out: Source | None = None,
     hest: Source | None = None,
     manifest: Source | None = None,
-    patches: Source | None = None,
+    patches: Source | Sequence[PatchGroup] | None = None,
     group_by: str = "auto",
     trust: Sequence[str] = (),
     load: LoadOptions | None = None,
@@ -101,11 +122,11 @@ def extract(
 
     Args:
         slides: A slide, a folder of slides, or a list of slides.
-        encoder: Name of a patch encoder, or one that is loaded.
+        encoder: Name of a patch encoder, one that is loaded, or a source that several calls share.
         out: Folder to write; None extracts one slide into memory.
         hest: Instead of slides, a folder in HEST-1k layout.
         manifest: Instead of slides, a manifest csv of sections.
-        patches: Instead of slides, a folder of patch images.
+        patches: Instead of slides, a folder of patch images, or such images grouped already.
         group_by: How patch images make slides; see `spade-bench extract --help`.
         trust: Sections to use although the checks doubt where their spots lie.
         load: How to load an encoder that is given by name.
@@ -130,8 +151,11 @@ def extract(
         )
     if encoder is None:
         raise UserError("no encoder is given", fix="Give a name or a loaded patch encoder")
-    chosen = config.build(extraction.Settings, settings, "extract")
-    source = extraction.EncoderSource(encoder, load)
+    given_settings = {key: value for key, value in settings.items() if value is not None}
+    chosen = config.build(extraction.Settings, given_settings, "extract")
+    source = encoder
+    if not isinstance(source, extraction.EncoderSource):
+        source = extraction.EncoderSource(source, load)
     with left_unchanged():
         if slides is not None:
             paths = _paths(slides)
@@ -142,37 +166,47 @@ def extract(
             raise UserError("only a slide can be extracted into memory", fix="Give out=FOLDER")
         folder = Path(out)
         if patches is not None:
-            groups, _ = extraction.group_patches(Path(patches), group_by)
+            groups = patches
+            if isinstance(groups, (str, os.PathLike)):
+                groups, _ = extraction.group_patches(Path(groups), group_by)
             return extraction.extract_patch_folders(groups, source, folder, settings=chosen)
         samples = _samples(hest, manifest)
         return extraction.extract_hest(samples, source, folder, settings=chosen, trust=trust)
 
 
 def encode(
-    features: B | AnnData | Source, encoder: str | FeatureEncoder | SlideEncoder, **keywords: Any
+    features: Bag | np.ndarray | AnnData | Source,
+    encoder: str | FeatureEncoder | SlideEncoder,
+    *,
+    out: Source | None = None,
+    **load: Any,
 ) -> Any:
     """Send features through an encoder of features, such as SPADE, or a slide encoder.
 
     Args:
-        features: A bag, an (n, D) array, an AnnData of one slide, or with `out=` a folder.
+        features: A bag, an (n, D) array, an AnnData of one slide, or with `out` a folder.
         encoder: Name of the encoder, or one that is loaded.
-        **keywords: `out`, the folder to write for a folder of features; and for an encoder that
-            is given by name those of `load_encoder`.
+        out: Folder to write, for a folder of features.
+        **load: Keywords of `load_encoder`, for an encoder that is given by name.
 
     Returns:
         The same kind: a bag, an array or an AnnData with the encoder's features; a slide encoder
-        makes one row of them. For a folder, what was done.
+        makes one row of them. For a folder an `EncodedFolder`: what was written, what was there
+        already, and what failed.
 
     Raises:
+        ConfigError: When the encoder takes images.
         DataError: When the features are of another encoder than the one it takes.
     """
     from spade_bench.extraction import inmemory
 
-    out = keywords.pop("out", None)
-    loaded = load_encoder(encoder, **keywords) if isinstance(encoder, str) else encoder
+    loaded = load_encoder(encoder, **load) if isinstance(encoder, str) else encoder
+    inmemory.check_takes_features(loaded.card)
     with left_unchanged():
         if isinstance(features, (str, os.PathLike)):
-            return _encode_folder(Path(features), loaded, out)
+            if out is None:
+                raise UserError("a folder of features is encoded into a folder", fix="Give out=")
+            return inmemory.encode_folder(Path(features), loaded, Path(out))
         if out is not None:
             raise UserError("out= belongs to a folder of features", fix="Leave it out")
         if isinstance(features, Bag):

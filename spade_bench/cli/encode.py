@@ -46,24 +46,12 @@ def encode(
     A slide encoder, such as mean-pool or tangle, writes slide_features_NAME/SLIDE.h5, one vector
     each.
     """
-    from spade_bench import console, registry, workspace
-    from spade_bench.errors import ConfigError, DataError
-    from spade_bench.extraction.feature_bags import encode_bags
-    from spade_bench.extraction.slide_vectors import encode_slides
-    from spade_bench.types import LoadOptions
+    from spade_bench import api, console, registry, workspace
+    from spade_bench.errors import DataError
 
-    plugin = registry.encoders.get(encoder)
-    if plugin.card.input != "features":
-        raise ConfigError(
-            f"'{encoder}' encodes images, not features",
-            where="--encoder",
-            fix="Use `spade-bench extract` for it",
-        )
-    space = workspace.load()
-    slide_level = plugin.card.level == "slide"
+    slide_level = registry.encoders.get(encoder).card.level == "slide"
     options: dict[str, Any] = {} if slide_level else {"batch": batch_size}
-    if trust_remote_code:
-        options["trust_remote_code"] = True
+    space = workspace.load()
     if space is not None:
         entry = space.encoders.get(encoder)
         if entry is not None:
@@ -74,11 +62,16 @@ def encode(
         options["routing"] = routing.value
     if tau is not None:
         options["tau"] = tau
-    loaded = plugin.load(
-        LoadOptions(weights=weights, device=device or "auto", options=options, revision=revision)
+    done = api.encode(
+        features,
+        encoder,
+        out=out,
+        weights=weights,
+        device=device or "auto",
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        **options,
     )
-    run = encode_slides if slide_level else encode_bags
-    done = run(loaded, features, out)
     console.emit(
         f"{len(done.written)} {'slides' if slide_level else 'bags'} encoded, "
         f"{len(done.skipped)} already there, {len(done.failed)} failed: {out}"

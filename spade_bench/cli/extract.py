@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,7 +19,7 @@ from spade_bench.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from spade_bench.extraction import EncoderSource, PatchGroup, Settings, Summary
+    from spade_bench.extraction import PatchGroup
     from spade_bench.types import LoadOptions
 
 __all__ = ["extract"]
@@ -142,8 +142,8 @@ def extract(
     revision: RevisionOption = None,
 ) -> int:
     """Extract patch features: one HDF5 file per slide or sample. Finished files are kept."""
-    from spade_bench import console
-    from spade_bench.extraction import EncoderSource, Settings
+    from spade_bench import api, console
+    from spade_bench.extraction import EncoderSource
 
     sections = hest if manifest is None else manifest
     _check_input(
@@ -160,26 +160,35 @@ def extract(
     consent = {"trust_remote_code": True} if trust_remote_code else {}
     options = _options(encoder, weights, device, precision, seed, consent)
     options = replace(options, revision=revision)
-    settings = Settings(
-        overlap=overlap,
-        min_tissue=min_tissue,
-        assume_mpp=assume_mpp,
-        override_mpp=override_mpp,
-        series=series,
-        batch_size=batch_size,
-        workers=workers,
-        shard=parse_shard(shard),
-        preview=preview,
-        drop_pen=drop_pen,
-        drop_blur=drop_blur,
-    )
+    settings: dict[str, Any] = {
+        "overlap": overlap,
+        "min_tissue": min_tissue,
+        "assume_mpp": assume_mpp,
+        "override_mpp": override_mpp,
+        "series": series,
+        "batch_size": batch_size,
+        "workers": workers,
+        "shard": parse_shard(shard),
+        "preview": preview,
+        "drop_pen": drop_pen,
+        "drop_blur": drop_blur,
+    }
     source = EncoderSource(encoder, options)
-    groups = _groups(patches, group_by, write_table) if patches is not None else []
+    groups = None if patches is None else _groups(patches, group_by, write_table)
     failed = False
     resolutions: list[float | None] = [*dict.fromkeys(mpp or ())] or [None]
     for value in resolutions:
-        at = replace(settings, mpp=value)
-        done = _extract(source, out, at, slides, groups, hest, manifest, trust or [])
+        done = api.extract(
+            slides,
+            source,
+            out=out,
+            hest=hest,
+            manifest=manifest,
+            patches=groups,
+            trust=trust or (),
+            mpp=value,
+            **settings,
+        )
         failed |= bool(done.failed)
         console.emit(done.line())
         for line in done.failed.values():
@@ -210,28 +219,6 @@ def _check_input(
     for option, (wanted, path, name) in belongs.items():
         if wanted and path is None:
             raise UserError(f"goes with {name} only", where=option)
-
-
-def _extract(
-    source: EncoderSource,
-    out: Path,
-    settings: Settings,
-    slides: Path | None,
-    groups: list[PatchGroup],
-    hest: Path | None,
-    manifest: Path | None,
-    trust: list[str],
-) -> Summary:
-    """Extract at one resolution from whichever input was given."""
-    from spade_bench.extraction import extract_hest, extract_patch_folders, extract_slides
-    from spade_bench.spatial import read_hest, read_manifest
-
-    if slides is not None:
-        return extract_slides(slides, source, out, settings=settings)
-    if groups:
-        return extract_patch_folders(groups, source, out, settings=settings)
-    samples = read_manifest(manifest) if manifest is not None else read_hest(Path(hest or "."))
-    return extract_hest(samples, source, out, settings=settings, trust=trust)
 
 
 def _options(

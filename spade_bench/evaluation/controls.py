@@ -266,7 +266,7 @@ class _Beside:
         )
 
     def _on_base(self, steps: Mapping[str, Any]) -> str:
-        """Digest of the files' identity and of what is done to them; empty where nothing is known."""
+        """Digest of the identity of the files and of what is done to them; empty without either."""
         stored = stored_identity(next(iter(self.source.files.values())))
         base = "" if stored is None else stored.digest
         return hash_obj([base, steps]) if steps else base

@@ -1,4 +1,4 @@
-"""Extraction and encoding of one slide in memory, by the same code that writes files."""
+"""Extraction and encoding as Python asks for them: one slide in memory, or a folder."""
 
 from __future__ import annotations
 
@@ -6,22 +6,25 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from spade_bench.console import warn
-from spade_bench.errors import DataError, UserError
+from spade_bench.errors import ConfigError, DataError, UserError
 from spade_bench.extraction.engine import run_jobs
+from spade_bench.extraction.feature_bags import encode_bags
 from spade_bench.extraction.jobs import SlideJob
 from spade_bench.extraction.outputs import checked_encode
+from spade_bench.extraction.slide_vectors import encode_slides
 from spade_bench.features.bags import find_bags, read_bag, same_encoder
 from spade_bench.features.slidevectors import check_patches
 from spade_bench.types import Bag
 
 if TYPE_CHECKING:
+    from spade_bench.extraction.folders import EncodedFolder
     from spade_bench.extraction.recipe import EncoderSource, Settings
     from spade_bench.types import EncoderCard, FeatureEncoder, SlideEncoder
 
-__all__ = ["encode_bag", "extract_bag"]
+__all__ = ["check_takes_features", "encode_bag", "encode_folder", "extract_bag"]
 
 
 def extract_bag(slides: Path | Sequence[Path], source: EncoderSource, settings: Settings) -> Bag:
@@ -82,6 +85,33 @@ def encode_bag(bag: Bag, encoder: FeatureEncoder | SlideEncoder) -> Bag:
     _check_base(card, bag)
     encoded = checked_encode(encoder)(features)  # (n, dim)
     return replace(bag, features=encoded, encoder=card.name)
+
+
+def encode_folder(
+    features: Path, encoder: FeatureEncoder | SlideEncoder, out: Path
+) -> EncodedFolder:
+    """Send every bag of a folder through an encoder of features or a slide encoder.
+
+    Raises:
+        DataError: When the folder holds no features of the encoder that it takes.
+    """
+    if encoder.card.level == "slide":
+        return encode_slides(cast("SlideEncoder", encoder), features, out)
+    return encode_bags(cast("FeatureEncoder", encoder), features, out)
+
+
+def check_takes_features(card: EncoderCard) -> None:
+    """Refuse an encoder of images.
+
+    Raises:
+        ConfigError: Naming the command for it.
+    """
+    if card.input != "features":
+        raise ConfigError(
+            f"'{card.name}' encodes images, not features",
+            where="--encoder",
+            fix="Use `spade-bench extract` for it",
+        )
 
 
 def _check_base(card: EncoderCard, bag: Bag) -> None:
