@@ -1,5 +1,7 @@
 """spade-bench: a benchmark harness for computational pathology encoders, with a working SPADE."""
 
+from pathlib import Path as _Path
+
 from spade_bench import plugins as _plugins
 from spade_bench.errors import SpadeBenchError, UserError
 from spade_bench.types import Bag, Case, Cohort, EncoderCard, Episode, LoadOptions, TaskCard
@@ -17,5 +19,11 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# In a checkout without the in-package links (Windows writes them as small text files) the folders
+# beside the package are found where they lie.
+_here = _Path(__file__).parent
+if not (_here / "encoders").is_dir() and (_here.parent / "encoders" / "__init__.py").is_file():
+    __path__.append(str(_here.parent))
 
 _plugins.install()

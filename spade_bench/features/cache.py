@@ -96,7 +96,10 @@ class FeatureCache:
         """Return the cache for these files, new or from an earlier run; None when it is off."""
         if not files or os.environ.get("SPADE_BENCH_CACHE") == "off":
             return None
-        root = Path(os.path.commonpath([path.absolute().parent for path in files]))
+        try:
+            root = Path(os.path.commonpath([path.absolute().parent for path in files]))
+        except ValueError:  # on several drives of Windows: no folder has them all
+            return None
         for folder in _upwards(root):
             for home in _homes(folder):
                 if (home / "index.json").is_file():
