@@ -26,6 +26,7 @@ from spade_bench.evaluation.settingchecks import (
     check_numbers,
     check_protocol_options,
 )
+from spade_bench.features.cache import check_cache_mode
 from spade_bench.features.slideids import check_match
 from spade_bench.registry import encoders as registered
 from spade_bench.registry import heads as known_heads
@@ -92,6 +93,7 @@ class Asked:
         trust_remote_code: Agree to run code that lies beside the weights of encoders.
         device: Device.
         memory: What training may take, such as 4GB.
+        cache: digests, copy or off; see `spade_bench.features.cache`.
         positive: The positive one of two classes.
         as_is: Take files that name another encoder, and flag every row.
         pretrained_on: What encoders outside the registry saw: `TCGA,CPTAC`, or `ENCODER=TCGA`.
@@ -131,6 +133,7 @@ class Asked:
     trust_remote_code: bool | None = None
     device: str | None = None
     memory: str | None = None
+    cache: str | None = None
     positive: str | None = None
     as_is: bool | None = None
     pretrained_on: tuple[str, ...] | None = None
@@ -209,6 +212,7 @@ def to_request(asked: Asked, workspace: ws.Workspace | None, **rest: Any) -> Run
     }
     check_numbers(given)
     check_controls(asked.controls, asked.permutations)
+    check_cache_mode(asked.cache or "digests")
     protocol = _protocol_of(asked)
     if protocol:
         check_protocol_options(given, protocol)
@@ -227,7 +231,15 @@ def to_request(asked: Asked, workspace: ws.Workspace | None, **rest: Any) -> Run
         name: getattr(asked, name)
         for name in (
             *("protocol", "folds", "repeats", "holdout", "group_by_site", "select", "controls"),
-            *("allow_missing", "allow_leaky_splits", "memory", "match_ids", "positive", "as_is"),
+            *(
+                "allow_missing",
+                "allow_leaky_splits",
+                "memory",
+                "cache",
+                "match_ids",
+                "positive",
+                "as_is",
+            ),
             *("pretrained_on", "permutations"),
         )
         if getattr(asked, name) is not None

@@ -23,6 +23,7 @@ _LEFT_OUT = {
     "dry_run",
     "given",
     "memory",
+    "cache",
     "out",
 }
 

@@ -53,6 +53,7 @@ class Prepared:
         unusable: Label and error of each encoder that could not be used for this task.
         patient_of: Slide -> patient where slides are the units; empty where patients are.
         about: Cases, splits and the cohort tested on, in words.
+        cache: What may be kept of the features; see `spade_bench.features.cache.CACHE_MODES`.
     """
 
     card: TaskCard
@@ -67,6 +68,7 @@ class Prepared:
     unusable: tuple[tuple[str, str], ...] = ()
     patient_of: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
+    cache: str = "digests"
 
     def features_hash(self, row: Variant) -> str:
         """Hash of the features of the cohort's slides, in the row's files."""
@@ -76,7 +78,8 @@ class Prepared:
     def base_bags(self, row: Variant) -> CaseBags:
         """Bags of the files a row starts from."""
         files = [[row.files[slide] for slide in case.slide_ids] for case in self.cohort.cases]
-        return CaseBags.from_files(files, self.infos[files[0][0]].dim)
+        dim = self.infos[files[0][0]].dim
+        return CaseBags.from_files(files, dim, cache=self.cache)
 
     def pool(self, episodes: Iterable[Episode]) -> NDArray[np.int64]:
         """Positions of the cases that none of ``episodes`` tests on."""
@@ -117,7 +120,7 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
             replace(row, notes=(*row.notes, *loose)) if row.files is random_files[1] else row
             for row in rows
         ]
-    cohort, infos, complete = _cover(cases.cohort, wanted, rows, request.allow_missing)
+    cohort, infos, complete = _cover(cases.cohort, wanted, rows, request)
     rows = [_fits_width(row, cohort, infos) for row in rows]
     cohort = replace(cohort, simulated=cohort.simulated or card.simulated)
     episodes, notes, settings = draw(request, kind, cases, cohort)
@@ -149,6 +152,7 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
         tuple(unusable),
         cases.patient_of,
         _in_words(task, cohort, dealt, bool(cases.tested)),
+        request.cache,
     )
 
 
@@ -250,7 +254,7 @@ def _tell(card: TaskCard, cohort: Cohort, notes: Sequence[str]) -> None:
 
 
 def _cover(
-    cohort: Cohort, wanted: Sequence[str], rows: Sequence[Variant], allow_missing: bool
+    cohort: Cohort, wanted: Sequence[str], rows: Sequence[Variant], request: RunRequest
 ) -> tuple[Cohort, dict[Path, BagInfo], bool]:
     """Check every distinct set of files; keep the slides that all of them can serve."""
     infos: dict[Path, BagInfo] = {}
@@ -261,7 +265,7 @@ def _cover(
             continue
         seen.add(id(row.files))
         files = {slide: row.files[slide] for slide in wanted if slide in row.files}
-        found = scan_bags(files, f"Reading features for {row.label}")
+        found = scan_bags(files, f"Reading features for {row.label}", cache=request.cache)
         infos.update({info.path: info for info in found.values()})
         unusable = {slide: info.problem for slide, info in found.items() if info.problem}
         cohort, coverage = keep_covered(cohort, row.files, unusable)
@@ -270,7 +274,7 @@ def _cover(
             problems.append(f"{row.label}: {coverage.describe()}")
         elif coverage.n_extra:
             say(f"{row.label}: {coverage.describe()}")
-    if problems and not allow_missing:
+    if problems and not request.allow_missing:
         raise DataError(
             "; ".join(problems),
             fix="Add the features, or leave these slides out with --allow-missing",
