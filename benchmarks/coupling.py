@@ -101,7 +101,7 @@ def compare(
         *("--features", str(folder / "slides"), "--shots", options.shots),
         *("--draws", str(options.draws), "--seed", str(seed), "--out", str(runs)),
     )
-    rows = json.loads(command("report", str(runs), "--json", "--no-plots"))
+    rows = json.loads(command("report", str(runs), "--json", "--no-plots"))["rows"]
     level = {
         (row["encoder"], row["k_shot"]): row["mean"]
         for row in rows

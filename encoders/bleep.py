@@ -58,7 +58,8 @@ def load(options: LoadOptions) -> SpadeEncoder:
     folder = Path(options.weights)
     control = folder / "controls" / "k1"
     source = control if control.is_dir() else folder
-    encoder = SpadeEncoder.load(dataclasses.replace(options, weights=source))
+    # One expert has nothing to route among, and is its own single-expert control.
+    encoder = SpadeEncoder.load(dataclasses.replace(options, weights=source), with_controls=False)
     if encoder.model.n_experts != 1:
         raise WeightsError(
             f"holds {encoder.model.n_experts} experts and no controls/k1",

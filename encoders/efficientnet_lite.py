@@ -72,6 +72,7 @@ RANDOM_CARD = EncoderCard(
     revision="timm initialisation, from the seed",
     licence="Apache-2.0",
     pretrained_on=(),
+    untrained=True,
     reference=_REFERENCE,
     notes=("What features tell without any training.",),
 )

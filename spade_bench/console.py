@@ -7,10 +7,11 @@ or a redirected stderr they become plain lines at sensible intervals.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from spade_bench.errors import printable
@@ -19,7 +20,17 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-__all__ = ["Progress", "emit", "progress", "say", "set_quiet", "table", "track", "warn"]
+__all__ = [
+    "Progress",
+    "emit",
+    "emit_json",
+    "progress",
+    "say",
+    "set_quiet",
+    "table",
+    "track",
+    "warn",
+]
 
 T = TypeVar("T")
 _PLAIN_INTERVAL = 20.0  # seconds between two plain progress lines
@@ -52,6 +63,18 @@ def warn(text: str) -> None:
 def emit(text: str) -> None:
     """Print a result on stdout."""
     print(printable(text), flush=True)
+
+
+def emit_json(kind: str, content: Mapping[str, object], version: int = 1) -> None:
+    """Print what a command says as one JSON object whose first key is its `schema`.
+
+    Args:
+        kind: Name of the command's output, such as `report`.
+        content: The other keys, without NaN or infinity.
+        version: Raised when keys change their meaning or go.
+    """
+    envelope = {"schema": f"spade-bench/{kind}/{version}", **content}
+    emit(json.dumps(envelope, indent=1, allow_nan=False))
 
 
 def fancy() -> bool:

@@ -5,7 +5,7 @@ Importing this module loads neither numpy nor torch, so cards can be listed in a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bag",
+    "BringsControls",
     "Case",
     "Cohort",
+    "Control",
     "EncoderCard",
     "Episode",
     "FeatureEncoder",
@@ -156,6 +158,8 @@ class EncoderCard:
         upstream: For feature encoders, the encoders whose features it takes (`any` for all).
         extra: Name of the optional dependency it needs, when it needs one.
         remote_code: True when it is built by code beside its weights, which needs consent.
+        untrained: True for an encoder of images with random weights. Its features, where they are
+            at hand, stand beside those of other encoders as a control.
         reference: Paper or page.
         notes: Choices worth knowing.
     """
@@ -180,6 +184,7 @@ class EncoderCard:
     upstream: str | None = None
     extra: str | None = None
     remote_code: bool = False
+    untrained: bool = False
     reference: str = ""
     notes: tuple[str, ...] = ()
 
@@ -300,7 +305,10 @@ class PatchEncoder(Protocol):
 
 @runtime_checkable
 class FeatureEncoder(Protocol):
-    """An encoder of another encoder's patch features."""
+    """An encoder of another encoder's patch features.
+
+    It may bring controls of its own: see :class:`BringsControls`.
+    """
 
     card: EncoderCard
     dim: int
@@ -312,6 +320,8 @@ class FeatureEncoder(Protocol):
 @runtime_checkable
 class SlideEncoder(Protocol):
     """An encoder of all patch features of a slide into one vector.
+
+    It may bring controls of its own: see :class:`BringsControls`.
 
     Attributes:
         card: Its card, of `level` slide.
@@ -336,4 +346,44 @@ class SlideEncoder(Protocol):
 
         Returns:
             The slide's vector, (dim,) float32.
+        """
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control that an encoder brings: the same base features, sent through something else.
+
+    Attributes:
+        name: What it is called in the field `control` and in the flag `control:NAME`, such as
+            `k1`: lower-case letters, digits and dashes.
+        label: What follows the encoder's label in the results, such as `-k1`.
+        encoder: Takes the features that the encoder itself takes.
+        weights: File or folder of its own weights, which the harness hashes; None where they are
+            those of the encoder.
+        identity: What else changes its numbers, over the encoder's own identity; values that JSON
+            can hold.
+        description: What it is, as a clause for the legend of a report.
+    """
+
+    name: str
+    label: str
+    encoder: FeatureEncoder | SlideEncoder
+    weights: Path | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    description: str = ""
+
+
+@runtime_checkable
+class BringsControls(Protocol):
+    """The optional method by which a loaded encoder brings controls of its own.
+
+    Every encoder that sits on a base has the base, its principal components, permuted labels and
+    a random projection beside it; this is for what only the encoder knows of itself.
+    """
+
+    def controls(self, seed: int) -> Sequence[Control]:
+        """Return the controls to run beside the encoder; called only where controls are wanted.
+
+        Args:
+            seed: Seed of the evaluation.
         """

@@ -90,19 +90,19 @@ class PretrainEntry:
 
 @dataclass(frozen=True)
 class RunEntry:
-    """What `run` does without flags.
+    """What `run` does without flags; None leaves it to `evaluation.settings.DEFAULTS`.
 
     Attributes:
-        heads: Heads to run.
+        heads: Heads to run, on the kinds of task that they serve.
         shots: Cases per class.
         draws: Draws per number of shots.
         seed: Seed of the episodes.
     """
 
-    heads: tuple[str, ...] = ("logistic",)
-    shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    draws: int = 10
-    seed: int = 0
+    heads: tuple[str, ...] | None = None
+    shots: tuple[int, ...] | None = None
+    draws: int | None = None
+    seed: int | None = None
 
 
 @dataclass(frozen=True)

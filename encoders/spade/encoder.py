@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from spade_bench.console import say
 from spade_bench.device import resolve_device, setup_numerics
 from spade_bench.encoders.spade.routing import ROUTINGS
 from spade_bench.encoders.spade.spadecard import CARD
 from spade_bench.errors import ConfigError, DataError, WeightsError
 from spade_bench.registry import suggest
-from spade_bench.types import EncoderCard, LoadOptions
+from spade_bench.types import Control, EncoderCard, LoadOptions
 
 if TYPE_CHECKING:
     from spade_bench.encoders.spade.model import SpadeModel
@@ -46,6 +48,7 @@ class SpadeEncoder:
         routing: str | None = None,
         tau: float | None = None,
         batch: int = 8192,
+        loaded_by: LoadOptions | None = None,
     ) -> None:
         """Wrap a model.
 
@@ -54,6 +57,7 @@ class SpadeEncoder:
             routing: One of `ROUTINGS`; the one stored with the model when None.
             tau: Routing temperature; the model's own when None.
             batch: Patches encoded at once.
+            loaded_by: How it was loaded, from which its controls follow; None for none.
 
         Raises:
             ConfigError: When the routing is unknown or tau is not positive.
@@ -72,6 +76,7 @@ class SpadeEncoder:
         if not self.tau > 0:
             raise ConfigError(f"the routing temperature must be above 0, not {tau}", where="tau")
         self.batch = max(1, int(batch))
+        self._loaded_by = loaded_by
         self.dim = model.dim * (model.n_experts if routing == "concat" else 1)
         self.card = dataclasses.replace(
             CARD,
@@ -81,12 +86,13 @@ class SpadeEncoder:
         )
 
     @classmethod
-    def load(cls, options: LoadOptions) -> SpadeEncoder:
+    def load(cls, options: LoadOptions, *, with_controls: bool = True) -> SpadeEncoder:
         """Load the folder `options.weights`.
 
         Args:
             options: `weights` is a folder written by `pretrain` or `import-spade`; `options` may
                 hold `routing`, `tau` and `batch`.
+            with_controls: Whether it brings the controls of SPADE.
 
         Raises:
             WeightsError: When no folder is given, or it is not a SPADE folder.
@@ -110,7 +116,37 @@ class SpadeEncoder:
         model = SpadeModel.load(
             Path(options.weights), device=str(device), precision=_precision(options.precision)
         )
-        return cls(model, **dict(options.options))
+        own = dict(options.options)
+        return cls(model, **own, loaded_by=options if with_controls else None)
+
+    def controls(self, seed: int) -> Sequence[Control]:
+        """Bring the same training with one expert, and random routing among the experts.
+
+        Args:
+            seed: Seed of the evaluation.
+        """
+        options = self._loaded_by
+        if options is None or options.weights is None:
+            return ()
+        random_routing = Control(
+            name="random-routing",
+            label="-random-routing",
+            encoder=SpadeEncoder(self.model, routing="random", tau=self.tau, batch=self.batch),
+            identity={"routing": "random", "seed": seed},
+            description="patches sent to experts at random",
+        )
+        folder = Path(options.weights) / "controls" / "k1"
+        if not folder.is_dir():
+            say(f"{options.weights}: no control with one expert, because it has no controls/k1")
+            return (random_routing,)
+        single = Control(
+            name="k1",
+            label="-k1",
+            encoder=SpadeEncoder.load(dataclasses.replace(options, weights=folder)),
+            weights=folder,
+            description="the same training with a single expert",
+        )
+        return single, random_routing
 
     def encode(self, features: Any) -> np.ndarray:
         """Encode base features.

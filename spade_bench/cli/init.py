@@ -58,12 +58,12 @@ cohorts:
 
 # What `spade-bench run` does without flags.
 run:
-  # See `spade-bench list heads`.
-  heads: [logistic]
-  # Cases per class in training; capped by the smallest class.
-  shots: [1, 2, 4, 8, 16, 32]
-  # Independent draws for each number of shots.
-  draws: 10
+  # See `spade-bench list heads`. Without any, each kind of task takes its own.
+  # heads: [logistic, abmil]
+  # Few-shot: cases per class in training, capped by the smallest class.
+  # shots: [1, 2, 4, 8, 16, 32]
+  # Few-shot: independent draws for each number of shots.
+  # draws: 10
   # Seed of the episodes.
   seed: 0
 """

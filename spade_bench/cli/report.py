@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -51,11 +50,11 @@ def report(
         raise UserError("--json, --csv and --markdown exclude each other")
     out = _folder(folder)
     problems: list[str] = []
-    told: dict[str, Predictions] = {}
-    series = collect(out, problems, told)
+    predictions: dict[str, Predictions] = {}
+    series = collect(out, problems, predictions)
     machine = as_json or as_csv or as_markdown
     wanted = metric or ("all" if machine else "primary")
-    resampler = Resampler(out, told=told)
+    resampler = Resampler(out, stored=predictions)
     splits = risk_splits(series, resampler)
     _check_metric(wanted, series, (logrank.METRIC,) if splits else ())
     rows = leaderboard(series, resampler, wanted)
@@ -63,7 +62,7 @@ def report(
     tests = logrank.as_report_rows(splits) if wanted in {"all", logrank.METRIC} else []
     everything = [*rows, *tests, *as_report_rows(ranks)]
     if as_json:
-        console.emit(json.dumps([row.as_dict() for row in everything], indent=1, allow_nan=False))
+        console.emit_json("report", {"rows": [row.as_dict() for row in everything]})
     elif as_csv:
         console.emit(to_csv(everything))
     elif as_markdown:
@@ -97,8 +96,9 @@ def compare(
     from spade_bench.errors import UserError
     from spade_bench.report import Resampler, verdict
     from spade_bench.report import terminal as tables
-    from spade_bench.report.forest import draw_forest
+    from spade_bench.report.forest import forest_picture
     from spade_bench.report.leaderboard import chosen
+    from spade_bench.report.pictures import draw_pictures
 
     if not a or not b:
         raise UserError("two encoders are needed", fix="Give --a NAME --b NAME")
@@ -106,20 +106,17 @@ def compare(
         raise UserError(f"'{a}' is compared with itself", fix="Give two encoders")
     out = _folder(folder)
     problems: list[str] = []
-    told: dict[str, Predictions] = {}
-    series = reports.collect(out, problems, told)
+    predictions: dict[str, Predictions] = {}
+    series = reports.collect(out, problems, predictions)
     wanted = metric or ("all" if as_json else "primary")
     _check_metric(wanted, series)
-    differences = reports.compare(series, Resampler(out, told=told), a, b)
+    differences = reports.compare(series, Resampler(out, stored=predictions), a, b)
     metrics = {one.task: one.metrics for one in series}
     shown = [d for d in differences if d.metric in chosen(metrics[d.task], wanted)]
     sentence = verdict(differences)
     if as_json:
-        content = {
-            "verdict": sentence,
-            "differences": [difference.as_dict() for difference in shown],
-        }
-        console.emit(json.dumps(content, indent=1, allow_nan=False))
+        listed = [difference.as_dict() for difference in shown]
+        console.emit_json("compare", {"verdict": sentence, "differences": listed})
     else:
         title = f"{a} minus {b}, same episodes and cases"
         tables.print_differences(shown, title)
@@ -127,7 +124,7 @@ def compare(
         console.emit(sentence)
     _absent(series, problems, out)
     if plots:
-        console.say(f"forest plot: {draw_forest(differences, out / 'plots')}")
+        draw_pictures([forest_picture(differences)], out / "plots")
     _left_out(problems, out)
 
 
@@ -177,37 +174,36 @@ def _print(
     tables.print_leaderboard(rows)
     tables.print_notes(rows)
     shown = {(row.task, row.metric) for row in rows}
-    found = [d for d in against_base(series, resampler) if (d.task, d.metric) in shown]
-    if found:
-        title = f"{found[0].a} minus {found[0].b}"
-        if len({(d.a, d.b) for d in found}) > 1:
+    differences = [d for d in against_base(series, resampler) if (d.task, d.metric) in shown]
+    if differences:
+        title = f"{differences[0].a} minus {differences[0].b}"
+        if len({(d.a, d.b) for d in differences}) > 1:
             title = "encoders minus their base encoder"
-        tables.print_differences(found, f"{title}, same episodes and cases")
+        tables.print_differences(differences, f"{title}, same episodes and cases")
     tables.print_risk_splits(splits)
     tables.print_overall(ranks)
     tables.print_failures(series)
-    told = [*(row.flags for row in rows), *(split.series.flags for split in splits)]
-    tables.print_legend([flag for flags in told for flag in flags])
+    flags = [*(row.flags for row in rows), *(split.series.flags for split in splits)]
+    words = {f"control:{one.control}": one.description for one in series if one.description}
+    tables.print_legend([flag for of_row in flags for flag in of_row], words)
     rest = sorted({name for one in series for name in one.metrics} - {row.metric for row in rows})
     if rest:
         console.emit(f"also computed: {', '.join(rest)} (--metric NAME, or --metric all)")
 
 
 def _plot(series: Sequence[Series], resampler: Resampler, folder: Path) -> None:
-    from spade_bench import console
     from spade_bench.report import leaderboard
-    from spade_bench.report.calibration_plot import draw_calibration
-    from spade_bench.report.curves import draw_curves
-    from spade_bench.report.survival_plot import draw_survival
+    from spade_bench.report.calibration_plot import calibration_pictures
+    from spade_bench.report.curves import curve_pictures
+    from spade_bench.report.pictures import draw_pictures
+    from spade_bench.report.survival_plot import survival_pictures
 
-    drawn = {
-        "learning curve(s)": draw_curves(leaderboard(series, resampler, "primary"), folder),
-        "Kaplan-Meier picture(s)": draw_survival(series, resampler, folder),
-        "calibration picture(s)": draw_calibration(series, resampler, folder),
-    }
-    told = [f"{len(files)} {what}" for what, files in drawn.items() if files]
-    if told:
-        console.say(f"{', '.join(told)} in {folder}")
+    pictures = [
+        *curve_pictures(leaderboard(series, resampler, "primary")),
+        *survival_pictures(series, resampler),
+        *calibration_pictures(series, resampler),
+    ]
+    draw_pictures(pictures, folder)
 
 
 def _check_metric(wanted: str, series: Sequence[Series], more: Sequence[str] = ()) -> None:

@@ -19,7 +19,7 @@ from spade_bench.cli.tableoptions import (
 )
 
 if TYPE_CHECKING:
-    from spade_bench.evaluation import RunRequest, RunSummary
+    from spade_bench.evaluation import EvaluationRequest, EvaluationSettings, RunSummary
 
 __all__ = ["run"]
 
@@ -161,55 +161,45 @@ def run(
     ] = None,
 ) -> None:
     """Run encoders on tasks and store every result; the same command again continues."""
+    settings = _settings(dict(locals()))
     from spade_bench import evaluation as runner
     from spade_bench import workspace as ws
-    from spade_bench.config import parse_set
-    from spade_bench.evaluation.settings import Asked, read_asked, to_request
+    from spade_bench.evaluation.resolve import resolve
+    from spade_bench.evaluation.settings import read_settings
 
-    asked = Asked(
-        encoders=tuple(encoder or ()),
-        tasks=tuple(task or ()),
-        heads=tuple(head or ()),
-        tables=_paths(table, "--table"),
-        features=_paths(features, "--features"),
-        weights=_paths(weights, "--weights"),
-        test_tables=_paths(test_table, "--test-table"),
-        test_features=_paths(test_features, "--test-features"),
-        splits=_paths(splits, "--splits"),
-        case_column=case_column,
-        slide_column=slide_column,
-        label_column=label_column,
-        event_column=event_column,
-        days_column=days_column,
-        event_value=event_value,
-        match_ids=match_ids,
-        protocol=protocol,
-        shots=_shots(shots),
-        draws=draws,
-        folds=folds,
-        repeats=repeats,
-        holdout=holdout,
-        group_by_site=group_by_site,
-        select=select,
-        seed=seed,
-        controls=controls,
-        permutations=permutations,
-        allow_missing=allow_missing,
-        allow_leaky_splits=allow_leaky_splits,
-        trust_remote_code=trust_remote_code or None,
-        device=device,
-        memory=memory,
-        cache=cache,
-        positive=positive,
-        as_is=as_is,
-        pretrained_on=tuple(pretrained_on) if pretrained_on else None,
-        set=parse_set(set_ or []),
-        out=out,
-    )
     if config is not None:
-        asked = asked.over(read_asked(config))
-    request = to_request(asked, ws.load(), shard=parse_shard(shard) or (0, 1), dry_run=dry_run)
+        settings = settings.over(read_settings(config))
+    request = resolve(settings, ws.load(), shard=parse_shard(shard) or (0, 1), dry_run=dry_run)
     _finish(request, runner.run(request))
+
+
+_NO_SETTINGS = ("config", "shard", "dry_run")
+# Flags whose field has another name: what may be repeated is one flag and several values.
+_FIELDS = {
+    "encoder": "encoders",
+    "task": "tasks",
+    "head": "heads",
+    "table": "tables",
+    "test_table": "test_tables",
+    "set_": "set",
+}
+_PATHS = ("table", "features", "weights", "test_table", "test_features", "splits")
+
+
+def _settings(flags: dict[str, Any]) -> EvaluationSettings:
+    """Settings from flags as typer read them, by parameter."""
+    from spade_bench.config import parse_set
+    from spade_bench.evaluation.settings import EvaluationSettings
+
+    for name in _NO_SETTINGS:
+        del flags[name]
+    for name in _PATHS:
+        flags[name] = _paths(flags[name], f"--{name.replace('_', '-')}")
+    flags["shots"] = _shots(flags["shots"])
+    flags["set_"] = parse_set(flags["set_"] or [])
+    flags["trust_remote_code"] = flags["trust_remote_code"] or None  # there is no flag that denies
+    fields = {_FIELDS.get(name, name): value for name, value in flags.items()}
+    return EvaluationSettings.of(fields, "flags")
 
 
 def _paths(values: list[str] | None, option: str) -> dict[str, Path]:
@@ -226,10 +216,10 @@ def _shots(text: str | None) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
         raise UserError(f"cannot read '{text}'", where="--shots", fix="Write 1,2,4,8")
-    return tuple(sorted({int(part) for part in parts}))
+    return tuple(map(int, parts))
 
 
-def _finish(request: RunRequest, summary: RunSummary) -> None:
+def _finish(request: EvaluationRequest, summary: RunSummary) -> None:
     from spade_bench import console
     from spade_bench.errors import UserError
 

@@ -8,14 +8,15 @@ from typing import Any
 
 from spade_bench.cohorts.contamination import contamination
 from spade_bench.cohorts.episodes import episode_hash
-from spade_bench.evaluation.controls import Variant, n_permutations
+from spade_bench.evaluation.controls import n_permutations
 from spade_bench.evaluation.taskpreparation import Prepared
+from spade_bench.evaluation.variants import Variant
 from spade_bench.files import hash_obj
 from spade_bench.heads import Head
 from spade_bench.results import SCHEMA
 from spade_bench.types import Episode
 
-__all__ = ["Cell", "Group", "contamination", "fit_seed", "groups", "shuffle_seed"]
+__all__ = ["Cell", "VariantCells", "fit_seed", "shuffle_seed", "variant_cells"]
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,15 @@ class Cell:
         episode: The episode.
         inputs: Hashes of what goes in, as stored in the row.
         flags: Flags of the row.
+        control: Name of the control that it is; empty for an encoder itself.
+        control_of: Label of the encoder beside which the control stands.
+        identity: Digest of what made the features of their files; empty where they are used as
+            they are.
         permutation: Which shuffle of the training labels it is, from 0, where they are shuffled.
         members: Cells of the fold models whose predictions this cell averages; empty when it is
             fitted itself.
-        about: The hashed cases, splits and settings in words, for tables that tell rows apart.
+        about: The hashed cases, splits and settings in words, for tables that tell rows apart, and
+            what a control is that its encoder brought.
     """
 
     encoder: str
@@ -43,6 +49,9 @@ class Cell:
     episode: Episode
     inputs: Mapping[str, Any]
     flags: tuple[str, ...]
+    control: str = ""
+    control_of: str = ""
+    identity: str = ""
     permutation: int = 0
     members: tuple[Cell, ...] = ()
     about: Mapping[str, str] = field(default_factory=dict)
@@ -59,27 +68,32 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Group:
+class VariantCells:
     """All cells of one row of the table: an encoder or control with one head.
 
     Attributes:
-        row: The encoder or control.
+        variant: The encoder or control.
         head: Head name.
         cells: One cell an episode; with permuted labels one for each episode and shuffle.
     """
 
-    row: Variant
+    variant: Variant
     head: str
     cells: tuple[Cell, ...]
 
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """What tells it from all others of its task."""
+        return self.variant.label, self.variant.control, self.head
 
-def groups(
+
+def variant_cells(
     prepared: Prepared,
     heads: Mapping[str, Head],
     seed: int,
     select: Mapping[str, Any],
     permutations: int | None = None,
-) -> list[Group]:
+) -> list[VariantCells]:
     """Return the cells of a task, row by row.
 
     Args:
@@ -90,43 +104,50 @@ def groups(
         permutations: How often permuted labels are shuffled; None leaves it to the head.
     """
     out = []
-    for row in prepared.rows:
-        inputs = {**prepared.hashes, "features": prepared.features_hash(row)}
-        if row.identity:
-            inputs["encoder"] = hash_obj(row.identity)
-        if row.base:
-            inputs["base"] = row.base
-        seen = contamination(row.seen, prepared.card, prepared.cohort.simulated, prepared.cohort)
-        flags = (*row.flags, *row.notes, *prepared.flags, *seen)
+    for variant in prepared.rows:
+        inputs = {**prepared.hashes, "features": prepared.features_hash(variant)}
+        identity = hash_obj(variant.identity) if variant.identity else ""
+        if identity:
+            inputs["encoder"] = identity
+        if variant.base:
+            inputs["base"] = variant.base
+        seen = contamination(
+            variant.seen, prepared.card, prepared.cohort.simulated, prepared.cohort
+        )
+        flags = (*variant.flags, *variant.notes, *prepared.flags, *seen)
+        described = {"control": variant.description} if variant.description else {}
         for name, head in heads.items():
             with_head = {**inputs, "head": hash_obj(head.params)}
             if name in select:
                 with_head["select"] = hash_obj(select[name])
-            about = {**prepared.about, **_in_words(name, head, select.get(name))}
+            words = {**prepared.about, **_in_words(name, head, select.get(name)), **described}
             cells = [
                 Cell(
-                    encoder=row.label,
+                    encoder=variant.label,
                     task=prepared.card.name,
                     head=name,
                     seed=seed,
                     episode=episode,
                     inputs={**with_head, "episode": episode_hash(episode), **_shuffle(number)},
                     flags=flags,
-                    about=about,
+                    control=variant.control,
+                    control_of=variant.control_of,
+                    identity=identity,
+                    about=words,
                     permutation=number,
                 )
-                for number in range(n_permutations(row, head, permutations))
+                for number in range(n_permutations(variant, head, permutations))
                 for episode in prepared.episodes
             ]
-            out.append(Group(row, name, tuple(_with_members(cells))))
+            out.append(VariantCells(variant, name, tuple(_with_members(cells))))
     return out
 
 
 def _in_words(name: str, head: Head, select: Sequence[Any] | None) -> dict[str, str]:
     """Settings of a head that are not its defaults, and how others are chosen."""
     usual = head.card.defaults
-    own = [f"{name}.{k}={v}" for k, v in head.params.items() if k not in usual or usual[k] != v]
-    words = {"head": ", ".join(own) or f"{name} defaults"}
+    changed = [f"{name}.{k}={v}" for k, v in head.params.items() if k not in usual or usual[k] != v]
+    words = {"head": ", ".join(changed) or f"{name} defaults"}
     if select is not None:
         words["choice"] = f"{name} chosen on inner folds by {select[1]}"
     return words

@@ -1,30 +1,49 @@
-"""Controls: what stands beside an encoder in every table, so that its number means something."""
+"""Controls: what stands beside an encoder in every table, so that its number means something.
+
+Permuted labels, the base, its principal components and a random projection come from here; what
+only the encoder knows of itself, it brings (:class:`spade_bench.types.BringsControls`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.cohorts.contamination import UNKNOWN, Provenance, provenance
-from spade_bench.console import say
-from spade_bench.evaluation.encoderfeatures import Source, load_feature_encoder, weights_hash
-from spade_bench.evaluation.request import RunRequest
+from spade_bench.cohorts.contamination import Provenance, provenance
+from spade_bench.errors import DataError, PluginError
+from spade_bench.evaluation.encoderfeatures import Source, weights_hash
+from spade_bench.evaluation.request import EvaluationRequest
+from spade_bench.evaluation.variants import (
+    PERMUTED,
+    Variant,
+    VariantKey,
+    as_they_are,
+    by_slide,
+    files_digest,
+    principal_components,
+    random_layer,
+    through,
+)
 from spade_bench.extraction.outputs import checked_encode
+from spade_bench.extraction.slide_vectors import vector_maker
+from spade_bench.features.bags import bag_dim, bag_encoder, find_bags
+from spade_bench.files import hash_obj
+from spade_bench.plugins import contained
 from spade_bench.registry import encoders
+from spade_bench.types import BringsControls, Control, FeatureEncoder, SlideEncoder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from spade_bench.features.casebags import CaseBags
+    from spade_bench.evaluation.variants import MakeBags
     from spade_bench.heads import Head
-
-    MakeBags = Callable[[CaseBags, Sequence[int]], CaseBags]
 
 __all__ = [
     "PERMUTATIONS",
     "PROJECTION_DIM",
-    "Variant",
+    "RANDOM_WEIGHTS",
     "n_permutations",
     "random_weight_features",
     "variants",
@@ -34,44 +53,15 @@ PROJECTION_DIM = 256
 PERMUTATIONS = 5
 """How often labels are shuffled where a fit costs next to nothing."""
 
-PCA_PATCHES = 50_000
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row of the table: an encoder, or a control of it.
-
-    Attributes:
-        label: Name in the results.
-        files: Slide id -> feature file it starts from.
-        make: Makes its bags from the base bags and the positions of the training pool.
-        flags: Control flags.
-        seen: For the contamination ledger.
-        identity: What determines the numbers besides the feature files.
-        permute: Whether training labels are shuffled.
-        dim: Width that the files must have, or None.
-        base: Encoder whose features pass through this one, when they do.
-        fitted: Whether ``make`` learns from the training pool, and so must be made anew for every
-            test set.
-        notes: Flags of the encoder itself, on its controls too.
-    """
-
-    label: str
-    files: Mapping[str, Path]
-    make: MakeBags
-    flags: tuple[str, ...] = ()
-    seen: Provenance = UNKNOWN
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    permute: bool = False
-    dim: int | None = None
-    base: str | None = None
-    fitted: bool = False
-    notes: tuple[str, ...] = ()
+RANDOM_WEIGHTS = "random-weights"
+_BASE, _PCA, _PROJECTION = "base", "pca", "random-projection"
+_OURS = frozenset({PERMUTED, RANDOM_WEIGHTS, _BASE, _PCA, _PROJECTION})
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def variants(
     sources: Sequence[Source],
-    request: RunRequest,
+    request: EvaluationRequest,
     random_files: tuple[str, Mapping[str, Path]] | None,
 ) -> list[Variant]:
     """Return every row to run: the encoders, then their controls.
@@ -80,59 +70,65 @@ def variants(
         sources: The encoders.
         request: Says whether controls are wanted.
         random_files: Name and features of a random-weight encoder of images, when they are there.
+
+    Raises:
+        PluginError: When a control that an encoder brings cannot be used.
     """
     bases = _base_names(sources)
-    mains = [
-        replace(_main(source, bases.get(source.label)), notes=source.flags) for source in sources
+    beside = [
+        _Beside(source, bases.get(source.label), files_digest(source.files), request.settings.seed)
+        for source in sources
     ]
-    if not request.controls:
+    mains = [one.main() for one in beside]
+    if not request.settings.controls:
         return mains
     rows = list(mains)
-    rows += [replace(row, flags=("control:permuted-labels",), permute=True) for row in mains]
+    rows += [replace(row, control=PERMUTED, control_of=row.label) for row in mains]
     labels = {row.label for row in mains}
-    for source in sources:
-        own = _controls(source, request, bases.get(source.label, ""))
-        rows += [replace(row, notes=source.flags) for row in own]
+    for one in beside:
+        rows += one.controls()
     if random_files is not None:
         name, files = random_files
-        rows.append(Variant(name, files, _same, ("control:random-weights",), Provenance(())))
-    else:
-        rows += [
-            replace(
-                _projection(source, request.seed, bases.get(source.label, source.label)),
-                notes=source.flags,
+        rows.append(
+            Variant(
+                name,
+                files,
+                VariantKey(files_digest(files)),
+                as_they_are,
+                control=RANDOM_WEIGHTS,
+                seen=Provenance(()),
             )
-            for source in sources
-        ]
-    unique: dict[tuple[str, tuple[str, ...]], Variant] = {}
+        )
+    else:
+        rows += [one.projection() for one in beside]
+    unique: dict[tuple[str, str], Variant] = {}
     for row in rows:
         # A base or random encoder that was asked for by name is a row already.
-        if row.flags in {("control:base",), ("control:random-weights",)} and row.label in labels:
+        if row.control in {_BASE, RANDOM_WEIGHTS} and row.label in labels:
             continue
-        unique.setdefault((row.label, row.flags), row)
+        unique.setdefault((row.label, row.control), row)
     return list(unique.values())
 
 
-def n_permutations(row: Variant, head: Head, asked: int | None) -> int:
+def n_permutations(row: Variant, head: Head, wanted: int | None) -> int:
     """Return how often a row is fitted: once, or as often as its labels are shuffled.
 
     Args:
         row: An encoder or control.
         head: What is fitted; several shuffles are the default where its card calls it cheap.
-        asked: Number of shuffles that was asked for, or None.
+        wanted: Number of shuffles that was asked for, or None.
     """
     if not row.permute:
         return 1
-    if asked is not None:
-        return asked
+    if wanted is not None:
+        return wanted
     return PERMUTATIONS if head.card.cheap else 1
 
 
-def random_weight_features(request: RunRequest, task: Any) -> tuple[str, Mapping[str, Path]] | None:
+def random_weight_features(
+    request: EvaluationRequest, task: Any
+) -> tuple[str, Mapping[str, Path]] | None:
     """Find features of a random-weight image encoder among those at hand."""
-    from spade_bench.errors import DataError
-    from spade_bench.features.bags import bag_encoder, find_bags
-
     for name in filter(_untrained, encoders.names()):
         folder = request.features_of(task, name)
         if folder is None:
@@ -147,11 +143,9 @@ def random_weight_features(request: RunRequest, task: Any) -> tuple[str, Mapping
 
 
 def _untrained(name: str) -> bool:
-    """Whether an encoder is a network of images with random weights, by its name and its card."""
-    if not name.startswith("random-"):
-        return False
+    """Whether an encoder is a network of images with random weights, by its card."""
     card = encoders.get(name).card
-    return card.input == "image" and card.pretrained_on == ()
+    return card.untrained and card.input == "image" and card.pretrained_on == ()
 
 
 def _base_names(sources: Sequence[Source]) -> dict[str, str]:
@@ -175,88 +169,171 @@ def _base_names(sources: Sequence[Source]) -> dict[str, str]:
     return out
 
 
-def _main(source: Source, base: str | None) -> Variant:
-    return Variant(
-        source.label,
-        source.files,
-        _by_slide(source) if source.encode_slide else _through(source.encode, source.dim),
-        seen=source.seen,
-        identity=source.identity,
-        dim=source.dim if source.encode is None and source.encode_slide is None else None,
-        base=base,
-    )
+@dataclass(frozen=True)
+class _Beside:
+    """Makes the variants of one encoder: itself and what stands beside it.
 
-
-def _controls(source: Source, request: RunRequest, base: str) -> list[Variant]:
-    """Controls of an encoder that sits on another one: its base, PCA, K = 1, random routing."""
-    chained = source.encode is not None or source.encode_slide is not None
-    if not chained or source.base is None or source.dim is None:
-        return []
-    base_seen = _seen_by_base(source)
-    rows = [
-        Variant(base, source.files, _same, ("control:base",), base_seen),
-        Variant(
-            f"{base}+pca{source.dim}",
-            source.files,
-            _pca(source.dim, request.seed),
-            ("control:pca",),
-            base_seen,
-            {"pca": source.dim, "seed": request.seed},
-            fitted=True,
-        ),
-    ]
-    if source.encode_slide is not None or source.request.name == "bleep":
-        return rows  # no experts to route among
-    weights = source.request.weights
-    single = None if weights is None else weights / "controls" / "k1"
-    if single is not None and single.is_dir():
-        k1 = replace(source.request, weights=single)
-        loaded = load_feature_encoder(k1, request.device, request.seed)
-        rows.append(
-            Variant(
-                f"{source.label}-k1",
-                source.files,
-                _through(checked_encode(loaded), loaded.dim),
-                ("control:k1",),
-                source.seen,
-                {"weights": weights_hash(single), "options": dict(k1.options)},
-            )
-        )
-    else:
-        say(f"{source.label}: no control with one expert (no controls/k1 in the weights folder)")
-    if source.request.name == "spade":
-        routed = load_feature_encoder(
-            source.request, request.device, request.seed, routing="random"
-        )
-        rows.append(
-            Variant(
-                f"{source.label}-random-routing",
-                source.files,
-                _through(checked_encode(routed), routed.dim),
-                ("control:random-routing",),
-                source.seen,
-                {**source.identity, "routing": "random", "seed": request.seed},
-            )
-        )
-    return rows
-
-
-def _projection(source: Source, seed: int, base: str) -> Variant:
-    """A fixed random projection of the features, where no untrained encoder's are at hand.
-
-    It is not called `random-weights`: no untrained encoder has seen the images.
+    Attributes:
+        source: The encoder with its files.
+        base: What its base is called in the results; None where it has none.
+        files: Digest of its files.
+        seed: Seed of the run.
     """
-    chained = source.encode is not None or source.encode_slide is not None
-    width = source.dim if chained and source.dim else PROJECTION_DIM
-    return Variant(
-        f"{base}+random{width}",
-        source.files,
-        _random_layer(width, seed),
-        ("control:random-projection",),
-        _seen_by_base(source),
-        {"random_layer": width, "seed": seed},
-        fitted=True,
-    )
+
+    source: Source
+    base: str | None
+    files: str
+    seed: int
+
+    @property
+    def chained(self) -> bool:
+        """Whether features of a base pass through the encoder."""
+        return self.source.encode is not None or self.source.encode_slide is not None
+
+    def main(self) -> Variant:
+        """The encoder itself."""
+        source = self.source
+        make: MakeBags = as_they_are
+        if source.dim is not None and source.encode_slide is not None:
+            make = by_slide(source.encode_slide, source.dim)
+        elif source.dim is not None and source.encode is not None:
+            make = through(source.encode, source.dim)
+        return Variant(
+            source.label,
+            source.files,
+            # Two encoders may have equal weights and options, so the name counts too.
+            self._key(*((source.request.name, source.identity) if self.chained else ())),
+            make,
+            seen=source.seen,
+            identity=source.identity,
+            dim=None if self.chained else source.dim,
+            base=self.base,
+            notes=source.flags,
+        )
+
+    def controls(self) -> list[Variant]:
+        """The base, its principal components, and what the encoder brings."""
+        source = self.source
+        if not self.chained or self.base is None or source.dim is None:
+            return []
+        components = {"pca": source.dim, "seed": self.seed}
+        rows = [
+            self._of_base(_BASE, self.base, as_they_are, {}),
+            self._of_base(
+                _PCA,
+                f"{self.base}+pca{source.dim}",
+                principal_components(source.dim, self.seed),
+                components,
+            ),
+        ]
+        return rows + [self._brought(control) for control in _brought_by(source, self.seed)]
+
+    def projection(self) -> Variant:
+        """A fixed random projection of the features, where no untrained encoder's are at hand.
+
+        It is not called `random-weights`: no untrained encoder has seen the images.
+        """
+        width = self.source.dim if self.chained and self.source.dim else PROJECTION_DIM
+        return self._of_base(
+            _PROJECTION,
+            f"{self.base or self.source.label}+random{width}",
+            random_layer(width, self.seed),
+            {"random_layer": width, "seed": self.seed},
+        )
+
+    def _key(self, *steps: Any) -> VariantKey:
+        return VariantKey(self.files, hash_obj(steps) if steps else "")
+
+    def _of_base(
+        self, control: str, label: str, make: MakeBags, identity: Mapping[str, Any]
+    ) -> Variant:
+        """A control made of the features that the encoder starts from, fitted unless as is."""
+        return Variant(
+            label,
+            self.source.files,
+            self._key(*([identity] if identity else [])),
+            make,
+            control=control,
+            control_of=self.source.label,
+            seen=_seen_by_base(self.source),
+            identity=identity,
+            fitted=bool(identity),
+            notes=self.source.flags,
+        )
+
+    def _brought(self, control: Control) -> Variant:
+        source = self.source
+        identity = {**source.identity, **control.identity}
+        if control.weights is not None:
+            identity["weights"] = weights_hash(control.weights)
+        encoder = control.encoder
+        if isinstance(encoder, SlideEncoder):
+            vector = vector_maker(encoder, any_base=bool(source.flags))
+            dim = encoder.dim or bag_dim(next(iter(source.files.values())))
+            make = by_slide(lambda path: vector(path)[1], dim)
+        else:
+            make = through(checked_encode(encoder), encoder.dim)
+        return Variant(
+            f"{source.label}{control.label}",
+            source.files,
+            self._key(source.request.name, control.name, identity),
+            make,
+            control=control.name,
+            control_of=source.label,
+            seen=source.seen,
+            identity=identity,
+            notes=source.flags,
+            description=control.description,
+        )
+
+
+def _brought_by(source: Source, seed: int) -> Sequence[Control]:
+    """Ask an encoder for its controls, and look at them.
+
+    Raises:
+        PluginError: When something about one of them is wrong.
+    """
+    loaded: object = source.loaded
+    if not isinstance(loaded, BringsControls):
+        return ()
+    where = f"encoder '{source.request.name}'"
+    with contained("", where):
+        brought = tuple(loaded.controls(seed))
+    for index, control in enumerate(brought):
+        others = brought[:index]
+        problem = _problem(control)
+        if not problem and any(control.name == other.name for other in others):
+            problem = "has the name of another one"
+        if not problem and any(control.label == other.label for other in others):
+            problem = "has the label of another one"
+        if problem:
+            name = getattr(control, "name", "")
+            raise PluginError(
+                f"The control {name!r} that it brings {problem}",
+                where=where,
+                fix="Correct its `controls` method, or leave controls out with --no-controls",
+            )
+    return brought
+
+
+def _problem(control: object) -> str:
+    """What keeps a control from being used; empty where nothing does."""
+    if not isinstance(control, Control):
+        return "is not a spade_bench.types.Control"
+    if not _NAME.fullmatch(control.name):
+        return "needs a name of lower-case letters, digits and dashes"
+    if control.name in _OURS:
+        return "has the name of a control that every encoder has"
+    if not control.label:
+        return "needs a label that tells it from the encoder, such as '-k1'"
+    encoder: object = control.encoder
+    if not isinstance(encoder, FeatureEncoder | SlideEncoder):
+        return "has no encoder with card, dim and `encode` or `encode_slide`"
+    try:
+        hash_obj(control.identity)
+    except (TypeError, ValueError):
+        return "has an identity that JSON cannot hold"
+    return ""
 
 
 def _seen_by_base(source: Source) -> Provenance:
@@ -264,60 +341,3 @@ def _seen_by_base(source: Source) -> Provenance:
     if source.base is None:
         return source.seen
     return provenance(encoders.get(source.base).card if source.base in encoders else None)
-
-
-def _same(bags: CaseBags, pool: Sequence[int]) -> CaseBags:
-    return bags
-
-
-def _through(encode: Any, dim: int | None) -> MakeBags:
-    if encode is None or dim is None:
-        return _same
-    return lambda bags, pool: bags.map(encode, dim)
-
-
-def _by_slide(source: Source) -> MakeBags:
-    encode, dim = source.encode_slide, source.dim
-    if encode is None or dim is None:  # pragma: no cover - the caller checked
-        raise AssertionError
-    return lambda bags, pool: bags.map_slides(encode, dim)
-
-
-def _random_layer(width: int, seed: int) -> MakeBags:
-    def make(bags: CaseBags, pool: Sequence[int]) -> CaseBags:
-        import numpy as np
-
-        rng = np.random.default_rng([seed, 3])
-        # Features are centred on the training pool; the layer itself is never trained.
-        mean = np.mean([bags[i].mean(axis=0) for i in pool], axis=0)  # (D,)
-        layer = (rng.normal(size=(bags.dim, width)) / np.sqrt(bags.dim)).astype(np.float32)
-        return bags.map(lambda x: np.maximum((x - mean) @ layer, 0), width)  # (n, D) -> (n, W)
-
-    return make
-
-
-def _pca(width: int, seed: int) -> MakeBags:
-    """PCA of patches, fitted on the training pool: every case outside the test set."""
-
-    def make(bags: CaseBags, pool: Sequence[int]) -> CaseBags:
-        import numpy as np
-
-        rng = np.random.default_rng([seed, 4])
-        share = max(1, PCA_PATCHES // len(pool))
-        parts = []
-        for index in pool:
-            bag = bags[index]  # (n, D)
-            keep = bag if len(bag) <= share else bag[np.sort(rng.choice(len(bag), share, False))]
-            parts.append(keep)
-        x = np.concatenate(parts).astype(np.float64)  # (N, D)
-        mean = x.mean(axis=0)  # (D,)
-        x -= mean
-        values, vectors = np.linalg.eigh(x.T @ x)  # (D,), (D, D), ascending
-        rank = min(width, int((values > 1e-10 * max(values[-1], 1e-300)).sum()))
-        axes = vectors[:, ::-1][:, :rank].astype(np.float32)  # (D, r)
-        if rank < width:
-            say(f"PCA control: {rank} components, fewer than {width}, hold all variance")
-        centre = mean.astype(np.float32)
-        return bags.map(lambda bag: (bag - centre) @ axes, rank)  # (n, D) -> (n, r)
-
-    return make

@@ -13,7 +13,8 @@ from spade_bench import workspace as ws
 from spade_bench.cohorts.contamination import UNKNOWN, Provenance, provenance
 from spade_bench.console import say, warn
 from spade_bench.errors import DataError
-from spade_bench.evaluation.request import EncoderRequest, RunRequest
+from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
+from spade_bench.evaluation.settings import path_of
 from spade_bench.extraction.outputs import checked_encode
 from spade_bench.features.bags import bag_encoder, find_bags
 from spade_bench.features.slideids import LOOSE_IDS, match_files
@@ -52,6 +53,7 @@ class Source:
         encode: Turns base features into this encoder's, or None.
         encode_slide: For a slide encoder: turns a file of patch features into its vector, or None.
         dim: Width after ``encode``; None means that of the files.
+        loaded: The encoder behind ``encode`` or ``encode_slide``, which may bring controls.
         seen: What it and the encoders below it were trained on.
         identity: What determines the numbers besides the feature files.
         request: What was asked for.
@@ -65,12 +67,13 @@ class Source:
     encode: Encode | None = None
     encode_slide: Callable[[Path], NDArray[np.floating]] | None = None
     dim: int | None = None
+    loaded: FeatureEncoder | SlideEncoder | None = None
     seen: Provenance = UNKNOWN
     identity: Mapping[str, Any] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
 
 
-def find_source(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -> Source:
+def find_source(request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard) -> Source:
     """Locate the features of an encoder for a task.
 
     Raises:
@@ -91,11 +94,11 @@ def find_source(request: RunRequest, encoder: EncoderRequest, task: TaskCard) ->
         return Source(encoder.label, files, encoder, seen=_said_by(flags), flags=flags)
     if card.input == "features" and bag_encoder(next(iter(files.values()))) != encoder.name:
         # Only base features and no weights: loading says in one line what is missing.
-        load_feature_encoder(encoder, request.device, request.seed)
+        load_feature_encoder(encoder, request.settings.device, request.settings.seed)
     return Source(encoder.label, files, encoder, seen=provenance(card), dim=card.dim)
 
 
-def with_test_files(request: RunRequest, source: Source, tested: frozenset[str]) -> Source:
+def with_test_files(request: EvaluationRequest, source: Source, tested: frozenset[str]) -> Source:
     """Add the features of another cohort's slides, where they lie in a folder of their own.
 
     Args:
@@ -107,7 +110,7 @@ def with_test_files(request: RunRequest, source: Source, tested: frozenset[str])
         DataError: When the folder holds no features of this encoder.
     """
     names = [source.label, source.request.name, source.base]
-    folder = request.test_features_of(*(name for name in names if name))
+    folder = path_of(request.settings.test_features, *(name for name in names if name))
     if folder is None:
         return source
     wanted = bag_encoder(next(iter(source.files.values())))
@@ -122,10 +125,10 @@ def with_test_files(request: RunRequest, source: Source, tested: frozenset[str])
 
 
 def matched(
-    request: RunRequest, files: Mapping[str, Path], wanted: Iterable[str], label: str
+    request: EvaluationRequest, files: Mapping[str, Path], wanted: Iterable[str], label: str
 ) -> tuple[Mapping[str, Path], tuple[str, ...]]:
     """Let files serve slides as `match_ids` has it, and flag those whose ids are not the same."""
-    found = match_files(files, wanted, request.match_ids, label)
+    found = match_files(files, wanted, request.settings.match_ids, label)
     return found, (LOOSE_IDS,) if found.keys() != files.keys() else ()
 
 
@@ -153,15 +156,15 @@ def weights_hash(path: Path) -> str:
     return hash_obj([[p.name, hash_file(p)] for p in found])
 
 
-def _precomputed(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -> Source:
+def _precomputed(request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard) -> Source:
     """Features under a name outside the registry, which the files must not contradict."""
     folder = request.features_of(task, encoder.label, encoder.name)
     if folder is None:
         encoders.get(encoder.name)  # names the nearest registered encoders
     files, flags = _files(request, _exists(folder), encoder, encoder.name)
-    if not request.as_is and bag_encoder(next(iter(files.values()))) is None:
+    if not request.settings.as_is and bag_encoder(next(iter(files.values()))) is None:
         _refuse_misspelling(encoder.name)
-    declared = _declared(request.pretrained_on, encoder)
+    declared = _declared(request.settings.pretrained_on, encoder)
     seen = _said_by(flags) if declared is None else Provenance(declared)
     return Source(encoder.label, files, encoder, seen=seen, flags=flags)
 
@@ -181,7 +184,7 @@ def _declared(entries: Sequence[str], encoder: EncoderRequest) -> tuple[str, ...
     return found
 
 
-def check_declared(request: RunRequest) -> None:
+def check_declared(request: EvaluationRequest) -> None:
     """Refuse a declaration for an encoder whose card says what it saw, or that nobody asked for.
 
     A data set that only resembles one of the cards is said: it would match no task.
@@ -190,7 +193,7 @@ def check_declared(request: RunRequest) -> None:
         DataError: Naming the encoder.
     """
     asked = {name for e in request.encoders for name in (e.label, e.name)}
-    for entry in request.pretrained_on:
+    for entry in request.settings.pretrained_on:
         name, equals, _ = entry.rpartition("=")
         outside = [e for e in request.encoders if e.name not in encoders]
         if equals and name in encoders:
@@ -222,7 +225,7 @@ def _named_base(source: Source) -> str | None:
 
 
 def _files(
-    request: RunRequest, folder: Path, encoder: EncoderRequest, wanted: str | None
+    request: EvaluationRequest, folder: Path, encoder: EncoderRequest, wanted: str | None
 ) -> tuple[dict[str, Path], tuple[str, ...]]:
     """Find the files an encoder starts from; with `as_is` also another one's, and the flag of that.
 
@@ -243,7 +246,7 @@ def _files(
         except DataError:
             raise mismatch from None
         made_by = bag_encoder(next(iter(files.values())))
-        if request.as_is:
+        if request.settings.as_is:
             say(f"{encoder.name}: the files name the encoder {made_by}; taken as they are")
             return files, (f"{_MISMATCH}{made_by}",)
         if wanted != encoder.name:
@@ -276,8 +279,8 @@ def _refuse_misspelling(name: str) -> None:
         )
 
 
-def _chained(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -> Source:
-    loaded = load_feature_encoder(encoder, request.device, request.seed)
+def _chained(request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard) -> Source:
+    loaded = load_feature_encoder(encoder, request.settings.device, request.settings.seed)
     card: EncoderCard = loaded.card
     base = None if card.upstream in {None, "any", ""} else card.upstream
     folder = _folder(request, task, encoder.label, base, encoder.name)
@@ -293,6 +296,7 @@ def _chained(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -> So
         base=base or "base",
         encode=checked_encode(loaded),
         dim=loaded.dim,
+        loaded=loaded,
         seen=provenance(card, loaded, base),
         identity=identity,
         flags=flags,
@@ -300,7 +304,7 @@ def _chained(request: RunRequest, encoder: EncoderRequest, task: TaskCard) -> So
 
 
 def _slide_level(
-    request: RunRequest, encoder: EncoderRequest, task: TaskCard, card: EncoderCard
+    request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard, card: EncoderCard
 ) -> Source:
     """A slide encoder: its own vectors where they are, else patch features through it."""
     from spade_bench.extraction.slide_vectors import vector_maker
@@ -313,7 +317,12 @@ def _slide_level(
         if bag_encoder(next(iter(files.values()))) == encoder.name:
             return Source(encoder.label, files, encoder, seen=provenance(card), dim=card.dim)
     loaded: SlideEncoder = encoders.get(encoder.name).load(
-        LoadOptions(encoder.weights, request.device, seed=request.seed, options=encoder.options)
+        LoadOptions(
+            encoder.weights,
+            request.settings.device,
+            seed=request.settings.seed,
+            options=encoder.options,
+        )
     )
     base = None if loaded.card.upstream in {None, "any", ""} else loaded.card.upstream
     files, flags = _files(request, folder, encoder, base)
@@ -330,6 +339,7 @@ def _slide_level(
         base=base or "base",
         encode_slide=lambda path: make(path)[1],
         dim=loaded.dim or bag_dim(first),
+        loaded=loaded,
         seen=provenance(loaded.card, loaded, base),
         identity={"slide": encoder.name, "weights": weights, "options": options},
         flags=flags,
@@ -341,7 +351,7 @@ def _made_by(files: Mapping[str, Path], base: str | None, flags: tuple[str, ...]
     return bag_encoder(next(iter(files.values()))) if base is None or flags else base
 
 
-def _folder(request: RunRequest, task: TaskCard, *names: str | None) -> Path:
+def _folder(request: EvaluationRequest, task: TaskCard, *names: str | None) -> Path:
     folder = request.features_of(task, *names)
     if folder is None:
         wanted = " or ".join(dict.fromkeys(f"'{name}'" for name in names if name))

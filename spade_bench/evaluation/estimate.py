@@ -27,8 +27,8 @@ def estimate(rows: Sequence[Row], planned: Sequence[Planned]) -> float | None:
     for task, _, head, _, cells, finished in planned:
         if cells == finished:
             continue
-        own = [row for row in rows if row.status == "ok" and row.head == head]
-        near = [row for row in own if row.task == task] or own
+        done = [row for row in rows if row.status == "ok" and row.head == head]
+        near = [row for row in done if row.task == task] or done
         if not near:
             return None
         total += (cells - finished) * sum(row.seconds for row in near) / len(near)

@@ -108,10 +108,10 @@ def choose(
                     fit = replace(fit, tune=valid, tune_target=answer)
                 fits.append(fit)
                 truth.append((job.shared, index, answer))
-    found: dict[Hashable, list[list[float]]] = {}
+    values: dict[Hashable, list[list[float]]] = {}  # of each point of the grid
     name = head.card.name
-    told = fit_predict(head, bags, fits, n_outputs, name=name) if fits else []
-    for (shared, index, answer), fit, result in zip(truth, fits, told, strict=True):
+    predictions = fit_predict(head, bags, fits, n_outputs, name=name) if fits else []
+    for (shared, index, answer), fit, result in zip(truth, fits, predictions, strict=True):
         try:
             scores = checked_scores(
                 result,
@@ -121,17 +121,17 @@ def choose(
                 probabilities=kind.card.head_kind == "classification",
             )
         except DataError:  # such as a rate at which training diverges: never the best
-            found.setdefault(shared, [[] for _ in points])[index].append(-np.inf)
+            values.setdefault(shared, [[] for _ in points])[index].append(-np.inf)
             continue
         value = kind.score([metric], answer, scores)[metric]
-        found.setdefault(shared, [[] for _ in points])[index].append(value)
+        values.setdefault(shared, [[] for _ in points])[index].append(value)
     chosen: dict[Hashable, dict[str, Any]] = {}
-    for shared, by_point in found.items():
+    for shared, by_point in values.items():
         means = [
             -np.inf
-            if -np.inf in own
-            else float(np.mean([v for v in own if np.isfinite(v)] or [-np.inf]))
-            for own in by_point
+            if -np.inf in of_folds
+            else float(np.mean([v for v in of_folds if np.isfinite(v)] or [-np.inf]))
+            for of_folds in by_point
         ]
         best = int(np.argmax(means))
         chosen[shared] = points[best] if np.isfinite(means[best]) else {}
@@ -146,18 +146,20 @@ def _splits(
 
     if len(job.tune):
         return [(job.train, job.target, job.tune, job.tune_target)]
-    own = [cases[i] for i in job.train]
+    training = [cases[i] for i in job.train]
     dealt: dict[str, set[str]] = {}  # what goes to one fold: cases, or sites
-    for case in own:
+    for case in training:
         dealt.setdefault(stratum(case), set()).add(
             str(case.site) if group_by_site else case.case_id
         )
     n = min(INNER_FOLDS, *map(len, dealt.values()))
     if n < 2:
         return []
-    folds = assign_folds(own, n, [job.seed, 7], group_by_site=group_by_site, where="inner folds")
+    folds = assign_folds(
+        training, n, [job.seed, 7], group_by_site=group_by_site, where="inner folds"
+    )
     out = []
     for fold in folds:
-        inside = np.isin([case.case_id for case in own], fold)  # (n,)
+        inside = np.isin([case.case_id for case in training], fold)  # (n,)
         out.append((job.train[~inside], job.target[~inside], job.train[inside], job.target[inside]))
     return out

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from spade_bench.cohorts.published.splits import PublishedSplits
-    from spade_bench.evaluation.request import RunRequest, TaskRequest
+    from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
 
 __all__ = ["read_published"]
 
 
-def read_published(request: RunRequest, task: TaskRequest) -> PublishedSplits:
+def read_published(request: EvaluationRequest, task: TaskRequest) -> PublishedSplits:
     """Read the published splits of a task.
 
     Raises:
@@ -30,14 +30,14 @@ def read_published(request: RunRequest, task: TaskRequest) -> PublishedSplits:
     """
     from spade_bench.cohorts.published import splits as readers
 
-    allow, columns = request.allow_leaky_splits, columns_of(task.card)
+    allow, columns = request.settings.allow_leaky_splits, columns_of(task.card)
     if task.published is None:
         found = readers.read_clam(
             _given(task.splits),
             task.table,
             columns=columns,
             event_value=task.card.event_value,
-            match_ids=request.match_ids,
+            match_ids=request.settings.match_ids,
             classes=task.card.classes,
             survival=task.card.kind == "survival",
             unit="slide" if task.card.unit == "slide" else "case",
@@ -47,14 +47,14 @@ def read_published(request: RunRequest, task: TaskRequest) -> PublishedSplits:
         found = readers.read_patho_bench_pair(
             task.published.parent, task.published.name, allow_leaky=allow, columns=columns
         )
-    elif request.protocol == "few-shot":
+    elif request.settings.protocol == "few-shot":
         found = _published_shots(request, task.published, columns)
     else:
         found = readers.read_patho_bench(task.published, allow_leaky=allow, columns=columns)
     protocol = found.episodes[0].protocol
-    if request.protocol not in {"", protocol}:
+    if request.settings.protocol not in {"", protocol}:
         raise UserError(
-            f"the published splits are of protocol {protocol}, not {request.protocol}",
+            f"the published splits are of protocol {protocol}, not {request.settings.protocol}",
             where=task.card.name,
             fix=f"Leave --protocol out, or give --protocol {protocol}",
         )
@@ -65,24 +65,24 @@ def read_published(request: RunRequest, task: TaskRequest) -> PublishedSplits:
             where=task.card.name,
             fix=f"This task knows {', '.join(task.card.classes)}",
         )
-    episodes = tuple(replace(episode, seed=request.seed) for episode in found.episodes)
+    episodes = tuple(replace(episode, seed=request.settings.seed) for episode in found.episodes)
     return replace(found, episodes=episodes)
 
 
-def _published_shots(request: RunRequest, folder: Path, columns: Columns) -> PublishedSplits:
+def _published_shots(request: EvaluationRequest, folder: Path, columns: Columns) -> PublishedSplits:
     """Published few-shot episodes: `k=1.tsv`, `k=2.tsv`, ..., as many as were asked for."""
     from spade_bench.cohorts.published.splits import read_patho_bench
 
-    there = [k for k in request.shots if (folder / f"k={k}.tsv").is_file()]
+    there = [k for k in request.settings.shots if (folder / f"k={k}.tsv").is_file()]
     if not there:
         raise DataError(
-            f"no k={request.shots[0]}.tsv: few-shot splits were not published",
+            f"no k={request.settings.shots[0]}.tsv: few-shot splits were not published",
             where=str(folder),
             fix="Leave --protocol out to run the published folds",
         )
     parts = [
         read_patho_bench(
-            folder, shots=str(k), allow_leaky=request.allow_leaky_splits, columns=columns
+            folder, shots=str(k), allow_leaky=request.settings.allow_leaky_splits, columns=columns
         )
         for k in there
     ]

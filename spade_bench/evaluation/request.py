@@ -1,9 +1,10 @@
-"""What a run is asked to do, with the workspace file filling in what flags leave out."""
+"""What a run is asked to do: its settings, and the encoders and tasks that they name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from spade_bench import workspace as ws
 from spade_bench.cohorts.columns import PUBLISHED_FIELDS, said_columns, with_columns
 from spade_bench.cohorts.published.pathobench import PATHO_BENCH, patho_bench_card
 from spade_bench.errors import DataError, PluginError, UserError
-from spade_bench.registry import kinds, tasks
+from spade_bench.evaluation.settings import EvaluationSettings, path_of
+from spade_bench.registry import heads, kinds, tasks
 from spade_bench.types import TaskCard
 
-__all__ = ["EncoderRequest", "RunRequest", "TaskRequest", "resolve_task", "task_names"]
+__all__ = ["EncoderRequest", "EvaluationRequest", "TaskRequest", "resolve_task", "task_names"]
 
 
 @dataclass(frozen=True)
@@ -56,101 +58,62 @@ class TaskRequest:
 
 
 @dataclass(frozen=True)
-class RunRequest:
-    """Everything `run` was asked for.
+class EvaluationRequest:
+    """A run: settings, with its encoders and tasks resolved.
 
     Attributes:
+        given: The settings that flags, a YAML file or keywords gave.
         encoders: Encoders.
         tasks: Tasks with their tables.
-        out: Folder for results.
-        heads: Head names; empty for the default head of the kind of task.
-        head_params: Head name -> hyperparameters that replace its defaults.
-        features: Encoder label or name -> features folder.
-        any_features: Features folder for encoders not in ``features``.
-        workspace: Fills in features folders of a task's cohort.
-        test_features: Like ``features``, for the cohort of a `test_table`.
-        any_test_features: Like ``any_features``, for that cohort.
-        protocol: Protocol name; empty for few-shot, or for that of published splits.
-        shots: Cases per class.
-        draws: Draws per shot.
-        folds: Folds of cross-validation.
-        repeats: How often folds are drawn, or how often an external model is fitted.
-        holdout: Share of cases that cross-validation holds out where the table gives no split.
-        group_by_site: Keep the cases of a site on one side of every split.
-        select: Choose hyperparameters from the head's grid, on training cases only.
-        allow_leaky_splits: Accept published splits with cases on both sides, and flag every row.
-        seed: Seed of everything random.
-        controls: Whether controls run beside the encoders.
-        permutations: How often the labels of the control with permuted labels are shuffled; None
-            for several times where the head is cheap, else once.
-        allow_missing: Go on without slides that have no usable features.
-        device: Device name.
-        memory: What training may take besides cached bags, such as `4GB`; None for a share.
-        match_ids: `exact`, or `loose`; see `spade_bench.features.slideids`.
+        workspace: Stands behind the settings, and names features folders of cohorts.
         shard: Run every n-th row of the table from the i-th on, as (i, n), i from 0.
         dry_run: Say what would run, and stop.
-        positive: The positive one of two classes; None leaves it to the order of classes.
-        as_is: Take files that name another encoder, and flag every row.
-        pretrained_on: Data sets that encoders outside the registry saw in pretraining: each entry
-            `A,B` for all of them, or `ENCODER=A,B`; `none` means nothing.
-        cache: What may be kept of the features; see `spade_bench.features.cache.CACHE_MODES`.
-        given: Names of the settings that were said, also where they say what is usual.
     """
 
+    given: EvaluationSettings
     encoders: tuple[EncoderRequest, ...]
     tasks: tuple[TaskRequest, ...]
-    out: Path
-    heads: tuple[str, ...] = ()
-    head_params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    features: Mapping[str, Path] = field(default_factory=dict)
-    any_features: Path | None = None
     workspace: ws.Workspace | None = None
-    test_features: Mapping[str, Path] = field(default_factory=dict)
-    any_test_features: Path | None = None
-    protocol: str = ""
-    shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    draws: int = 10
-    folds: int = 5
-    repeats: int = 1
-    holdout: float | None = None
-    group_by_site: bool = False
-    select: bool = False
-    allow_leaky_splits: bool = False
-    seed: int = 0
-    controls: bool = True
-    permutations: int | None = None
-    allow_missing: bool = False
-    device: str = "auto"
-    memory: str | None = None
-    match_ids: str = "exact"
     shard: tuple[int, int] = (0, 1)
     dry_run: bool = False
-    positive: str | None = None
-    as_is: bool = False
-    pretrained_on: tuple[str, ...] = ()
-    cache: str = "digests"
-    given: tuple[str, ...] = ()
 
-    def test_features_of(self, *names: str) -> Path | None:
-        """Return the features folder of the cohort to test on; None when it is the same one."""
-        for name in names:
-            if name in self.test_features:
-                return self.test_features[name]
-        return self.any_test_features
+    @cached_property
+    def settings(self) -> EvaluationSettings:
+        """The settings over those of the workspace over the defaults."""
+        return self.given.resolved(self.workspace)
+
+    @property
+    def out(self) -> Path:
+        """Folder for results.
+
+        Raises:
+            WorkspaceError: When neither the settings nor a workspace name it.
+        """
+        if self.settings.out is None:
+            raise ws.need("the folder for results", "--out DIR")
+        return self.settings.out
+
+    def heads_of(self, task: TaskCard) -> tuple[str, ...]:
+        """Return the heads for a task: those asked for, else the default head of its kind.
+
+        What the workspace says stands for tasks of every kind; where none of its heads serves
+        the kind, the default head does.
+        """
+        kind, names = kinds.get(task.kind).card, self.settings.heads
+        serving = any(kind.head_kind in heads.get(name).card.kinds for name in names)
+        if not names or not (serving or "heads" in self.given.said()):
+            return (kind.default_head,)
+        return names
 
     def features_of(self, task: TaskCard, *names: str | None) -> Path | None:
         """Return the features folder for the first of ``names`` that has one.
 
-        Flags win over the workspace; the unnamed ``--features`` serves every name.
+        Settings win over the workspace's cohorts; the folder of every name serves every name.
         """
         wanted = [name for name in names if name]
-        for name in wanted:
-            if name in self.features:
-                return self.features[name]
-        if self.any_features is not None:
-            return self.any_features
-        if self.workspace is None:
-            return None
+        folder = path_of(self.settings.features, *wanted)
+        if folder is not None or self.workspace is None:
+            return folder
         entry = _cohort_entry(self.workspace, task)
         for name in wanted:
             if entry is not None and name in entry.features:
@@ -186,9 +149,9 @@ def resolve_task(
     if name.startswith(PATHO_BENCH):
         if table is not None or splits is not None:
             raise UserError("a Patho-Bench task brings its own table and splits", where=name)
-        own = {key: said for key, said in (columns or {}).items() if key not in PUBLISHED_FIELDS}
-        if own:
-            option = "--" + next(iter(own)).replace("_", "-")
+        unused = [field for field in columns or () if field not in PUBLISHED_FIELDS]
+        if unused:
+            option = "--" + unused[0].replace("_", "-")
             raise UserError(f"a Patho-Bench task names its own labels, not {option}", where=name)
         path = Path(name.removeprefix(PATHO_BENCH)).expanduser()
         return TaskRequest(with_columns(patho_bench_card(path), columns), path, published=path)
@@ -262,8 +225,8 @@ def _is_survival(table: Path, columns: Mapping[str, str]) -> bool:
     there = set(read_table(table).columns)
     wanted = {columns.get("event_column", "event"), columns.get("days_column", "duration_days")}
     # A label that lies beside two columns that were named is not what was asked for.
-    asked = bool({"event_column", "days_column"} & set(columns))
-    return wanted <= there and (asked or "label" not in there)
+    named = bool({"event_column", "days_column"} & set(columns))
+    return wanted <= there and (named or "label" not in there)
 
 
 def _cohort_entry(workspace: ws.Workspace, task: TaskCard) -> ws.CohortEntry | None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from spade_bench import console
 from spade_bench.device import resolve_device, setup_numerics
 from spade_bench.errors import UserError
-from spade_bench.evaluation.cells import Group, groups
+from spade_bench.evaluation.cells import VariantCells, variant_cells
 from spade_bench.evaluation.encoderfeatures import check_declared
 from spade_bench.evaluation.estimate import Planned, estimate
 from spade_bench.evaluation.hyperparameters import INNER_FOLDS, grid_of, ranking_metric
-from spade_bench.evaluation.request import RunRequest, TaskRequest
+from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
 from spade_bench.evaluation.settingchecks import check_request
 from spade_bench.evaluation.storedsettings import store_config
 from spade_bench.evaluation.taskcells import Context, TaskRun
@@ -47,14 +47,14 @@ class RunSummary:
     seconds: float | None = None
 
 
-def run(request: RunRequest) -> RunSummary:
+def run(request: EvaluationRequest) -> RunSummary:
     """Run what was asked for; finished cells are skipped, failing ones recorded.
 
     Raises:
         UserError: When a head or the only task or encoder asked for cannot be used at all.
     """
     check_request(request)
-    device = resolve_device(request.device)
+    device = resolve_device(request.settings.device)
     setup_numerics(device)
     check_declared(request)
     made = _make_heads(request, str(device))
@@ -63,7 +63,7 @@ def run(request: RunRequest) -> RunSummary:
     for problem in store.problems:
         console.warn(f"{problem} It is left where it is and not counted")
     context = Context(
-        store, Finished(store.out, rows), str(device), group_by_site=request.group_by_site
+        store, Finished(store.out, rows), str(device), group_by_site=request.settings.group_by_site
     )
     summary = RunSummary()
     stored = request.dry_run
@@ -71,12 +71,12 @@ def run(request: RunRequest) -> RunSummary:
         fitting = _fitting(task, request, made)
         try:
             if not fitting:
-                raise _no_head(task, request.heads)
+                raise _no_head(task, request.settings.heads)
             prepared = prepare(request, task)
         except UserError as error:
             if len(request.tasks) == 1:
                 raise
-            _task_failed(request, task, fitting or request.heads, context, error)
+            _task_failed(request, task, fitting or request.settings.heads, context, error)
             continue
         if not stored:
             store_config(request, made)
@@ -90,15 +90,15 @@ def run(request: RunRequest) -> RunSummary:
 
 
 def _run_task(
-    request: RunRequest,
+    request: EvaluationRequest,
     prepared: Prepared,
     fitting: Mapping[str, Head],
     context: Context,
     summary: RunSummary,
 ) -> None:
     grids = {}
-    if request.select:
-        grids = {n: grid_of(h, request.head_params.get(n, {})) for n, h in fitting.items()}
+    if request.settings.select:
+        grids = {n: grid_of(h, request.settings.set.get(n, {})) for n, h in fitting.items()}
     for name, grid in grids.items():
         if not grid:
             console.say(f"head {name} leaves nothing to select")
@@ -106,57 +106,55 @@ def _run_task(
     metric = ranking_metric(prepared.kind, prepared.card)
     chosen_by = {name: [grid, metric, INNER_FOLDS] for name, grid in context.grids.items()}
     index, shards = request.shard
-    every = groups(prepared, fitting, request.seed, chosen_by, request.permutations)
+    settings = request.settings
+    every = variant_cells(prepared, fitting, settings.seed, chosen_by, settings.permutations)
     todo = every[index::shards]
-    summary.planned += [_planned(group, context.finished) for group in todo]
+    summary.planned += [_planned(row, context.finished) for row in todo]
     if request.dry_run:
         return
     write_plan(request.out, prepared.card.name, _planned_cells(every))
     if prepared.unusable and index == 0:
-        _encoders_failed(prepared, fitting, request.seed, context)
+        _encoders_failed(prepared, fitting, request.settings.seed, context)
     TaskRun(prepared, fitting, context).run(todo)
 
 
-def _planned_cells(every: Sequence[Group]) -> dict[str, list[str]]:
+def _planned_cells(every: Sequence[VariantCells]) -> dict[str, list[str]]:
     """Run ids of encoders and controls with each head."""
     out: dict[str, list[str]] = {}
-    for group in every:
-        ids = [cell.run_id for cell in group.cells]
-        out.setdefault(f"{group.row.label}, {group.head}", []).extend(ids)
+    for row in every:
+        ids = [cell.run_id for cell in row.cells]
+        out.setdefault(f"{row.variant.label}, {row.head}", []).extend(ids)
     return out
 
 
-def _planned(group: Group, finished: Finished) -> Planned:
+def _planned(row: VariantCells, finished: Finished) -> Planned:
     return (
-        group.cells[0].task,
-        group.row.label,
-        group.head,
-        ", ".join(group.cells[0].flags),
-        len(group.cells),
-        sum(cell.run_id in finished for cell in group.cells),
+        row.cells[0].task,
+        row.variant.label,
+        row.head,
+        ", ".join(row.cells[0].flags),
+        len(row.cells),
+        sum(cell.run_id in finished for cell in row.cells),
     )
 
 
-def _make_heads(request: RunRequest, device: str) -> dict[str, Head]:
+def _make_heads(request: EvaluationRequest, device: str) -> dict[str, Head]:
     """Every head that some task may use."""
-    names = request.heads or tuple(dict.fromkeys(_default_head(task) for task in request.tasks))
+    names = dict.fromkeys(name for task in request.tasks for name in request.heads_of(task.card))
     return {
         name: heads.get(name).load(
-            HeadOptions(device, request.head_params.get(name, {}), request.memory)
+            HeadOptions(device, request.settings.set.get(name, {}), request.settings.memory)
         )
         for name in names
     }
 
 
-def _default_head(task: TaskRequest) -> str:
-    name: str = kinds.get(task.card.kind).card.default_head
-    return name
-
-
-def _fitting(task: TaskRequest, request: RunRequest, made: Mapping[str, Head]) -> dict[str, Head]:
+def _fitting(
+    task: TaskRequest, request: EvaluationRequest, made: Mapping[str, Head]
+) -> dict[str, Head]:
     """Heads that serve the task's kind; without any asked for, its default head."""
     wanted = kinds.get(task.card.kind).card.head_kind
-    names = request.heads or (_default_head(task),)
+    names = request.heads_of(task.card)
     return {name: made[name] for name in names if wanted in made[name].card.kinds}
 
 
@@ -171,7 +169,7 @@ def _no_head(task: TaskRequest, asked: Sequence[str]) -> UserError:
 
 
 def _task_failed(
-    request: RunRequest,
+    request: EvaluationRequest,
     task: TaskRequest,
     names: Sequence[str] | Mapping[str, Head],
     context: Context,
@@ -188,8 +186,8 @@ def _task_failed(
             task=task.card.name,
             labels=[encoder.label for encoder in request.encoders],
             names=names,
-            protocol=request.protocol or "few-shot",
-            seed=request.seed,
+            protocol=request.settings.protocol or "few-shot",
+            seed=request.settings.seed,
         )
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from spade_bench import workspace as ws
 from spade_bench.console import say
 from spade_bench.errors import UserError
+from spade_bench.evaluation.settings import EvaluationSettings, from_workspace
 
 if TYPE_CHECKING:
-    from spade_bench.evaluation.request import RunRequest, TaskRequest
+    from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
 
 __all__ = [
     "PROTOCOLS_OF",
@@ -48,33 +47,36 @@ _WITH_PUBLISHED = {"few-shot": ("shots",), "cv": (), "external": ("test_features
 """Protocol of published splits -> options that they leave open."""
 
 
-def protocol_of(request: RunRequest, task: TaskRequest) -> str:
+def protocol_of(request: EvaluationRequest, task: TaskRequest) -> str:
     """The protocol that a task will run under; empty where published splits decide it."""
-    if request.protocol:
-        return request.protocol
+    if request.settings.protocol:
+        return request.settings.protocol
     if task.published is not None or task.splits is not None:
         return ""
     return "few-shot" if task.test_table is None else "external"
 
 
-def check_request(request: RunRequest) -> None:
+def check_request(request: EvaluationRequest) -> None:
     """Refuse numbers out of range, and options that the protocol of a task would not look at.
 
-    Where published splits decide the protocol, :func:`check_published` looks again.
+    Where published splits decide the protocol, :func:`check_published` looks again. What the
+    workspace says for other protocols and kinds of task is no mistake; it is said.
 
     Raises:
         UserError: Naming the option.
     """
-    said = said_options(request)
-    check_numbers({name: getattr(request, name) for name in (*_AT_LEAST, "shots")})
-    check_controls(request.controls, request.permutations)
+    check_numbers(request.settings)
+    check_controls(request.settings)
+    _say_heads_not_used(request)
     protocols = [protocol_of(request, task) for task in request.tasks]
     if "" in protocols:
         return
     # An option of one task of several is no mistake.
+    options = _options_of(request)
     for protocol in dict.fromkeys(protocols):
-        check_protocol_options({n for n in said if not _used_by_any(n, protocols)}, protocol)
-    idle = [n for n in _from_workspace(request) if not _used_by_any(n, protocols)]
+        check_protocol_options({n for n in options if not _used_by_any(n, protocols)}, protocol)
+    standing = from_workspace(request.workspace).said() - request.given.said()
+    idle = [n for n in PROTOCOLS_OF if n in standing and not _used_by_any(n, protocols)]
     if idle and request.workspace is not None:
         say(
             f"{request.workspace.path}: {' and '.join(idle)} of `run` belong to few-shot and are "
@@ -82,27 +84,34 @@ def check_request(request: RunRequest) -> None:
         )
 
 
-def said_options(request: RunRequest) -> set[str]:
-    """Options of protocols that were said: by flag or file, or in Python by another value.
+def said_options(given: EvaluationSettings) -> set[str]:
+    """Options of protocols that are set; to leave something off asks for nothing."""
+    return {
+        name for name in given.said() & PROTOCOLS_OF.keys() if getattr(given, name) is not False
+    }
 
-    What the workspace file says stands for every run, whatever its protocol, and is left out.
+
+def _options_of(request: EvaluationRequest) -> set[str]:
+    """Options of protocols that are set, less what belongs to another cohort where there is one.
+
+    In Python every protocol takes the other cohort of a task for its test set.
     """
-    said = {name for name in request.given if name in PROTOCOLS_OF}
-    standing = set(_from_workspace(request))
-    for field in dataclasses.fields(request):
-        if field.name in PROTOCOLS_OF and field.name not in standing:
-            empty = {} if field.default is dataclasses.MISSING else field.default
-            if getattr(request, field.name) != empty:
-                said.add(field.name)
-    if request.any_test_features is not None:
-        said.add("test_features")
-    if any(task.test_table is not None for task in request.tasks):
-        # In Python every protocol takes the other cohort for its test set.
-        said -= {"test_features"} - set(request.given)
-    return said
+    tested = any(task.test_table is not None for task in request.tasks)
+    return said_options(request.given) - ({"test_features"} if tested else set())
 
 
-def check_published(request: RunRequest, protocol: str) -> None:
+def _say_heads_not_used(request: EvaluationRequest) -> None:
+    """Say for which kinds of task no head of the workspace serves; see `heads_of`."""
+    said = set()
+    for task in request.tasks:
+        taken, kind = request.heads_of(task.card), task.card.kind
+        if request.settings.heads and taken != request.settings.heads and kind not in said:
+            said.add(kind)
+            place = request.workspace.path if request.workspace is not None else ""
+            say(f"{place}: no head of `run` serves {kind}, which takes {', '.join(taken)}")
+
+
+def check_published(request: EvaluationRequest, protocol: str) -> None:
     """Refuse options that splits which others published leave no room for.
 
     Args:
@@ -117,10 +126,10 @@ def check_published(request: RunRequest, protocol: str) -> None:
         for task in request.tasks
         if task.published is None and task.splits is None
     ]
-    said = {name for name in said_options(request) if not _used_by_any(name, others)}
+    said = {name for name in _options_of(request) if not _used_by_any(name, others)}
     check_protocol_options(said, protocol)
     for name in PROTOCOLS_OF:
-        grouped = name == "group_by_site" and request.select  # for the inner folds
+        grouped = name == "group_by_site" and request.settings.select  # for the inner folds
         if name in said and not grouped and name not in _WITH_PUBLISHED[protocol]:
             raise UserError(
                 f"{_flag(name)} divides cases, and published splits have divided them already",
@@ -147,7 +156,7 @@ def check_protocol_options(given: Collection[str], protocol: str) -> None:
             )
 
 
-def check_kind_options(given: Mapping[str, Any], kinds: Collection[str]) -> None:
+def check_kind_options(given: Collection[str], kinds: Collection[str]) -> None:
     """Refuse options that no task would look at.
 
     Args:
@@ -166,28 +175,28 @@ def check_kind_options(given: Mapping[str, Any], kinds: Collection[str]) -> None
             )
 
 
-def check_numbers(given: Mapping[str, Any]) -> None:
+def check_numbers(settings: EvaluationSettings) -> None:
     """Refuse numbers that nothing can be done with.
 
     Raises:
         UserError: When one is too small.
     """
     for name, least in _AT_LEAST.items():
-        value = given.get(name)
+        value = getattr(settings, name)
         if value is not None and value < least:
             raise UserError(f"{_flag(name)} is {value}", fix=f"Use {least} or more")
-    for shot in given.get("shots") or ():
+    for shot in settings.shots or ():
         if shot < 1:
             raise UserError(f"--shots holds {shot}", fix="Use 1 or more")
 
 
-def check_controls(controls: bool | None, permutations: int | None) -> None:
+def check_controls(settings: EvaluationSettings) -> None:
     """Refuse an option of the controls where there are none.
 
     Raises:
         UserError: When shuffles were asked for, and no controls.
     """
-    if controls is False and permutations is not None:
+    if settings.controls is False and settings.permutations is not None:
         raise UserError(
             "--permutations is an option of the controls, and --no-controls leaves them out",
             fix="Leave out one of the two",
@@ -196,20 +205,6 @@ def check_controls(controls: bool | None, permutations: int | None) -> None:
 
 def _used_by_any(name: str, protocols: Sequence[str]) -> bool:
     return any(protocol in PROTOCOLS_OF[name] for protocol in protocols)
-
-
-def _from_workspace(request: RunRequest) -> list[str]:
-    """Options of protocols that the workspace file says and nothing else."""
-    if request.workspace is None:
-        return []
-    own, usual = request.workspace.run, ws.RunEntry()
-    return [
-        name
-        for name in ("shots", "draws")
-        if name not in request.given
-        and getattr(own, name) != getattr(usual, name)
-        and getattr(request, name) == getattr(own, name)
-    ]
 
 
 def _flag(name: str) -> str:

@@ -1,73 +1,41 @@
-"""What people ask for, from flags or from one YAML file, made into a request."""
+"""The settings of an evaluation, from flags, a YAML file, the workspace or keywords.
+
+Whatever says an option fills in one class, where None means that nobody has said it. Each
+option is declared here and nowhere else, and this is where it is decided who wins: defaults
+give way to the workspace, the workspace to the YAML file, and that to flags and keywords.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spade_bench import config
-from spade_bench import workspace as ws
-from spade_bench.cohorts.columns import COLUMN_FIELDS
-from spade_bench.cohorts.published.pathobench import PATHO_BENCH
-from spade_bench.errors import UserError
-from spade_bench.evaluation.request import (
-    EncoderRequest,
-    RunRequest,
-    TaskRequest,
-    resolve_task,
-    task_names,
-)
-from spade_bench.evaluation.settingchecks import (
-    check_controls,
-    check_kind_options,
-    check_numbers,
-    check_protocol_options,
-)
-from spade_bench.features.cache import check_cache_mode
-from spade_bench.features.slideids import check_match
-from spade_bench.registry import encoders as registered
-from spade_bench.registry import heads as known_heads
-from spade_bench.registry import suggest
-from spade_bench.tasks.protocols import PROTOCOLS
+from spade_bench.errors import ConfigError
+from spade_bench.workspace import Workspace
 
-__all__ = ["Asked", "Named", "read_asked", "to_request"]
+__all__ = ["DEFAULTS", "EvaluationSettings", "from_workspace", "path_of", "read_settings"]
+
+# Typed as the value that stands there once the defaults are in, so that an option is declared
+# once, and not a second time for the resolved settings.
+_UNSET: Any = None
 
 
 @dataclass(frozen=True)
-class Named:
-    """Paths by name, and one that serves every other name.
-
-    Attributes:
-        by_name: Name -> path.
-        other: The path without a name.
-    """
-
-    by_name: Mapping[str, Path] = field(default_factory=dict)
-    other: Path | None = None
-
-    def get(self, *names: str) -> Path | None:
-        """Return the path of the first name that has one, else the one without a name."""
-        for name in names:
-            if name in self.by_name:
-                return self.by_name[name]
-        return self.other
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A sweep: what `run --config FILE` may hold. None, or empty, is left to the workspace.
+class EvaluationSettings:
+    """What an evaluation is told to do; None in a field means that the option is unset.
 
     Attributes:
         encoders: Encoders, or LABEL=ENCODER.
         tasks: Named tasks, cards (.yaml), `patho-bench:PATH`, or any name with a table.
-        heads: Heads.
+        heads: Heads; empty for the default head of each kind of task.
         tables: Task -> table; `*` for every task.
-        features: Encoder or label -> folder; `*` for every encoder.
+        features: Encoder or label -> features folder; `*` for every encoder.
         weights: Label -> file or folder; `*` for every encoder of features.
-        test_tables: Task -> table of another cohort; `*` for every task.
+        test_tables: Task -> table of another cohort to test on; `*` for every task.
         test_features: Like `features`, for the other cohort.
         splits: Task -> CLAM split files; `*` for every task.
         case_column: Column of the case in every table; likewise the next four.
@@ -77,286 +45,208 @@ class Asked:
         days_column: Column of the days.
         event_value: Value that means that the event happened.
         match_ids: `exact`, or `loose`; see `spade_bench.features.slideids`.
-        protocol: few-shot, cv or external.
+        protocol: few-shot, cv or external; empty for few-shot, or for external where there is
+            a cohort to test on, or for that of published splits.
         shots: Training cases per class.
         draws: Draws per number of shots.
         folds: Folds of cross-validation.
-        repeats: How often folds are drawn.
-        holdout: Share of cases that cross-validation holds out.
+        repeats: How often folds are drawn, or how often an external model is fitted.
+        holdout: Share of cases that cross-validation holds out where the table gives no split.
         group_by_site: Keep the cases of a site on one side of every split.
-        select: Choose hyperparameters on training cases.
+        select: Choose hyperparameters from the head's grid, on training cases only.
         seed: Seed of everything random.
-        controls: Whether controls run.
-        permutations: How often the control with permuted labels shuffles them.
+        controls: Whether controls run beside the encoders.
+        permutations: How often the control with permuted labels shuffles them; None for several
+            times where the head is cheap, else once.
         allow_missing: Leave out slides and labels that are missing.
-        allow_leaky_splits: Accept published splits that leak.
+        allow_leaky_splits: Accept published splits with cases on both sides, and flag every row.
         trust_remote_code: Agree to run code that lies beside the weights of encoders.
         device: Device.
-        memory: What training may take, such as 4GB.
-        cache: digests, copy or off; see `spade_bench.features.cache`.
-        positive: The positive one of two classes.
+        memory: What training may take besides cached bags, such as `4GB`; None for a share.
+        cache: What may be kept of the features: digests, copy or off; see docs/FEATURES.md.
+        positive: The positive one of two classes; None leaves it to the order of classes.
         as_is: Take files that name another encoder, and flag every row.
-        pretrained_on: What encoders outside the registry saw: `TCGA,CPTAC`, or `ENCODER=TCGA`.
-        set: Settings of heads and encoders.
+        pretrained_on: Data sets that encoders outside the registry saw in pretraining: each entry
+            `A,B` for all of them, or `ENCODER=A,B`; `none` means nothing.
+        set: Settings of heads and encoders, by their name or label.
         out: Folder for results.
     """
 
-    encoders: tuple[str, ...] = ()
-    tasks: tuple[str, ...] = ()
-    heads: tuple[str, ...] = ()
-    tables: Mapping[str, Path] = field(default_factory=dict)
-    features: Mapping[str, Path] = field(default_factory=dict)
-    weights: Mapping[str, Path] = field(default_factory=dict)
-    test_tables: Mapping[str, Path] = field(default_factory=dict)
-    test_features: Mapping[str, Path] = field(default_factory=dict)
-    splits: Mapping[str, Path] = field(default_factory=dict)
+    encoders: tuple[str, ...] = _UNSET
+    tasks: tuple[str, ...] = _UNSET
+    heads: tuple[str, ...] = _UNSET
+    tables: Mapping[str, Path] = _UNSET
+    features: Mapping[str, Path] = _UNSET
+    weights: Mapping[str, Path] = _UNSET
+    test_tables: Mapping[str, Path] = _UNSET
+    test_features: Mapping[str, Path] = _UNSET
+    splits: Mapping[str, Path] = _UNSET
     case_column: str | None = None
     slide_column: str | None = None
     label_column: str | None = None
     event_column: str | None = None
     days_column: str | None = None
     event_value: str | None = None
-    match_ids: str | None = None
-    protocol: str | None = None
-    shots: tuple[int, ...] = ()
-    draws: int | None = None
-    folds: int | None = None
-    repeats: int | None = None
+    match_ids: str = _UNSET
+    protocol: str = _UNSET
+    shots: tuple[int, ...] = _UNSET
+    draws: int = _UNSET
+    folds: int = _UNSET
+    repeats: int = _UNSET
     holdout: float | None = None
-    group_by_site: bool | None = None
-    select: bool | None = None
-    seed: int | None = None
-    controls: bool | None = None
+    group_by_site: bool = _UNSET
+    select: bool = _UNSET
+    seed: int = _UNSET
+    controls: bool = _UNSET
     permutations: int | None = None
-    allow_missing: bool | None = None
-    allow_leaky_splits: bool | None = None
-    trust_remote_code: bool | None = None
-    device: str | None = None
+    allow_missing: bool = _UNSET
+    allow_leaky_splits: bool = _UNSET
+    trust_remote_code: bool = _UNSET
+    device: str = _UNSET
     memory: str | None = None
-    cache: str | None = None
+    cache: str = _UNSET
     positive: str | None = None
-    as_is: bool | None = None
-    pretrained_on: tuple[str, ...] | None = None
-    set: Mapping[str, Any] = field(default_factory=dict)
+    as_is: bool = _UNSET
+    pretrained_on: tuple[str, ...] = _UNSET
+    set: Mapping[str, Any] = _UNSET
     out: Path | None = None
 
-    def over(self, other: Asked) -> Asked:
-        """Return these values, and those of ``other`` where nothing is said here."""
+    @classmethod
+    def of(cls, options: Mapping[str, Any], source: str = "settings") -> EvaluationSettings:
+        """Build settings from options as flags, YAML or a caller write them.
+
+        None, and a list or mapping without entries, says nothing. One name stands for a list of
+        one, a path for `{"*": path}`, and dotted keys in ``set`` mean what they mean to `--set`.
+
+        Args:
+            options: Values by the name of their field.
+            source: Where the options come from, for messages.
+
+        Raises:
+            ConfigError: When an option is unknown, or its value is of the wrong type.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        values = {
+            name: value
+            for name, value in options.items()
+            if name not in names or not (value is None or _is_empty(value))
+        }
+        if values.get("cache") is False:  # what YAML makes of `off`
+            values["cache"] = "off"
+        for name in _PATHS & values.keys():
+            if isinstance(values[name], (str, Path)):
+                values[name] = {"*": values[name]}
+        if isinstance(values.get("set"), Mapping):
+            values["set"] = _nested(values["set"], source)
+        return config.build(cls, values, source)
+
+    def said(self) -> frozenset[str]:
+        """Return the names of the options that are set."""
+        return frozenset(
+            f.name for f in dataclasses.fields(self) if getattr(self, f.name) is not None
+        )
+
+    def over(self, other: EvaluationSettings) -> EvaluationSettings:
+        """Return these values, and those of ``other`` where nothing is said here.
+
+        Mappings are joined, key by key.
+        """
         changes: dict[str, Any] = {}
-        for f in dataclasses.fields(self):
-            mine, theirs = getattr(self, f.name), getattr(other, f.name)
-            if isinstance(mine, Mapping):
-                changes[f.name] = config.merge(theirs, mine)
-            elif mine is None or mine == ():
-                changes[f.name] = theirs
+        for name in other.said():
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine is None:
+                changes[name] = theirs
+            elif isinstance(mine, Mapping):
+                changes[name] = config.merge(theirs, mine)
         return dataclasses.replace(self, **changes)
 
+    def resolved(self, workspace: Workspace | None) -> EvaluationSettings:
+        """Return these values over those of the workspace over the defaults."""
+        full = self.over(from_workspace(workspace)).over(DEFAULTS)
+        shots, heads = sorted(set(full.shots)), dict.fromkeys(full.heads)
+        return dataclasses.replace(full, shots=tuple(shots), heads=tuple(heads))
 
-def read_asked(path: Path) -> Asked:
-    """Read a sweep from YAML; relative paths are relative to the file.
+
+DEFAULTS = EvaluationSettings(
+    heads=(),
+    tables={},
+    features={},
+    weights={},
+    test_tables={},
+    test_features={},
+    splits={},
+    match_ids="exact",
+    protocol="",
+    shots=(1, 2, 4, 8, 16, 32),
+    draws=10,
+    folds=5,
+    repeats=1,
+    group_by_site=False,
+    select=False,
+    seed=0,
+    controls=True,
+    allow_missing=False,
+    allow_leaky_splits=False,
+    trust_remote_code=False,
+    device="auto",
+    cache="digests",
+    as_is=False,
+    pretrained_on=(),
+    set={},
+)
+"""What holds where nobody says otherwise; options that are not here may stay None."""
+
+_PATHS = frozenset({"tables", "features", "weights", "test_tables", "test_features", "splits"})
+
+
+def from_workspace(workspace: Workspace | None) -> EvaluationSettings:
+    """Return the settings that stand in a workspace file for every run."""
+    if workspace is None:
+        return EvaluationSettings()
+    options = {f.name: getattr(workspace.run, f.name) for f in dataclasses.fields(workspace.run)}
+    options |= {"device": workspace.device, "out": workspace.resolve(workspace.out)}
+    return EvaluationSettings.of(options, str(workspace.path))
+
+
+def read_settings(path: Path) -> EvaluationSettings:
+    """Read settings from YAML; relative paths are relative to the file.
 
     Raises:
         ConfigError: When the file is missing, or holds unknown keys or wrong values.
     """
-    content = config.read_yaml(path)
-    for key in ("tables", "features", "weights", "test_tables", "test_features", "splits"):
-        if isinstance(content.get(key), str):
-            content[key] = {"*": content[key]}
-    settings = content.get("set")
-    if isinstance(settings, Mapping):
-        # Dotted keys mean what they mean to --set.
-        parts = [config.parse_set([f"{k}=null"]) for k in settings]
-        content["set"] = config.merge(
-            *(_filled(part, value) for part, value in zip(parts, settings.values(), strict=True))
-        )
-    asked = config.build(Asked, content, str(path))
+    settings = EvaluationSettings.of(config.read_yaml(path), str(path))
     near = path.parent
     changes: dict[str, Any] = {
-        f.name: {name: near / value for name, value in getattr(asked, f.name).items()}
-        for f in dataclasses.fields(asked)
-        if f.name not in {"set"} and isinstance(getattr(asked, f.name), Mapping)
+        name: {key: near / value for key, value in getattr(settings, name).items()}
+        for name in _PATHS & settings.said()
     }
-    if asked.out is not None:
-        changes["out"] = near / asked.out
-    return dataclasses.replace(asked, **changes)
+    if settings.out is not None:
+        changes["out"] = near / settings.out
+    return dataclasses.replace(settings, **changes)
 
 
-def to_request(asked: Asked, workspace: ws.Workspace | None, **rest: Any) -> RunRequest:
-    """Check names and fill in what is left out from the workspace.
-
-    Args:
-        asked: What was asked for.
-        workspace: Fills in the rest.
-        **rest: Fields of the request that only flags give.
-
-    Raises:
-        UserError: When something is missing or a name is unknown.
-    """
-    if not asked.encoders:
-        raise UserError("no encoder given", fix="Give --encoder NAME (`spade-bench list encoders`)")
-    if not asked.tasks:
-        raise UserError("no task given", fix="Give --task NAME (`spade-bench list tasks`)")
-    if asked.protocol and asked.protocol not in PROTOCOLS:
-        raise UserError(
-            f"there is no protocol '{asked.protocol}'",
-            where="--protocol",
-            fix=f"Use {', '.join(PROTOCOLS)}",
-        )
-    given = {
-        f.name: value
-        for f in dataclasses.fields(asked)
-        if (value := getattr(asked, f.name)) is not None
-        and value is not False
-        and value != ()
-        and value != {}
-    }
-    check_numbers(given)
-    check_controls(asked.controls, asked.permutations)
-    check_cache_mode(asked.cache or "digests")
-    protocol = _protocol_of(asked)
-    if protocol:
-        check_protocol_options(given, protocol)
-    defaults = workspace.run if workspace is not None else ws.RunEntry()
-    names = _heads(asked, defaults)
-    encoders = _encoders(asked, workspace, names)
-    tasks = _tasks(asked, workspace)
-    check_kind_options(given, {task.card.kind for task in tasks})
-    features, test_features = _named(asked.features), _named(asked.test_features)
-    out = asked.out
-    if out is None:
-        if workspace is None:
-            raise ws.need("the folder for results", "--out DIR")
-        out = workspace.resolve(workspace.out) or workspace.out
-    plain = {
-        name: getattr(asked, name)
-        for name in (
-            *("protocol", "folds", "repeats", "holdout", "group_by_site", "select", "controls"),
-            *(
-                "allow_missing",
-                "allow_leaky_splits",
-                "memory",
-                "cache",
-                "match_ids",
-                "positive",
-                "as_is",
-            ),
-            *("pretrained_on", "permutations"),
-        )
-        if getattr(asked, name) is not None
-    }
-    return RunRequest(
-        encoders=encoders,
-        tasks=tasks,
-        out=out,
-        heads=names,
-        head_params={name: params for name, params in asked.set.items() if name in known_heads},
-        features=features.by_name,
-        any_features=features.other,
-        test_features=test_features.by_name,
-        any_test_features=test_features.other,
-        workspace=workspace,
-        shots=tuple(sorted(set(asked.shots))) or defaults.shots,
-        draws=defaults.draws if asked.draws is None else asked.draws,
-        seed=defaults.seed if asked.seed is None else asked.seed,
-        device=asked.device or (workspace.device if workspace else "auto"),
-        given=tuple(given),
-        **plain,
-        **rest,
-    )
+def path_of(paths: Mapping[str, Path], *names: str) -> Path | None:
+    """Return the path of the first name that has one, else that of every name, `*`."""
+    return next((paths[name] for name in (*names, "*") if name in paths), None)
 
 
-def _protocol_of(asked: Asked) -> str:
-    """The protocol that will run; empty where published splits decide it."""
-    if asked.protocol:
-        return asked.protocol
-    if asked.splits or any(name.startswith(PATHO_BENCH) for name in asked.tasks):
-        return ""
-    if asked.test_tables and "*" not in asked.test_tables and len(set(asked.tasks)) > 1:
-        return ""  # each task has its own; see `check_request`
-    return "external" if asked.test_tables else "few-shot"
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, (list, tuple, Mapping)) and not value
 
 
-def _heads(asked: Asked, defaults: ws.RunEntry) -> tuple[str, ...]:
-    """Heads asked for; a workspace that says nothing leaves them to the kind of task."""
-    names = tuple(dict.fromkeys(asked.heads))
-    if not names and defaults.heads != ws.RunEntry().heads:
-        names = defaults.heads
-    for name in names:
-        known_heads.get(name)
-    return names
-
-
-def _tasks(asked: Asked, workspace: ws.Workspace | None) -> tuple[TaskRequest, ...]:
-    tables, tests = _named(asked.tables), _named(asked.test_tables)
-    splits = _named(asked.splits)
-    if tables.other is not None and len(set(asked.tasks)) > 1:
-        raise UserError("one table for several tasks", where="--table", fix="Write TASK=CSV")
-    requests = []
-    for name in dict.fromkeys(asked.tasks):
-        names = task_names(name)
-        requests.append(
-            resolve_task(
-                name,
-                tables.get(*names),
-                workspace,
-                test_table=tests.get(*names),
-                splits=splits.get(*names),
-                columns=_columns(asked),
+def _nested(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Write dotted keys out; what stands at the top is a head or encoder with its settings."""
+    out: dict[str, Any] = {}
+    for key, value in settings.items():
+        nested = value
+        for part in reversed(str(key).strip().split(".")):
+            nested = {part: nested}
+        out = config.merge(out, nested)
+    for name, own in out.items():
+        if not isinstance(own, Mapping):
+            raise ConfigError(
+                f"'set.{name}' must hold keys and values",
+                where=source,
+                fix=f"Name the setting, such as {name}.NAME={own}",
             )
-        )
-    return tuple(requests)
-
-
-def _columns(asked: Asked) -> dict[str, str]:
-    """Columns that were asked for, by their field of the card; refuse a way to match unknown."""
-    check_match(asked.match_ids)
-    return {name: said for name in COLUMN_FIELDS if (said := getattr(asked, name))}
-
-
-def _encoders(
-    asked: Asked, workspace: ws.Workspace | None, heads: Sequence[str]
-) -> tuple[EncoderRequest, ...]:
-    weights_of = _named(asked.weights)
-    requests: list[EncoderRequest] = []
-    for text in dict.fromkeys(asked.encoders):
-        left, equals, right = text.partition("=")
-        label, name = (left, right) if equals else (text, text)
-        if not label or not name:
-            raise UserError(f"cannot read '{text}'", where="--encoder", fix="Write LABEL=ENCODER")
-        if any(request.label == label for request in requests):
-            raise UserError(f"two encoders are called '{label}'", where="--encoder")
-        entry = None
-        if workspace is not None:
-            entry = workspace.encoders.get(label) or workspace.encoders.get(name)
-        weights = weights_of.by_name.get(label, weights_of.by_name.get(name))
-        if weights is None and weights_of.other is not None and _takes_weights(name):
-            weights = weights_of.other
-        if weights is None and entry is not None and workspace is not None:
-            weights = workspace.resolve(entry.weights)
-        options = {**(entry.options if entry else {}), **asked.set.get(name, {})}
-        options.update(asked.set.get(label, {}))
-        if asked.trust_remote_code and name in registered and registered.get(name).card.remote_code:
-            options.setdefault("trust_remote_code", True)
-        requests.append(EncoderRequest(name, label, weights, options))
-    known = {*(heads or known_heads.names())}
-    known |= {name for r in requests for name in (r.name, r.label)}
-    for key in asked.set:
-        if key not in known:
-            near = suggest(key, known)
-            hint = f"Did you mean {near}?" if near else f"Known here: {', '.join(sorted(known))}"
-            raise UserError(f"unknown key '{key}'", where="--set", fix=hint)
-    return tuple(requests)
-
-
-def _takes_weights(name: str) -> bool:
-    """Only encoders of features load weights in a run; patch encoders come as features."""
-    return name in registered and registered.get(name).card.input == "features"
-
-
-def _named(paths: Mapping[str, Path]) -> Named:
-    return Named({k: v for k, v in paths.items() if k != "*"}, paths.get("*"))
-
-
-def _filled(nested: Mapping[str, Any], value: Any) -> dict[str, Any]:
-    """Put a value at the end of a chain of keys."""
-    return {key: value if inner is None else _filled(inner, value) for key, inner in nested.items()}
+    return out

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench import console
 from spade_bench.errors import DataError, SpadeBenchError, UserError
-from spade_bench.evaluation.cells import Cell, Group, fit_seed, shuffle_seed
+from spade_bench.evaluation.cells import Cell, VariantCells, fit_seed, shuffle_seed
 from spade_bench.evaluation.hyperparameters import Job, choose, ranking_metric
 from spade_bench.heads import Fit, Head, checked_scores, fit_predict
 from spade_bench.results import (
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spade_bench.evaluation.taskpreparation import Prepared
+    from spade_bench.evaluation.variants import VariantKey
     from spade_bench.features.casebags import CaseBags
 
 __all__ = ["Context", "TaskRun", "make_row"]
@@ -73,9 +74,9 @@ class Context:
 
 @dataclass(frozen=True)
 class Work:
-    """A cell to fit, and the group it belongs to."""
+    """A cell to fit, and the row of the table that it belongs to."""
 
-    group: Group
+    row: VariantCells
     cell: Cell
 
 
@@ -86,72 +87,80 @@ class TaskRun:
         self._prepared = prepared
         self._made = made
         self._context = context
-        self._base: dict[int, CaseBags] = {}
-        self._bags: tuple[object, CaseBags] | None = None
+        self._base: dict[str, CaseBags] = {}
+        self._bags: tuple[tuple[VariantKey, list[int]], CaseBags] | None = None
         self._at = {case.case_id: i for i, case in enumerate(prepared.cohort.cases)}
 
-    def run(self, todo: Sequence[Group]) -> None:
-        """Run groups, those over the same bags together: their fits train in one pass."""
+    def run(self, todo: Sequence[VariantCells]) -> None:
+        """Run rows of the table, those over the same bags together: they train in one pass."""
         finished = self._context.finished
         with console.progress(
-            f"Running {self._prepared.card.name}", sum(len(g.cells) for g in todo), "cells"
+            f"Running {self._prepared.card.name}", sum(len(row.cells) for row in todo), "cells"
         ) as bar:
             for alike in _over_the_same_bags(todo):
-                work = [Work(group, cell) for group in alike for cell in group.cells]
-                pending = [own for own in work if own.cell.run_id not in finished]
+                work = [Work(row, cell) for row in alike for cell in row.cells]
+                pending = [one for one in work if one.cell.run_id not in finished]
                 self._context.skipped += len(work) - len(pending)
                 bar.advance(len(work) - len(pending))
-                for part in _together([own for own in pending if not own.cell.members]):
+                for part in _together([one for one in pending if not one.cell.members]):
                     self._fit(part)
                     bar.advance(len(part), _note(part[0]))
-                for own in (own for own in pending if own.cell.members):
-                    self._average(own.cell)
-                    bar.advance(1, _note(own))
+                for one in (one for one in pending if one.cell.members):
+                    self._average(one.cell)
+                    bar.advance(1, _note(one))
 
     def _fit(self, work: Sequence[Work]) -> None:
-        """Fit cells together; when that fails, one by one, so that only the culprit is lost."""
+        """Fit cells together; when that fails, in halves, so that only the culprit is lost.
+
+        Bags that cannot be made fail all of them.
+        """
         started = time.perf_counter()
-        cells = [own.cell for own in work]
+        cells = [one.cell for one in work]
+        name = cells[0].head
+        bags: CaseBags | None = None
         try:
-            fits, chosen = self._fits(work)
+            bags = self._bags_of(work)
+            fits, chosen = self._fits(work, bags)
             outputs = self._prepared.kind.n_outputs(self._prepared.cohort)
-            name = cells[0].head
-            scores = fit_predict(self._made[name], self._bags_of(work), fits, outputs, name=name)
+            scores = fit_predict(self._made[name], bags, fits, outputs, name=name)
         except Exception as error:
-            if len(work) > 1 and not isinstance(error, UserError):
-                for own in work:
-                    self._fit([own])
+            if bags is not None and len(work) > 1 and _may_be_of_one_cell(error):
+                middle = len(work) // 2
+                self._fit(work[:middle])
+                self._fit(work[middle:])
                 return
             self._context.fail(cells, error, time.perf_counter() - started)
             return
         seconds = (time.perf_counter() - started) / len(cells)
         rows = []
-        for cell, fit, found, params in zip(cells, fits, scores, chosen, strict=True):
+        for cell, fit, raw, params in zip(cells, fits, scores, chosen, strict=True):
             try:
-                checked = self._checked(cell, found, len(fit.test))
+                checked = self._checked(cell, raw, len(fit.test))
                 rows.append(self._row(cell, self._predictions(cell, checked), seconds, params))
             except DataError as error:  # such as predictions that are not finite
                 self._context.fail([cell], error, seconds)
         self._stored(rows)
 
-    def _checked(self, cell: Cell, found: Any, n: int) -> NDArray[np.float64]:
+    def _checked(self, cell: Cell, scores: Any, n: int) -> NDArray[np.float64]:
         kind, cohort = self._prepared.kind, self._prepared.cohort
         return checked_scores(
-            found,
+            scores,
             n,
             kind.n_outputs(cohort),
             name=cell.head,
             probabilities=kind.card.head_kind == "classification",
         )
 
-    def _fits(self, work: Sequence[Work]) -> tuple[list[Fit], list[dict[str, Any] | None]]:
+    def _fits(
+        self, work: Sequence[Work], bags: CaseBags
+    ) -> tuple[list[Fit], list[dict[str, Any] | None]]:
         """Jobs of the head, and the hyperparameters chosen for each; None without a choice."""
-        chosen = self._chosen(work)
+        chosen = self._chosen(work, bags)
         fits, params = [], []
-        for own in work:
-            job = self._job(own)
+        for one in work:
+            job = self._job(one)
             point = None if chosen is None else chosen.get(job.shared, {})
-            test = self._positions(own.cell.episode.test)
+            test = self._positions(one.cell.episode.test)
             if self._prepared.kind.card.scores_training:
                 test = _join(test, job.train)
             fit = Fit(job.train, job.target, test, job.seed, point or {})
@@ -161,27 +170,26 @@ class TaskRun:
             params.append(point)
         return fits, params
 
-    def _chosen(self, work: Sequence[Work]) -> dict[Hashable, dict[str, Any]] | None:
-        head = work[0].group.head
+    def _chosen(
+        self, work: Sequence[Work], bags: CaseBags
+    ) -> dict[Hashable, dict[str, Any]] | None:
+        head = work[0].row.head
         grid = self._context.grids.get(head)
         if not grid:
             return None
         prepared = self._prepared
-        wanted = {self._job(own).shared for own in work}
+        wanted = {self._job(one).shared for one in work}
         # A choice that folds share needs all of them, also those that had finished before.
-        every = {id(own.group): own.group for own in work}.values()
+        rows = {one.row.place: one.row for one in work}.values()
         jobs = [
-            self._job(Work(group, cell))
-            for group in every
-            for cell in group.cells
-            if not cell.members
+            self._job(Work(row, cell)) for row in rows for cell in row.cells if not cell.members
         ]
         return choose(
             self._made[head],
             prepared.kind,
             ranking_metric(prepared.kind, prepared.card),
             grid=grid,
-            bags=self._bags_of(work),
+            bags=bags,
             jobs=[job for job in jobs if job.shared in wanted],
             cases=prepared.cohort.cases,
             n_outputs=prepared.kind.n_outputs(prepared.cohort),
@@ -189,32 +197,32 @@ class TaskRun:
             patient_of=prepared.patient_of,
         )
 
-    def _job(self, own: Work) -> Job:
-        prepared, group, episode = self._prepared, own.group, own.cell.episode
+    def _job(self, one: Work) -> Job:
+        prepared, row, episode = self._prepared, one.row, one.cell.episode
         train, tune = self._positions(episode.train), self._positions(episode.tune)
         target, tune_target = prepared.target[train], prepared.target[tune]
-        seed = fit_seed(own.cell.seed, episode)
-        if group.row.permute:
-            shuffle = shuffle_seed(seed, own.cell.permutation)
+        seed = fit_seed(one.cell.seed, episode)
+        permute = row.variant.permute
+        if permute:
+            shuffle = shuffle_seed(seed, one.cell.permutation)
             target = prepared.kind.permute(target, shuffle)
             tune_target = prepared.kind.permute(tune_target, shuffle)
-        ensemble = any(episode.draw == other.episode.draw for other in group.cells if other.members)
+        ensemble = any(episode.draw == other.episode.draw for other in row.cells if other.members)
         fold = None if ensemble else episode.fold
-        place = (group.row.permute, own.cell.permutation, episode.k_shot, episode.draw, fold)
+        place = (permute, one.cell.permutation, episode.k_shot, episode.draw, fold)
         return Job(train, target, tune, tune_target, seed, place)
 
     def _bags_of(self, work: Sequence[Work]) -> CaseBags:
-        row = work[0].group.row
+        variant = work[0].row.variant
         pool: list[int] = []
-        if row.fitted:
-            pool = self._prepared.pool([own.cell.episode for own in work]).tolist()
-        key = id(row.files)
-        # Encoders whose features are used as they are share `make`: the files tell them apart.
-        wanted = (key, row.make, pool)
+        if variant.fitted:
+            pool = self._prepared.pool([one.cell.episode for one in work]).tolist()
+        wanted = (variant.key, pool)
         if self._bags is None or self._bags[0] != wanted:
-            if key not in self._base:
-                self._base[key] = self._prepared.base_bags(row)
-            self._bags = wanted, row.make(self._base[key], pool)
+            files = variant.key.files
+            if files not in self._base:
+                self._base[files] = self._prepared.base_bags(variant)
+            self._bags = wanted, variant.make(self._base[files], pool)
         return self._bags[1]
 
     def _positions(self, case_ids: Iterable[str]) -> NDArray[np.int64]:
@@ -227,22 +235,22 @@ class TaskRun:
         prepared, episode = self._prepared, cell.episode
         n = len(episode.test)
         target = prepared.target[self._positions(episode.test)]
-        found = Predictions(episode.test, prepared.cohort.classes, target, scores[:n])
+        tested = Predictions(episode.test, prepared.cohort.classes, target, scores[:n])
         if prepared.patient_of:
-            found = replace(found, patients=tuple(prepared.patient_of[c] for c in episode.test))
+            tested = replace(tested, patients=tuple(prepared.patient_of[c] for c in episode.test))
         if not prepared.kind.card.scores_training:
-            return found
+            return tested
         train = prepared.target[self._positions(episode.train)]
-        return replace(found, train_ids=episode.train, train_target=train, train_scores=scores[n:])
+        return replace(tested, train_ids=episode.train, train_target=train, train_scores=scores[n:])
 
     def _average(self, cell: Cell) -> None:
         """The ensemble: the mean of what the fold models said, from their stored predictions."""
         started = time.perf_counter()
         try:
-            told = [self._stored_predictions(member.run_id) for member in cell.members]
-            scores = _mean([(p.case_ids, p.scores) for p in told], cell.episode.test)
+            of_folds = [self._stored_predictions(member.run_id) for member in cell.members]
+            scores = _mean([(p.case_ids, p.scores) for p in of_folds], cell.episode.test)
             if self._prepared.kind.card.scores_training:
-                parts = [(p.train_ids, p.train_scores) for p in told]
+                parts = [(p.train_ids, p.train_scores) for p in of_folds]
                 scores = _join(scores, _mean(parts, cell.episode.train))
             predictions = self._predictions(cell, scores)
             row = self._row(cell, predictions, time.perf_counter() - started, None)
@@ -285,8 +293,9 @@ class TaskRun:
         )
         if params is None:
             return row
-        told = ", ".join(f"{k}={v}" for k, v in params.items()) or "defaults: too few cases"
-        return replace(row, env={**row.env, "selected": told})
+        selected = ", ".join(f"{k}={v}" for k, v in params.items())
+        selected = selected or "defaults: too few cases"
+        return replace(row, env={**row.env, "selected": selected})
 
     def _stored(self, rows: Sequence[Row]) -> None:
         self._context.store.append(rows)
@@ -310,6 +319,9 @@ def make_row(cell: Cell, status: Any, device: str, seconds: float, **rest: Any) 
         seed=cell.seed,
         inputs=cell.inputs,
         flags=cell.flags,
+        control=cell.control,
+        control_of=cell.control_of,
+        identity=cell.identity,
         env={**environment(device), **cell.about},
         seconds=round(seconds, 4),
         created_utc=now(),
@@ -317,25 +329,35 @@ def make_row(cell: Cell, status: Any, device: str, seconds: float, **rest: Any) 
     )
 
 
-def _over_the_same_bags(todo: Sequence[Group]) -> list[list[Group]]:
-    """Groups with one head over the same bags, such as an encoder and its permuted labels."""
-    out: dict[Any, list[Group]] = {}
-    for group in todo:
-        row = group.row
-        out.setdefault((group.head, id(row.files), row.make, row.fitted), []).append(group)
+def _may_be_of_one_cell(error: Exception) -> bool:
+    """Whether other cells may finish without the one that fails: settings fail all of them."""
+    return isinstance(error, DataError) or not isinstance(error, UserError)
+
+
+def _over_the_same_bags(todo: Sequence[VariantCells]) -> list[list[VariantCells]]:
+    """An encoder's rows with one head over the same bags, such as those with permuted labels.
+
+    What trains together may differ in the last bit from what trains alone, so which other encoders
+    a run has does not count.
+    """
+    out: dict[tuple[str, str, VariantKey], list[VariantCells]] = {}
+    for row in todo:
+        variant = row.variant
+        owner = variant.control_of or variant.label
+        out.setdefault((row.head, owner, variant.key), []).append(row)
     return list(out.values())
 
 
 def _together(work: Sequence[Work]) -> list[list[Work]]:
     """Cells that are trained together: all; of features fitted to a pool, those of one test set."""
-    out: dict[Any, list[Work]] = {}
-    for own in work:
-        out.setdefault(own.cell.episode.test if own.group.row.fitted else (), []).append(own)
+    out: dict[tuple[str, ...], list[Work]] = {}
+    for one in work:
+        out.setdefault(one.cell.episode.test if one.row.variant.fitted else (), []).append(one)
     return list(out.values())
 
 
-def _note(own: Work) -> str:
-    return f"{own.group.row.label} {own.group.head}"
+def _note(one: Work) -> str:
+    return f"{one.row.variant.label} {one.row.head}"
 
 
 def _join(first: NDArray[Any], second: NDArray[Any]) -> NDArray[Any]:
@@ -352,6 +374,6 @@ def _mean(
 
     rows: dict[str, list[NDArray[np.float64]]] = {case_id: [] for case_id in case_ids}
     for ids, scores in parts:
-        for case_id, own in zip(ids, scores, strict=True):
-            rows[case_id].append(own)
+        for case_id, prediction in zip(ids, scores, strict=True):
+            rows[case_id].append(prediction)
     return np.array([np.mean(rows[case_id], axis=0) for case_id in case_ids])

@@ -17,7 +17,7 @@ from spade_bench.types import Case, Cohort, Episode
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from spade_bench.evaluation.request import RunRequest, TaskRequest
+    from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
     from spade_bench.tasks.kind import TaskKind
 
 __all__ = ["TaskCases", "draw", "load_cases"]
@@ -42,7 +42,7 @@ class TaskCases:
     patient_of: Mapping[str, str] = field(default_factory=dict)
 
 
-def load_cases(request: RunRequest, task: TaskRequest, kind: TaskKind) -> TaskCases:
+def load_cases(request: EvaluationRequest, task: TaskRequest, kind: TaskKind) -> TaskCases:
     """Read the table or tables of a task, or the splits that someone published.
 
     Raises:
@@ -61,7 +61,7 @@ def load_cases(request: RunRequest, task: TaskRequest, kind: TaskKind) -> TaskCa
         tested = _slides(case for case in checked.cases if case.case_id in outside)
         patient_of = found.patient_of if found.unit == "slide" else {}
         return TaskCases(checked, found.episodes, found.flags, tested, patient_of)
-    cohort = kind.cohort(task.card, task.table, drop_unlabelled=request.allow_missing)
+    cohort = kind.cohort(task.card, task.table, drop_unlabelled=request.settings.allow_missing)
     refuse_unsound(cohort, task.card, str(task.table))
     cohort = _positive(cohort, request, task)
     if task.test_table is None:
@@ -69,14 +69,14 @@ def load_cases(request: RunRequest, task: TaskRequest, kind: TaskKind) -> TaskCa
     # Classes are the training cohort's, so that columns of predictions mean the same.
     card = replace(task.card, classes=cohort.classes)
     where = str(task.test_table)
-    other = kind.cohort(card, task.test_table, request.allow_missing, partial=True)
+    other = kind.cohort(card, task.test_table, request.settings.allow_missing, partial=True)
     refuse_unsound(other, task.card, where, partial=True)
-    both = _two_cohorts(cohort, other, request.allow_leaky_splits, where)
+    both = _two_cohorts(cohort, other, request.settings.allow_leaky_splits, where)
     return replace(both, flags=(*both.flags, *_absent_classes(other, where)))
 
 
 def draw(
-    request: RunRequest, kind: TaskKind, cases: TaskCases, cohort: Cohort
+    request: EvaluationRequest, kind: TaskKind, cases: TaskCases, cohort: Cohort
 ) -> tuple[list[Episode], list[str], dict[str, Any]]:
     """Return the episodes over the covered cohort, notes on them, and what determines them.
 
@@ -87,25 +87,25 @@ def draw(
         episodes = _covered(cases.published, cohort)
         hashes = hash_obj([episode_hash(episode) for episode in episodes])
         folds = f"{len(episodes)} published split(s)"
-        return episodes, [folds, *cases.flags], {"published": hashes, "seed": request.seed}
-    protocol = request.protocol or ("external" if cases.tested else "few-shot")
-    settings: dict[str, Any] = {"seed": request.seed}
+        return episodes, [folds, *cases.flags], {"published": hashes, "seed": request.settings.seed}
+    protocol = request.settings.protocol or ("external" if cases.tested else "few-shot")
+    settings: dict[str, Any] = {"seed": request.settings.seed}
     if protocol == "few-shot":
-        settings = {"shots": request.shots, "draws": request.draws, **settings}
+        settings = {"shots": request.settings.shots, "draws": request.settings.draws, **settings}
     else:
-        settings["repeats"] = request.repeats
+        settings["repeats"] = request.settings.repeats
     if protocol == "cv":
-        settings["folds"] = request.folds
-        settings["holdout"] = request.holdout
-        settings["group_by_site"] = request.group_by_site
+        settings["folds"] = request.settings.folds
+        settings["holdout"] = request.settings.holdout
+        settings["group_by_site"] = request.settings.group_by_site
     return *kind.episodes(cohort, protocol, settings), settings
 
 
-def _positive(cohort: Cohort, request: RunRequest, task: TaskRequest) -> Cohort:
-    if request.positive is None:
+def _positive(cohort: Cohort, request: EvaluationRequest, task: TaskRequest) -> Cohort:
+    if request.settings.positive is None:
         return cohort
     where = f"task {task.card.name}"
-    return replace(cohort, classes=with_positive(cohort.classes, request.positive, where))
+    return replace(cohort, classes=with_positive(cohort.classes, request.settings.positive, where))
 
 
 def _two_cohorts(train: Cohort, test: Cohort, allow_leaky: bool, where: str) -> TaskCases:

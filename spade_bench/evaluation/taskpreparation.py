@@ -11,10 +11,12 @@ from spade_bench.cohorts.episodes import save_episodes
 from spade_bench.cohorts.tables import cohort_hash, keep_covered
 from spade_bench.console import say, warn
 from spade_bench.errors import ConfigError, DataError, UserError, printable
-from spade_bench.evaluation.controls import Variant, random_weight_features, variants
+from spade_bench.evaluation.controls import RANDOM_WEIGHTS, random_weight_features, variants
 from spade_bench.evaluation.encoderfeatures import Source, find_source, matched, with_test_files
-from spade_bench.evaluation.request import RunRequest, TaskRequest
+from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
+from spade_bench.evaluation.settings import EvaluationSettings
 from spade_bench.evaluation.taskcohort import TaskCases, draw, load_cases
+from spade_bench.evaluation.variants import Variant
 from spade_bench.features.bags import find_bags
 from spade_bench.features.casebags import BagInfo, CaseBags, scan_bags
 from spade_bench.files import file_name, hash_obj
@@ -90,7 +92,7 @@ class Prepared:
         return np.array(kept, dtype=np.int64)
 
 
-def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
+def prepare(request: EvaluationRequest, task: TaskRequest) -> Prepared:
     """Read the table, find and check all features, draw the episodes.
 
     Raises:
@@ -106,7 +108,7 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
         _tell_unregistered(card, cases.cohort)
     wanted = [slide for case in cases.cohort.cases for slide in case.slide_ids]
     sources, unusable = _sources(request, card, cases.tested, wanted)
-    random_files = random_weight_features(request, card) if request.controls else None
+    random_files = random_weight_features(request, card) if request.settings.controls else None
     if random_files is not None and cases.tested:
         random_files = _random_elsewhere(request, random_files, cases.tested)
     loose: tuple[str, ...] = ()
@@ -117,10 +119,10 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
     rows = variants(sources, request, random_files)
     if random_files is not None and loose:
         rows = [
-            replace(row, notes=(*row.notes, *loose)) if row.files is random_files[1] else row
+            replace(row, notes=(*row.notes, *loose)) if row.control == RANDOM_WEIGHTS else row
             for row in rows
         ]
-    cohort, infos, complete = _cover(cases.cohort, wanted, rows, request)
+    cohort, infos, complete = _cover(cases.cohort, wanted, rows, request.settings)
     rows = [_fits_width(row, cohort, infos) for row in rows]
     cohort = replace(cohort, simulated=cohort.simulated or card.simulated)
     episodes, notes, settings = draw(request, kind, cases, cohort)
@@ -152,7 +154,7 @@ def prepare(request: RunRequest, task: TaskRequest) -> Prepared:
         tuple(unusable),
         cases.patient_of,
         _in_words(task, cohort, dealt, bool(cases.tested)),
-        request.cache,
+        request.settings.cache,
     )
 
 
@@ -177,7 +179,7 @@ def _in_words(
 
 
 def _sources(
-    request: RunRequest, card: TaskCard, tested: frozenset[str], wanted: Sequence[str]
+    request: EvaluationRequest, card: TaskCard, tested: frozenset[str], wanted: Sequence[str]
 ) -> tuple[list[Source], list[tuple[str, str]]]:
     """Find every encoder; one of several that cannot be used does not stop the others."""
     found, unusable = [], []
@@ -199,11 +201,11 @@ def _sources(
 
 
 def _random_elsewhere(
-    request: RunRequest, random_files: tuple[str, Mapping[str, Path]], tested: frozenset[str]
+    request: EvaluationRequest, random_files: tuple[str, Mapping[str, Path]], tested: frozenset[str]
 ) -> tuple[str, Mapping[str, Path]] | None:
     """The random-weight features with those of the test cohort; None where it has none."""
     name, files = random_files
-    folder = request.test_features.get(name)
+    folder = request.settings.test_features.get(name)
     if folder is not None:
         own = find_bags(folder, name)
         files = {**files, **{slide: path for slide, path in own.items() if slide in tested}}
@@ -254,18 +256,18 @@ def _tell(card: TaskCard, cohort: Cohort, notes: Sequence[str]) -> None:
 
 
 def _cover(
-    cohort: Cohort, wanted: Sequence[str], rows: Sequence[Variant], request: RunRequest
+    cohort: Cohort, wanted: Sequence[str], rows: Sequence[Variant], settings: EvaluationSettings
 ) -> tuple[Cohort, dict[Path, BagInfo], bool]:
     """Check every distinct set of files; keep the slides that all of them can serve."""
     infos: dict[Path, BagInfo] = {}
     complete, problems = True, []
-    seen: set[int] = set()
+    seen: set[str] = set()
     for row in rows:
-        if id(row.files) in seen:
+        if row.key.files in seen:
             continue
-        seen.add(id(row.files))
+        seen.add(row.key.files)
         files = {slide: row.files[slide] for slide in wanted if slide in row.files}
-        found = scan_bags(files, f"Reading features for {row.label}", cache=request.cache)
+        found = scan_bags(files, f"Reading features for {row.label}", cache=settings.cache)
         infos.update({info.path: info for info in found.values()})
         unusable = {slide: info.problem for slide, info in found.items() if info.problem}
         cohort, coverage = keep_covered(cohort, row.files, unusable)
@@ -274,7 +276,7 @@ def _cover(
             problems.append(f"{row.label}: {coverage.describe()}")
         elif coverage.n_extra:
             say(f"{row.label}: {coverage.describe()}")
-    if problems and not request.allow_missing:
+    if problems and not settings.allow_missing:
         raise DataError(
             "; ".join(problems),
             fix="Add the features, or leave these slides out with --allow-missing",

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.files import atomic_path
-from spade_bench.report.mainseries import featured
-from spade_bench.report.panels import described, panels, picture_name
+from spade_bench.report.mainseries import main_series
+from spade_bench.report.pictures import Picture, described, panels
 from spade_bench.report.series import Series
 from spade_bench.report.values import Resampler
 from spade_bench.results import Predictions
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
 
-__all__ = ["Reliability", "draw_calibration", "reliability"]
+__all__ = ["Reliability", "calibration_pictures", "reliability"]
 
 N_BINS = 10
 
@@ -60,16 +60,16 @@ def reliability(series: Series, resampler: Resampler, bins: int = N_BINS) -> Rel
     """
     import numpy as np
 
-    told = [resampler.predictions(row) for row in series.rows]
-    every = np.concatenate([one.scores[:, 1] for one in told])  # (N,)
+    of_rows = [resampler.predictions(row) for row in series.rows]
+    every = np.concatenate([one.scores[:, 1] for one in of_rows])  # (N,)
     inner = np.unique(np.quantile(every, np.linspace(0, 1, bins + 1)[1:-1]))
     place = np.searchsorted(inner, every, side="right")  # (N,)
     used, place = np.unique(place, return_inverse=True)  # bins that ties left empty are gone
     k = len(used)
-    positive = np.concatenate([one.target == 1 for one in told]).astype(float)  # (N,)
+    positive = np.concatenate([one.target == 1 for one in of_rows]).astype(float)  # (N,)
     count = np.bincount(place, minlength=k)
     member = (place[:, None] == np.arange(k)).astype(float)  # (N, K)
-    whole, at = _cases(told)
+    whole, at = _cases(of_rows)
     made, right = np.zeros((2, len(whole.case_ids), k))  # (n, K) predictions, positives a case
     np.add.at(made, at, member)
     np.add.at(right, at, member * positive[:, None])
@@ -87,17 +87,17 @@ def reliability(series: Series, resampler: Resampler, bins: int = N_BINS) -> Rel
     )
 
 
-def _cases(told: Sequence[Predictions]) -> tuple[Predictions, NDArray[np.int64]]:
+def _cases(of_rows: Sequence[Predictions]) -> tuple[Predictions, NDArray[np.int64]]:
     """Every case once, and for each prediction of all rows the position of its case, (N,)."""
     import numpy as np
 
-    ids = np.array([case for one in told for case in one.case_ids])
-    target, scores = (np.concatenate([getattr(one, name) for one in told])
-                      for name in ("target", "scores"))  # fmt: skip
+    ids = np.array([case for one in of_rows for case in one.case_ids])
+    target = np.concatenate([one.target for one in of_rows])
+    scores = np.concatenate([one.scores for one in of_rows])
     known, first, at = np.unique(ids, return_index=True, return_inverse=True)
-    patients = [patient for one in told for patient in one.patients]
+    patients = [patient for one in of_rows for patient in one.patients]
     whole = replace(
-        told[0],
+        of_rows[0],
         case_ids=tuple(map(str, known)),
         target=target[first],
         scores=scores[first],
@@ -106,36 +106,29 @@ def _cases(told: Sequence[Predictions]) -> tuple[Predictions, NDArray[np.int64]]
     return whole, at
 
 
-def draw_calibration(series: Sequence[Series], resampler: Resampler, out: Path) -> list[Path]:
-    """Write a PNG for every binary task and protocol: a panel an encoder, of its main head.
+def calibration_pictures(series: Sequence[Series], resampler: Resampler) -> list[Picture]:
+    """Return a picture for every binary task and protocol: a panel an encoder, of its main head.
 
     Args:
         series: What :func:`spade_bench.report.series` found.
         resampler: Reads predictions and resamples cases.
-        out: Folder of the pictures.
-
-    Returns:
-        The files written.
     """
-    chosen = featured(series, resampler)
     return [
-        _draw(own, resampler, out / picture_name(*panel, "calibration"))
-        for panel, own in chosen.items()
-        if len(resampler.predictions(own[0].rows[0]).classes) == 2
+        Picture("calibration picture", (*place, "calibration"), partial(_draw, shown, resampler))
+        for place, shown in main_series(series, resampler).items()
+        if len(resampler.predictions(shown[0].rows[0]).classes) == 2
     ]
 
 
-def _draw(own: Sequence[Series], resampler: Resampler, path: Path) -> Path:
-    positive = resampler.predictions(own[0].rows[0]).classes[1]
-    figure, grid = panels(len(own), height=3.7)
-    for axes, one in zip(grid, own, strict=False):
+def _draw(shown: Sequence[Series], resampler: Resampler) -> Figure:
+    positive = resampler.predictions(shown[0].rows[0]).classes[1]
+    figure, grid = panels(len(shown), height=3.7)
+    for axes, one in zip(grid, shown, strict=False):
         _panel(axes, reliability(one, resampler), positive)
         axes.set_title(f"{one.encoder}\n{_numbers(one, resampler)}", fontsize=9)
     grid[0].set_ylabel(f"share that is {positive}", fontsize=8)
-    figure.suptitle(f"{described(own)}: calibration, 95% intervals over cases", fontsize=9)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=130)
-    return path
+    figure.suptitle(f"{described(shown)}: calibration, 95% intervals over cases", fontsize=9)
+    return figure
 
 
 def _numbers(one: Series, resampler: Resampler) -> str:
@@ -146,20 +139,20 @@ def _numbers(one: Series, resampler: Resampler) -> str:
 
     from spade_bench.statistics.calibration import brier, calibration_slope
 
-    told = [resampler.predictions(row) for row in one.rows]
-    slope = float(np.mean([calibration_slope(p.target, p.scores)[0] for p in told]))
-    error = float(np.mean([brier(p.target, p.scores)[0] for p in told]))
+    of_rows = [resampler.predictions(row) for row in one.rows]
+    slope = float(np.mean([calibration_slope(p.target, p.scores)[0] for p in of_rows]))
+    error = float(np.mean([brier(p.target, p.scores)[0] for p in of_rows]))
     return f"{f'slope {slope:.2f}, ' if math.isfinite(slope) else ''}Brier {error:.3f}"
 
 
-def _panel(axes: Any, found: Reliability, positive: str) -> None:
+def _panel(axes: Any, curve: Reliability, positive: str) -> None:
     import numpy as np
 
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, zorder=0)
-    errors = np.stack([found.observed - found.low, found.high - found.observed]).clip(min=0)
-    axes.errorbar(found.predicted, found.observed, errors, fmt="o-", color="tab:blue",
+    errors = np.stack([curve.observed - curve.low, curve.high - curve.observed]).clip(min=0)
+    axes.errorbar(curve.predicted, curve.observed, errors, fmt="o-", color="tab:blue",
                   markersize=3.5, linewidth=1.4, elinewidth=0.9, capsize=2)  # fmt: skip
-    height, edges = np.histogram(found.every, bins=25, range=(0, 1))
+    height, edges = np.histogram(curve.every, bins=25, range=(0, 1))
     axes.bar(edges[:-1], 0.15 * height / max(1, height.max()), np.diff(edges), align="edge",
              color="0.8", zorder=0)  # fmt: skip
     axes.set_xlim(-0.02, 1.02)

@@ -62,13 +62,13 @@ def caveats(series: Series, resampler: Resampler) -> tuple[str, ...]:
     return tuple(out)
 
 
-def off_chance(series: Series, metric: str, found: Interval, resampler: Resampler) -> str:
+def off_chance(series: Series, metric: str, interval: Interval, resampler: Resampler) -> str:
     """Say that permuted labels do not lie at chance; nothing where they do, and of other rows.
 
     Args:
         series: Any series with finished rows.
         metric: One of its metrics.
-        found: The interval of the metric; without ends it excludes nothing.
+        interval: The interval of the metric; without ends it excludes nothing.
         resampler: Reads predictions.
     """
     from spade_bench.statistics.evaluate import chance
@@ -76,7 +76,7 @@ def off_chance(series: Series, metric: str, found: Interval, resampler: Resample
     if series.control != "permuted-labels":
         return ""
     level = chance(metric, _classes(series, resampler))
-    if level is None or not (found.low > level or found.high < level):
+    if level is None or not (interval.low > level or interval.high < level):
         return ""
     shot = f", k={series.k_shot}" if series.k_shot else ""
     part = ", ensemble" if "ensemble" in series.flags else ""
@@ -85,7 +85,7 @@ def off_chance(series: Series, metric: str, found: Interval, resampler: Resample
         f"{series.encoder} with {series.head} on {series.task} ({series.protocol}{shot}{part}): "
         f"the labels were permuted {'once' if n == 1 else f'{n} times'} in "
         f"{'1 training set' if sets == 1 else f'each of {sets} training sets'}, and the 95% "
-        f"interval of {metric}, [{found.low:.3f}, {found.high:.3f}], excludes chance "
+        f"interval of {metric}, [{interval.low:.3f}, {interval.high:.3f}], excludes chance "
         f"({level:.3g}): something other than the labels may leak, "
         f"{'1 permutation' if n == 1 else f'{n} permutations'} may be too few (--permutations N), "
         "or this is the one such interval in 20 that misses by accident."
@@ -96,9 +96,9 @@ def _classes(series: Series, resampler: Resampler) -> int:
     """Number of classes; 0 for survival, and where some test set lacks one of them."""
     import numpy as np
 
-    told = [resampler.predictions(row) for row in series.rows]
-    n = len(told[0].classes)
-    return n if all(len(np.unique(one.target)) == n for one in told) else 0
+    of_rows = [resampler.predictions(row) for row in series.rows]
+    n = len(of_rows[0].classes)
+    return n if all(len(np.unique(one.target)) == n for one in of_rows) else 0
 
 
 def known(value: float) -> float | None:

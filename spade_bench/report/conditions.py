@@ -32,19 +32,19 @@ def conditions(rows: Sequence[Row]) -> dict[str, Condition]:
         that failed before their inputs were known have none.
     """
     known = [row for row in rows if row.inputs]
-    found: dict[_Aspect, dict[str, str]] = {}
+    words_of: dict[_Aspect, dict[str, str]] = {}
     for row in known:
         for aspect, (key, words) in _aspects(row).items():
-            kept = found.setdefault(aspect, {})
+            kept = words_of.setdefault(aspect, {})
             kept[key] = kept.get(key) or words  # rows of older versions hold no words
-    told = {aspect: _names(aspect, values) for aspect, values in found.items()}
+    names = {aspect: _names(aspect, values) for aspect, values in words_of.items()}
     other = _other_episodes(known)
     return {
         row.run_id: (
             *(
-                told[aspect][key]
+                names[aspect][key]
                 for aspect, (key, _) in _aspects(row).items()
-                if len(told[aspect]) > 1
+                if len(names[aspect]) > 1
             ),
             *other.get(row.run_id, ()),
         )
@@ -62,11 +62,11 @@ def _aspects(row: Row) -> dict[_Aspect, tuple[str, str]]:
     inputs, env = row.inputs, row.env
     splits, dealt = str(inputs.get("splits", "")), env.get("splits", "")
     published = dealt.startswith(_PUBLISHED)
-    own: dict[_Aspect, tuple[str, str]] = {
+    of_place: dict[_Aspect, tuple[str, str]] = {
         ("splits", row.protocol, row.task, str(row.k_shot)): (splits, dealt)
     }
     return {
-        **(own if published else {}),
+        **(of_place if published else {}),
         ("seed", row.protocol): (str(row.seed), f"seed {row.seed}"),
         ("cases", row.protocol, row.task): (str(inputs.get("cohort", "")), env.get("cohort", "")),
         ("metrics", row.protocol, row.task): (
@@ -106,8 +106,8 @@ def _other_episodes(rows: Sequence[Row]) -> dict[str, Condition]:
     for row in rows:
         inputs = row.inputs
         place = (row.task, row.protocol, row.seed, inputs.get("cohort"), inputs.get("splits"))
-        own = {key: value for key, value in inputs.items() if key != "episode"}
-        series = hash_obj([row.encoder, row.head, sorted(row.flags), own])
+        shared = {key: value for key, value in inputs.items() if key != "episode"}
+        series = hash_obj([row.encoder, row.head, sorted(row.flags), shared])
         at = (row.k_shot, row.draw, row.fold, _ENSEMBLE in row.flags)
         # Two deals of one encoder would otherwise hide behind each other.
         turn = 0
@@ -115,8 +115,8 @@ def _other_episodes(rows: Sequence[Row]) -> dict[str, Condition]:
             turn += 1
         places[place][series, turn][at] = row
     out: dict[str, Condition] = {}
-    for found in places.values():
-        deals = _deals(list(found.values()))
+    for by_series in places.values():
+        deals = _deals(list(by_series.values()))
         for episodes, run_ids in deals if len(deals) > 1 else ():
             words = f"splits {hash_obj(sorted(map(str, episodes.values())))[:8]}"
             out.update(dict.fromkeys(run_ids, (words,)))

@@ -97,14 +97,14 @@ def compare(series: Sequence[Series], resampler: Resampler, a: str, b: str) -> l
     Raises:
         DataError: When a label is unknown or nothing can be paired.
     """
-    found = {label: _of(series, label) for label in (a, b)}
+    by_label = {label: _of(series, label) for label in (a, b)}
     by_curve: dict[Place, list[tuple[Series, Series]]] = {}
-    for place, one in found[a].items():
-        both = _common(one, found[b][place]) if place in found[b] else None
+    for place, one in by_label[a].items():
+        both = _common(one, by_label[b][place]) if place in by_label[b] else None
         if both is not None:
             by_curve.setdefault(place._replace(shot=0), []).append(both)
     if not by_curve:
-        raise _nothing_shared(a, b, found)
+        raise _nothing_shared(a, b, by_label)
     out = []
     for curve in by_curve.values():
         for metric in curve[0][0].metrics:
@@ -112,13 +112,13 @@ def compare(series: Sequence[Series], resampler: Resampler, a: str, b: str) -> l
     return _adjusted(out)
 
 
-def _nothing_shared(a: str, b: str, found: dict[str, dict[Place, Series]]) -> DataError:
+def _nothing_shared(a: str, b: str, by_label: dict[str, dict[Place, Series]]) -> DataError:
     """Say what keeps two encoders apart, where it can be said."""
-    told = []
+    conditions = []
     for label in (a, b):
-        words = dict.fromkeys(", ".join(place.condition) for place in found[label])
-        told.append(f"{label}: {'; '.join(words)}" if any(words) else "")
-    apart = f" ({' | '.join(told)})" if all(told) and len(set(told)) > 1 else ""
+        words = dict.fromkeys(", ".join(place.condition) for place in by_label[label])
+        conditions.append(f"{label}: {'; '.join(words)}" if any(words) else "")
+    apart = f" ({' | '.join(conditions)})" if all(conditions) and len(set(conditions)) > 1 else ""
     return DataError(
         f"'{a}' and '{b}' share no episode{apart}",
         fix="Run both on the same cases, splits, seed and settings",
@@ -164,8 +164,8 @@ def _rank(one: Difference) -> tuple[bool, bool, int]:
 
 def _of(series: Sequence[Series], label: str) -> dict[Place, Series]:
     """The latest series of an encoder by place; permuted labels are not it."""
-    own = (one for one in series if one.encoder == label and one.control != "permuted-labels")
-    out = {place: one for (place, _), one in latest(own).items()}
+    of_label = (one for one in series if one.encoder == label and one.control != "permuted-labels")
+    out = {place: one for (place, _), one in latest(of_label).items()}
     if not out:
         labels = {one.encoder for one in series}
         near = suggest(label, labels)
@@ -196,12 +196,12 @@ def _differences(
     values = [(resampler.values(a, metric), resampler.values(b, metric)) for a, b in curve]
     out = []
     for pair, both in zip(curve, values, strict=True):
-        found = _interval(*both, metric, resampler.seed)
-        if found is not None:
-            out.append(_difference(pair, pair[0].k_shot, metric, found, resampler))
+        tested = _interval(*both, metric, resampler.seed)
+        if tested is not None:
+            out.append(_difference(pair, pair[0].k_shot, metric, tested, resampler))
     mean = _over_shots(values) if len(values) > 1 else None
-    if mean is not None and (found := _interval(*mean, metric, resampler.seed)) is not None:
-        whole = _difference(curve[0], None, metric, found, resampler)
+    if mean is not None and (tested := _interval(*mean, metric, resampler.seed)) is not None:
+        whole = _difference(curve[0], None, metric, tested, resampler)
         out.append(replace(whole, n_draws=len(mean[0].names)))
     return out
 
@@ -237,17 +237,17 @@ def _interval(a: Values, b: Values, metric: str, seed: int) -> tuple[Interval, s
     from spade_bench.statistics.evaluate import bounds
     from spade_bench.statistics.score_intervals import square_and_add
 
-    found = _tested(a, b, seed)
-    if found is None:
+    tested = _tested(a, b, seed)
+    if tested is None:
         return None
-    if found[0].high - found[0].low < 1e-12 and not _informative(a, b):
+    if tested[0].high - tested[0].low < 1e-12 and not _informative(a, b):
         one, two = single(a, metric, seed), single(b, metric, seed)
         if one is not None and two is not None and np.isfinite([one.low, two.low]).all():
-            found = square_and_add(one, two), "square-and-add"
+            tested = square_and_add(one, two), "square-and-add"
     low, high = bounds(metric, a.n_classes)
     span = high - low
-    got = found[0]
-    return replace(got, low=max(-span, got.low), high=min(span, got.high)), found[1]
+    interval = tested[0]
+    return replace(interval, low=max(-span, interval.low), high=min(span, interval.high)), tested[1]
 
 
 def _informative(a: Values, b: Values) -> bool:
@@ -273,9 +273,9 @@ def _tested(a: Values, b: Values, seed: int) -> tuple[Interval, str] | None:
     if not a.fixed:
         return corrected_t_test(differences, a.train_size, a.test_size), "nadeau-bengio"
     if a.influence is not None and b.influence is not None and a.target is not None:
-        found = delong_over_draws(a.target, differences, a.influence - b.influence)
-        if found is not None:
-            return found, "delong"
+        interval = delong_over_draws(a.target, differences, a.influence - b.influence)
+        if interval is not None:
+            return interval, "delong"
     if not np.isfinite(a.boot - b.boot).any():
         return None
     return paired_interval((a.plain, a.boot), (b.plain, b.boot), seed, a.size), "bootstrap"
@@ -285,12 +285,12 @@ def _difference(
     pair: tuple[Series, Series],
     k_shot: int | None,
     metric: str,
-    found: tuple[Interval, str],
+    tested: tuple[Interval, str],
     resampler: Resampler,
 ) -> Difference:
     from spade_bench.statistics.evaluate import direction
 
-    (a, b), (interval, test) = pair, found
+    (a, b), (interval, test) = pair, tested
     flags = [
         f
         for f in dict.fromkeys((*a.flags, *b.flags, *caveats(a, resampler)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 __all__ = ["explain", "shared"]
 
@@ -55,11 +55,16 @@ _PREFIX = {
 }
 
 
-def explain(flags: Iterable[str]) -> list[str]:
-    """One line for each flag whose meaning is known, in alphabetical order."""
+def explain(flags: Iterable[str], words: Mapping[str, str] | None = None) -> list[str]:
+    """One line for each flag whose meaning is known, in alphabetical order.
+
+    Args:
+        flags: Flags of any rows.
+        words: What flags mean that are not known here, such as controls that an encoder brought.
+    """
     lines = []
     for flag in sorted(set(flags)):
-        text = _EXACT.get(flag, "")
+        text = _EXACT.get(flag, "") or (words or {}).get(flag, "")
         for prefix, template in _PREFIX.items():
             if not text and flag.startswith(prefix):
                 text = template.format(flag.removeprefix(prefix))

@@ -3,35 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
+from typing import TYPE_CHECKING
 
-from spade_bench.files import atomic_path, file_name
 from spade_bench.report.differences import Difference, summaries
+from spade_bench.report.pictures import Picture, new_figure
 
-__all__ = ["draw_forest"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["forest_picture"]
 
 
-def draw_forest(differences: Sequence[Difference], out: Path) -> Path:
-    """Draw the primary metric's difference of each task, head and protocol.
+def forest_picture(differences: Sequence[Difference]) -> Picture:
+    """Return the picture of the primary metric's difference of each task, head and protocol.
 
     Args:
         differences: What :func:`spade_bench.report.compare` found, of one pair of encoders.
-        out: Folder of the picture.
-
-    Returns:
-        The file written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    words = ("forest", differences[0].a, differences[0].b)
+    return Picture("forest plot", words, partial(_draw, differences))
 
+
+def _draw(differences: Sequence[Difference]) -> Figure:
     rows = sorted(
         summaries(differences),
         key=lambda d: (d.task, d.protocol, d.condition, d.head),
         reverse=True,
     )
     a, b = rows[0].a, rows[0].b
-    figure = Figure(figsize=(8.5, 1.6 + 0.34 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8.5, 1.6 + 0.34 * len(rows))
     axes = figure.add_subplot()
     axes.axvline(0, color="0.6", linewidth=0.8)
     for height, one in enumerate(rows):
@@ -56,7 +57,4 @@ def draw_forest(differences: Sequence[Difference], out: Path) -> Path:
     axes.set_title(f"{a} against {b}{simulated}; coloured: 5% after Holm", fontsize=9)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    path = out / f"forest-{file_name(a)}-{file_name(b)}.png"
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=130)
-    return path
+    return figure

@@ -18,7 +18,7 @@ __all__ = ["COLUMNS", "ReportRow", "as_csv", "as_markdown", "chosen", "leaderboa
 COLUMNS = (
     *("encoder", "task", "head", "protocol", "k_shot", "metric"),
     *("mean", "ci_low", "ci_high", "n_cases", "n_draws", "flags", "covers"),
-    *("note", "condition", "tested_on"),
+    *("note", "condition", "tested_on", "control", "control_of"),
 )
 
 
@@ -45,6 +45,8 @@ class ReportRow:
         condition: Cases, splits, seed or settings where the folder holds several, in words; only
             rows of one condition may be compared.
         tested_on: Name of the cohort tested on where it is another than that trained on.
+        control: Name of the control that it is; empty for an encoder itself.
+        control_of: Label of the encoder beside which the control stands, where it is known.
     """
 
     encoder: str
@@ -62,6 +64,8 @@ class ReportRow:
     note: str = ""
     condition: tuple[str, ...] = ()
     tested_on: str = ""
+    control: str = ""
+    control_of: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row with `flags` and `condition` as lists, ready for JSON."""
@@ -92,12 +96,12 @@ def leaderboard(
     """
     rows = []
     for one in series:
-        told = caveats(one, resampler)
+        warnings = caveats(one, resampler)
         for metric in chosen(one.metrics, wanted):
-            found = resampler.interval(one, metric) if one.rows else None
-            own = ("undefined",) if one.rows and found is None else ()
-            if found and known(found.low) is None and "few-cases" not in told:
-                own = ("few-cases",)  # too few for this metric
+            interval = resampler.interval(one, metric) if one.rows else None
+            of_metric = ("undefined",) if one.rows and interval is None else ()
+            if interval and known(interval.low) is None and "few-cases" not in warnings:
+                of_metric = ("few-cases",)  # too few for this metric
             rows.append(
                 ReportRow(
                     encoder=one.encoder,
@@ -106,15 +110,17 @@ def leaderboard(
                     protocol=one.protocol,
                     k_shot=one.k_shot,
                     metric=metric,
-                    mean=found.mean if found else None,
-                    ci_low=known(found.low) if found else None,
-                    ci_high=known(found.high) if found else None,
+                    mean=interval.mean if interval else None,
+                    ci_low=known(interval.low) if interval else None,
+                    ci_high=known(interval.high) if interval else None,
                     n_cases=resampler.cases(one),
                     n_draws=one.n_draws,
-                    flags=(*one.flags, *told, *status(one), *own),
+                    flags=(*one.flags, *warnings, *status(one), *of_metric),
                     condition=one.condition,
                     tested_on=one.tested_on,
-                    note=off_chance(one, metric, found, resampler) if found else "",
+                    note=off_chance(one, metric, interval, resampler) if interval else "",
+                    control=one.control,
+                    control_of=one.control_of,
                 )
             )
     return rows

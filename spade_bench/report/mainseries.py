@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from spade_bench.report.series import Series
 from spade_bench.report.values import Resampler
 
-__all__ = ["Panel", "featured", "is_survival"]
-
-Panel = tuple[str, ...]
+__all__ = ["is_survival", "main_series"]
 
 
-def featured(series: Sequence[Series], resampler: Resampler) -> dict[Panel, list[Series]]:
+def main_series(
+    series: Sequence[Series], resampler: Resampler
+) -> dict[tuple[str, ...], list[Series]]:
     """Choose series by task, head, protocol and condition, one an encoder, without controls.
 
     The main head of a task is the default one of its kind where it was run, else the first by
@@ -24,13 +24,13 @@ def featured(series: Sequence[Series], resampler: Resampler) -> dict[Panel, list
         resampler: Reads predictions.
     """
     mains = [one for one in series if one.rows and not one.control]
-    out: dict[Panel, list[Series]] = {}
+    out: dict[tuple[str, ...], list[Series]] = {}
     for place in dict.fromkeys((one.task, one.protocol, one.condition) for one in mains):
-        own = [one for one in mains if (one.task, one.protocol, one.condition) == place]
+        alike = [one for one in mains if (one.task, one.protocol, one.condition) == place]
         task, protocol, condition = place
-        head = _main_head(own, resampler)
+        head = _main_head(alike, resampler)
         best: dict[str, Series] = {}
-        for one in own:
+        for one in alike:
             if one.head == head and (
                 one.encoder not in best or _rank(one) > _rank(best[one.encoder])
             ):
@@ -44,12 +44,12 @@ def is_survival(series: Series, resampler: Resampler) -> bool:
     return resampler.predictions(series.rows[0]).survival
 
 
-def _main_head(own: Sequence[Series], resampler: Resampler) -> str:
+def _main_head(alike: Sequence[Series], resampler: Resampler) -> str:
     from spade_bench.registry import kinds
 
-    kind = "survival" if is_survival(own[0], resampler) else "classification"
+    kind = "survival" if is_survival(alike[0], resampler) else "classification"
     usual = str(kinds.get(kind).card.default_head)
-    there = sorted({one.head for one in own})
+    there = sorted({one.head for one in alike})
     return usual if usual in there else there[0]
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.series import Place, Series, latest
@@ -38,6 +38,8 @@ class OverallRow:
         n_cases: Test cases of the tasks that counted.
         flags: Flags of the encoder on any of these tasks.
         condition: Cases, splits, seed or settings where the folder holds several, in words.
+        control: `base` for a base that stands as a control on some of these tasks, else empty.
+        control_of: Label of the encoder beside which it stands.
     """
 
     encoder: str
@@ -51,10 +53,8 @@ class OverallRow:
     n_cases: int
     flags: tuple[str, ...]
     condition: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the row ready for JSON."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+    control: str = ""
+    control_of: str = ""
 
 
 def overall(series: Sequence[Series], resampler: Resampler) -> list[OverallRow]:
@@ -69,8 +69,8 @@ def overall(series: Sequence[Series], resampler: Resampler) -> list[OverallRow]:
     out: list[OverallRow] = []
     taking = [one for one in series if _takes_part(one)]
     for protocol, condition in dict.fromkeys((one.protocol, one.condition) for one in taking):
-        own = [one for one in taking if (one.protocol, one.condition) == (protocol, condition)]
-        out += [replace(row, condition=condition) for row in _protocol(protocol, own, resampler)]
+        alike = [one for one in taking if (one.protocol, one.condition) == (protocol, condition)]
+        out += [replace(row, condition=condition) for row in _protocol(protocol, alike, resampler)]
     return out
 
 
@@ -91,6 +91,8 @@ def as_report_rows(rows: Sequence[OverallRow]) -> list[ReportRow]:
             n_draws=len(row.tasks),
             flags=(f"tasks:{len(row.tasks)}", *row.flags),
             condition=row.condition,
+            control=row.control,
+            control_of=row.control_of,
         )
         for row in rows
     ]
@@ -116,23 +118,27 @@ def _protocol(protocol: str, series: Sequence[Series], resampler: Resampler) -> 
     scores = np.array([[row[label][0] for row in table] for label in labels])  # (E, T)
     boot = np.array([[row[label][1] for row in table] for label in labels])  # (E, T, B)
     boot = np.where(np.isfinite(boot), boot, scores[:, :, None])
-    found = mean_ranks(scores, boot, seed=resampler.seed)
-    best = int(found.rank.argmin())
+    ranks = mean_ranks(scores, boot, seed=resampler.seed)
+    best = int(ranks.rank.argmin())
     n_cases = sum(
         max(resampler.cases(s) for s in series if s.task == task and s.rows) for task in counted
     )
+    counting = {label: [s for s in series if s.encoder == label and s.task in counted]
+                for label in labels}  # fmt: skip
     out = [
         OverallRow(
             encoder=label,
             protocol=protocol,
-            rank=float(found.rank[i]),
-            ci_low=float(found.low[i]),
-            ci_high=float(found.high[i]),
+            rank=float(ranks.rank[i]),
+            ci_low=float(ranks.low[i]),
+            ci_high=float(ranks.high[i]),
             p_best=None if i == best else signed_rank(scores[best] - scores[i]).p,
             tasks=tuple(counted),
             left_out=tuple(task for task in tasks if task not in counted),
             n_cases=n_cases,
-            flags=_flags([s for s in series if s.encoder == label and s.task in counted]),
+            flags=_flags(counting[label]),
+            control=max(s.control for s in counting[label]),
+            control_of=max(s.control_of for s in counting[label]),
         )
         for i, label in enumerate(labels)
     ]
@@ -151,9 +157,9 @@ def _task(
     by_place: dict[Place, dict[str, Series]] = {}
     for (place, encoder), one in latest(series).items():
         by_place.setdefault(place, {})[encoder] = one
-    shared = [found for found in by_place.values() if set(found) == set(labels)]
+    shared = [encoders for encoders in by_place.values() if set(encoders) == set(labels)]
     # Where there are ensembles of fold models, they stand for cross-validation.
-    ensembles = [found for found in shared if next(iter(found.values())).place.part]
+    ensembles = [encoders for encoders in shared if next(iter(encoders.values())).place.part]
     shared = ensembles or shared
     if not shared:
         return None
@@ -161,13 +167,13 @@ def _task(
     sign = direction(metric) or 1
     out: dict[str, Cell] = {}
     for label in labels:
-        found = [resampler.values(place[label], metric) for place in shared]
-        plain = float(np.mean([values.plain.mean() for values in found]))
+        of_label = [resampler.values(place[label], metric) for place in shared]
+        plain = float(np.mean([values.plain.mean() for values in of_label]))
         if not np.isfinite(plain):
             return None
         boots = [
             means(v.plain, v.boot, resampler.seed) if v.fixed else v.boot.mean(axis=0)
-            for v in found
+            for v in of_label
         ]
         out[label] = sign * plain, sign * np.mean(boots, axis=0)
     return out

@@ -84,13 +84,13 @@ def case_risks(series: Series, resampler: Resampler) -> CaseRisks:
 
     ranks: dict[tuple[str, ...], list[float]] = {}
     for row in series.rows:
-        told = resampler.predictions(row)
-        place = (rankdata(told.scores[:, 0]) - 0.5) / len(told.case_ids)  # (m,)
-        who = told.patients or told.case_ids
-        for one, own, rank in zip(who, told.target.tolist(), place, strict=True):
-            ranks.setdefault((one, *own), []).append(float(rank))
-    known = np.array([own for _, *own in ranks])  # (n, 2)
-    risk = np.array([np.mean(own) for own in ranks.values()])
+        predictions = resampler.predictions(row)
+        place = (rankdata(predictions.scores[:, 0]) - 0.5) / len(predictions.case_ids)  # (m,)
+        units = predictions.patients or predictions.case_ids
+        for unit, outcome, rank in zip(units, predictions.target.tolist(), place, strict=True):
+            ranks.setdefault((unit, *outcome), []).append(float(rank))
+    known = np.array([outcome for _, *outcome in ranks])  # (n, 2)
+    risk = np.array([np.mean(of_case) for of_case in ranks.values()])
     return CaseRisks(known[:, 0] > 0, known[:, 1], risk)
 
 
@@ -105,17 +105,17 @@ def risk_splits(series: Sequence[Series], resampler: Resampler) -> list[RiskSpli
         if not one.rows or not is_survival(one, resampler):
             continue
         cases = case_risks(one, resampler)
-        found = logrank_median_split(cases.event, cases.days, cases.risk)
-        defined = bool(np.isfinite(found.p))
+        test = logrank_median_split(cases.event, cases.days, cases.risk)
+        defined = bool(np.isfinite(test.p))
         out.append(
             RiskSplit(
                 series=one,
-                n_high=found.n_high,
-                n_low=found.n_low,
+                n_high=test.n_high,
+                n_low=test.n_low,
                 events_high=int(cases.event[cases.high].sum()),
                 events_low=int(cases.event[~cases.high].sum()),
-                statistic=found.statistic if defined else None,
-                p=found.p if defined else None,
+                statistic=test.statistic if defined else None,
+                p=test.p if defined else None,
             )
         )
     return out
@@ -143,6 +143,8 @@ def as_report_rows(splits: Sequence[RiskSplit]) -> list[ReportRow]:
             ),
             condition=split.series.condition,
             tested_on=split.series.tested_on,
+            control=split.series.control,
+            control_of=split.series.control_of,
         )
         for split in splits
     ]

@@ -56,6 +56,8 @@ class Series:
         wanted: Draws that some other encoder has in this place; with more than there are rows for
             each permutation some are missing.
         condition: What sets the rows apart from others of their task and protocol, in words.
+        control: Name of the control that this is; empty for an encoder itself.
+        control_of: Label of the encoder beside which the control stands, where it is known.
     """
 
     encoder: str
@@ -69,6 +71,8 @@ class Series:
     failed: tuple[Row, ...] = ()
     wanted: int = 0
     condition: tuple[str, ...] = ()
+    control: str = ""
+    control_of: str = ""
 
     @property
     def place(self) -> Place:
@@ -92,10 +96,10 @@ class Series:
         return max(1, len({row.permutation for row in (*self.rows, *self.failed)}))
 
     @property
-    def control(self) -> str:
-        """Name of the control that this is, or an empty string."""
-        found = [flag for flag in self.flags if flag.startswith("control:")]
-        return found[0].removeprefix("control:") if found else ""
+    def description(self) -> str:
+        """What a control is, in the words of the encoder that brought it; mostly empty."""
+        rows = (*self.rows, *self.failed)
+        return next((row.env["control"] for row in rows if row.env.get("control")), "")
 
 
 def collect(
@@ -127,12 +131,12 @@ def collect(
         raise DataError(
             "no results here", where=str(out), fix="Make some with `spade-bench run --out DIR`"
         )
-    told = conditions(rows)
+    words = conditions(rows)
     groups: dict[tuple[object, tuple[str, ...]], dict[str, list[Row]]] = {}
     for row in rows:
         name = (row.task, row.head, row.protocol, row.k_shot or 0, row.encoder, row.flags)
         inputs = {key: value for key, value in row.inputs.items() if key not in _VARIES}
-        condition = told.get(row.run_id, ())
+        condition = words.get(row.run_id, ())
         key = hash_obj([inputs, row.seed])
         groups.setdefault((name, condition), {}).setdefault(key, []).append(row)
     series = []
@@ -191,6 +195,9 @@ def _series(members: Sequence[Row], extra: tuple[str, ...], condition: tuple[str
         rows=tuple(done),
         failed=tuple(r for r in members if r.status == "failed"),
         condition=condition,
+        control=first.control,
+        # Rows of older versions do not know it of every control.
+        control_of=next((row.control_of for row in members if row.control_of), ""),
     )
 
 
@@ -242,6 +249,8 @@ def _with_wanted(series: list[Series]) -> list[Series]:
                     rows=(),
                     wanted=count,
                     condition=condition,
+                    control=control,
+                    control_of=like.control_of,
                 )
             )
     return sorted(full, key=_order)

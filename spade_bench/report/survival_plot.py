@@ -3,45 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.files import atomic_path
-from spade_bench.report.mainseries import featured, is_survival
-from spade_bench.report.panels import described, panels, picture_name
+from spade_bench.report.mainseries import is_survival, main_series
+from spade_bench.report.pictures import Picture, described, panels
 from spade_bench.report.risk_split import CaseRisks, case_risks, risk_splits
 from spade_bench.report.series import Series
 from spade_bench.report.values import Resampler
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
 
-__all__ = ["draw_survival", "km_band"]
+__all__ = ["km_band", "survival_pictures"]
 
 _DAYS_A_YEAR = 365.25
 _HALVES = (("low risk", False, "tab:blue"), ("high risk", True, "tab:red"))
 _TICKS = 8
 
 
-def draw_survival(series: Sequence[Series], resampler: Resampler, out: Path) -> list[Path]:
-    """Write a PNG for every survival task and protocol: a panel an encoder, of its main head.
+def survival_pictures(series: Sequence[Series], resampler: Resampler) -> list[Picture]:
+    """Return a picture for every survival task and protocol: a panel an encoder, of its main head.
 
     Args:
         series: What :func:`spade_bench.report.series` found.
         resampler: Reads predictions.
-        out: Folder of the pictures.
-
-    Returns:
-        The files written.
     """
-    chosen = featured(series, resampler)
     return [
-        _draw(own, resampler, out / picture_name(*panel, "kaplan-meier"))
-        for panel, own in chosen.items()
-        if is_survival(own[0], resampler)
+        Picture("Kaplan-Meier picture", (*place, "kaplan-meier"), partial(_draw, shown, resampler))
+        for place, shown in main_series(series, resampler).items()
+        if is_survival(shown[0], resampler)
     ]
 
 
@@ -69,19 +64,17 @@ def km_band(
     return times, np.asarray(curve.iloc[:, 0], dtype=float), ends
 
 
-def _draw(own: Sequence[Series], resampler: Resampler, path: Path) -> Path:
-    cases = [case_risks(one, resampler) for one in own]
+def _draw(shown: Sequence[Series], resampler: Resampler) -> Figure:
+    cases = [case_risks(one, resampler) for one in shown]
     longest = max(float(one.days.max()) for one in cases) / _DAYS_A_YEAR
-    figure, grid = panels(len(own), height=3.9)
-    for axes, one, risks in zip(grid, own, cases, strict=False):
+    figure, grid = panels(len(shown), height=3.9)
+    for axes, one, risks in zip(grid, shown, cases, strict=False):
         _panel(axes, risks, longest)
         (split,) = risk_splits([one], resampler)
         axes.set_title(f"{one.encoder}\nlog-rank {_p(split.p)}", fontsize=9)
     grid[0].set_ylabel("probability of no event", fontsize=8)
-    figure.suptitle(f"{described(own)}: halves by predicted risk, 95% bands", fontsize=9)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=130)
-    return path
+    figure.suptitle(f"{described(shown)}: halves by predicted risk, 95% bands", fontsize=9)
+    return figure
 
 
 def _p(value: float | None) -> str:

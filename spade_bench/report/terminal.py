@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from spade_bench import console
 from spade_bench.report.caveats import PERMUTATIONS, speaks_of
@@ -17,10 +17,27 @@ from spade_bench.report.series import Series
 __all__ = ["print_differences", "print_failures", "print_leaderboard", "print_legend",
            "print_notes", "print_overall", "print_risk_splits"]  # fmt: skip
 
-_ENDING = re.compile(r"(-k1|-random-routing|\+pca\d+|\+random\d+)$")
 _CELL = {"missing", "failed", "undefined"}
 _OF_SHOTS = ("few-cases", "small-pool", "same-draws")  # may hold for some shots of an encoder only
 _DIRECTION = {1: "", -1: " (lower is better)", 0: " (1 is best)"}
+
+
+class _Line(NamedTuple):
+    """A line of a leaderboard: an encoder or control with one head.
+
+    Attributes:
+        encoder: Label.
+        head: Name of the head.
+        flags: Flags that hold for all shots.
+        control: Name of the control that it is, or empty.
+        control_of: Label of the encoder beside which the control stands.
+    """
+
+    encoder: str
+    head: str
+    flags: tuple[str, ...]
+    control: str
+    control_of: str
 
 
 def print_leaderboard(rows: Sequence[ReportRow]) -> None:
@@ -29,19 +46,19 @@ def print_leaderboard(rows: Sequence[ReportRow]) -> None:
 
     held = {(row.task, row.protocol) for row in rows if "ensemble" in row.flags}
     for place in dict.fromkeys(map(_place, rows)):
-        own = [row for row in rows if _place(row) == place]
+        alike = [row for row in rows if _place(row) == place]
         task, protocol, metric, part, condition = place
         way = part or ("fold models" if (task, protocol) in held else protocol)
         what = f"{task}: {metric}{_DIRECTION[direction(metric)]}{_apart(condition)}"
-        _print_place(f"{what}, {_protocol(protocol, way, own)}", own)
+        _print_place(f"{what}, {_protocol(protocol, way, alike)}", alike)
 
 
 def print_overall(rows: Sequence[OverallRow]) -> None:
     """Print mean ranks over tasks, a table a protocol and condition."""
     for protocol, condition in dict.fromkeys((row.protocol, row.condition) for row in rows):
-        own = [row for row in rows if (row.protocol, row.condition) == (protocol, condition)]
-        common = shared([row.flags for row in own])
-        counted = own[0].tasks
+        alike = [row for row in rows if (row.protocol, row.condition) == (protocol, condition)]
+        common = shared([row.flags for row in alike])
+        counted = alike[0].tasks
         title = (
             f"overall{_apart(condition)}, {protocol}: mean rank over "
             f"{_count(len(counted), 'task')} by each task's first metric, 1 is best "
@@ -54,13 +71,11 @@ def print_overall(rows: Sequence[OverallRow]) -> None:
                 "-" if row.p_best is None else f"{row.p_best:.3f}",
                 ", ".join(flag for flag in row.flags if flag not in common),
             )
-            for row in own
+            for row in alike
         ]
         _table(title, ("encoder", "mean rank", "p against the first", "flags"), cells)
-        if own[0].left_out:
-            console.emit(
-                f"left out, because some encoder has no result: {', '.join(own[0].left_out)}"
-            )
+        if left_out := alike[0].left_out:
+            console.emit(f"left out, because some encoder has no result: {', '.join(left_out)}")
         if len(counted) < 6:
             console.emit(
                 f"p by Wilcoxon's signed-rank test over tasks; with {len(counted)} it cannot fall "
@@ -109,12 +124,12 @@ def print_risk_splits(splits: Sequence[RiskSplit]) -> None:
     places = dict.fromkeys((split.series.task, split.series.condition) for split in splits)
     for task, condition in places:
         place = (task, condition)
-        mine = [s for s in splits if (s.series.task, s.series.condition) == place]
-        most = {s.series.protocol: max(t.series.k_shot or 0 for t in mine
+        alike = [s for s in splits if (s.series.task, s.series.condition) == place]
+        most = {s.series.protocol: max(t.series.k_shot or 0 for t in alike
                                        if t.series.protocol == s.series.protocol)
-                for s in mine}  # fmt: skip
-        own = [s for s in mine if (s.series.k_shot or 0) == most[s.series.protocol]]
-        common = shared([split.series.flags for split in own])
+                for s in alike}  # fmt: skip
+        shown = [s for s in alike if (s.series.k_shot or 0) == most[s.series.protocol]]
+        common = shared([split.series.flags for split in shown])
         columns = ("encoder", "head", "protocol", "k", "events high", "events low", "chi2", "p",
                    "flags")  # fmt: skip
         cells = [
@@ -129,7 +144,7 @@ def print_risk_splits(splits: Sequence[RiskSplit]) -> None:
                 _p(split.p),
                 ", ".join(flag for flag in split.series.flags if flag not in common),
             )
-            for split in own
+            for split in shown
         ]
         what = "log-rank test between cases above and below the median risk"
         _table(f"{task}{_apart(condition)}: {what}{_common(common)}", columns, cells)
@@ -156,9 +171,14 @@ def print_notes(rows: Sequence[ReportRow]) -> None:
             console.emit(f"note: {row.note}")
 
 
-def print_legend(flags: Sequence[str]) -> None:
-    """Print what the flags mean."""
-    lines = explain(flags)
+def print_legend(flags: Sequence[str], words: Mapping[str, str] | None = None) -> None:
+    """Print what the flags mean.
+
+    Args:
+        flags: Flags of all rows shown.
+        words: What flags mean that only their encoder knows.
+    """
+    lines = explain(flags, words)
     if lines:
         console.emit("flags:")
         for line in lines:
@@ -177,19 +197,20 @@ def _apart(condition: Sequence[str]) -> str:
 
 def _print_place(title: str, rows: Sequence[ReportRow]) -> None:
     shots = sorted({row.k_shot or 0 for row in rows})
-    lines: dict[tuple[str, str, tuple[str, ...]], dict[int, ReportRow]] = {}
+    lines: dict[_Line, dict[int, ReportRow]] = {}
     for row in rows:
         flags = tuple(flag for flag in row.flags if flag not in _CELL and not _is_of_shot(flag))
-        lines.setdefault((row.encoder, row.head, flags), {})[row.k_shot or 0] = row
-    told = {key: (*key[2], *_of_shots(found)) for key, found in lines.items()}
-    common = shared([told[key] for key, found in lines.items()
-                     if any(row.mean is not None for row in found.values())])  # fmt: skip
+        line = _Line(row.encoder, row.head, flags, row.control, row.control_of)
+        lines.setdefault(line, {})[row.k_shot or 0] = row
+    marks = {line: (*line.flags, *_of_shots(by_shot)) for line, by_shot in lines.items()}
+    common = shared([marks[line] for line, by_shot in lines.items()
+                     if any(row.mean is not None for row in by_shot.values())])  # fmt: skip
     cells = []
-    for encoder, head, flags in _ordered(lines):
-        found = [_cell(lines[encoder, head, flags].get(shot)) for shot in shots]
-        control = any(flag.startswith("control:") for flag in flags)
-        rest = [flag for flag in told[encoder, head, flags] if flag not in common]
-        cells.append([f"  {encoder}" if control else encoder, head, *found, ", ".join(rest)])
+    for line in _ordered(lines):
+        numbers = [_cell(lines[line].get(shot)) for shot in shots]
+        rest = [mark for mark in marks[line] if mark not in common]
+        name = f"  {line.encoder}" if line.control else line.encoder
+        cells.append([name, line.head, *numbers, ", ".join(rest)])
     columns = ["encoder", "head", *(f"k={shot}" if shot else "mean" for shot in shots), "flags"]
     _table(f"{title}{_common(common)}", columns, cells)
 
@@ -198,15 +219,15 @@ def _is_of_shot(flag: str) -> bool:
     return flag in _OF_SHOTS or flag.startswith(PERMUTATIONS)
 
 
-def _of_shots(found: dict[int, ReportRow]) -> list[str]:
+def _of_shots(by_shot: Mapping[int, ReportRow]) -> list[str]:
     """Flags of an encoder's shots; one that holds for some of them only says for which."""
-    there = {shot: row for shot, row in found.items() if row.mean is not None}
+    there = {shot: row for shot, row in by_shot.items() if row.mean is not None}
     out = []
     several = sorted({f for row in there.values() for f in row.flags if f.startswith(PERMUTATIONS)})
     for flag in (*_OF_SHOTS, *several):
-        own = sorted(shot for shot, row in there.items() if flag in row.flags)
-        if own:
-            some = f" (k={','.join(map(str, own))})" if len(own) < len(there) else ""
+        flagged = sorted(shot for shot, row in there.items() if flag in row.flags)
+        if flagged:
+            some = f" (k={','.join(map(str, flagged))})" if len(flagged) < len(there) else ""
             out.append(f"{flag}{some}")
     return out
 
@@ -226,48 +247,42 @@ def _protocol(protocol: str, way: str, rows: Sequence[ReportRow]) -> str:
     return f"{protocol}, {tested}, {what} [95% interval {speaks_of(way)}]"
 
 
-def _ordered(
-    lines: dict[tuple[str, str, tuple[str, ...]], dict[int, ReportRow]],
-) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Head by head, best encoder first, its controls below it."""
+def _ordered(lines: Mapping[_Line, Mapping[int, ReportRow]]) -> list[_Line]:
+    """Head by head, best encoder first, its controls below it; at the end those of no encoder."""
     from spade_bench.statistics.evaluate import direction
 
     first = next(iter(next(iter(lines.values())).values()))
     sign = direction(first.metric) or 1
     score = {}
-    for key, found in lines.items():
-        means = [row.mean for row in found.values() if row.mean is not None]
-        score[key] = sign * sum(means) / len(means) if means else -float("inf")
-    mains = [key for key in lines if not _is_control(key[2])]
+    for line, by_shot in lines.items():
+        means = [row.mean for row in by_shot.values() if row.mean is not None]
+        score[line] = sign * sum(means) / len(means) if means else -float("inf")
+    mains: dict[tuple[str, str], _Line] = {}
+    for line in lines:
+        if not line.control:
+            mains.setdefault((line.encoder, line.head), line)
+    best = {head: max(score[line] for line in lines if line.head == head)
+            for head in {line.head for line in lines}}  # fmt: skip
 
-    def owner(key: tuple[str, str, tuple[str, ...]]) -> tuple[str, str, tuple[str, ...]]:
-        # A control is called like its encoder, with an ending; a base may be named after it.
-        name = _ENDING.sub("", key[0]).rpartition("@")[2]
-        return next((m for m in mains if m[1] == key[1] and m[0] == name), key)
+    def place(line: _Line) -> tuple[object, ...]:
+        owner = mains.get((line.control_of or line.encoder, line.head)) if line.control else line
+        return (
+            -best[line.head],
+            line.head,
+            owner is None,
+            0.0 if owner is None else -score[owner],
+            owner or line,
+            bool(line.control),
+            line,
+        )
 
-    best = {head: max(score[key] for key in lines if key[1] == head) for _, head, _ in lines}
-    return sorted(
-        lines,
-        key=lambda key: (
-            -best[key[1]],
-            key[1],
-            owner(key) not in mains,
-            -score[owner(key)] if owner(key) in mains else 0.0,
-            owner(key),
-            _is_control(key[2]),
-            key,
-        ),
-    )
-
-
-def _is_control(flags: Sequence[str]) -> bool:
-    return any(flag.startswith("control:") for flag in flags)
+    return sorted(lines, key=place)
 
 
 def _common(flags: Sequence[str]) -> str:
     """Flags of all rows, with simulated data in capitals."""
-    told = "; ".join("SIMULATED DATA" if flag == "simulated" else flag for flag in flags)
-    return f"; all rows: {told}" if told else ""
+    marks = "; ".join("SIMULATED DATA" if flag == "simulated" else flag for flag in flags)
+    return f"; all rows: {marks}" if marks else ""
 
 
 def _cell(row: ReportRow | None) -> str:

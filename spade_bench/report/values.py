@@ -88,12 +88,12 @@ class Values:
         names = tuple(dict.fromkeys(self.names))
         if len(names) == len(self.names):
             return self
-        at = [[i for i, own in enumerate(self.names) if own == name] for name in names]
+        at = [[i for i, other in enumerate(self.names) if other == name] for name in names]
         return replace(
             self,
             names=names,
-            plain=np.array([self.plain[own].mean() for own in at]),
-            boot=np.stack([self.boot[own].mean(axis=0) for own in at]),
+            plain=np.array([self.plain[alike].mean() for alike in at]),
+            boot=np.stack([self.boot[alike].mean(axis=0) for alike in at]),
             influence=None,
         )
 
@@ -106,13 +106,13 @@ class Resampler:
         out: Folder of the results.
         n_boot: Number of resamples.
         seed: Seed of the resamples; equal cases get equal resamples, which pairs encoders.
-        told: Predictions by run id; those that are not there are read.
+        stored: Predictions by run id; those that are not there are read.
     """
 
     out: Path
     n_boot: int = N_BOOT
     seed: int = 0
-    told: dict[str, Predictions] = field(default_factory=dict)
+    stored: dict[str, Predictions] = field(default_factory=dict)
     _values: dict[tuple[str, ...], Values] = field(default_factory=dict)
     _weights: dict[str, Floats] = field(default_factory=dict)
     _sizes: dict[tuple[str, ...], tuple[int, int]] = field(default_factory=dict)
@@ -134,16 +134,16 @@ class Resampler:
         See :func:`single`. Where labels are permuted, each shuffle counts as a draw; those of one
         fold are averaged first, because folds that share training cases are not independent.
         """
-        found = self.values(series, metric)
-        if series.permutations > 1 and not found.fixed:
-            found = found.by_draw()
-        return single(found, metric, self.seed)
+        values = self.values(series, metric)
+        if series.permutations > 1 and not values.fixed:
+            values = values.by_draw()
+        return single(values, metric, self.seed)
 
     def predictions(self, row: Row) -> Predictions:
         """Read the predictions of a row, once."""
-        if row.run_id not in self.told:
-            self.told[row.run_id] = whole_predictions(self.out, row)
-        return self.told[row.run_id]
+        if row.run_id not in self.stored:
+            self.stored[row.run_id] = whole_predictions(self.out, row)
+        return self.stored[row.run_id]
 
     def cases(self, series: Series) -> int:
         """Return the number of distinct test cases of a series."""
@@ -168,22 +168,24 @@ class Resampler:
 
         if metric not in series.metrics:
             raise DataError(f"no metric '{metric}'", where=f"task {series.task}")
-        told = [self.predictions(row) for row in series.rows]
-        first = told[0]
-        if any(other.classes != first.classes for other in told):
+        of_rows = [self.predictions(row) for row in series.rows]
+        first = of_rows[0]
+        if any(other.classes != first.classes for other in of_rows):
             raise DataError(
                 "rows of one series have different classes",
                 where=f"{series.encoder} on {series.task}",
             )
-        fixed = all(other.case_ids == first.case_ids for other in told)
+        fixed = all(other.case_ids == first.case_ids for other in of_rows)
         plain, boot = [], []
-        for one in told:
+        for one in of_rows:
             train = None
             if one.train_target is not None and one.train_scores is not None:
                 train = (one.train_target, one.train_scores)
-            found = resampled(metric, one.target, [one.scores], self.weights(one), [train])
-            plain.append(found[0][0])
-            boot.append(found[1][0])
+            values, resamples = resampled(
+                metric, one.target, [one.scores], self.weights(one), [train]
+            )
+            plain.append(values[0])
+            boot.append(resamples[0])
         return Values(
             names=tuple((row.draw or 0, -1 if row.fold is None else row.fold)
                         for row in series.rows),
@@ -191,9 +193,9 @@ class Resampler:
             boot=np.stack(boot),
             fixed=fixed,
             train_size=float(np.mean([row.n.get("train") or 0 for row in series.rows])),
-            test_size=float(np.mean([len(one.case_ids) for one in told])),
+            test_size=float(np.mean([len(one.case_ids) for one in of_rows])),
             target=first.target if fixed else None,
-            influence=_influence(told) if fixed and metric == "auroc" else None,
+            influence=_influence(of_rows) if fixed and metric == "auroc" else None,
             size=self.sizes(series)[0],
             units=self.sizes(series)[1],
         )  # fmt: skip
@@ -214,7 +216,7 @@ class Resampler:
         return self._weights[key]
 
 
-def single(found: Values, metric: str, seed: int = 0) -> Interval | None:
+def single(values: Values, metric: str, seed: int = 0) -> Interval | None:
     """Mean over rows with a 95% interval; None where the metric is undefined.
 
     Draws on the same test cases vary with the draw and with the cases; see
@@ -222,7 +224,7 @@ def single(found: Values, metric: str, seed: int = 0) -> Interval | None:
     corrected after Nadeau and Bengio; see :func:`spade_bench.statistics.paired.corrected_t_test`.
 
     Args:
-        found: The metric of each row.
+        values: The metric of each row.
         metric: Its name.
         seed: Seed of the chance of the draws, for a metric without bounds.
 
@@ -236,28 +238,28 @@ def single(found: Values, metric: str, seed: int = 0) -> Interval | None:
     from spade_bench.statistics.intervals import Interval, interval
     from spade_bench.statistics.paired import corrected_t_test
 
-    if not np.isfinite(found.plain).all() or not np.isfinite(found.boot.mean(axis=0)).any():
+    if not np.isfinite(values.plain).all() or not np.isfinite(values.boot.mean(axis=0)).any():
         return None
-    mean, (floor, top) = float(found.plain.mean()), bounds(metric, found.n_classes)
-    if found.size < scores.least_cases(metric):
+    mean, (floor, top) = float(values.plain.mean()), bounds(metric, values.n_classes)
+    if values.size < scores.least_cases(metric):
         return Interval(mean, float("nan"), float("nan"))
     if not np.isfinite(top):
-        if found.fixed:
-            return interval(found.plain, found.boot, seed=seed)
-        return corrected_t_test(found.plain, found.train_size, found.test_size)
-    span, size = top - floor, _effective(found, metric)
-    plain, boot = (found.plain - floor) / span, (found.boot - floor) / span
-    if found.fixed:
-        if found.influence is not None and found.target is not None:
-            spread = scores.influence_spread(found.target, plain, found.influence)
+        if values.fixed:
+            return interval(values.plain, values.boot, seed=seed)
+        return corrected_t_test(values.plain, values.train_size, values.test_size)
+    span, size = top - floor, _effective(values, metric)
+    plain, boot = (values.plain - floor) / span, (values.boot - floor) / span
+    if values.fixed:
+        if values.influence is not None and values.target is not None:
+            spread = scores.influence_spread(values.target, plain, values.influence)
         else:
-            spread = scores.boot_spread(plain, boot, found.size)
+            spread = scores.boot_spread(plain, boot, values.size)
         least = scores.least_multiple(metric)
         low, high = scores.score_interval(float(plain.mean()), spread, size, least)
     else:
-        got = corrected_t_test(plain, found.train_size, found.test_size)
-        low, high = max(0.0, got.low), min(1.0, got.high)
-        if found.size < scores.FEW_CASES or got.high == got.low:
+        of_folds = corrected_t_test(plain, values.train_size, values.test_size)
+        low, high = max(0.0, of_folds.low), min(1.0, of_folds.high)
+        if values.size < scores.FEW_CASES or of_folds.high == of_folds.low:
             # Folds of few cases may agree by chance; no less than what the cases allow is said.
             none = scores.Spread(0.0, float(len(plain) - 1))
             alone = scores.score_interval(float(plain.mean()), none, size)
@@ -265,17 +267,17 @@ def single(found: Values, metric: str, seed: int = 0) -> Interval | None:
     return Interval(mean, floor + span * low, floor + span * high)
 
 
-def _effective(found: Values, metric: str) -> int:
+def _effective(values: Values, metric: str) -> int:
     """Cases that bound the variance of a metric: of a mean over classes or cases more than one."""
     if metric == "brier":
         # Squared errors of probabilities vary by far less than between right and wrong.
-        return max(found.size, 4 * found.units)
+        return max(values.size, 4 * values.units)
     if metric == "balanced_accuracy":
-        return found.size * max(1, found.n_classes)
-    return found.size
+        return values.size * max(1, values.n_classes)
+    return values.size
 
 
-def class_sizes(told: Sequence[Predictions]) -> tuple[int, int]:
+def class_sizes(of_rows: Sequence[Predictions]) -> tuple[int, int]:
     """Test cases of the smallest class and of all, over all rows, each case once.
 
     For survival the cases with an event stand for the smallest class. Where cases are slides, the
@@ -284,24 +286,25 @@ def class_sizes(told: Sequence[Predictions]) -> tuple[int, int]:
     import numpy as np
 
     seen: dict[str, tuple[str, int]] = {}
-    for one in told if any(one.case_ids != told[0].case_ids for one in told) else told[:1]:
+    differing = any(one.case_ids != of_rows[0].case_ids for one in of_rows)
+    for one in of_rows if differing else of_rows[:1]:
         label = (one.target[:, 0] > 0).astype(int) if one.survival else one.target
         owners = one.patients or one.case_ids
         seen.update(zip(one.case_ids, zip(owners, label.tolist(), strict=True), strict=True))
     classes = np.array([label for _, label in set(seen.values())], dtype=np.int64)
     owned = {owner for owner, _ in seen.values()}
-    if told[0].survival:
+    if of_rows[0].survival:
         return int(classes.sum()), len(owned)
-    return int(np.bincount(classes, minlength=len(told[0].classes)).min()), len(owned)
+    return int(np.bincount(classes, minlength=len(of_rows[0].classes)).min()), len(owned)
 
 
-def _influence(told: Sequence[Predictions]) -> Floats | None:
+def _influence(of_rows: Sequence[Predictions]) -> Floats | None:
     import numpy as np
 
     from spade_bench.statistics.delong_draws import auroc_influence
 
-    if any(len(set(one.patients)) < len(one.patients) for one in told):
+    if any(len(set(one.patients)) < len(one.patients) for one in of_rows):
         return None  # slides of one patient are not independent, as DeLong has them
-    found = [auroc_influence(one.target, one.scores) for one in told]
-    rows = [one[1] for one in found if one is not None]
-    return np.stack(rows) if len(rows) == len(found) else None
+    influences = [auroc_influence(one.target, one.scores) for one in of_rows]
+    rows = [one[1] for one in influences if one is not None]
+    return np.stack(rows) if len(rows) == len(influences) else None

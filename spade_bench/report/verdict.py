@@ -15,14 +15,14 @@ def verdict(differences: Sequence[Difference]) -> str:
     """Say in a sentence a condition what the differences of the primary metrics amount to.
 
     Tasks count as won or lost after Holm's adjustment. Over six tasks or more the signed-rank test
-    of the mean difference of each task is told too; with fewer it cannot fall below 0.05.
+    of the mean difference of each task is given too; with fewer it cannot fall below 0.05.
     """
     rows = summaries(differences)
-    told = []
+    sentences = []
     for condition in dict.fromkeys(one.condition for one in rows):
         sentence = _sentence([one for one in rows if one.condition == condition])
-        told.append(f"With {', '.join(condition)}: {sentence}" if condition else sentence)
-    return "\n".join(told)
+        sentences.append(f"With {', '.join(condition)}: {sentence}" if condition else sentence)
+    return "\n".join(sentences)
 
 
 def _sentence(rows: Sequence[Difference]) -> str:

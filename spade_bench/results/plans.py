@@ -38,7 +38,7 @@ def absent_cells(out: Path, there: Collection[str], problems: list[str]) -> list
         there: Run ids of the rows, failed ones included.
         problems: Takes a sentence for each plan that cannot be read.
     """
-    told = []
+    sentences = []
     for path in sorted((out / _FOLDER).glob("*.json")):
         try:
             plan = read_sealed(path)
@@ -55,9 +55,9 @@ def absent_cells(out: Path, there: Collection[str], problems: list[str]) -> list
         if lacking:
             total = sum(map(len, cells.values()))
             more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-            told.append(
+            sentences.append(
                 f"{task}: {sum(absent.values())} of {total} planned cells are absent "
                 f"({'; '.join(lacking[:3])}{more}): another shard has them, or a run was "
                 f"interrupted. Run it again, or remove {path} if they are not wanted"
             )
-    return told
+    return sentences

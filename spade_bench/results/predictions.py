@@ -74,8 +74,8 @@ def write_predictions(out: Path, run_id: str, predictions: Predictions) -> str:
     lines = _survival_lines(predictions) if predictions.survival else _class_lines(predictions)
     if predictions.patients:
         n = len(predictions.case_ids)
-        told = [_PATIENT, *predictions.patients, *[""] * (len(lines) - 1 - n)]
-        lines = [[*line, patient] for line, patient in zip(lines, told, strict=True)]
+        column = [_PATIENT, *predictions.patients, *[""] * (len(lines) - 1 - n)]
+        lines = [[*line, patient] for line, patient in zip(lines, column, strict=True)]
     text = io.StringIO(newline="")
     csv.writer(text).writerows(lines)
     content = text.getvalue().encode()
@@ -117,8 +117,8 @@ def read_predictions(out: Path, run_id: str, *, sha256: str = "") -> Predictions
     if not lines or not (survival or (header[:2] == ["case_id", "label"] and len(header) > 2)):
         raise DataError("not a file of predictions", where=str(path))
     try:
-        found = _read_survival(lines) if survival else _read_classes(header, lines)
-        return replace(found, patients=patients[: len(found.case_ids)])
+        predictions = _read_survival(lines) if survival else _read_classes(header, lines)
+        return replace(predictions, patients=patients[: len(predictions.case_ids)])
     except (KeyError, IndexError, ValueError) as error:
         raise DataError(f"damaged predictions ({error})", where=str(path)) from error
 
@@ -158,19 +158,19 @@ def _survival_lines(predictions: Predictions) -> list[list[str]]:
 def _read_survival(lines: list[list[str]]) -> Predictions:
     import numpy as np
 
-    found: dict[str, tuple[tuple[str, ...], Any, Any]] = {}
+    parts: dict[str, tuple[tuple[str, ...], Any, Any]] = {}
     for part in ("test", "train"):
-        own = [line for line in lines if line[1] == part]
-        target = np.array([[float(line[2]), float(line[3])] for line in own]).reshape(-1, 2)
-        scores = np.array([[float(line[4])] for line in own]).reshape(-1, 1)
-        found[part] = tuple(line[0] for line in own), target, scores
-    if len(found["test"][0]) + len(found["train"][0]) != len(lines) or not found["test"][0]:
+        of_part = [line for line in lines if line[1] == part]
+        target = np.array([[float(line[2]), float(line[3])] for line in of_part]).reshape(-1, 2)
+        scores = np.array([[float(line[4])] for line in of_part]).reshape(-1, 1)
+        parts[part] = tuple(line[0] for line in of_part), target, scores
+    if len(parts["test"][0]) + len(parts["train"][0]) != len(lines) or not parts["test"][0]:
         raise ValueError("a part is neither test nor train")
-    ids, target, scores = found["train"]
+    ids, target, scores = parts["train"]
     return Predictions(
-        found["test"][0],
+        parts["test"][0],
         (),
-        *found["test"][1:],
+        *parts["test"][1:],
         train_ids=ids,
         train_target=target if ids else None,
         train_scores=scores if ids else None,

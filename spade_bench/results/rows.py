@@ -7,7 +7,8 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -20,6 +21,8 @@ __all__ = ["SCHEMA", "EditedRowError", "Row", "environment", "now"]
 
 SCHEMA = "spade-bench/results/1"
 _DIGEST = "row_sha256"
+_FLAG = "control:"
+_ENDING = re.compile(r"(-k1|-random-routing|\+pca\d+|\+random\d+)$")
 
 
 class EditedRowError(DataError):
@@ -66,6 +69,11 @@ class Row:
         error: Why it failed or was skipped.
         predictions_sha256: SHA-256 of the file of its predictions; empty in rows of older versions
             and in those that have none.
+        control: Name of the control that it is, such as `k1`; empty for an encoder itself.
+        control_of: Label of the encoder beside which the control stands; empty for an encoder, and
+            for a control of all of them.
+        identity: Digest of what made the features of their files; empty where they are used as
+            they are, and in rows of older versions.
         schema: Version of this layout.
     """
 
@@ -88,6 +96,9 @@ class Row:
     created_utc: str = ""
     error: str | None = None
     predictions_sha256: str = ""
+    control: str = ""
+    control_of: str = ""
+    identity: str = ""
     schema: str = SCHEMA
 
     @property
@@ -127,6 +138,8 @@ class Row:
             if name in values and not fits(values[name]):
                 raise DataError(f"{name} is not {kind}", where=where)
         values["flags"] = tuple(values.get("flags", ()))
+        if not values.get("control"):
+            values |= _control_of_older_row(str(values.get("encoder", "")), values["flags"])
         try:
             return cls(**values)
         except TypeError as error:
@@ -167,7 +180,10 @@ def _flags(value: object) -> bool:
 _KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "status": (lambda value: value in ("ok", "failed", "skipped"), "ok, failed or skipped"),
     **dict.fromkeys(
-        ("run_id", "encoder", "task", "head", "protocol", "created_utc", "predictions_sha256"),
+        (
+            *("run_id", "encoder", "task", "head", "protocol", "created_utc"),
+            *("predictions_sha256", "control", "control_of", "identity"),
+        ),
         (_text, "text"),
     ),
     **dict.fromkeys(("k_shot", "draw", "fold"), (_whole_or_null, "a whole number or null")),
@@ -180,6 +196,20 @@ _KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "seconds": (_number_or_null, "a number"),
     "error": (lambda value: value is None or _text(value), "text or null"),
 }
+
+
+def _control_of_older_row(label: str, flags: Sequence[str]) -> dict[str, str]:
+    """Return `control` and `control_of` of a row that was stored before it had these fields.
+
+    Its control stood in a flag, and labels of controls were those of their encoder with an ending,
+    or `BASE@ENCODER` for one of a base that had to be told from others of its name.
+    """
+    control = next((f.removeprefix(_FLAG) for f in flags if f.startswith(_FLAG)), "")
+    if not control:
+        return {}
+    owner = _ENDING.sub("", label).rpartition("@")[2]
+    plain_base = control == "base" and owner == label  # says nothing of whose base it is
+    return {"control": control, "control_of": "" if plain_base else owner}
 
 
 def _digest(content: Mapping[str, Any]) -> str:

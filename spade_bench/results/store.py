@@ -142,16 +142,16 @@ def whole_predictions(out: Path, row: Row) -> Predictions:
 
     name = f"{row.encoder} {row.head} on {row.task}"
     try:
-        found = read_predictions(out, row.run_id, sha256=row.predictions_sha256)
+        predictions = read_predictions(out, row.run_id, sha256=row.predictions_sha256)
     except DataError as error:
         raise DataError(str(error), where=name) from error
-    if not np.isfinite(found.scores).all():  # rows of versions that did not look
+    if not np.isfinite(predictions.scores).all():  # rows of versions that did not look
         raise DataError("its predictions are not finite", where=name)
     wanted = row.n.get("test")
-    if wanted is not None and len(found.case_ids) != wanted:
-        what = f"its predictions hold {len(found.case_ids)} of {wanted} cases"
+    if wanted is not None and len(predictions.case_ids) != wanted:
+        what = f"its predictions hold {len(predictions.case_ids)} of {wanted} cases"
         raise DataError(what, where=name)
-    return found
+    return predictions
 
 
 def _unknown(row: Row) -> bool:
@@ -172,9 +172,9 @@ def _mend(handle: int, path: Path) -> None:
     end, block = size, 1 << 16
     while end > 0:
         start = max(0, end - block)
-        found = _read_at(handle, end - start, start).rfind(b"\n")
-        if found >= 0:
-            end = start + found + 1
+        newline = _read_at(handle, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
             break
         end = start
     warn(f"{path}: removing an incomplete last line of {size - end} bytes")

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 
 from spade_bench import plugins
 from spade_bench.encoders.common import hub as _hub
+from spade_bench.encoders.common import loadchecks
 from spade_bench.encoders.common.weights import FOLDER_VARIABLE
-from spade_bench.encoders.zoo import ENTRIES, _load
+from spade_bench.encoders.zoo import ENTRIES
 from spade_bench.encoders.zoo._build import build_timm, build_transformers
 from spade_bench.encoders.zoo._load import load
 from spade_bench.encoders.zoo.entry import Package, Remote, Timm, Transformers
@@ -230,7 +231,7 @@ def test_conch_v15_says_what_its_code_needs(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(WeightsError, match=r"below 5, here is 5\.1\.0"):
         load(ENTRIES["conch_v15"], CPU)
     monkeypatch.setattr(transformers, "__version__", "4.46.0")
-    monkeypatch.setattr(_load.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(loadchecks.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(WeightsError, match="einops, einops_exts, which are not installed"):
         load(ENTRIES["conch_v15"], CPU)
 
@@ -239,7 +240,7 @@ def test_conch_v15_says_what_its_code_needs(monkeypatch: pytest.MonkeyPatch) -> 
 def test_absent_packages_are_named(
     name: str, package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_load.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(loadchecks.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(WeightsError, match=rf"package\(s\) {package}, .*pip install .*git\+https"):
         load(ENTRIES[name], CPU)
 
@@ -283,7 +284,7 @@ def test_conch_is_asked_for_the_unprojected_vector(
     module.create_model_from_pretrained = create  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "conch", types.ModuleType("conch"))
     monkeypatch.setitem(sys.modules, "conch.open_clip_custom", module)
-    monkeypatch.setattr(_load.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(loadchecks.importlib.util, "find_spec", lambda name: object())
     file = tmp_path / "pytorch_model.bin"
     torch.save({"visual.scale": torch.ones(1), "text.weight": torch.ones(1)}, file)
     encoder = load(ENTRIES[name], LoadOptions(weights=file, device="cpu"))
@@ -322,7 +323,7 @@ def test_musk_is_asked_without_its_head(
     assert isinstance(build, Package)
     monkeypatch.setitem(sys.modules, "musk", types.ModuleType("musk"))
     monkeypatch.setitem(sys.modules, "musk.modeling", types.ModuleType("musk.modeling"))
-    monkeypatch.setattr(_load.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(loadchecks.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(timm, "create_model", lambda name: FakeMusk())
     save_file({"scale": torch.ones(1)}, tmp_path / "model.safetensors")
     encoder = load(ENTRIES[name], LoadOptions(weights=tmp_path, device="cpu"))

@@ -9,11 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spade_bench.encoders.spade.centroids import Experts
+from spade_bench.encoders.spade.experts import ExpertPair
+from spade_bench.encoders.spade.model import SpadeModel
+from spade_bench.encoders.spade.modelfolder import ModelInfo
 from spade_bench.features.bags import write_features
 from spade_bench.registry import encoders
-from spade_bench.types import EncoderCard, LoadOptions
+from spade_bench.types import Control, EncoderCard, LoadOptions
 
 DIM = 12
+N_GENES = 9  # of SPADE folders
 
 
 @dataclass(frozen=True)
@@ -90,14 +95,21 @@ def uni_study(tmp_path: Path) -> Study:
 
 
 class HalfEncoder:
-    """Keeps the first half of the base features."""
+    """Keeps the first half of the base features; brings what its controls/k1 makes of them."""
 
-    def __init__(self, card: EncoderCard) -> None:
+    def __init__(self, card: EncoderCard, weights: Path | None = None) -> None:
         self.card = card
         self.dim = DIM // 2
+        self.weights = weights
 
     def encode(self, features: np.ndarray) -> np.ndarray:
         return np.asarray(features[:, : self.dim])
+
+    def controls(self, seed: int) -> tuple[Control, ...]:
+        folder = None if self.weights is None else self.weights / "controls" / "k1"
+        if folder is None or not folder.is_dir():
+            return ()
+        return (Control("k1", "-k1", HalfEncoder(self.card), folder),)
 
 
 @pytest.fixture
@@ -108,7 +120,7 @@ def half() -> Iterator[str]:
     )
 
     def load(options: LoadOptions) -> HalfEncoder:
-        return HalfEncoder(replace(card, dim=DIM // 2))
+        return HalfEncoder(replace(card, dim=DIM // 2), options.weights)
 
     encoders.names()
     encoders.add(card, load)
@@ -123,3 +135,21 @@ def weights(tmp_path: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "experts.safetensors").write_bytes(folder.name.encode())
     return tmp_path / "weights"
+
+
+def write_spade(folder: Path, experts: int, width: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    centroids = rng.normal(size=(experts, DIM)).astype(np.float32)
+    table = Experts(centroids, np.arange(experts), ("",) * experts, experts)
+    pairs = {e: ExpertPair.create(DIM, N_GENES, width, seed=seed, expert=e) for e in range(experts)}
+    info = ModelInfo(base_encoder="mine", tau=0.5, pretrained_on=("HEST-1k",))
+    SpadeModel(info, table, [f"G{i}" for i in range(N_GENES)], pairs).save(folder)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> dict[str, Path]:
+    """Two models on one base, of different widths, each with its single expert."""
+    for name, experts, width, seed in (("a", 3, 8, 1), ("b", 2, 6, 2)):
+        write_spade(tmp_path / name, experts, width, seed)
+        write_spade(tmp_path / name / "controls" / "k1", 1, width, seed + 10)
+    return {"a": tmp_path / "a", "b": tmp_path / "b"}

@@ -59,7 +59,7 @@ def test_run_report_and_resume_with_flags(
     assert run_main("run", "--encoder", "mine", "--task", "my_task", *given, *FAST) == 0
     assert "0 cells done, 28 finished before" in capsys.readouterr().err
     assert run_main("report", "o", "--json", "--no-plots") == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)["rows"]
     assert {row["encoder"] for row in rows} == {"mine", "mine+random256"}
 
 

@@ -163,7 +163,7 @@ def test_damaged_predictions_are_left_out_and_made_again(
     printed = capsys.readouterr()
     assert "mine logistic on my_task" in printed.err
     assert "1 stored result(s) are damaged and were left out" in printed.err
-    shown = next(row for row in json.loads(printed.out) if row["metric"] == "auroc")
+    shown = next(row for row in json.loads(printed.out)["rows"] if row["metric"] == "auroc")
     assert shown["mean"] == pytest.approx(rows[0].metrics["auroc"])
     assert "failed" in shown["flags"]
     assert ask(study, tmp_path) == 0
@@ -223,7 +223,7 @@ def test_an_edited_row_is_named_left_out_and_made_again(
     printed = capsys.readouterr()
     assert "results.jsonl line 2: edited after it was written" in printed.err
     assert "1 stored result(s) are damaged and were left out" in printed.err
-    shown = next(row for row in json.loads(printed.out) if row["metric"] == "auroc")
+    shown = next(row for row in json.loads(printed.out)["rows"] if row["metric"] == "auroc")
     assert shown["mean"] == pytest.approx(before[0])
     assert ask(study, tmp_path) == 0
     printed = capsys.readouterr()
@@ -232,7 +232,7 @@ def test_an_edited_row_is_named_left_out_and_made_again(
     # The line stays in the file; the row that was computed again stands for it.
     assert len(path.read_text().splitlines()) == 3
     assert run_main("report", str(tmp_path), "--json", "--no-plots") == 0
-    shown = next(r for r in json.loads(capsys.readouterr().out) if r["metric"] == "auroc")
+    shown = next(r for r in json.loads(capsys.readouterr().out)["rows"] if r["metric"] == "auroc")
     assert shown["mean"] == pytest.approx(np.mean(before))
 
 
@@ -260,7 +260,7 @@ def test_a_bad_line_is_named_and_the_rest_goes_on(
     assert run_main("report", str(tmp_path), "--json", "--no-plots") == 2
     printed = capsys.readouterr()
     assert "results.jsonl line 1" in printed.err
-    assert json.loads(printed.out)
+    assert json.loads(printed.out)["rows"]
     assert ask(study, tmp_path) == 0
     assert "0 cells done, 2 finished before" in capsys.readouterr().err
     assert path.read_text().startswith(line)  # nothing is thrown away

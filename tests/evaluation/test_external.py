@@ -80,7 +80,7 @@ def test_chains_controls_repeats_and_reports(
         assert all(case.startswith("other") for case in tested)
     capsys.readouterr()
     assert run_main("report", "o", "--json", "--no-plots") == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)["rows"]
     main_row = next(r for r in found if r["encoder"] == "mine" and r["metric"] == "auroc"
                     and not any(f.startswith("control:") for f in r["flags"]))  # fmt: skip
     assert (main_row["protocol"], main_row["k_shot"]) == ("external", None)

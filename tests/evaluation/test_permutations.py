@@ -13,7 +13,7 @@ import pytest
 from command_line import request_of
 
 from spade_bench.cli.main import main
-from spade_bench.evaluation import RunRequest, run
+from spade_bench.evaluation import EvaluationRequest, run
 from spade_bench.evaluation import taskcells as taskrun
 from spade_bench.evaluation.controls import n_permutations
 from spade_bench.evaluation.request import EncoderRequest
@@ -35,8 +35,8 @@ PLACES: dict[str, dict[str, Any]] = {
 }
 
 
-def _ask(study: Any, out: Path, **changes: Any) -> RunRequest:
-    return request_of(study, out, **{"head_params": SMALL, **changes})
+def _ask(study: Any, out: Path, **changes: Any) -> EvaluationRequest:
+    return request_of(study, out, **{"set": SMALL, **changes})
 
 
 def _permuted(out: Path) -> list[Row]:
@@ -206,6 +206,7 @@ def test_features_alone_get_a_projection_that_is_not_called_random_weights(
         # A name alone makes no untrained encoder.
         ({"pretrained_on": ("TCGA",)}, {("mine+random256", "control:random-projection")}),
         ({"input": "features"}, {("mine+random256", "control:random-projection")}),
+        ({"untrained": False}, {("mine+random256", "control:random-projection")}),
     ],
 )
 def test_random_weights_are_those_of_an_untrained_encoder_of_images(
@@ -217,6 +218,6 @@ def test_random_weights_are_those_of_an_untrained_encoder_of_images(
 ) -> None:
     folder = random_named(study, **card)
     features = {"mine": study.features, "random-mine": folder}
-    ask = {"any_features": None, "features": features, "shots": (1,), "draws": 1}
+    ask = {"features": features, "shots": (1,), "draws": 1}
     run(_ask(study, tmp_path / "o", **ask))
     assert _untrained(tmp_path / "o") == found

@@ -11,13 +11,13 @@ import pytest
 from command_line import request_of
 
 from spade_bench.errors import DataError, UserError
-from spade_bench.evaluation import RunRequest, run
+from spade_bench.evaluation import EvaluationRequest, run
 from spade_bench.evaluation.request import resolve_task
 from spade_bench.registry import kinds
 from spade_bench.results import ResultStore, Row, read_predictions
 
 
-def _ask(study: Any, out: Path, **changes: Any) -> RunRequest:
+def _ask(study: Any, out: Path, **changes: Any) -> EvaluationRequest:
     external = any(task.test_table is not None for task in changes.get("tasks", ()))
     if not external and changes.get("protocol", "few-shot") == "few-shot":
         changes = {"shots": (1, 4), "draws": 2, **changes}
@@ -128,7 +128,7 @@ def test_folds_of_a_repeat_share_one_choice_that_the_user_can_narrow(
 ) -> None:
     out = tmp_path / "out"
     ask = {"protocol": "cv", "folds": 3, "holdout": 0.25, "select": True}
-    run(_ask(study, out, **ask, heads=("knn",), head_params={"knn": {"metric": "cosine"}}))
+    run(_ask(study, out, **ask, heads=("knn",), set={"knn": {"metric": "cosine"}}))
     chosen = {r.env["selected"] for r in _rows(out) if "ensemble" not in r.flags}
     assert len(chosen) == 1
     assert "metric" not in chosen.pop()
@@ -186,7 +186,7 @@ def test_external_trains_on_one_table_and_tests_on_another(
 ) -> None:
     out = tmp_path / "out"
     task = resolve_task("my_task", study.table, None, test_table=other_study.table)
-    ask = {"tasks": (task,), "any_test_features": other_study.features, "controls": True}
+    ask = {"tasks": (task,), "test_features": {"*": other_study.features}, "controls": True}
     summary = run(_ask(study, out, protocol="external", **ask))
     assert (summary.done, summary.failed) == (7, 0)
     for row in _rows(out):

@@ -6,21 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import make_request
 
 from spade_bench.errors import DataError, UserError
-from spade_bench.evaluation import RunRequest, run
+from spade_bench.evaluation import EvaluationRequest, run
 from spade_bench.evaluation import hyperparameters as select
 from spade_bench.evaluation.request import EncoderRequest, resolve_task
 from spade_bench.report import collect
 from spade_bench.results import ResultStore, read_predictions
 
 
-def _ask(study: Any, out: Path, task: Any, **changes: Any) -> RunRequest:
-    return RunRequest(
+def _ask(study: Any, out: Path, task: Any, **changes: Any) -> EvaluationRequest:
+    return make_request(
         encoders=(EncoderRequest("mine", "mine"),),
         tasks=(task,),
         out=out,
-        any_features=study.features,
+        features={"*": study.features},
         device="cpu",
         **{"controls": False, "heads": ("knn",), **changes},
     )
@@ -161,7 +162,7 @@ def test_a_pair_of_cohorts(study: Any, other_study: Any, tmp_path: Path) -> None
     out = tmp_path / "out"
     task = resolve_task(f"patho-bench:{tmp_path / 'pb' / 'one==two--kind'}", None, None)
     assert task.card.name == "one==two--kind"
-    summary = run(_ask(study, out, task, any_test_features=other_study.features))
+    summary = run(_ask(study, out, task, test_features={"*": other_study.features}))
     assert summary.done == 1
     (row,) = ResultStore(out).rows()
     assert (row.protocol, row.n["train"], row.n["test"]) == ("external", 40, 24)

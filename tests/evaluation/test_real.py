@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command_line import changed, make_request
 
 from spade_bench.errors import DataError
-from spade_bench.evaluation import RunRequest, run
+from spade_bench.evaluation import run
 from spade_bench.evaluation.request import EncoderRequest, resolve_task
 from spade_bench.report import Resampler, collect, leaderboard
 from spade_bench.results import ResultStore
@@ -20,11 +20,11 @@ def test_lung_subtype_lies_where_it_should(shared_data: Path, tmp_path: Path) ->
     task = resolve_task("tcga_lung_subtype", folder / "tables" / "tcga_lung_subtype.csv", None)
     out = tmp_path / "out"
     summary = run(
-        RunRequest(
+        make_request(
             encoders=(EncoderRequest("hipt4k", "hipt4k"),),
             tasks=(task,),
             out=out,
-            any_features=folder / "features_hipt4k",
+            features={"*": folder / "features_hipt4k"},
             shots=(2, 32),
             draws=10,
             device="cpu",
@@ -53,19 +53,19 @@ def test_nearest_neighbours_on_published_folds_give_the_authors_figure(
 ) -> None:
     folder = shared_data / "patho_bench" / "tcga_lung" / "subtype"
     task = resolve_task(f"patho-bench:{folder}", None, None)
-    request = RunRequest(
+    request = make_request(
         encoders=(EncoderRequest("hipt4k", "hipt4k"),),
         tasks=(task,),
         out=tmp_path / "out",
         heads=("knn",),
-        head_params={"knn": {"k": 5}},
-        any_features=shared_data / "tcga_hipt" / "features_hipt4k",
+        set={"knn": {"k": 5}},
+        features={"*": shared_data / "tcga_hipt" / "features_hipt4k"},
         controls=False,
         device="cpu",
     )
     with pytest.raises(DataError, match=r"30 case.*TCGA-33-4532.*--allow-leaky-splits"):
         run(request)
-    assert run(replace(request, allow_leaky_splits=True)).done == 10
+    assert run(changed(request, allow_leaky_splits=True)).done == 10
     rows = ResultStore(tmp_path / "out").rows()
     auroc = [row.metrics["auroc"] or 0.0 for row in rows]
     assert statistics.mean(auroc) == pytest.approx(0.889, abs=5e-4)

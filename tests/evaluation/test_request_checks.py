@@ -11,19 +11,23 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from command_line import changed
 
 from spade_bench import evaluation as runner
 from spade_bench import workspace as ws
 from spade_bench.errors import UserError
 from spade_bench.evaluation.request import EncoderRequest
-from spade_bench.evaluation.settings import Asked, to_request
+from spade_bench.evaluation.resolve import resolve
+from spade_bench.evaluation.settings import EvaluationSettings
 from spade_bench.features.bags import write_features
 from spade_bench.registry import encoders
 from spade_bench.results import ResultStore
 from spade_bench.types import LoadOptions
 
 
-def asked(folder: Path, encoder: str = "mine", made_by: str = "mine", **options: Any) -> Asked:
+def settings_of(
+    folder: Path, encoder: str = "mine", made_by: str = "mine", **options: Any
+) -> EvaluationSettings:
     features = folder / "features"
     lines = ["case_id,slide_id,label"]
     for i in range(24):
@@ -31,7 +35,7 @@ def asked(folder: Path, encoder: str = "mine", made_by: str = "mine", **options:
         write_features(features / f"s{i}.h5", x, slide_id=f"s{i}", encoder=made_by)
         lines.append(f"c{i},s{i},{('normal', 'tumor')[i % 2]}")
     (folder / "t.csv").write_text("\n".join(lines) + "\n")
-    return Asked(
+    return EvaluationSettings(
         encoders=(encoder,),
         tasks=("t",),
         tables={"*": folder / "t.csv"},
@@ -61,7 +65,7 @@ def test_options_of_another_protocol(
     tmp_path: Path, protocol: str | None, option: str, value: Any, owner: str
 ) -> None:
     with pytest.raises(UserError, match=f"is an option of {owner}, and the protocol is"):
-        to_request(asked(tmp_path, protocol=protocol, **{option: value}), None)
+        resolve(settings_of(tmp_path, protocol=protocol, **{option: value}), None)
 
 
 WRONG: list[tuple[str, str, Any]] = [
@@ -69,10 +73,10 @@ WRONG: list[tuple[str, str, Any]] = [
     ("few-shot", "repeats", 2),
     ("few-shot", "holdout", 0.3),
     ("few-shot", "group_by_site", True),
-    ("few-shot", "any_test_features", Path("x")),
+    ("few-shot", "test_features", {"*": Path("x")}),
     ("cv", "shots", (1, 2)),
     ("cv", "draws", 2),
-    ("cv", "any_test_features", Path("x")),
+    ("cv", "test_features", {"*": Path("x")}),
     ("external", "draws", 2),
 ]
 
@@ -81,8 +85,8 @@ WRONG: list[tuple[str, str, Any]] = [
 def test_options_of_another_protocol_in_a_request_built_in_python(
     tmp_path: Path, protocol: str, option: str, value: Any
 ) -> None:
-    request = to_request(asked(tmp_path), None)
-    request = replace(request, given=(), protocol=protocol, **{option: value})
+    request = resolve(settings_of(tmp_path), None)
+    request = changed(request, protocol=protocol, **{option: value})
     with pytest.raises(UserError, match=f"is an option of .*, and the protocol is {protocol}"):
         runner.run(request)
     assert not (tmp_path / "out").exists()
@@ -94,7 +98,7 @@ def test_options_of_another_protocol_in_a_request_built_in_python(
 def test_numbers_too_small_in_a_request_built_in_python(
     tmp_path: Path, option: str, value: Any
 ) -> None:
-    request = replace(to_request(asked(tmp_path), None), **{option: value})
+    request = changed(resolve(settings_of(tmp_path), None), **{option: value})
     with pytest.raises(UserError, match=f"--{option} (is|holds)"):
         runner.run(request)
 
@@ -113,7 +117,7 @@ def test_numbers_too_small_in_a_request_built_in_python(
 def test_options_that_published_splits_leave_no_room_for(
     tmp_path: Path, option: str, value: Any, said: str
 ) -> None:
-    plan = asked(tmp_path, splits={"*": tmp_path / "splits"})
+    plan = settings_of(tmp_path, splits={"*": tmp_path / "splits"})
     names = [f"s{i}" for i in range(24)]
     (tmp_path / "splits").mkdir()
     for fold in range(2):
@@ -123,8 +127,8 @@ def test_options_that_published_splits_leave_no_room_for(
         text = ",train,val,test\n" + "\n".join(rows) + "\n"
         (tmp_path / "splits" / f"splits_{fold}.csv").write_text(text)
     with pytest.raises(UserError, match=said):
-        runner.run(to_request(replace(plan, **{option: value}), None))
-    assert runner.run(to_request(plan, None)).done == 2
+        runner.run(resolve(replace(plan, **{option: value}), None))
+    assert runner.run(resolve(plan, None)).done == 2
 
 
 @pytest.mark.parametrize("option", ["shots", "draws"])
@@ -134,10 +138,10 @@ def test_what_the_workspace_says_for_another_protocol_is_said(
     file = tmp_path / "spade-bench.yaml"
     file.write_text(f"run: {{{option}: {'[1, 2]' if option == 'shots' else 3}}}\n")
     workspace = ws.load(file)
-    runner.run(to_request(asked(tmp_path, protocol="cv", folds=2), workspace))
+    runner.run(resolve(settings_of(tmp_path, protocol="cv", folds=2), workspace))
     told = f"{option} of `run` belong to few-shot and are not used with cv"
     assert told in capsys.readouterr().err
-    runner.run(to_request(asked(tmp_path, shots=(2,), draws=1), workspace))
+    runner.run(resolve(settings_of(tmp_path, shots=(2,), draws=1), workspace))
     assert "not used with" not in capsys.readouterr().err
 
 
@@ -148,8 +152,8 @@ def test_what_the_workspace_says_for_another_protocol_is_said(
 def test_a_task_name_near_a_registered_one(
     tmp_path: Path, name: str, meant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = replace(asked(tmp_path, shots=(2,), draws=1), tasks=(name,))
-    runner.run(to_request(plan, None))
+    plan = replace(settings_of(tmp_path, shots=(2,), draws=1), tasks=(name,))
+    runner.run(resolve(plan, None))
     told = capsys.readouterr().err
     assert f"task '{name}' is not registered" in told
     assert ("Did you mean" in told) == bool(meant)
@@ -157,20 +161,20 @@ def test_a_task_name_near_a_registered_one(
     rows = ResultStore(tmp_path / "out").rows()
     assert all("unregistered" in row.flags for row in rows)
     with pytest.raises(UserError, match="Did you mean" if meant else "unknown task"):
-        to_request(replace(plan, tables={}), None)
+        resolve(replace(plan, tables={}), None)
 
 
 @pytest.mark.parametrize("option", ["event_column", "days_column", "event_value"])
 def test_options_of_survival_over_classes(tmp_path: Path, option: str) -> None:
     with pytest.raises(UserError, match="is an option of survival, and every task here is class"):
-        to_request(asked(tmp_path, **{option: "x"}), None)
+        resolve(settings_of(tmp_path, **{option: "x"}), None)
 
 
 def test_options_of_classes_over_survival(tmp_path: Path, survival: Any) -> None:
-    told = asked(tmp_path, positive="1")
+    told = settings_of(tmp_path, positive="1")
     told = replace(told, tables={"*": survival.table})
     with pytest.raises(UserError, match="--positive is an option of classification, and every"):
-        to_request(told, None)
+        resolve(told, None)
 
 
 @pytest.mark.parametrize(
@@ -179,15 +183,15 @@ def test_options_of_classes_over_survival(tmp_path: Path, survival: Any) -> None
 )
 def test_numbers_too_small(tmp_path: Path, option: str, value: Any) -> None:
     with pytest.raises(UserError, match=f"--{option} (is|holds)"):
-        to_request(asked(tmp_path, **{option: value}), None)
+        resolve(settings_of(tmp_path, **{option: value}), None)
 
 
 @pytest.mark.parametrize("name", ["hipt4k", "uni"])
 def test_files_of_another_encoder(tmp_path: Path, name: str) -> None:
     few: dict[str, Any] = {"shots": (2,), "draws": 1}
     with pytest.raises(UserError, match="Did you mean --encoder other"):
-        runner.run(to_request(asked(tmp_path, name, "other", **few), None))
-    runner.run(to_request(asked(tmp_path, name, "other", as_is=True, **few), None))
+        runner.run(resolve(settings_of(tmp_path, name, "other", **few), None))
+    runner.run(resolve(settings_of(tmp_path, name, "other", as_is=True, **few), None))
     rows = [json.loads(r) for r in (tmp_path / "out/results.jsonl").read_text().splitlines()]
     assert rows
     assert all("encoder-mismatch:other" in row["flags"] for row in rows)
@@ -214,13 +218,13 @@ def test_files_of_another_base(
     tmp_path: Path, kind: str, half: str, weights: Path, slides_of_mine: str
 ) -> None:
     name = half if kind == "chained" else slides_of_mine
-    made = asked(tmp_path, name, "other", shots=(2,), draws=1)
-    plan = to_request(replace(made, controls=True), None)
+    made = settings_of(tmp_path, name, "other", shots=(2,), draws=1)
+    plan = resolve(replace(made, controls=True), None)
     if kind == "chained":
         plan = replace(plan, encoders=(EncoderRequest(name, name, weights),))
     with pytest.raises(UserError, match=f"'{name}' takes features of 'mine', but .* 'other'"):
         runner.run(plan)
-    assert runner.run(replace(plan, as_is=True)).failed == 0
+    assert runner.run(changed(plan, as_is=True)).failed == 0
     rows = ResultStore(tmp_path / "out").rows()
     assert len(rows) > 2
     assert all("encoder-mismatch:other" in row.flags for row in rows)
@@ -239,8 +243,8 @@ def test_files_of_another_encoder_for_the_cohort_to_test_on(
                 file["features"] = features
         study.features.rename(tmp_path / "f")
         study = replace(study, features=tmp_path / "f")
-    plan = to_request(
-        Asked(
+    plan = resolve(
+        EvaluationSettings(
             encoders=("mine",),
             tasks=("t",),
             tables={"*": study.table},
@@ -254,25 +258,25 @@ def test_files_of_another_encoder_for_the_cohort_to_test_on(
     )
     with pytest.raises(UserError, match="asked for encoder 'mine', but the files name 'uni'"):
         runner.run(plan)
-    assert runner.run(replace(plan, as_is=True)).failed == 0
+    assert runner.run(changed(plan, as_is=True)).failed == 0
     rows = ResultStore(tmp_path / "out").rows()
     assert all("encoder-mismatch:uni" in row.flags for row in rows)
 
 
 def test_a_misspelt_name_over_files_that_say_nothing(tmp_path: Path) -> None:
-    plan = asked(tmp_path, "resnet5O", shots=(2,), draws=1)
+    plan = settings_of(tmp_path, "resnet5O", shots=(2,), draws=1)
     bare = tmp_path / "x"
     bare.mkdir()
     for path in plan.features["*"].iterdir():
         with h5py.File(bare / path.name, "w") as file:
             file["features"] = np.ones((3, 8), dtype="f4")
-    request = to_request(Asked(features={"*": bare}).over(plan), None)
+    request = resolve(EvaluationSettings(features={"*": bare}).over(plan), None)
     with pytest.raises(UserError, match="Did you mean 'resnet50"):
         runner.run(request)
 
 
 def test_the_class_order_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     few: dict[str, Any] = {"shots": (2,), "draws": 1}
-    runner.run(to_request(asked(tmp_path, positive="normal", **few), None))
+    runner.run(resolve(settings_of(tmp_path, positive="normal", **few), None))
     text = " ".join(capsys.readouterr().err.split())
     assert "positive class: normal" in text

@@ -11,22 +11,24 @@ import numpy as np
 import pytest
 from command_line import request_of
 
+from spade_bench.cohorts.contamination import contamination
 from spade_bench.errors import DataError, PluginError, UserError
-from spade_bench.evaluation import RunRequest, RunSummary, run
-from spade_bench.evaluation.cells import contamination, fit_seed
+from spade_bench.evaluation import EvaluationRequest, RunSummary, run
+from spade_bench.evaluation.cells import fit_seed
 from spade_bench.evaluation.request import EncoderRequest, resolve_task
-from spade_bench.evaluation.settings import Asked, to_request
+from spade_bench.evaluation.resolve import resolve
+from spade_bench.evaluation.settings import EvaluationSettings
 from spade_bench.heads._pooled import PooledHead
 from spade_bench.results import ResultStore, read_predictions
 from spade_bench.statistics.metrics import score
 from spade_bench.types import Episode, TaskCard
 
 
-def _ask(study: Any, out: Path, **changes: Any) -> RunRequest:
+def _ask(study: Any, out: Path, **changes: Any) -> EvaluationRequest:
     usual: dict[str, Any] = {
         "shots": (1, 4),
         "draws": 2,
-        "head_params": {"abmil": {"hidden": 16, "attention": 8, "min_steps": 40, "epochs": 5}},
+        "set": {"abmil": {"hidden": 16, "attention": 8, "min_steps": 40, "epochs": 5}},
     }
     return request_of(study, out, **{**usual, **changes})
 
@@ -79,7 +81,7 @@ def test_same_numbers_elsewhere_other_numbers_with_other_seed(study: Any, tmp_pa
 def test_settings_of_a_head_enter_the_run_id(study: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run(_ask(study, out, controls=False))
-    changed = run(_ask(study, out, controls=False, head_params={"logistic": {"C": 0.1}}))
+    changed = run(_ask(study, out, controls=False, set={"logistic": {"C": 0.1}}))
     assert changed.done == 4
 
 
@@ -248,7 +250,7 @@ def test_classes_of_a_card_are_enforced(study: Any, tmp_path: Path) -> None:
 
 
 def test_flags_are_checked_by_name(study: Any, tmp_path: Path) -> None:
-    asked = Asked(
+    settings = EvaluationSettings(
         encoders=("x=mine",),
         tasks=("my_task",),
         tables={"*": study.table},
@@ -259,10 +261,10 @@ def test_flags_are_checked_by_name(study: Any, tmp_path: Path) -> None:
         out=tmp_path,
     )
     with pytest.raises(UserError, match="logistic"):
-        to_request(asked, None)
-    asked = replace(asked, set={"logistic": {"C": 2}})
-    request = to_request(asked, None)
+        resolve(settings, None)
+    settings = replace(settings, set={"logistic": {"C": 2}})
+    request = resolve(settings, None)
     assert request.encoders == (EncoderRequest("mine", "x"),)
     assert request.head_params == {"logistic": {"C": 2}}
     with pytest.raises(UserError, match="--encoder"):
-        to_request(replace(asked, encoders=()), None)
+        resolve(replace(settings, encoders=()), None)

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import run_main
+from command_line import make_request, run_main
 
-from spade_bench.evaluation import RunRequest, run
+from spade_bench.evaluation import run
 from spade_bench.evaluation.request import EncoderRequest, resolve_task
-from spade_bench.evaluation.settings import Asked, read_asked, to_request
+from spade_bench.evaluation.resolve import resolve
+from spade_bench.evaluation.settings import EvaluationSettings, read_settings
 from spade_bench.heads._pooled import PooledHead
 from spade_bench.report.series import collect
 from spade_bench.results import ResultStore
@@ -72,10 +73,10 @@ def test_a_file_is_read_strictly(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert run_main("run", "--config", str(file)) == 2
     assert "Did you mean 'tasks'" in capsys.readouterr().err
     file.write_text("encoders: [mine]\nset: {logistic: {C: 2}, abmil.hidden: 8}\nfeatures: here\n")
-    asked = read_asked(file)
-    assert asked.set == {"logistic": {"C": 2}, "abmil": {"hidden": 8}}
-    assert asked.features == {"*": tmp_path / "here"}
-    merged = Asked(encoders=("other",), set={"logistic": {"C": 3}}).over(asked)
+    settings = read_settings(file)
+    assert settings.set == {"logistic": {"C": 2}, "abmil": {"hidden": 8}}
+    assert settings.features == {"*": tmp_path / "here"}
+    merged = EvaluationSettings(encoders=("other",), set={"logistic": {"C": 3}}).over(settings)
     assert merged.encoders == ("other",)
     assert merged.set == {"logistic": {"C": 3}, "abmil": {"hidden": 8}}
 
@@ -103,11 +104,11 @@ def test_a_failing_task_is_recorded_and_gives_way_once_it_runs(
 
 def test_an_encoder_that_cannot_be_used_does_not_stop_the_other(study: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    request = RunRequest(
+    request = make_request(
         encoders=(EncoderRequest("mine", "mine"), EncoderRequest("resnet50", "resnet50")),
         tasks=(resolve_task("my_task", study.table, None),),
         out=out,
-        any_features=study.features,
+        features={"*": study.features},
         shots=(1,),
         draws=2,
         controls=False,
@@ -191,7 +192,7 @@ def test_dry_run_counts_and_estimates(
 
 
 def test_few_shot_run_ids_are_those_of_the_first_version(study: Any, tmp_path: Path) -> None:
-    asked = Asked(
+    settings = EvaluationSettings(
         encoders=("mine",),
         tasks=("my_task",),
         tables={"*": study.table},
@@ -202,7 +203,7 @@ def test_few_shot_run_ids_are_those_of_the_first_version(study: Any, tmp_path: P
         device="cpu",
         out=tmp_path / "o",
     )
-    run(to_request(asked, None))
+    run(resolve(settings, None))
     # Stored results stay valid: these ids were written before there were other protocols.
     assert {row["run_id"] for row in _rows(tmp_path / "o")} == {
         *("21208ee04842bb09", "716453e6c5bd90d5", "761c9a279f93c529", "e070c5726551345e"),

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command_line import make_request
 
-from spade_bench.evaluation import RunRequest, run
+from spade_bench.evaluation import run
 from spade_bench.evaluation.request import EncoderRequest, resolve_task
 from spade_bench.features.bags import write_features
 
@@ -21,7 +22,7 @@ def test_each_encoder_sees_its_own_features(study: Any, tmp_path: Path) -> None:
 
     def auroc(out: Path, *names: str) -> dict[str, list[float]]:
         run(
-            RunRequest(
+            make_request(
                 encoders=tuple(EncoderRequest(name, name) for name in names),
                 tasks=(resolve_task("my_task", study.table, None),),
                 out=out,

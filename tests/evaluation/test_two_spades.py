@@ -8,37 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import make_request
 
 from spade_bench.cli.main import main
-from spade_bench.encoders.spade.centroids import Experts
-from spade_bench.encoders.spade.experts import ExpertPair
-from spade_bench.encoders.spade.model import SpadeModel
-from spade_bench.encoders.spade.modelfolder import ModelInfo
-from spade_bench.evaluation import RunRequest, run
+from spade_bench.evaluation import run
 from spade_bench.evaluation.request import EncoderRequest, resolve_task
 from spade_bench.features.bags import read_bag, write_features
 from spade_bench.report import Resampler, against_base, collect
 from spade_bench.results import ResultStore, Row, read_predictions
-
-WIDTH, GENES = 12, 9  # of the study's features
-
-
-def _save(folder: Path, experts: int, width: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    centroids = rng.normal(size=(experts, WIDTH)).astype(np.float32)
-    table = Experts(centroids, np.arange(experts), ("",) * experts, experts)
-    pairs = {e: ExpertPair.create(WIDTH, GENES, width, seed=seed, expert=e) for e in range(experts)}
-    info = ModelInfo(base_encoder="mine", tau=0.5, pretrained_on=("HEST-1k",))
-    SpadeModel(info, table, [f"G{i}" for i in range(GENES)], pairs).save(folder)
-
-
-@pytest.fixture
-def folders(tmp_path: Path) -> dict[str, Path]:
-    """Two models on one base, of different widths, each with its single expert."""
-    for name, experts, width, seed in (("a", 3, 8, 1), ("b", 2, 6, 2)):
-        _save(tmp_path / name, experts, width, seed)
-        _save(tmp_path / name / "controls" / "k1", 1, width, seed + 10)
-    return {"a": tmp_path / "a", "b": tmp_path / "b"}
 
 
 def _run(study: Any, out: Path, folders: dict[str, Path], **changes: Any) -> list[Row]:
@@ -47,13 +24,13 @@ def _run(study: Any, out: Path, folders: dict[str, Path], **changes: Any) -> lis
         "encoders": encoders,
         "tasks": (resolve_task("my_task", study.table, None),),
         "out": out,
-        "any_features": study.features,
+        "features": {"*": study.features},
         "shots": (4,),
         "draws": 2,
         "device": "cpu",
         **changes,
     }
-    assert run(RunRequest(**values)).failed == 0
+    assert run(make_request(**values)).failed == 0
     return ResultStore(out).rows()
 
 
@@ -127,7 +104,7 @@ def test_bases_of_one_name_from_two_folders_are_told_apart(
 ) -> None:
     features = {"a": study.features, "b": _other_features(study, tmp_path / "other")}
     both = tmp_path / "both"
-    rows = _run(study, both, folders, any_features=None, features=features)
+    rows = _run(study, both, folders, features=features)
     for label, path in folders.items():
         own = {(name, control) for name, control in _names(rows) if f"@{label}" in name}
         width = {"a": 8, "b": 6}[label]
@@ -137,7 +114,7 @@ def test_bases_of_one_name_from_two_folders_are_told_apart(
             (f"mine@{label}+random{width}", "random-projection"),
         }
         out = tmp_path / f"only-{label}"
-        _run(study, out, {label: path}, any_features=features[label])
+        _run(study, out, {label: path}, features={"*": features[label]})
         alone = {(name, draw): s for (name, _, draw), s in _told(out).items()}
         for (name, _, draw), scores in _told(both).items():
             if f"@{label}" in name:
@@ -156,7 +133,7 @@ def test_a_base_asked_for_by_name_stays_the_one_it_is(
     )
     out = tmp_path / "out"
     given = {"encoders": asked, "features": {**features, "a": study.features}}
-    rows = _run(study, out, {}, any_features=None, **given)
+    rows = _run(study, out, {}, **given)
     assert {n for n in _names(rows) if n[1] in {"", "base"}} == {
         *{("mine", ""), ("a", ""), ("b", ""), ("mine@b", "base")},
     }
@@ -175,12 +152,13 @@ def test_the_table_puts_controls_below_their_encoder(
         main(["report", str(out), "--no-plots"])
     lines = capsys.readouterr().out.split("minus")[0].splitlines()
     names = [line.split("│")[1].strip() for line in lines if line.startswith("│")]
-    blocks = {"mi": {"mi", "mi-k1", "mi-random-routing"},
-              "mi-x": {"mi-x", "mi-x-k1", "mi-x-random-routing"}}  # fmt: skip
-    for label, block in blocks.items():
+    blocks = {"mi": ["mi", "mi", "mi-k1", "mi-random-routing", "mine", "mine+pca8", "mine+random8"],
+              "mi-x": ["mi-x", "mi-x", "mi-x-k1", "mi-x-random-routing", "mine+pca6",
+                       "mine+random6"]}  # fmt: skip
+    for label, block in blocks.items():  # the encoder itself twice: with permuted labels too
         start = names.index(label)
-        assert set(names[start : start + 4]) == block  # itself twice: with permuted labels too
-    assert all(name.startswith("mine") for name in names[8:])
+        assert names[start : start + len(block)] == block
+    assert len(names) == sum(map(len, blocks.values()))
 
 
 def test_equal_folders_share_their_base(
@@ -189,11 +167,11 @@ def test_equal_folders_share_their_base(
     rows = _run(study, tmp_path / "out", folders)
     task = resolve_task("my_task", study.table, None)
     again = run(
-        RunRequest(
+        make_request(
             encoders=tuple(EncoderRequest("spade", n, p) for n, p in reversed(folders.items())),
             tasks=(replace(task),),
             out=tmp_path / "out",
-            any_features=study.features,
+            features={"*": study.features},
             shots=(4,),
             draws=2,
             device="cpu",

@@ -68,7 +68,7 @@ def test_unlike_rows_are_told_apart_in_words_everywhere(
     assert "inputs:" not in printed
     assert "missing" not in printed
     assert run_main("report", "o", "--json", "--no-plots") == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)["rows"]
     found = {tuple(row["condition"]) for row in rows}
     assert len(found) == 2
     assert all(any(word in " ".join(one) for one in found) for word in words)
@@ -102,7 +102,7 @@ def test_like_rows_of_several_runs_stay_together(
     assert run_main("run", *_once(given, more, only="other")) == 0
     capsys.readouterr()
     assert run_main("report", "o", "--json", "--no-plots") == 0
-    assert {tuple(row["condition"]) for row in json.loads(capsys.readouterr().out)} == {()}
+    assert {tuple(row["condition"]) for row in json.loads(capsys.readouterr().out)["rows"]} == {()}
     assert run_main("compare", "o", "--a", "mine", "--b", "other", "--no-plots") == 0
 
 
@@ -133,7 +133,7 @@ def test_cells_that_failed_without_inputs_make_no_one_else_missing(
     ResultStore(Path("o")).append([unknown])
     capsys.readouterr()
     assert run_main("report", "o", "--json", "--no-plots") == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)["rows"]
     lacking = {row["encoder"] for row in rows if {"missing", "failed"} & set(row["flags"])}
     assert lacking == {"third"}
     assert {tuple(row["condition"]) for row in rows if row["encoder"] != "third"} == {
@@ -155,7 +155,7 @@ def test_rows_of_older_versions_are_told_apart_by_hash(
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     capsys.readouterr()
     assert run_main("report", "o", "--json", "--no-plots") == 0
-    found = {" ".join(row["condition"]) for row in json.loads(capsys.readouterr().out)}
+    found = {" ".join(row["condition"]) for row in json.loads(capsys.readouterr().out)["rows"]}
     assert len(found) == 2
     assert all(words.startswith("logistic settings ") for words in found)
 
@@ -172,7 +172,7 @@ def test_the_external_report_names_the_cohort_tested_on(
     assert run_main("report", "o", "--no-plots") == 0
     assert "24 test cases of munich" in capsys.readouterr().out
     assert run_main("report", "o", "--json", "--no-plots") == 0
-    assert {row["tested_on"] for row in json.loads(capsys.readouterr().out)} == {"munich"}
+    assert {row["tested_on"] for row in json.loads(capsys.readouterr().out)["rows"]} == {"munich"}
 
 
 def test_a_report_on_one_shard_says_what_is_absent(

@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from spade_bench.cli.main import app
+from spade_bench.errors import UserError
+from spade_bench.evaluation.settings import read_settings
 from spade_bench.features import cache as packcache
 
 HEADS = ("logistic", "abmil")
@@ -74,3 +76,13 @@ def test_a_rounded_pack_is_another_input(tmp_path: Path) -> None:
     words = ["pack", "--features", features, "--out", tmp_path / "x.pack"]
     assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
     assert not set(plain) & set(_run(tmp_path, tmp_path / "x.pack", "packed"))
+
+
+def test_the_way_to_use_the_cache_is_checked_and_read_from_yaml(tmp_path: Path) -> None:
+    for text, meant in (("off", "off"), ("copy", "copy"), ("'digests'", "digests")):
+        (tmp_path / "run.yaml").write_text(f"cache: {text}\n")
+        assert read_settings(tmp_path / "run.yaml").cache == meant
+    words = ["run", "--encoder", "mine", "--task", "demo", "--cache", "copies", "--out", "x"]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, UserError)
+    assert "Use digests, copy, off" in str(done.exception)

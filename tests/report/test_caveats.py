@@ -144,7 +144,7 @@ def test_every_table_says_for_which_training_cases(
     assert sentence in as_markdown(rows)
     with pytest.raises(SystemExit, match="0"):
         main(["report", str(tmp_path), "--json", "--no-plots"])
-    told = json.loads(capsys.readouterr().out)
+    told = json.loads(capsys.readouterr().out)["rows"]
     assert all(
         sentence in one["covers"] for one in (told if isinstance(told, list) else told["rows"])
     )

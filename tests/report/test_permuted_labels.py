@@ -198,7 +198,7 @@ def test_every_format_has_the_sentence_or_none(
     assert printed.count(sentence) == (strength > 0)
     assert "permutations:3" in printed
     if form == "--json":
-        told_by = [row["note"] for row in json.loads(printed)]
+        told_by = [row["note"] for row in json.loads(printed)["rows"]]
         assert sum(sentence in note for note in told_by) == (strength > 0)
     if form == "--csv":
         lines = list(csv.DictReader(io.StringIO(printed)))

@@ -12,7 +12,8 @@ import pytest
 from spade_bench.cli.main import main
 from spade_bench.report import Resampler, collect
 from spade_bench.report.calibration_plot import reliability
-from spade_bench.report.mainseries import featured
+from spade_bench.report.mainseries import main_series
+from spade_bench.report.pictures import Picture, draw_pictures, new_figure, picture_name
 from spade_bench.report.survival_plot import km_band
 from spade_bench.statistics.kaplan_meier import survival_curve
 
@@ -67,7 +68,7 @@ def test_main_head_largest_shot_and_ensemble_are_drawn(
     for fold in (0, 1, None):
         flags = ("ensemble",) if fold is None else ()
         store(tmp_path, {"protocol": "cv", "fold": fold}, told, flags=flags)
-    found = featured(collect(tmp_path), Resampler(tmp_path))
+    found = main_series(collect(tmp_path), Resampler(tmp_path))
     assert {key: [(s.k_shot, s.flags, len(s.rows)) for s in own] for key, own in found.items()} == {
         ("t", "logistic", "few-shot"): [(16, (), 1)],
         ("t", "logistic", "cv"): [(None, ("ensemble",), 1)],
@@ -157,3 +158,25 @@ def test_the_curve_is_that_of_the_metrics(risks: Any, seed: int) -> None:
     known = np.isfinite(band[0])
     assert (band[0][known] <= values[known] + 1e-12).all()
     assert (values[known] <= band[1][known] + 1e-12).all()
+
+
+def test_names_of_pictures_do_not_meet() -> None:
+    words = ("a b", "a_b", "a  b", "a_ b", "a b/c", "a_b/c", "a_b c", "a-b", "a.b")
+    names = [picture_name(word, "logistic") for word in words]
+    assert len(set(names)) == len(words)
+    assert all(" " not in name and "/" not in name for name in names)
+    assert picture_name("crc_braf", "cox", "few-shot") == "crc_braf-cox-few-shot.png"
+
+
+def test_pictures_of_one_name_are_all_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [("a", "b-c"), ("a-b", "c"), ("other",)]
+    pictures = [Picture("curve", place, lambda: new_figure(1.0, 1.0)) for place in places]
+    paths = draw_pictures([*pictures, Picture("band", ("x",), pictures[0].draw)], tmp_path)
+    assert len(set(paths)) == 4
+    assert [path.name for path in paths[2:]] == ["other.png", "x.png"]
+    assert all(path.read_bytes()[:4] == b"\x89PNG" for path in paths)
+    assert f"3 curves, 1 band in {tmp_path}" in capsys.readouterr().err
+    assert draw_pictures([], tmp_path / "none") == []
+    assert not (tmp_path / "none").exists()

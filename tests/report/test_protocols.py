@@ -200,7 +200,7 @@ def test_marks_are_in_every_output(tmp_path: Path, capsys: pytest.CaptureFixture
         if arguments[0] == "compare":
             assert "(contaminated: see flags; leaky splits)" in printed
         if arguments == ["report", str(tmp_path), "--no-plots", "--json"]:
-            tasks = {row["task"]: row["metric"] for row in json.loads(printed)}
+            tasks = {row["task"]: row["metric"] for row in json.loads(printed)["rows"]}
             assert tasks["overall"] == "mean_rank"
     assert (tmp_path / "plots" / "forest-phikon-lite0.png").stat().st_size > 1000
 

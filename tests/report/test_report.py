@@ -24,6 +24,7 @@ CASES = tuple(f"c{i:02d}" for i in range(60))
 ROW_FIELDS = {
     *("encoder", "task", "head", "protocol", "k_shot", "metric", "mean", "ci_low", "ci_high"),
     *("n_cases", "n_draws", "flags", "covers", "note", "condition", "tested_on"),
+    *("control", "control_of"),
 }
 
 
@@ -188,9 +189,13 @@ def test_formats_hold_the_contract(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit) as done:
         main(["report", str(tmp_path), "--json"])
     assert done.value.code == 0
-    printed = json.loads(capsys.readouterr().out)
+    content = json.loads(capsys.readouterr().out)
+    assert list(content) == ["schema", "rows"]
+    assert content["schema"] == "spade-bench/report/1"
+    printed = content["rows"]
     assert all(set(row) == ROW_FIELDS for row in printed)
     assert all(isinstance(row["flags"], list) for row in printed)
+    assert {(row["encoder"], row["control"]) for row in printed} == {("uni", ""), ("lite0", "base")}
     assert (tmp_path / "plots" / "t-logistic.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(SystemExit):
         main(["report", str(tmp_path), "--no-plots"])
@@ -202,7 +207,8 @@ def test_formats_hold_the_contract(tmp_path: Path, capsys: pytest.CaptureFixture
         main(["compare", str(tmp_path), "--a", "uni", "--b", "lite0", "--json"])
     assert done.value.code == 0
     content = json.loads(capsys.readouterr().out)
-    assert {"verdict", "differences"} == set(content)
+    assert list(content) == ["schema", "verdict", "differences"]
+    assert content["schema"] == "spade-bench/compare/1"
     assert "simulated data" in content["verdict"]
 
 

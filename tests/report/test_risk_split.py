@@ -91,7 +91,7 @@ def test_it_is_in_every_output(
     store(tmp_path, {"encoder": "oracle", "k_shot": 2}, told)
     store(tmp_path, {"encoder": "flat"}, risks(np.zeros(80)))
     store(tmp_path, {"encoder": "oracle"}, told, flags=("control:permuted-labels",))
-    rows = json.loads(_print(capsys, "report", str(tmp_path), "--json"))
+    rows = json.loads(_print(capsys, "report", str(tmp_path), "--json"))["rows"]
     own = [row for row in rows if row["metric"] == "logrank_p"]
     assert all(set(row) == set(COLUMNS) for row in own)
     found = {(r["encoder"], r["k_shot"], tuple(r["flags"])): r for r in own}

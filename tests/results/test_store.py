@@ -19,18 +19,78 @@ ROW = Row("a" * 16, "ok", "uni", "t", "logistic", "few-shot", 1, 0, metrics={"au
 CONTRACT = {
     *("schema", "run_id", "status", "encoder", "task", "head", "protocol", "k_shot", "draw"),
     *("fold", "seed", "metrics", "n", "inputs", "flags", "env", "seconds", "created_utc", "error"),
-    *("predictions_sha256", "row_sha256"),
+    *("predictions_sha256", "control", "control_of", "identity", "row_sha256"),
 }
 
 
 def test_fields_are_the_contract_and_survive_a_round_trip(tmp_path: Path) -> None:
     store = ResultStore(tmp_path / "out")
     row = replace(ROW, flags=("control:base", "simulated"), n={"train": 2, "test": 9})
+    row = replace(row, control="base", control_of="spade", identity="0" * 16)
     store.append([row])
     content = json.loads(store.path.read_text())
     assert set(content) == CONTRACT
     assert content["flags"] == ["control:base", "simulated"]
     assert store.rows() == [row]
+
+
+# A line as it was written before rows had control, control_of and identity.
+OLDER = (
+    '{"schema": "spade-bench/results/1", "run_id": "f965239d41c2da47", "status": "ok", '
+    '"encoder": "a-k1", "task": "my_task", "head": "logistic", "protocol": "few-shot", '
+    '"k_shot": 1, "draw": 0, "fold": null, "seed": 0, "metrics": {"auroc": 0.58, '
+    '"balanced_accuracy": 0.55}, "n": {"train": 2, "test": 20, "events": null, "pool": 10}, '
+    '"inputs": {"cohort": "0b263386f01cf37f", "task": "5aa0b3ea104bc875", '
+    '"features": "72f4d4b7a8ae6a19", "encoder": "9110779d2105dd8f", '
+    '"head": "85b0b8f104993146", "episode": "96e7fd05b67984d6"}, '
+    '"flags": ["control:k1", "unregistered", "contamination:unknown"], '
+    '"env": {"spade_bench": "0.1.0", "python": "3.11.7", "numpy": "2.4.6", "torch": "2.14.1", '
+    '"system": "Linux x86_64", "device": "cpu", "cohort": "40 cases of table", '
+    '"head": "logistic defaults"}, "seconds": 0.0091, "created_utc": "2026-11-26T09:35:27Z", '
+    '"error": null, '
+    '"predictions_sha256": "f5ebe16d8548ea98913a5061b2eee16996b92d38839238f305ffa2447d2521d0", '
+    '"row_sha256": "c3d18ac756b5e9ed58c7c3b1acb590d44961134f77be48358eea5c4927f82806"}\n'
+)
+
+
+def test_a_row_of_an_older_version_is_read_and_its_checksum_holds(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    store.path.write_text(OLDER)
+    (row,) = store.rows()
+    assert store.problems == []
+    assert (row.control, row.control_of, row.identity) == ("k1", "a", "")
+    store.path.write_text(OLDER.replace('"control:k1"', '"control:k2"'))
+    assert store.rows() == []
+    assert "edited" in store.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "control", "control_of"),
+    [
+        ("spade", "", ""),
+        ("spade", "permuted-labels", "spade"),
+        ("spade-k1", "k1", "spade"),
+        ("my-k1-k1", "k1", "my-k1"),
+        ("spade-random-routing", "random-routing", "spade"),
+        ("uni", "base", ""),
+        ("uni@spade", "base", "spade"),
+        ("uni@spade+pca512", "pca", "spade"),
+        ("uni+pca512", "pca", "uni"),
+        ("uni+random256", "random-projection", "uni"),
+        ("my-k1", "", ""),
+    ],
+)
+def test_the_control_of_an_older_row_stands_in_its_flag_and_label(
+    encoder: str, control: str, control_of: str, tmp_path: Path
+) -> None:
+    flags = ("simulated", f"control:{control}") if control else ("simulated",)
+    content = json.loads(replace(ROW, encoder=encoder, flags=flags).to_line())
+    for name in ("control", "control_of", "identity", "row_sha256"):
+        del content[name]
+    store = ResultStore(tmp_path)
+    store.path.write_text(json.dumps(content) + "\n")
+    (row,) = store.rows()
+    assert (row.control, row.control_of) == (control, control_of)
 
 
 def test_undefined_metric_becomes_null(tmp_path: Path) -> None:
@@ -156,6 +216,9 @@ ODD_VALUES: dict[str, list[object]] = {
     "created_utc": [None, 5],
     "error": [5, []],
     "predictions_sha256": [None, []],
+    "control": [None, 1],
+    "control_of": [None, []],
+    "identity": [None, {}],
 }
 
 

@@ -1,0 +1,161 @@
+"""From settings to a request: names are looked up, and what does not fit is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from spade_bench import workspace as ws
+from spade_bench.cohorts.columns import COLUMN_FIELDS
+from spade_bench.cohorts.published.pathobench import PATHO_BENCH
+from spade_bench.errors import UserError
+from spade_bench.evaluation.request import (
+    EncoderRequest,
+    EvaluationRequest,
+    TaskRequest,
+    resolve_task,
+    task_names,
+)
+from spade_bench.evaluation.settingchecks import (
+    check_controls,
+    check_kind_options,
+    check_numbers,
+    check_protocol_options,
+    said_options,
+)
+from spade_bench.evaluation.settings import EvaluationSettings, path_of
+from spade_bench.features.cache import check_cache_mode
+from spade_bench.features.slideids import check_match
+from spade_bench.registry import encoders as registered
+from spade_bench.registry import heads as known_heads
+from spade_bench.registry import suggest
+from spade_bench.tasks.protocols import PROTOCOLS
+
+__all__ = ["resolve"]
+
+
+def resolve(
+    given: EvaluationSettings, workspace: ws.Workspace | None, **rest: Any
+) -> EvaluationRequest:
+    """Look up the encoders and tasks that settings name, and refuse what does not fit.
+
+    Args:
+        given: What flags, a YAML file or keywords say.
+        workspace: Stands behind them.
+        **rest: Fields of the request that are no settings: ``shard`` and ``dry_run``.
+
+    Raises:
+        UserError: When something is missing or a name is unknown.
+    """
+    if not given.encoders:
+        raise UserError("no encoder given", fix="Give --encoder NAME (`spade-bench list encoders`)")
+    if not given.tasks:
+        raise UserError("no task given", fix="Give --task NAME (`spade-bench list tasks`)")
+    if given.protocol and given.protocol not in PROTOCOLS:
+        raise UserError(
+            f"there is no protocol '{given.protocol}'",
+            where="--protocol",
+            fix=f"Use {', '.join(PROTOCOLS)}",
+        )
+    check_numbers(given)
+    check_controls(given)
+    check_cache_mode(given.cache or "digests")
+    settings = given.resolved(workspace)
+    protocol = _protocol_of(settings)
+    if protocol:
+        check_protocol_options(said_options(given), protocol)
+    for name in settings.heads:
+        known_heads.get(name)
+    encoders = _encoders(settings, workspace)
+    tasks = _tasks(settings, workspace)
+    check_kind_options(given.said(), {task.card.kind for task in tasks})
+    request = EvaluationRequest(given, encoders, tasks, workspace, **rest)
+    _check_set(request)
+    return request
+
+
+def _protocol_of(settings: EvaluationSettings) -> str:
+    """The protocol that will run; empty where published splits decide it."""
+    if settings.protocol:
+        return settings.protocol
+    if settings.splits or any(name.startswith(PATHO_BENCH) for name in settings.tasks):
+        return ""
+    tables = settings.test_tables
+    if tables and "*" not in tables and len(set(settings.tasks)) > 1:
+        return ""  # each task has its own; see `check_request`
+    return "external" if tables else "few-shot"
+
+
+def _tasks(settings: EvaluationSettings, workspace: ws.Workspace | None) -> tuple[TaskRequest, ...]:
+    if "*" in settings.tables and len(set(settings.tasks)) > 1:
+        raise UserError("one table for several tasks", where="--table", fix="Write TASK=CSV")
+    requests = []
+    for name in dict.fromkeys(settings.tasks):
+        names = task_names(name)
+        requests.append(
+            resolve_task(
+                name,
+                path_of(settings.tables, *names),
+                workspace,
+                test_table=path_of(settings.test_tables, *names),
+                splits=path_of(settings.splits, *names),
+                columns=_columns(settings),
+            )
+        )
+    return tuple(requests)
+
+
+def _columns(settings: EvaluationSettings) -> dict[str, str]:
+    """Columns that are named, by their field of the card; refuse a way to match unknown."""
+    check_match(settings.match_ids)
+    return {name: column for name in COLUMN_FIELDS if (column := getattr(settings, name))}
+
+
+def _encoders(
+    settings: EvaluationSettings, workspace: ws.Workspace | None
+) -> tuple[EncoderRequest, ...]:
+    requests: list[EncoderRequest] = []
+    for text in dict.fromkeys(settings.encoders):
+        left, equals, right = text.partition("=")
+        label, name = (left, right) if equals else (text, text)
+        if not label or not name:
+            raise UserError(f"cannot read '{text}'", where="--encoder", fix="Write LABEL=ENCODER")
+        if any(request.label == label for request in requests):
+            raise UserError(f"two encoders are called '{label}'", where="--encoder")
+        requests.append(_encoder(settings, workspace, name, label))
+    return tuple(requests)
+
+
+def _encoder(
+    settings: EvaluationSettings, workspace: ws.Workspace | None, name: str, label: str
+) -> EncoderRequest:
+    """An encoder with its weights and options, over those of its entry in the workspace."""
+    entry = ws.EncoderEntry()
+    weights = settings.weights.get(label, settings.weights.get(name))
+    if weights is None and _takes_weights(name):
+        weights = settings.weights.get("*")
+    if workspace is not None:
+        entry = workspace.encoders.get(label) or workspace.encoders.get(name) or entry
+        weights = workspace.resolve(entry.weights) if weights is None else weights
+    options: dict[str, Any] = {**entry.options}
+    for key in (name, label):
+        options.update(settings.set.get(key, {}))
+    if settings.trust_remote_code and name in registered and registered.get(name).card.remote_code:
+        options.setdefault("trust_remote_code", True)
+    return EncoderRequest(name, label, weights, options)
+
+
+def _takes_weights(name: str) -> bool:
+    """Only encoders of features load weights in a run; patch encoders come as features."""
+    return name in registered and registered.get(name).card.input == "features"
+
+
+def _check_set(request: EvaluationRequest) -> None:
+    """Refuse settings of what does not run."""
+    known = {name for encoder in request.encoders for name in (encoder.name, encoder.label)}
+    known |= {*(request.settings.heads or known_heads.names())}
+    known |= {name for task in request.tasks for name in request.heads_of(task.card)}
+    for key in request.settings.set:
+        if key not in known:
+            near = suggest(key, known)
+            hint = f"Did you mean {near}?" if near else f"Known here: {', '.join(sorted(known))}"
+            raise UserError(f"unknown key '{key}'", where="--set", fix=hint)
