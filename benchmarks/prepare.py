@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -132,15 +131,23 @@ def prepare_folder(folder: Path, n_top: int) -> dict[str, Any]:
     start = time.perf_counter()
     prepared = prepare(config, folder / "out", BaseEncoder("synthetic"))
     seconds = time.perf_counter() - start
-    # kilobytes on Linux, bytes on macOS
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    peak = _peak_gib()
     return {
         "spots": prepared.spots.features.shape[0],
         "panel": len(prepared.spots.genes),
         "seconds": round(seconds, 1),
-        "peak_rss_gib": round(peak, 3),
+        "peak_rss_gib": None if peak is None else round(peak, 3),
     }
+
+
+def _peak_gib() -> float | None:
+    """Most memory that this process has had, in GiB; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 if __name__ == "__main__":

@@ -1,6 +1,17 @@
 """spade-bench: a benchmark harness for computational pathology encoders, with a working SPADE."""
 
+from pathlib import Path as _Path
+
 from spade_bench import plugins as _plugins
+from spade_bench.api import (
+    encode,
+    evaluate,
+    extract,
+    load_encoder,
+    load_results,
+    read_features,
+    read_spots,
+)
 from spade_bench.errors import SpadeBenchError, UserError
 from spade_bench.types import Bag, Case, Cohort, EncoderCard, Episode, LoadOptions, TaskCard
 from spade_bench.version import __version__
@@ -16,6 +27,19 @@ __all__ = [
     "TaskCard",
     "UserError",
     "__version__",
+    "encode",
+    "evaluate",
+    "extract",
+    "load_encoder",
+    "load_results",
+    "read_features",
+    "read_spots",
 ]
+
+# In a checkout without the in-package links (Windows writes them as small text files) the folders
+# beside the package are found where they lie.
+_here = _Path(__file__).parent
+if not (_here / "encoders").is_dir() and (_here.parent / "encoders" / "__init__.py").is_file():
+    __path__.append(str(_here.parent))
 
 _plugins.install()

@@ -221,7 +221,7 @@ def _fsync(path: Path) -> None:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", newline="\n")  # the same bytes everywhere
 
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench import console
-from spade_bench.files import atomic_path
+from spade_bench.encoders.common.sealedfolder import read_tensors, write_tensors
+from spade_bench.errors import WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,8 +33,6 @@ def save_checkpoint(
         values: What goes beside them, as JSON values.
         key: Hash of all that the training depends on.
     """
-    from safetensors.torch import save_file
-
     tensors = {
         f"{group}/{name}": tensor.detach().cpu().contiguous()
         for group, members in groups.items()
@@ -41,8 +40,7 @@ def save_checkpoint(
     }
     state = json.dumps(dict(values))
     metadata = {"fingerprint": key, "state": state, "sha256": _digest(tensors, state)}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    write_tensors(path, tensors, metadata)
 
 
 def load_checkpoint(
@@ -57,28 +55,23 @@ def load_checkpoint(
     Returns:
         Groups of tensors, and the values beside them.
     """
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as handle:
-            metadata = handle.metadata() or {}
-            if metadata.get("fingerprint") != key:
-                console.say(f"{path.name}: data or settings have changed since; starting it over")
-                return None
-            # Copies: the tensors are maps of a file that the next checkpoint replaces.
-            tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        console.warn(f"{path}: unreadable checkpoint ({error}); starting it over")
+        tensors, metadata = read_tensors(path)
+    except WeightsError as error:
+        console.warn(f"{path}: unreadable checkpoint ({error.what}); starting it over")
+        return None
+    if metadata.get("fingerprint") != key:
+        console.say(f"{path.name}: data or settings have changed since; starting it over")
         return None
     if metadata.get("sha256") != _digest(tensors, metadata["state"]):
         console.warn(f"{path}: damaged checkpoint (its checksum does not fit); starting it over")
         return None
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        group, own = name.split("/", 1)
-        groups.setdefault(group, {})[own] = tensor
+        group, member = name.split("/", 1)
+        groups.setdefault(group, {})[member] = tensor
     return groups, json.loads(metadata["state"])
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.encoders.common.weights import refuse_impostor
 from spade_bench.errors import DataError, WeightsError
+from spade_bench.memory import keep_freed_memory
 from spade_bench.types import EncoderCard, LoadOptions, Normalisation
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class TimmEncoder:
         self._local = threading.local()
         self._pool: ThreadPoolExecutor | None = None
         if self.device.type == "cpu":
-            _keep_freed_memory()
+            keep_freed_memory()
             self._pool = ThreadPoolExecutor(torch.get_num_threads(), "encode", one_core_each)
         self.precision = options.precision or card.precision
         model = model.eval().requires_grad_(False)
@@ -136,22 +137,6 @@ def one_core_each() -> None:
 
     torch.get_num_threads()  # sets the thread up first, or that would undo the limit
     threadpoolctl.threadpool_limits(1, user_api="openmp")
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc reuse freed blocks instead of returning each one to the system.
-
-    The activations of a convolution are tens of megabytes; mapping them anew for every layer
-    costs more than a third of the time of a small network on CPU (measured: 660,000 page faults
-    for 128 patches, 6,000 with this). Does nothing under other C libraries.
-    """
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(-3, 256 << 20)  # M_MMAP_THRESHOLD: larger blocks are still mapped
-        mallopt(-1, 512 << 20)  # M_TRIM_THRESHOLD: this much stays at the top of the heap
-        mallopt(-8, 1)  # M_ARENA_MAX: heaps of single threads are too small for such blocks
 
 
 def read_state(path: Path, names: tuple[str, ...]) -> dict[str, torch.Tensor]:

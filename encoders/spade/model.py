@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 from spade_bench.device import resolve_device
+from spade_bench.encoders.common.sealedfolder import check_tensors
 from spade_bench.encoders.spade import routing as routes
 from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.experts import ExpertPair, head_parameters, project
 from spade_bench.encoders.spade.genes import GenePanel
 from spade_bench.encoders.spade.modelfolder import (
     ModelInfo,
-    check_keys,
     expert_shapes,
     head_sizes,
     read_folder,
     write_folder,
 )
 from spade_bench.encoders.spade.numerics import exact_float32, fast_matmul
-from spade_bench.encoders.spade.parallelrows import in_lanes
+from spade_bench.encoders.spade.parallelrows import in_parallel_rows
 from spade_bench.errors import ConfigError, DataError, WeightsError
 
 __all__ = ["SpadeModel"]
@@ -87,7 +87,7 @@ class SpadeModel:
         self.in_dim, self.dim = head_sizes(next(iter(self.heads.values())), info.head)
         shapes = expert_shapes(self.in_dim, len(self.panel), self.dim, info.hidden)
         for expert, tensors in self.heads.items():
-            check_keys(tensors, shapes, f"expert {expert}")
+            check_tensors(tensors, shapes, f"expert {expert}")
         if experts.centroids.shape[1] != self.in_dim or max(self.heads) >= experts.n_experts:
             raise WeightsError(
                 f"centroids of width {experts.centroids.shape[1]} for {experts.n_experts} experts "
@@ -321,7 +321,7 @@ class SpadeModel:
         for start in range(0, rows.shape[0], _BLOCK):
             block = _tensor(rows[start : start + _BLOCK]).to(self.device)
             with fast_matmul(self.device):
-                sums = in_lanes(fill, block, out[start : start + _BLOCK])
+                sums = in_parallel_rows(fill, block, out[start : start + _BLOCK])
             finite = all(map(math.isfinite, sums))
             if not finite and (bad := int((~torch.isfinite(block)).any(dim=1).sum())):
                 raise DataError(f"{bad} rows from row {start} on hold NaN or infinite values")

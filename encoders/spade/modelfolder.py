@@ -1,10 +1,9 @@
-"""The folder a SPADE model lives in: written atomically, read strictly, never unpickled.
+"""The folder of a SPADE model, a :class:`FolderFormat`.
 
-``spade.json`` describes the model and holds the hashes of the other files, ``genes.csv`` is the
-panel in column order, ``centroids.safetensors`` holds `centroids` (C, D), `expert` (C,) and `organ`
-(C,), ``experts.safetensors`` holds `{expert}.{image|spot}.{parameter}`, and ``training.csv`` is the
-course of training. `spade.json` is written last: a folder whose files do not match it was left
-half-written and is refused.
+``spade.json`` describes the model and seals the other files, ``genes.csv`` is the panel in column
+order, ``centroids.safetensors`` holds `centroids` (C, D), `expert` (C,) and `organ` (C,),
+``experts.safetensors`` holds `{expert}.{image|spot}.{parameter}`, and ``training.csv`` is the
+course of training.
 """
 
 from __future__ import annotations
@@ -19,10 +18,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spade_bench.encoders.common.sealedfolder import (
+    FolderFormat,
+    check_tensors,
+    read_genes,
+    read_tensors,
+    write_genes,
+    write_tensors,
+)
 from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.experts import MLP_NAMES, PARAMETER_NAMES
-from spade_bench.errors import DataError, WeightsError
-from spade_bench.files import atomic_path, hash_file, read_sealed, write_sealed
+from spade_bench.errors import WeightsError
+from spade_bench.files import atomic_path
 
 __all__ = [
     "MODEL_FILES",
@@ -36,8 +43,14 @@ __all__ = [
 
 SCHEMA = "spade/1"
 TRAINING_COLUMNS = ("expert", "epoch", "train_loss", "val_loss", "lr", "seconds")
-_HASHED = ("genes.csv", "centroids.safetensors", "experts.safetensors")
-MODEL_FILES = ("spade.json", *_HASHED)
+_FORMAT = FolderFormat(
+    model="SPADE",
+    schema=SCHEMA,
+    description="spade.json",
+    files=("genes.csv", "centroids.safetensors", "experts.safetensors"),
+    made_by="Give the folder that `spade-bench pretrain` or `import-spade` wrote",
+)
+MODEL_FILES = (_FORMAT.description, *_FORMAT.files)
 """What a model consists of; `training.csv` beside it is a record."""
 _SIZES = ("D", "G", "K", "P")
 _HEADS = ("image", "spot")
@@ -120,39 +133,33 @@ def write_folder(
         weights: Parameters of each expert by `image.*` and `spot.*` names.
         history: Rows of `training.csv` by :data:`TRAINING_COLUMNS`; None leaves that file alone.
     """
-    from safetensors.torch import save
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / "genes.csv") as path:
-        path.write_text("gene\n" + "".join(f"{gene}\n" for gene in genes), encoding="utf-8")
+    write_genes(folder / "genes.csv", genes)
     organs = sorted(set(experts.centroid_organ))
-    with atomic_path(folder / "centroids.safetensors") as path:
-        codes = [organs.index(name) for name in experts.centroid_organ]
-        tensors = {
+    codes = [organs.index(name) for name in experts.centroid_organ]
+    write_tensors(
+        folder / "centroids.safetensors",
+        {
             "centroids": torch.from_numpy(np.ascontiguousarray(experts.centroids)),
             "expert": torch.from_numpy(np.ascontiguousarray(experts.centroid_expert)),
             "organ": torch.tensor(codes, dtype=torch.int64),
-        }
-        path.write_bytes(save(tensors))  # save_file would make it readable to its owner only
-    with atomic_path(folder / "experts.safetensors") as path:
-        path.write_bytes(save(_flat(weights)))
+        },
+    )
+    write_tensors(folder / "experts.safetensors", _flat(weights))
     if history is not None:
         _write_history(folder / "training.csv", history)
     in_dim, dim = head_sizes(next(iter(weights.values())), info.head)
     description = asdict(info) | {"T": info.temperature}
     del description["temperature"]
-    sizes = {"D": in_dim, "G": len(genes), "K": experts.n_experts, "P": dim}
     content = {
-        "schema": SCHEMA,
-        **sizes,
+        **{"D": in_dim, "G": len(genes), "K": experts.n_experts, "P": dim},
         **description,
         "versions": dict(info.versions) or versions(),
         "experts": sorted(weights),
         "organs": organs,
-        "files": {name: hash_file(folder / name) for name in _HASHED},
     }
-    write_sealed(folder / "spade.json", content)
+    _FORMAT.seal(folder, content)
 
 
 def read_folder(
@@ -168,49 +175,15 @@ def read_folder(
             missing, unexpected or of the wrong shape.
     """
     folder = Path(folder)
-    content = _read_description(folder)
-    for name in _HASHED:
-        if not (folder / name).is_file():
-            raise WeightsError(f"{name} is missing", where=str(folder), fix="Pretrain again")
-        if hash_file(folder / name) != content["files"].get(name):
-            raise WeightsError(
-                f"{name} is not the file that spade.json describes",
-                where=str(folder),
-                fix="The folder was left half-written or altered; run the command again",
-            )
+    known = {f.name for f in fields(ModelInfo)} - {"temperature"}
+    content = _FORMAT.unseal(folder, {"T", "experts", "organs", *_SIZES, *known})
     sizes = {key: int(content[key]) for key in _SIZES}
-    genes = tuple((folder / "genes.csv").read_text(encoding="utf-8").splitlines()[1:])
-    if len(genes) != sizes["G"]:
-        raise WeightsError(f"genes.csv has {len(genes)} genes, spade.json says {sizes['G']}")
+    genes = read_genes(folder / "genes.csv", sizes["G"], _FORMAT.description)
     experts = _read_centroids(folder / "centroids.safetensors", content, sizes)
     info = _info(content)
     sizes["hidden"] = info.hidden
     weights = _read_experts(folder / "experts.safetensors", content["experts"], sizes)
     return info, experts, genes, weights
-
-
-def check_keys(
-    found: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], where: str
-) -> None:
-    """Refuse tensors that are not exactly the expected ones.
-
-    Raises:
-        WeightsError: Naming missing and unexpected keys, or a wrong shape.
-    """
-    missing = [key for key in expected if key not in found]
-    unexpected = [key for key in found if key not in expected]
-    if missing or unexpected:
-        parts = [
-            f"{label}: {', '.join(keys[:6])}{f' and {len(keys) - 6} more' if len(keys) > 6 else ''}"
-            for label, keys in (("missing keys", missing), ("unexpected keys", unexpected))
-            if keys
-        ]
-        raise WeightsError("; ".join(parts), where=where)
-    for key, shape in expected.items():
-        if tuple(found[key].shape) != shape:
-            raise WeightsError(
-                f"{key} has shape {tuple(found[key].shape)}, expected {shape}", where=where
-            )
 
 
 def head_sizes(tensors: Mapping[str, Tensor], head: str) -> tuple[int, int]:
@@ -243,38 +216,9 @@ def expert_shapes(
         return {f"image.{name}": s for name, s in zip(MLP_NAMES, wide, strict=True)}
     for head, width in zip(_HEADS, (feature_dim, n_genes), strict=True):
         if width:
-            own = ((dim, width), (dim,), (dim, dim), (dim,), (dim,), (dim,))
-            shapes |= {f"{head}.{name}": s for name, s in zip(PARAMETER_NAMES, own, strict=True)}
+            sizes = ((dim, width), (dim,), (dim, dim), (dim,), (dim,), (dim,))
+            shapes |= {f"{head}.{name}": s for name, s in zip(PARAMETER_NAMES, sizes, strict=True)}
     return shapes
-
-
-def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / "spade.json"
-    if not path.is_file():
-        raise WeightsError(
-            "not a SPADE folder: it has no spade.json",
-            where=str(folder),
-            fix="Give the folder that `spade-bench pretrain` or `import-spade` wrote",
-        )
-    try:
-        content = read_sealed(path)
-    except DataError as error:
-        raise WeightsError(
-            error.what, where=str(path), fix="Pretrain again, or copy the folder anew"
-        ) from error
-    schema = content.get("schema")
-    if schema != SCHEMA:
-        raise WeightsError(
-            f"unknown schema {schema!r}; this version reads {SCHEMA!r}",
-            where=str(path),
-            fix="Use the version of spade-bench that wrote it, or pretrain again",
-        )
-    known = {f.name for f in fields(ModelInfo)} - {"temperature"}
-    wanted = {"schema", "T", "experts", "organs", "files", *_SIZES, *known}
-    absent = sorted(wanted - set(content))
-    if absent:
-        raise WeightsError(f"keys missing: {', '.join(absent)}", where=str(path))
-    return dict(content)
 
 
 def _info(content: Mapping[str, Any]) -> ModelInfo:
@@ -287,9 +231,9 @@ def _info(content: Mapping[str, Any]) -> ModelInfo:
 
 
 def _read_centroids(path: Path, content: Mapping[str, Any], sizes: Mapping[str, int]) -> Experts:
-    tensors = _load(path)
+    tensors, _ = read_tensors(path)
     n = len(tensors.get("centroids", ()))
-    check_keys(tensors, {"centroids": (n, sizes["D"]), "expert": (n,), "organ": (n,)}, str(path))
+    check_tensors(tensors, {"centroids": (n, sizes["D"]), "expert": (n,), "organ": (n,)}, str(path))
     organs = [content["organs"][int(code)] for code in tensors["organ"]]
     return Experts(
         tensors["centroids"].float().numpy(),
@@ -303,26 +247,15 @@ def _read_experts(
     path: Path, listed: Sequence[int], sizes: Mapping[str, int]
 ) -> dict[int, dict[str, Tensor]]:
     shapes = expert_shapes(sizes["D"], sizes["G"], sizes["P"], sizes["hidden"])
-    tensors = _load(path)
+    tensors, _ = read_tensors(path)
     expected = {f"{e}.{name}": shape for e in listed for name, shape in shapes.items()}
-    check_keys(tensors, expected, str(path))
+    check_tensors(tensors, expected, str(path))
     return {int(e): {name: tensors[f"{e}.{name}"] for name in shapes} for e in listed}
-
-
-def _load(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        # Copies: the tensors are maps of the file, and reading one that was cut since is fatal.
-        return {name: tensor.clone() for name, tensor in load_file(path).items()}
-    except SafetensorError as error:
-        raise WeightsError(f"not a readable safetensors file ({error})", where=str(path)) from error
 
 
 def _flat(weights: Weights) -> dict[str, Tensor]:
     return {
-        f"{expert}.{name}": tensor.detach().cpu().contiguous()
+        f"{expert}.{name}": tensor
         for expert in sorted(weights)
         for name, tensor in weights[expert].items()
     }

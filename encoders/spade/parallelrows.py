@@ -1,4 +1,4 @@
-"""Work on rows side by side: one lane of rows a core, each lane computing alone.
+"""Work on rows side by side: one lane of rows per core, each lane computing alone.
 
 The steps of routing are many and small. With all cores inside each step they wait for one another
 at every step's end; a lane that keeps to its own core and its own rows waits once.
@@ -16,14 +16,14 @@ from torch import Tensor
 
 from spade_bench.encoders.common.timmodel import one_core_each
 
-__all__ = ["in_lanes"]
+__all__ = ["in_parallel_rows"]
 
 T = TypeVar("T")
 
-_ROWS = 512  # fewer rows a lane are not worth the threads
+_ROWS = 512  # fewer rows per lane are not worth the threads
 
 
-def in_lanes(work: Callable[[Tensor, Tensor], T], rows: Tensor, out: Tensor) -> list[T]:
+def in_parallel_rows(work: Callable[[Tensor, Tensor], T], rows: Tensor, out: Tensor) -> list[T]:
     """Run ``work`` on as many lanes of rows as torch has threads.
 
     Args:

@@ -28,7 +28,11 @@ def pack(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Pack features into one file that opens at once; give it to `run` as `--features FILE`."""
+    """Pack features into one file that opens at once; give it to `run` as `--features FILE`.
+
+    The file lies where --out says and is as large as its values: 2 bytes each, 4 with --float32.
+    `run --cache copy` is the other way to fast copies; docs/FEATURES.md compares them.
+    """
     import json
 
     from spade_bench import console

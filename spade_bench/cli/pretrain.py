@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from spade_bench.cli.options import DeviceOption, WorkersOption
-
-if TYPE_CHECKING:
-    from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
-    from spade_bench.workspace import Workspace
 
 __all__ = ["pretrain"]
 
@@ -36,7 +31,7 @@ def pretrain(
     features: Annotated[
         Path | None,
         typer.Option(
-            help="Precomputed features with barcodes, one file a sample; for tangle of the slides."
+            help="Precomputed features with barcodes, one file per sample; of slides for tangle."
         ),
     ] = None,
     table: Annotated[
@@ -70,143 +65,52 @@ def pretrain(
     single-expert control, and scores held-out samples. Run the same command again to continue.
     What the flags leave out comes from spade-bench.yaml in the current folder.
     """
-    from spade_bench import config as settings_of
     from spade_bench import workspace
-    from spade_bench.encoders.spade.pretraining.pipeline import run_pretrain
+    from spade_bench.config import named_config, parse_set
+    from spade_bench.encoders.spade.pretraining import pipeline
+    from spade_bench.encoders.tangle.pretraining import tanglepipeline
     from spade_bench.errors import UserError
 
     space = workspace.load()
-    given = {"encoder": encoder, "seed": seed}
-    flags: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
-    if config is not None and settings_of.named_config("pretrain", config).get("method"):
-        flags |= {k: v for k, v in {"features": features, "table": table}.items() if v is not None}
+    single = parse_set(settings or [])
+    if config is not None and named_config("pretrain", config).get("method"):
         only_spade = {"--hest": hest, "--manifest": manifest, "--spaceranger": spaceranger,
                       "--experts": experts, "--scan-k": scan_k, "--weights": weights}  # fmt: skip
-        flags = settings_of.merge(flags, settings_of.parse_set(settings or []))
-        _tangle(
-            config,
-            flags,
-            out,
-            device,
+        if refused := [name for name, value in only_spade.items() if value]:
+            raise UserError(f"{', '.join(refused)} belongs to SPADE", where=f"--config {config}")
+        tanglepipeline.pretrain_tangle(
+            config=config,
+            features=features,
+            table=table,
+            encoder=encoder,
+            seed=seed,
+            settings=single,
+            out=out,
+            device=device,
             overwrite=overwrite,
-            refused=[n for n, v in only_spade.items() if v],
+            workspace=space,
         )
         return
     if table is not None:
         raise UserError("bulk expression is for TANGLE", where="--table", fix="--config tangle")
-    flags["samples"] = _sources(hest, manifest, spaceranger, features)
-    chosen = settings_of.merge(flags, settings_of.parse_set(settings or []))
-    resolved = _resolve(chosen, config, space)
-    target = out
-    if target is None:
-        if space is None:
-            raise workspace.need("the output folder", "--out DIR")
-        target = space.resolve(space.pretrain.out)
-    if weights is None and space is not None and resolved.encoder in space.encoders:
-        weights = space.resolve(space.encoders[resolved.encoder].weights)
-    assert target is not None
-    run_pretrain(
-        resolved,
-        target,
+    pipeline.pretrain(
+        hest=hest,
+        manifest=manifest,
+        spaceranger=spaceranger or (),
+        features=features,
+        encoder=encoder,
+        seed=seed,
+        config=config,
+        settings=single,
         weights=weights,
-        device=device or (space.device if space is not None else "auto"),
+        out=out,
+        device=device,
         workers=workers,
         experts=_experts(experts),
         scan=scan_k,
         overwrite=overwrite,
+        workspace=space,
     )
-
-
-def _tangle(
-    name: str,
-    flags: Mapping[str, Any],
-    out: Path | None,
-    device: str | None,
-    *,
-    overwrite: bool,
-    refused: list[str],
-) -> None:
-    """Train TANGLE: the named or given YAML under the flags."""
-    from spade_bench import config as settings_of
-    from spade_bench import workspace
-    from spade_bench.encoders.tangle.pretraining.tangleconfig import TangleConfig
-    from spade_bench.encoders.tangle.pretraining.tanglepipeline import run_tangle
-    from spade_bench.errors import UserError
-
-    if refused:
-        raise UserError(f"{', '.join(refused)} belongs to SPADE", where=f"--config {name}")
-    if out is None:
-        raise workspace.need("the output folder", "--out DIR")
-    merged = settings_of.merge(settings_of.named_config("pretrain", name), flags)
-    resolved = settings_of.build(TangleConfig, merged, "tangle settings")
-    space = workspace.load()
-    where = device or (space.device if space is not None else "auto")
-    run_tangle(resolved, out, device=where, overwrite=overwrite)
-
-
-def _sources(
-    hest: Path | None, manifest: Path | None, spaceranger: list[Path] | None, features: Path | None
-) -> dict[str, Any]:
-    given = {"hest": hest, "manifest": manifest, "spaceranger": spaceranger, "features": features}
-    return {key: value for key, value in given.items() if value}
-
-
-def _resolve(flags: Mapping[str, Any], name: str | None, space: Workspace | None) -> PretrainConfig:
-    """Defaults < workspace < named or given YAML < flags and --set."""
-    from spade_bench import config as settings_of
-    from spade_bench import workspace
-    from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
-
-    layers: list[Mapping[str, Any]] = []
-    named: str | None = name
-    if space is not None:
-        named = name or _workspace_config(space)
-    if named is not None:
-        layers.append(settings_of.named_config("pretrain", named))
-    if space is not None:
-        # a workspace fills in what is not given; its own `set` belongs to its own config
-        entry = {"encoder": space.pretrain.encoder}
-        extra = merge_dotted(space.pretrain.set) if name is None else {}
-        layers = [entry, *layers, extra]
-    layers.append(flags)
-    merged = settings_of.merge(*layers)
-    samples = dict(merged.get("samples") or {})
-    if not any(samples.get(key) for key in ("hest", "manifest", "spaceranger")):
-        source = _workspace_source(space)
-        if not source:
-            raise workspace.need(
-                "the paired data", "--hest DIR, --manifest CSV or --spaceranger DIR"
-            )
-        merged["samples"] = {**samples, **source}
-    return settings_of.build(PretrainConfig, merged, "pretrain settings")
-
-
-def _workspace_config(space: Workspace) -> str | None:
-    """The workspace's config name; a path is relative to the workspace file."""
-    named = space.pretrain.config
-    if named is not None and (named.endswith((".yaml", ".yml")) or "/" in named):
-        return str(space.resolve(Path(named)))
-    return named
-
-
-def _workspace_source(space: Workspace | None) -> dict[str, Path | None]:
-    if space is None:
-        return {}
-    given = {"hest": space.resolve(space.hest), "manifest": space.resolve(space.manifest)}
-    return {key: value for key, value in given.items() if value is not None}
-
-
-def merge_dotted(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nests dotted keys: `{"training.epochs": 3}` -> `{"training": {"epochs": 3}}`."""
-    from spade_bench.config import merge
-
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        nested: Any = merge_dotted(value) if isinstance(value, Mapping) else value
-        for part in reversed(str(key).split(".")):
-            nested = {part: nested}
-        out = merge(out, nested)
-    return out
 
 
 def _experts(text: str | None) -> list[int] | None:

@@ -144,6 +144,14 @@ def run(
         str | None,
         typer.Option(help="What training may take, such as 4GB; never changes the numbers."),
     ] = None,
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            help="What may lie beside the features in .spade-bench for later runs: digests "
+            "(default; a small index), copy (also fast copies of files that read slowly, on at "
+            "most a quarter of the free disk), off."
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Setting of a head or encoder: logistic.C=0.5. Repeatable."),

@@ -23,6 +23,7 @@ from spade_bench.evaluation.settingchecks import (
     said_options,
 )
 from spade_bench.evaluation.settings import EvaluationSettings, path_of
+from spade_bench.features.cache import check_cache_mode
 from spade_bench.features.slideids import check_match
 from spade_bench.registry import encoders as registered
 from spade_bench.registry import heads as known_heads
@@ -57,6 +58,7 @@ def resolve(
         )
     check_numbers(given)
     check_controls(given)
+    check_cache_mode(given.cache or "digests")
     settings = given.resolved(workspace)
     protocol = _protocol_of(settings)
     if protocol:

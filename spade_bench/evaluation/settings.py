@@ -63,6 +63,7 @@ class EvaluationSettings:
         trust_remote_code: Agree to run code that lies beside the weights of encoders.
         device: Device.
         memory: What training may take besides cached bags, such as `4GB`; None for a share.
+        cache: What may be kept of the features: digests, copy or off; see docs/FEATURES.md.
         positive: The positive one of two classes; None leaves it to the order of classes.
         as_is: Take files that name another encoder, and flag every row.
         pretrained_on: Data sets that encoders outside the registry saw in pretraining: each entry
@@ -103,6 +104,7 @@ class EvaluationSettings:
     trust_remote_code: bool = _UNSET
     device: str = _UNSET
     memory: str | None = None
+    cache: str = _UNSET
     positive: str | None = None
     as_is: bool = _UNSET
     pretrained_on: tuple[str, ...] = _UNSET
@@ -129,6 +131,8 @@ class EvaluationSettings:
             for name, value in options.items()
             if name not in names or not (value is None or _is_empty(value))
         }
+        if values.get("cache") is False:  # what YAML makes of `off`
+            values["cache"] = "off"
         for name in _PATHS & values.keys():
             if isinstance(values[name], (str, Path)):
                 values[name] = {"*": values[name]}
@@ -185,6 +189,7 @@ DEFAULTS = EvaluationSettings(
     allow_leaky_splits=False,
     trust_remote_code=False,
     device="auto",
+    cache="digests",
     as_is=False,
     pretrained_on=(),
     set={},

@@ -15,7 +15,7 @@ from spade_bench.heads import Head
 __all__ = ["store_config"]
 
 # Settings stored as they are. Those that name encoders, tasks and heads are stored with what they
-# came to; memory, the folder for results and consent change no number.
+# came to; memory, cache, the folder for results and consent change no number.
 _STORED = (
     *("protocol", "shots", "draws", "folds", "repeats", "holdout", "group_by_site", "select"),
     *("allow_leaky_splits", "seed", "controls", "permutations", "allow_missing", "device"),

@@ -19,6 +19,7 @@ from spade_bench.evaluation.encoderfeatures import (
     with_test_files,
 )
 from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
+from spade_bench.evaluation.settings import EvaluationSettings
 from spade_bench.evaluation.taskcohort import TaskCases, draw, load_cases
 from spade_bench.evaluation.variants import Variant
 from spade_bench.features.bags import FeatureFolders
@@ -59,6 +60,7 @@ class PreparedTask:
         unusable: Label and error of each encoder that could not be used for this task.
         patient_of: Slide -> patient where slides are the units; empty where patients are.
         about: Cases, splits and the cohort tested on, in words.
+        cache: What may be kept of the features; see `spade_bench.features.cache.CACHE_MODES`.
     """
 
     card: TaskCard
@@ -73,6 +75,7 @@ class PreparedTask:
     unusable: tuple[tuple[str, str], ...] = ()
     patient_of: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, str] = field(default_factory=dict)
+    cache: str = "digests"
 
     def features_hash(self, row: Variant) -> str:
         """Hash of the features of the cohort's slides, in the row's files."""
@@ -82,7 +85,8 @@ class PreparedTask:
     def base_bags(self, row: Variant) -> CaseBags:
         """Bags of the files a row starts from."""
         files = [[row.files[slide] for slide in case.slide_ids] for case in self.cohort.cases]
-        return CaseBags.from_files(files, self.infos[files[0][0]].dim)
+        dim = self.infos[files[0][0]].dim
+        return CaseBags.from_files(files, dim, cache=self.cache)
 
     def pool(self, episodes: Iterable[Episode]) -> NDArray[np.int64]:
         """Positions of the cases that none of ``episodes`` tests on."""
@@ -121,7 +125,7 @@ def prepare(request: EvaluationRequest, task: TaskRequest, folders: FeatureFolde
             replace(row, notes=(*row.notes, *loose)) if row.control == RANDOM_WEIGHTS else row
             for row in rows
         ]
-    cohort, infos, complete = _cover(cases.cohort, wanted, rows, request.settings.allow_missing)
+    cohort, infos, complete = _cover(cases.cohort, wanted, rows, request.settings)
     rows = [_fits_width(row, cohort, infos) for row in rows]
     cohort = replace(cohort, simulated=cohort.simulated or card.simulated)
     episodes, notes, settings = draw(request, kind, cases, cohort)
@@ -153,6 +157,7 @@ def prepare(request: EvaluationRequest, task: TaskRequest, folders: FeatureFolde
         tuple(unusable),
         cases.patient_of,
         _in_words(task, cohort, dealt, bool(cases.tested)),
+        request.settings.cache,
     )
 
 
@@ -282,7 +287,7 @@ def _say_cohort(card: TaskCard, cohort: Cohort, notes: Sequence[str]) -> None:
 
 
 def _cover(
-    cohort: Cohort, wanted: Sequence[str], rows: Sequence[Variant], allow_missing: bool
+    cohort: Cohort, wanted: Sequence[str], rows: Sequence[Variant], settings: EvaluationSettings
 ) -> tuple[Cohort, dict[Path, BagInfo], bool]:
     """Check every distinct set of files; keep the slides that all of them can serve."""
     infos: dict[Path, BagInfo] = {}
@@ -293,7 +298,7 @@ def _cover(
             continue
         seen.add(row.key.files)
         files = {slide: row.files[slide] for slide in wanted if slide in row.files}
-        scanned = scan_bags(files, f"Reading features for {row.label}")
+        scanned = scan_bags(files, f"Reading features for {row.label}", cache=settings.cache)
         infos.update({info.path: info for info in scanned.values()})
         unusable = {slide: info.problem for slide, info in scanned.items() if info.problem}
         cohort, coverage = keep_covered(cohort, row.files, unusable)
@@ -302,7 +307,7 @@ def _cover(
             problems.append(f"{row.label}: {coverage.describe()}")
         elif coverage.n_extra:
             say(f"{row.label}: {coverage.describe()}")
-    if problems and not allow_missing:
+    if problems and not settings.allow_missing:
         raise DataError(
             "; ".join(problems),
             fix="Add the features, or leave these slides out with --allow-missing",

@@ -2,12 +2,12 @@
 
 Reading and hashing every bag at the start of every run costs minutes on real cohorts. The cache
 beside the features (`.spade-bench`) remembers the digest, size and problems of each file as long
-as the file is unchanged by size and times, and holds packs of bags that read slowly where they
-lie: chunked or compressed HDF5, `.pt`, `.npz`, and small files. Bags in those packs are named by
-the digest of their values and have the files' own number type, so nothing computed from them can
-differ. Where a file that was read before holds other numbers now, that is said. A damaged index
-or pack is never believed: the files themselves are read, and it is made anew. `SPADE_BENCH_CACHE`
-names another folder for all caches, or is `off`.
+as the file is unchanged by size and times. Only where copies are asked for it also holds packs of
+bags that read slowly where they lie: chunked or compressed HDF5, `.pt`, `.npz`, and small files.
+Bags in those packs are named by the digest of their values and have the files' own number type, so
+nothing computed from them can differ. Where a file that was read before holds other numbers now,
+that is said. A damaged index or pack is never believed: the files themselves are read, and it is
+made anew. `SPADE_BENCH_CACHE` names another folder for all caches, or is `off`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.console import say, warn
-from spade_bench.errors import DataError
+from spade_bench.errors import DataError, UserError
 from spade_bench.features.packs import PACK_SUFFIX, Pack, open_pack
 from spade_bench.features.packwriter import PackWriter
 from spade_bench.features.plainformats import companion
@@ -34,17 +34,30 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["CACHE_FOLDER", "FeatureCache", "Known", "KnownFiles", "discard", "signature"]
+__all__ = [
+    "CACHE_FOLDER",
+    "CACHE_MODES",
+    "FeatureCache",
+    "Known",
+    "KnownFiles",
+    "check_cache_mode",
+    "discard",
+    "signature",
+]
 
+CACHE_MODES = ("digests", "copy", "off")
+"""What a run may do: remember digests; also copy what reads slowly; remember nothing."""
 CACHE_FOLDER = ".spade-bench"
 SETTLED_SECONDS = 2.0  # a file changed less long ago may change again under the same time stamp
 FREE_SHARE = 4  # packs take at most this fraction of the free disk: one in ...
 STALE_SECONDS = 7 * 24 * 3600.0  # packs that no file needs any more go after this long
+ADVICE_BYTES = 256 << 20  # slow files of fewer bytes than this are not worth a word
 _UP = 4  # folders above the features in which a cache is looked for
 _VERSION = 1
 
 Signature = list[Any]
 _discarded: set[Pack] = set()  # packs that this process found damaged
+_advised: set[Path] = set()  # caches whose slow files this process has spoken of
 
 
 @dataclass(frozen=True)
@@ -72,10 +85,11 @@ class FeatureCache:
     Args:
         root: The folder of features.
         home: Where its cache lies.
+        copies: Whether it makes copies of what reads slowly; those that are there are used anyway.
     """
 
-    def __init__(self, root: Path, home: Path) -> None:
-        self.root, self.home = root, home
+    def __init__(self, root: Path, home: Path, *, copies: bool = False) -> None:
+        self.root, self.home, self.copies = root, home, copies
         self._entries: dict[str, dict[str, Any]] = _load(home / "index.json")
         self._packed: dict[str, Path] = {}
         self._damaged: list[Path] = []
@@ -92,37 +106,50 @@ class FeatureCache:
         self._differ: list[str] = []  # files with other numbers than when they were last read
 
     @classmethod
-    def of(cls, files: Sequence[Path]) -> FeatureCache | None:
-        """Return the cache for these files, new or from an earlier run; None when it is off."""
-        if not files or os.environ.get("SPADE_BENCH_CACHE") == "off":
+    def of(cls, files: Sequence[Path], mode: str = "digests") -> FeatureCache | None:
+        """Return the cache for these files, new or from an earlier run; None when it is off.
+
+        Args:
+            files: The feature files.
+            mode: One of `CACHE_MODES`.
+        """
+        if not files or "off" in (mode, os.environ.get("SPADE_BENCH_CACHE")):
             return None
-        root = Path(os.path.commonpath([path.absolute().parent for path in files]))
+        copies = mode == "copy"
+        try:
+            root = Path(os.path.commonpath([path.absolute().parent for path in files]))
+        except ValueError:  # on several drives of Windows: no folder has them all
+            return None
         for folder in _upwards(root):
             for home in _homes(folder):
                 if (home / "index.json").is_file():
-                    return cls(folder, home)
+                    return cls(folder, home, copies=copies)
         for home in _homes(root):
             try:
                 home.mkdir(parents=True, exist_ok=True)
             except OSError:  # a read-only disk: the next place will do
                 continue
-            return cls(root, home)
+            return cls(root, home, copies=copies)
         return None
 
     def get(self, path: Path) -> Known | None:
         """Return what is known about a file.
 
         Returns:
-            None when it is unknown, has changed since, or its fast copy is gone.
+            None when it is unknown, has changed since, or a copy of it is to be made.
         """
         entry = self._entries.get(self._name(path))
         if entry is None or entry["signature"] != signature(path):
             return None
         known = Known(**entry["known"])
-        return None if entry.get("kept") and known.digest not in self._packed else known
+        if not self.copies or not _is_slow(entry) or not known.digest:
+            return known
+        # Its number type is not known before it is read: it must fit as float32.
+        fits = 4 * known.n * known.dim <= self._free()
+        return None if fits and known.digest not in self._packed else known
 
     def put(
-        self, path: Path, before: Signature | None, known: Known, *, kept: bool = False
+        self, path: Path, before: Signature | None, known: Known, *, slow: bool = False
     ) -> None:
         """Remember a file.
 
@@ -130,7 +157,7 @@ class FeatureCache:
             path: The file.
             before: Its signature from before it was read.
             known: What was found in it.
-            kept: Whether the packs hold a copy of it.
+            slow: Whether it reads slowly where it lies.
         """
         if before is None or before != signature(path):
             return  # changed while it was read
@@ -141,7 +168,7 @@ class FeatureCache:
         newest = max(before[1], before[2]) / 1e9
         if time.time() - newest < SETTLED_SECONDS:
             return
-        entry = {"signature": before, "known": asdict(known), "kept": kept}
+        entry = {"signature": before, "known": asdict(known), "slow": slow}
         self._entries[name] = entry
         self._changed = True
 
@@ -150,7 +177,7 @@ class FeatureCache:
         return self._packed.get(digest)
 
     def keep(self, digest: str, features: NDArray[np.floating]) -> bool:
-        """Add a bag to the packs, where the disk has room for it.
+        """Add a bag to the packs, where copies are asked for and the disk has room for it.
 
         Args:
             digest: Hash of the features.
@@ -160,19 +187,39 @@ class FeatureCache:
             Whether they hold it.
         """
         key = (int(features.shape[1]), str(features.dtype.name))
-        if self._room is None:
-            self._room = shutil.disk_usage(self.home).free // FREE_SHARE
         if digest in self._packed:
             return True
-        if features.nbytes > self._room:
+        if not self.copies or features.nbytes > self._free():
             return False
         if key not in self._writers:
             name = f"bags-new-{uuid.uuid4().hex[:8]}{PACK_SUFFIX}"  # other processes write too
             self._writers[key] = PackWriter(self.home / name, *key)
         if digest not in self._writers[key]:
             self._writers[key].add(Bag(digest, features), digest)
-            self._room -= features.nbytes
+            self._room = self._free() - features.nbytes
         return True
+
+    def advise(self, files: Sequence[Path]) -> None:
+        """Say, once per process and folder, what copies would be good for.
+
+        Args:
+            files: The files of a run.
+        """
+        if self.copies or self.home in _advised:
+            return
+        entries = [self._entries.get(self._name(path)) for path in files]
+        slow = [
+            entry
+            for entry in entries
+            if entry and _is_slow(entry) and entry["known"]["digest"] not in self._packed
+        ]
+        size = sum(entry["signature"][0] for entry in slow)
+        if size < ADVICE_BYTES:
+            return
+        _advised.add(self.home)
+        say(f"{self.root}: {len(slow)} of {len(files)} feature files ({size / 1e9:.1f} GB) read "
+            f"slowly (chunked or compressed HDF5, .pt, .npz); `run --cache copy` keeps fast copies "
+            f"in {self.home}, `spade-bench pack` writes one fast file for all")  # fmt: skip
 
     def commit(self) -> None:
         """Complete the packs, write the index, and say which files hold other numbers now."""
@@ -183,7 +230,7 @@ class FeatureCache:
         self._writers.clear()
         if self._changed:
             # Another process may have added files meanwhile.
-            self._entries = _load(self.home / "index.json", told=True) | self._entries
+            self._entries = _load(self.home / "index.json", quiet=True) | self._entries
             gone = [name for name in self._entries if not (self.root / name).exists()]
             for name in gone:
                 del self._entries[name]
@@ -208,13 +255,19 @@ class FeatureCache:
     def _drop_unused(self) -> None:
         for file in self._damaged:
             if file not in {path.parent for path in self._packed.values()}:  # not made anew
-                file.unlink(missing_ok=True)
+                _remove(file)
         needed = {entry["known"]["digest"] for entry in self._entries.values()}
         for file in {path.parent for path in self._packed.values()}:
             old = time.time() - file.stat().st_mtime > STALE_SECONDS
             if old and needed.isdisjoint(open_pack(file).slides):
-                file.unlink(missing_ok=True)
+                _remove(file)
                 self._packed = {d: p for d, p in self._packed.items() if p.parent != file}
+
+    def _free(self) -> int:
+        """Bytes that copies may still take."""
+        if self._room is None:
+            self._room = shutil.disk_usage(self.home).free // FREE_SHARE
+        return self._room
 
     def _name(self, path: Path) -> str:
         return os.path.relpath(path.absolute(), self.root)
@@ -265,10 +318,31 @@ def discard(copy: Pack, path: Path) -> None:
     if copy in _discarded:
         return
     _discarded.add(copy)
-    warn(f"{copy.path}: damaged, and removed; {path} is read instead, and the next run makes the "
-         "copy anew")  # fmt: skip
-    with contextlib.suppress(OSError):  # a read-only disk, or another process did it
-        copy.path.unlink()
+    warn(f"{copy.path}: damaged, and removed; {path} is read instead, and the next run with "
+         "`--cache copy` makes the copy anew")  # fmt: skip
+    _remove(copy.path)
+
+
+def check_cache_mode(mode: str) -> None:
+    """Refuse a word that is no way to use the cache.
+
+    Raises:
+        UserError: When it is none of `CACHE_MODES`.
+    """
+    if mode not in CACHE_MODES:
+        raise UserError(f"unknown value '{mode}'", where="--cache",
+                        fix=f"Use {', '.join(CACHE_MODES)}")  # fmt: skip
+
+
+def _is_slow(entry: dict[str, Any]) -> bool:
+    """Whether a file reads slowly; indexes of older versions say only whether it was copied."""
+    return bool(entry.get("slow", entry.get("kept", False)))
+
+
+def _remove(file: Path) -> None:
+    """Remove a pack, unless the disk is read-only, another process did it or has it mapped."""
+    with contextlib.suppress(OSError):
+        file.unlink(missing_ok=True)
 
 
 def signature(path: Path) -> Signature | None:
@@ -310,12 +384,12 @@ def _homes(folder: Path) -> list[Path]:
     return [folder / CACHE_FOLDER, central] if open_to_us else [central]
 
 
-def _load(file: Path, *, told: bool = False) -> dict[str, dict[str, Any]]:
+def _load(file: Path, *, quiet: bool = False) -> dict[str, dict[str, Any]]:
     """The entries of an index; none when it is missing, damaged or of another version.
 
     Args:
         file: The index.
-        told: Whether its damage has been said before.
+        quiet: Say nothing of its damage, because that was said before.
     """
     try:
         content = read_sealed(file)
@@ -326,7 +400,7 @@ def _load(file: Path, *, told: bool = False) -> dict[str, dict[str, Any]]:
             Known(**entry["known"])  # one of another shape is another version's
             entry["signature"]
     except DataError as error:
-        if file.exists() and not told:
+        if file.exists() and not quiet:
             warn(f"{error} All files are read again")
         return {}
     except (KeyError, TypeError, AttributeError):

@@ -46,12 +46,17 @@ class BagInfo:
 
 
 def scan_bags(
-    files: Mapping[str, Path], description: str = "Reading features", *, whole: bool = False
+    files: Mapping[str, Path],
+    description: str = "Reading features",
+    *,
+    whole: bool = False,
+    cache: str = "digests",
 ) -> dict[str, BagInfo]:
     """Look at every file: width, digest, and whether it can be used at all.
 
     A file is read only where nothing is known about it from an earlier run, or it has changed.
-    Files that read slowly are copied into the cache on the way; see `spade_bench.features.cache`.
+    Where copies are asked for, files that read slowly are copied into the cache on the way; see
+    `spade_bench.features.cache`.
     Of a pack only the index is read, because it may be larger than memory: each of its slides is
     held against its checksum when it is first used.
 
@@ -59,28 +64,31 @@ def scan_bags(
         files: Slide id -> feature file.
         description: Shown while reading.
         whole: Hold every slide of a pack against its checksum now.
+        cache: One of `CACHE_MODES`.
 
     Returns:
         Slide id -> what was found. Empty bags, NaN and infinite values are problems, as is a
         width other than that of most files.
     """
-    cache = FeatureCache.of([path for path in files.values() if split_path(path) is None])
-    found = {}
+    loose = [path for path in files.values() if split_path(path) is None]
+    store = FeatureCache.of(loose, cache)
+    infos = {}
     try:
         for slide, path in track(files.items(), description, len(files), "slides"):
-            found[slide] = _look(path, cache, whole)
-        if cache is not None:
-            cache.commit()
+            infos[slide] = _look(path, store, whole)
+        if store is not None:
+            store.commit()
+            store.advise(loose)
     finally:
-        if cache is not None:
-            cache.abandon()
-    widths = [info.dim for info in found.values() if not info.problem]
+        if store is not None:
+            store.abandon()
+    widths = [info.dim for info in infos.values() if not info.problem]
     if widths:
         usual = max(set(widths), key=widths.count)
-        for slide, info in found.items():
+        for slide, info in infos.items():
             if not info.problem and info.dim != usual:
-                found[slide] = BagInfo(info.path, problem=f"{info.dim} wide, others {usual}")
-    return found
+                infos[slide] = BagInfo(info.path, problem=f"{info.dim} wide, others {usual}")
+    return infos
 
 
 class CaseBags:
@@ -109,17 +117,21 @@ class CaseBags:
         self._files: Sequence[Sequence[Path]] | None = None
 
     @classmethod
-    def from_files(cls, cases: Sequence[Sequence[Path]], dim: int) -> CaseBags:
+    def from_files(
+        cls, cases: Sequence[Sequence[Path]], dim: int, *, cache: str = "digests"
+    ) -> CaseBags:
         """Bags from feature files; the slides of a case are concatenated.
 
         Args:
             cases: For each case the files of its slides.
             dim: Width of the features.
+            cache: One of `CACHE_MODES`; all but `off` read copies that are there.
         """
         import numpy as np
 
         known = KnownFiles()
-        sources = [[_Source.of(path, known) for path in paths] for paths in cases]
+        find = _Source if cache == "off" else lambda path: _Source.of(path, known)
+        sources = [[find(path) for path in paths] for paths in cases]
 
         def load(index: int) -> NDArray[np.floating]:
             parts = [source.read() for source in sources[index]]
@@ -175,7 +187,7 @@ class CaseBags:
         return CaseBags(load, self._n, dim)
 
     def map_slides(self, encode: Callable[[Path], NDArray[np.floating]], dim: int) -> CaseBags:
-        """Return one row a slide: the file of each slide through ``encode``, -> (``dim``,).
+        """Return one row per slide: the file of each slide through ``encode``, -> (``dim``,).
 
         Raises:
             DataError: When these bags were not read from files.
@@ -212,8 +224,8 @@ class _Source:
     @classmethod
     def of(cls, path: Path, known: KnownFiles) -> _Source:
         """Look a file up in the caches."""
-        found, fastest = known.get(path), known.fastest(path)
-        source = cls(path, "" if found is None else found.digest)
+        earlier, fastest = known.get(path), known.fastest(path)
+        source = cls(path, "" if earlier is None else earlier.digest)
         copy = None if fastest == path else split_path(fastest)
         if copy is not None:
             with contextlib.suppress(DataError):  # another process has just removed it
@@ -257,8 +269,9 @@ def _look(path: Path, cache: FeatureCache | None, whole: bool = False) -> BagInf
         if cache is not None:
             known = Known(info.digest, info.n, info.dim, info.encoder, info.problem)
             slow = features is not None and not reads_quickly(path)
-            kept = slow and features is not None and cache.keep(info.digest, features)
-            cache.put(path, before, known, kept=kept)
+            if slow and features is not None:
+                cache.keep(info.digest, features)
+            cache.put(path, before, known, slow=slow)
         return info
     return BagInfo(path, known.digest, known.n, known.dim, known.encoder, known.problem)
 
@@ -307,8 +320,8 @@ def bad_values(features: NDArray[np.floating]) -> str:
     nan = int(np.isnan(features).any(axis=1).sum())
     infinite = int(np.isinf(features).any(axis=1).sum())
     rows = f"of {len(features)} rows"
-    said = [f"{nan} {rows} are NaN"] if nan else []
+    problems = [f"{nan} {rows} are NaN"] if nan else []
     if infinite:
         cause = " (float16 overflow)" if features.dtype == np.float16 else ""
-        said.append(f"{infinite} {rows} are infinite{cause}")
-    return ", ".join(said)
+        problems.append(f"{infinite} {rows} are infinite{cause}")
+    return ", ".join(problems)

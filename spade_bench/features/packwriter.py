@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError, UserError
-from spade_bench.features.packs import HEADER, MAGIC, TRAILER, VERSION, PackedBag
+from spade_bench.features.packs import HEADER, MAGIC, TRAILER, VERSION, PackedBag, open_pack
 from spade_bench.files import atomic_path, hash_array, hash_obj
 from spade_bench.types import Bag
 
@@ -113,7 +113,15 @@ class PackWriter:
             self._placed.close()
         finally:
             self.abandon()
-        return self.path if path is None else self.path.replace(path)
+        if path is None:
+            return self.path
+        try:
+            return self.path.replace(path)
+        except PermissionError:  # Windows keeps a file of that name while somebody has it mapped
+            self.path.unlink()
+            if path.is_file() and open_pack(path).content == self.content:
+                return path
+            raise
 
     def abandon(self) -> None:
         """Drop what was written; nothing is left behind. Does nothing after `finish`."""

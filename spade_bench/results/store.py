@@ -15,6 +15,9 @@ from spade_bench.results.rows import EditedRowError, Row
 
 __all__ = ["Finished", "ResultStore", "whole_predictions"]
 
+# Windows has a mode in which it writes other line ends than it is given.
+_APPENDING = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+
 
 class ResultStore:
     """Rows of one output folder.
@@ -38,7 +41,7 @@ class ResultStore:
             return
         self.out.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{self.path}.lock"):
-            handle = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            handle = os.open(self.path, _APPENDING, 0o644)
             try:
                 _mend(handle, self.path)
                 view = memoryview(text)

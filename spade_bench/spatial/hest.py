@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spade_bench.cohorts.tabletext import read_dicts
+from spade_bench.console import say
 from spade_bench.errors import DataError
 from spade_bench.files import read_json
 from spade_bench.spatial.fields import as_float, as_int, as_text
@@ -23,8 +24,8 @@ _SIZES = (
 def read_hest(folder: Path) -> list[StSample]:
     """List the samples of a HEST-1k folder in the order of its metadata csv.
 
-    Partial downloads are normal: rows whose `st/{id}.h5ad` is absent are left out, and files
-    without a row are taken from `metadata/{id}.json`.
+    Partial downloads are normal: rows whose `st/{id}.h5ad` is absent are named and left out,
+    and files without a row are taken from `metadata/{id}.json`.
 
     Args:
         folder: Holds `HEST_v*.csv` and `st/`; `wsis/`, `patches/` and `metadata/` where present.
@@ -44,6 +45,11 @@ def read_hest(folder: Path) -> list[StSample]:
             "no expression files", where=str(folder / "st"), fix="Download the st/*.h5ad files"
         )
     rows = _metadata_rows(folder)
+    absent = [name for name in rows if name not in files]
+    if absent:
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        say(f"{folder}: {len(absent)} of {len(rows)} listed samples have no st/ file and are left "
+            f"out: {', '.join(absent[:3])}{more}")  # fmt: skip
     order = [i for i in rows if i in files] + [i for i in files if i not in rows]
     return [_sample(folder, i, files[i], rows.get(i, {})) for i in order]
 

@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from spade_bench.cli.main import app
+from spade_bench.features.cache import ADVICE_BYTES, CACHE_MODES, FREE_SHARE
 from spade_bench.registry import encoders
 
 _DOORS = ("README.md", "CONTRIBUTING.md")
@@ -83,3 +84,14 @@ def test_slide_encoders_are_listed_or_excused(repo: Path) -> None:
     for name in ("CHIEF", "GigaPath (slide)", "MADELEINE"):
         assert f"| {name} |" in absent
     assert not {"chief", "gigapath-slide", "madeleine"} & set(encoders.names())
+
+
+def test_the_page_on_features_says_what_the_cache_does(repo: Path) -> None:
+    text = (repo / "docs" / "FEATURES.md").read_text(encoding="utf-8")
+    for mode in CACHE_MODES:
+        assert f"| `{mode}` |" in text
+    assert FREE_SHARE == 4
+    assert "a quarter of the disk" in text
+    assert f"{ADVICE_BYTES >> 20} MiB" in text
+    assert "--cache" in _flags("run")
+    assert {"--features", "--out", "--float32"} <= _flags("pack")

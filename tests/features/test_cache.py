@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -13,17 +14,18 @@ import pytest
 import torch
 
 from spade_bench.cohorts.checks import featurescan as scan
-from spade_bench.errors import DataError
+from spade_bench.errors import DataError, UserError
 from spade_bench.features import bags as bags_module
 from spade_bench.features import cache as packcache
 from spade_bench.features import casebags
 from spade_bench.features.bags import find_bags, read_bag
 from spade_bench.features.cache import CACHE_FOLDER, FeatureCache, KnownFiles
-from spade_bench.features.casebags import CaseBags, scan_bags
+from spade_bench.features.casebags import CaseBags
 from spade_bench.features.packs import HEADER, open_pack, split_path
 from spade_bench.files import write_sealed
 
 RNG = np.random.default_rng(0)
+scan_bags = partial(casebags.scan_bags, cache="copy")
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +109,7 @@ def test_a_check_reads_what_no_run_has_read_and_the_other_way_round(
     assert scan.scan_features(tmp_path / "f", slides).bags == plain
     assert reads == [files["nan"]]  # which rows are bad is in the file alone
     reads.clear()
-    infos = scan_bags(files)
+    infos = casebags.scan_bags(files)
     assert reads == []
     assert {s: (i.n, i.dim, i.encoder) for s, i in infos.items() if not i.problem} == {
         s: (b.n, b.dim, b.encoder) for s, b in plain.items() if not b.bad
@@ -258,7 +260,7 @@ def test_vanished_files_and_unused_packs_go(
     left = set(home.glob("*.pack"))
     assert len(left) == 1
     assert not left & old
-    cache = FeatureCache.of([tmp_path / "f" / "new.h5"])
+    cache = FeatureCache.of([tmp_path / "f" / "new.h5"], "copy")
     assert cache is not None
     assert list(cache._entries) == ["new.h5"]
 
@@ -302,7 +304,7 @@ def test_finding_known_files_opens_none_of_them(
 def test_two_runs_at_once_keep_what_both_found(tmp_path: Path, reads: list[Path]) -> None:
     files = _folder(tmp_path / "f")
     paths = list(files.values())
-    first, second = FeatureCache.of(paths), FeatureCache.of(paths)
+    first, second = (FeatureCache.of(paths, "copy") for _ in range(2))
     assert first is not None
     assert second is not None
     for cache, path in ((first, files["a"]), (second, files["c"])):
@@ -433,3 +435,93 @@ def test_a_file_that_a_disk_changed_is_refused(tmp_path: Path, reads: list[Path]
     os.utime(path, ns=(later, later))
     assert scan_bags({"s": path})["s"].digest != first["s"].digest
     assert CaseBags.from_files([[path]], 1024)[0].max() == 9
+
+
+def test_nothing_large_is_written_unasked(tmp_path: Path, reads: list[Path]) -> None:
+    files = _folder(tmp_path / "f")
+    exact = {slide: read_bag(path).features.astype(np.float32) for slide, path in files.items()}
+    first = casebags.scan_bags(files)
+    home = tmp_path / "f" / CACHE_FOLDER
+    assert [path.name for path in home.iterdir()] == ["index.json"]
+    reads.clear()
+    assert casebags.scan_bags(files) == first
+    assert reads == []
+    bags = CaseBags.from_files([[path] for path in files.values()], 6)
+    for i, slide in enumerate(files):
+        assert np.array_equal(bags[i], exact[slide])
+    assert reads == list(files.values())
+    reads.clear()
+    assert scan_bags(files) == first  # asked for now
+    assert sorted(reads) == sorted(files.values())
+    assert list(home.glob("bags-*.pack"))
+    reads.clear()
+    assert casebags.scan_bags(files) == first  # copies that are there are used whatever is asked
+    assert np.array_equal(CaseBags.from_files([[files["c"]]], 6)[0], exact["c"])
+    assert reads == []
+
+
+def test_off_leaves_no_trace_and_reads_none(tmp_path: Path, reads: list[Path]) -> None:
+    files = _folder(tmp_path / "f")
+    off = partial(casebags.scan_bags, cache="off")
+    first = off(files)
+    assert not (tmp_path / "f" / CACHE_FOLDER).exists()
+    assert scan_bags(files) == first
+    reads.clear()
+    assert off(files) == first
+    bags = CaseBags.from_files([[path] for path in files.values()], 6, cache="off")
+    assert len(bags[0]) == 4
+    assert reads == [*files.values(), files["a"]]
+
+
+def test_copies_that_do_not_fit_are_not_tried_again(
+    tmp_path: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = _folder(tmp_path / "f")
+    monkeypatch.setattr(packcache, "FREE_SHARE", 1 << 60)
+    first = scan_bags(files)
+    reads.clear()
+    assert scan_bags(files) == first
+    assert reads == []
+
+
+def test_an_index_of_the_version_before_is_understood(tmp_path: Path, reads: list[Path]) -> None:
+    files = _folder(tmp_path / "f")
+    first = scan_bags(files)
+    index = tmp_path / "f" / CACHE_FOLDER / "index.json"
+    content = json.loads(index.read_text())["files"]
+    for entry in content.values():
+        entry["kept"] = entry.pop("slow")
+    write_sealed(index, {"version": 1, "files": content})
+    reads.clear()
+    assert scan_bags(files) == first
+    for pack in index.parent.glob("*.pack"):
+        pack.unlink()
+    assert casebags.scan_bags(files) == first
+    assert reads == []
+    assert scan_bags(files) == first
+    assert sorted(reads) == sorted(files.values())
+
+
+def test_slow_files_get_one_word_of_advice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = _folder(tmp_path / "f")
+    casebags.scan_bags(files)
+    assert "--cache copy" not in capsys.readouterr().err  # they are too small to matter
+    monkeypatch.setattr(packcache, "ADVICE_BYTES", 1)
+    for said in (1, 0):
+        casebags.scan_bags(files)
+        text = capsys.readouterr().err.replace("\n", " ")
+        assert text.count("5 of 5 feature files") == said
+        assert text.count("`run --cache copy`") == text.count("`spade-bench pack`") == said
+    monkeypatch.setattr(packcache, "_advised", set())
+    scan_bags(files)
+    casebags.scan_bags(files)
+    assert "--cache copy" not in capsys.readouterr().err
+
+
+def test_an_unknown_mode_is_refused() -> None:
+    for mode in packcache.CACHE_MODES:
+        packcache.check_cache_mode(mode)
+    with pytest.raises(UserError, match="Use digests, copy, off"):
+        packcache.check_cache_mode("copies")

@@ -12,6 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from spade_bench.cli.main import app
+from spade_bench.errors import UserError
+from spade_bench.evaluation.settings import read_settings
 from spade_bench.features import cache as packcache
 
 HEADS = ("logistic", "abmil")
@@ -32,10 +34,10 @@ def _study(folder: Path, dtype: str) -> Path:
     return folder / "features"
 
 
-def _run(folder: Path, features: Path, out: str) -> dict[str, tuple[str, Any]]:
+def _run(folder: Path, features: Path, out: str, *more: str) -> dict[str, tuple[str, Any]]:
     arguments = ["run", "--encoder", "mine", "--task", "demo", "--table", folder / "table.csv",
                  "--features", features, "--shots", "2,4", "--draws", "2", "--no-controls",
-                 "--device", "cpu", "--out", folder / out]  # fmt: skip
+                 "--device", "cpu", "--out", folder / out, *more]  # fmt: skip
     arguments += [word for head in HEADS for word in ("--head", head)]
     done = CliRunner().invoke(app, [str(word) for word in arguments])
     assert done.exit_code == 0, done.output
@@ -54,7 +56,9 @@ def test_numbers_do_not_depend_on_where_bags_are_read(
     monkeypatch.setenv("SPADE_BENCH_CACHE", "off")
     plain = _run(tmp_path, features, "plain")
     monkeypatch.setenv("SPADE_BENCH_CACHE", str(tmp_path / "cache"))
-    filling = _run(tmp_path, features, "filling")
+    digests = _run(tmp_path, features, "digests")
+    assert not list((tmp_path / "cache").rglob("*.pack"))
+    filling = _run(tmp_path, features, "filling", "--cache", "copy")
     assert list((tmp_path / "cache").rglob("bags-*.pack"))
     cached = _run(tmp_path, features, "cached")
     words = ["pack", "--features", features, "--out", tmp_path / "x.pack"]
@@ -62,7 +66,7 @@ def test_numbers_do_not_depend_on_where_bags_are_read(
     assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
     packed = _run(tmp_path, tmp_path / "x.pack", "packed")
     # The same cells by name: what was read is the same to the last bit, and so are the numbers.
-    assert plain == filling == cached == packed
+    assert plain == digests == filling == cached == packed
     assert {status for status, _ in plain.values()} == {"ok"}
 
 
@@ -72,3 +76,13 @@ def test_a_rounded_pack_is_another_input(tmp_path: Path) -> None:
     words = ["pack", "--features", features, "--out", tmp_path / "x.pack"]
     assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 0
     assert not set(plain) & set(_run(tmp_path, tmp_path / "x.pack", "packed"))
+
+
+def test_the_way_to_use_the_cache_is_checked_and_read_from_yaml(tmp_path: Path) -> None:
+    for text, meant in (("off", "off"), ("copy", "copy"), ("'digests'", "digests")):
+        (tmp_path / "run.yaml").write_text(f"cache: {text}\n")
+        assert read_settings(tmp_path / "run.yaml").cache == meant
+    words = ["run", "--encoder", "mine", "--task", "demo", "--cache", "copies", "--out", "x"]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, UserError)
+    assert "Use digests, copy, off" in str(done.exception)

@@ -10,8 +10,8 @@ import pytest
 
 from spade_bench import config, workspace
 from spade_bench.cli import demo as module
-from spade_bench.cli.pretrain import merge_dotted
 from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
+from spade_bench.encoders.spade.pretraining.pretrainrequest import nested
 from spade_bench.registry import encoders, heads, tasks
 
 
@@ -19,7 +19,7 @@ def test_workspace_is_valid_and_names_what_exists(tmp_path: Path) -> None:
     (tmp_path / workspace.FILE_NAME).write_text(module.WORKSPACE)
     space = workspace.load(tmp_path / workspace.FILE_NAME)
     assert space is not None
-    settings = config.build(PretrainConfig, merge_dotted(space.pretrain.set), "demo")
+    settings = config.build(PretrainConfig, nested(space.pretrain.set, deep=True), "demo")
     assert settings.clustering.k_experts == 2
     assert settings.training.epochs < 100
     for cohort in space.cohorts.values():

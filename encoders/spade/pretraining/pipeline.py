@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,12 @@ from spade_bench.encoders.spade.modelfolder import MODEL_FILES, ModelInfo
 from spade_bench.encoders.spade.pretraining.clustering import fit_experts, space_points
 from spade_bench.encoders.spade.pretraining.elbow import scan_k
 from spade_bench.encoders.spade.pretraining.prepare.basefeatures import BaseEncoder
-from spade_bench.encoders.spade.pretraining.prepare.preparation import Prepared, prepare
+from spade_bench.encoders.spade.pretraining.prepare.preparation import PreparedSpots, prepare
 from spade_bench.encoders.spade.pretraining.prepare.provenance import plain_config
 from spade_bench.encoders.spade.pretraining.prepare.spots import Spots, columns_digest
 from spade_bench.encoders.spade.pretraining.prepare.stages import Stages
 from spade_bench.encoders.spade.pretraining.pretrainconfig import ClusteringConfig, PretrainConfig
+from spade_bench.encoders.spade.pretraining.pretrainrequest import resolve_request
 from spade_bench.encoders.spade.pretraining.training import TrainingData, TrainResult, train_experts
 from spade_bench.encoders.spade.pretraining.validation import validate
 from spade_bench.files import atomic_path, hash_file, hash_obj
@@ -30,12 +31,85 @@ from spade_bench.files import atomic_path, hash_file, hash_obj
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["MIN_SPOTS_PER_EXPERT", "cap_clusters", "run_pretrain"]
+    from spade_bench.workspace import Workspace
+
+__all__ = ["MIN_SPOTS_PER_EXPERT", "cap_clusters", "pretrain", "run_pretrain"]
 
 MIN_SPOTS_PER_EXPERT = 16
-"""Fewer training spots an expert than this, on average, give a contrast with nothing in it."""
+"""Fewer training spots per expert than this, on average, give a contrast with nothing in it."""
 _MIN_SPOTS_PER_CLUSTER = 4
 _LAYOUT = ("layout", "workers")  # how training is spread; the weights do not depend on it
+
+
+def pretrain(
+    *,
+    hest: str | Path | None = None,
+    manifest: str | Path | None = None,
+    spaceranger: str | Path | Sequence[str | Path] = (),
+    features: str | Path | None = None,
+    encoder: str | None = None,
+    seed: int | None = None,
+    config: str | Path | Mapping[str, Any] | PretrainConfig | None = None,
+    settings: Mapping[str, Any] | None = None,
+    weights: str | Path | None = None,
+    out: str | Path | None = None,
+    device: str | None = None,
+    workers: int = 0,
+    experts: Sequence[int] | None = None,
+    scan: bool = False,
+    overwrite: bool = False,
+    workspace: Workspace | None = None,
+) -> Path:
+    """Do what `spade-bench pretrain` does; the same call again continues.
+
+    Args:
+        hest: Samples in HEST-1k layout.
+        manifest: Samples as a csv.
+        spaceranger: One Space Ranger `outs/` folder or several.
+        features: Precomputed features with barcodes, one file per sample.
+        encoder: Base patch encoder.
+        seed: Seed of everything random.
+        config: A named config, a YAML file, or the settings themselves.
+        settings: Single settings; keys may be dotted, such as `training.epochs`.
+        weights: Weights of the base encoder.
+        out: Output folder.
+        device: `auto`, `cpu` or `cuda[:n]`.
+        workers: Readers of the feature extraction; 0 picks by machine.
+        experts: Train only these.
+        scan: Also write the elbow curves of both clustering steps.
+        overwrite: Replace a model of other settings or data that ``out`` holds.
+        workspace: Fills in what is left out.
+
+    Returns:
+        The folder of the model; `SpadeModel.load` and the encoder `spade` take it.
+
+    Raises:
+        UserError: Data or settings cannot be used; the message says what to do.
+    """
+    request = resolve_request(
+        hest=hest,
+        manifest=manifest,
+        spaceranger=spaceranger,
+        features=features,
+        encoder=encoder,
+        seed=seed,
+        config=config,
+        settings=settings,
+        weights=weights,
+        out=out,
+        device=device,
+        workspace=workspace,
+    )
+    return run_pretrain(
+        request.config,
+        request.out,
+        weights=request.weights,
+        device=request.device,
+        workers=workers,
+        experts=experts,
+        scan=scan,
+        overwrite=overwrite,
+    )
 
 
 def run_pretrain(
@@ -84,6 +158,7 @@ def run_pretrain(
         _store_config(config, out, keep)
         prepared = prepare(config, out, base, keep=keep)
         _Run(config, out, device, prepared, base.revision, keep).all(scan, experts)
+        _say_refused(prepared.refused, out)
     return out
 
 
@@ -92,7 +167,7 @@ class _Run:
     config: PretrainConfig
     out: Path
     device: str
-    prepared: Prepared
+    prepared: PreparedSpots
     revision: str
     keep: bool = False
 
@@ -144,11 +219,11 @@ class _Run:
             spots.with_experts(assigned.cluster, assigned.expert)
             _save_experts(target, fitted)
             sizes = np.bincount(assigned.expert[train], minlength=fitted.n_experts)
-            said = (
+            summary = (
                 f"{len(fitted.centroids)} centroids in {obs['organ'].nunique()} organs, "
                 f"{fitted.n_experts} experts of {sizes.min():,} to {sizes.max():,} training spots"
             )
-            return {"said": said}
+            return {"said": summary}
 
         settings_key = {**asdict(settings), "seed": self.config.seed}
         outputs = {target: hash_file, spots.path: columns_digest("cluster", "expert")}
@@ -300,6 +375,17 @@ class _Run:
             notes=tuple(dict.fromkeys(notes)),
             extra={"split": dict(split), "spots": spots.provenance["samples"]},
         )
+
+
+def _say_refused(refused: Mapping[str, str], out: Path) -> None:
+    """Say at the end, where it is seen, how many sections are not in the model."""
+    if not refused:
+        return
+    names = ", ".join(sorted(refused)[:5]) + (" and more" if len(refused) > 5 else "")
+    console.warn(
+        f"{len(refused)} section(s) were refused and are not in the model: {names}; "
+        f"{out / 'samples.csv'} says why"
+    )
 
 
 class _UnfinishedError(Exception):

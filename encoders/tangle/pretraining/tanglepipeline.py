@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spade_bench import console
-from spade_bench.config import to_dict
+from spade_bench.config import build, merge, named_config, to_dict
 from spade_bench.device import resolve_device, setup_numerics
 from spade_bench.encoders.common.outfolder import begun, hold, store_settings
 from spade_bench.encoders.tangle.pretraining.epochs import Trained, embed, train
@@ -22,12 +22,59 @@ from spade_bench.encoders.tangle.pretraining.tangleconfig import TangleConfig
 from spade_bench.encoders.tangle.towerfolder import TangleInfo, write_folder
 from spade_bench.encoders.tangle.towers import Tangle
 from spade_bench.files import hash_obj, write_json, write_text
+from spade_bench.workspace import need
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-__all__ = ["run_tangle"]
+    from spade_bench.workspace import Workspace
+
+__all__ = ["pretrain_tangle", "run_tangle"]
+
+
+def pretrain_tangle(
+    *,
+    config: str | Path = "tangle",
+    features: str | Path | None = None,
+    table: str | Path | None = None,
+    encoder: str | None = None,
+    seed: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    device: str | None = None,
+    overwrite: bool = False,
+    workspace: Workspace | None = None,
+) -> Path:
+    """Do what `spade-bench pretrain --config tangle` does; the same call again continues.
+
+    Args:
+        config: A named config or a YAML file.
+        features: Folder of patch features of the slides.
+        table: Bulk expression, cases x genes.
+        encoder: Patch encoder whose features are taken.
+        seed: Seed of everything random.
+        settings: Single settings, nested.
+        out: Output folder.
+        device: `auto`, `cpu` or `cuda[:n]`; None for the workspace's, or `auto`.
+        overwrite: Replace a model of other settings that ``out`` holds.
+        workspace: Says which device to use.
+
+    Returns:
+        The folder of the model; the encoder `tangle` takes it.
+
+    Raises:
+        UserError: Data or settings cannot be used; the message says what to do.
+    """
+    if out is None:
+        raise need("the output folder", "--out DIR")
+    given = {"features": features, "table": table, "encoder": encoder, "seed": seed}
+    layers = {key: value for key, value in given.items() if value is not None}
+    merged = merge(named_config("pretrain", str(config)), layers, settings)
+    where = device or (workspace.device if workspace is not None else "auto")
+    resolved = build(TangleConfig, merged, "tangle settings")
+    run_tangle(resolved, Path(out), device=where, overwrite=overwrite)
+    return Path(out)
 
 
 def run_tangle(

@@ -31,11 +31,11 @@ from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
 from spade_bench.errors import DataError
 from spade_bench.spatial.findings import Finding
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["PreparedSpots", "prepare"]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSpots:
     """What the preparation leaves.
 
     Attributes:
@@ -44,6 +44,7 @@ class Prepared:
         split: Sample id -> `train`, `val` or `test`.
         notes: What a reader of results must know.
         key: Hash of everything that determines the spots.
+        refused: Sample id -> why it could not be used; those left out by the filter do not count.
     """
 
     spots: Spots
@@ -51,11 +52,12 @@ class Prepared:
     split: Mapping[str, str]
     notes: tuple[str, ...]
     key: str
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 def prepare(
     config: PretrainConfig, out: Path, base: BaseEncoder, *, keep: bool = False
-) -> Prepared:
+) -> PreparedSpots:
     """Prepares all samples a config names into `OUT/spots.h5ad`, one sample in memory at a time.
 
     Every stage says what it did; stages and samples done before are not done again, and a
@@ -87,7 +89,7 @@ class _Preparation:
         self.folder = self.out / "prepare"
         self.stages = Stages(self.folder / "stages", self.keep)
 
-    def run(self) -> Prepared:
+    def run(self) -> PreparedSpots:
         """All stages in order."""
         records = self._samples()
         panel, shared, floor = self._panel(records)
@@ -103,8 +105,13 @@ class _Preparation:
         write_table(
             self.out / "samples.csv", rows, {**self.dropped, **self.unwanted}, self.findings
         )
-        return Prepared(
-            Spots(self.out / "spots.h5ad"), tuple(records), split, tuple(notes), self.stages.key
+        return PreparedSpots(
+            Spots(self.out / "spots.h5ad"),
+            tuple(records),
+            split,
+            tuple(notes),
+            self.stages.key,
+            dict(self.dropped),
         )
 
     def _samples(self) -> list[Record]:

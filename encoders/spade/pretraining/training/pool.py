@@ -1,6 +1,6 @@
 """Experts spread over processes of one thread each, the fastest layout on CPU.
 
-Threads inside one training step fight over caches and wait for each other; a process a core does
+Threads inside one training step fight over caches and wait for each other; a process per core does
 not. This process is one of them. The others are started as `python -m`, so a caller needs no
 `__main__` guard.
 """
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from spade_bench.encoders.spade.pretraining.training.job import Job
-from spade_bench.encoders.spade.pretraining.training.memory import kept_pages
 from spade_bench.encoders.spade.pretraining.training.single import train_in_turn
 from spade_bench.errors import SpadeBenchError, UserError
 
@@ -45,9 +44,9 @@ def run_pool(path: Path, job: Job, experts: Sequence[int], workers: int) -> None
         SpadeBenchError: When a worker fails or is killed.
     """
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for expert in experts:
-        waiting.put(expert)
-    own = _take(waiting)
+    for number in experts:
+        waiting.put(number)
+    expert = _take(waiting)
     others: list[_Worker] = []
     try:
         for _ in range(min(workers, len(experts)) - 1):
@@ -58,10 +57,9 @@ def run_pool(path: Path, job: Job, experts: Sequence[int], workers: int) -> None
             for worker in others:
                 worker.relay(job, wait=False)
 
-        with kept_pages():
-            while own is not None:
-                train_in_turn(dataclasses.replace(job, report=report), [own])
-                own = _take(waiting)
+        while expert is not None:
+            train_in_turn(dataclasses.replace(job, report=report), [expert])
+            expert = _take(waiting)
         for worker in others:
             worker.relay(job, wait=True)
     finally:
@@ -84,6 +82,7 @@ class _Worker:
             text=True,
             env=_environment(),
             start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
         )
         self._order(_take(waiting))
         threading.Thread(target=self._listen, daemon=True).start()

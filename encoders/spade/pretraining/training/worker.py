@@ -1,6 +1,6 @@
 """A process that trains the experts it is told to: ``python -m ...training.worker JOB``.
 
-It reads expert numbers from stdin, one a line, and writes one JSON object a line to stdout: an
+It reads expert numbers from stdin, one per line, and writes one JSON object per line to stdout: an
 epoch's row, the end of an expert, or an error. When stdin closes it ends at once, so no worker
 outlives a parent that was killed.
 """
@@ -43,7 +43,6 @@ def _serve(job_path: Path, orders: queue.Queue[int]) -> None:
     from spade_bench.device import setup_numerics
     from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
     from spade_bench.encoders.spade.pretraining.training.job import Job, Keeper
-    from spade_bench.encoders.spade.pretraining.training.memory import kept_pages
     from spade_bench.encoders.spade.pretraining.training.sharedarrays import open_shared
     from spade_bench.encoders.spade.pretraining.training.single import train_in_turn
 
@@ -61,11 +60,10 @@ def _serve(job_path: Path, orders: queue.Queue[int]) -> None:
         _write({"kind": "epoch", "row": row})
 
     job = Job(data, config, content["seed"], device, keeper, report)
-    with kept_pages():
-        while True:
-            expert = orders.get()
-            train_in_turn(job, [expert])
-            _write({"kind": "done", "expert": expert})
+    while True:
+        expert = orders.get()
+        train_in_turn(job, [expert])
+        _write({"kind": "done", "expert": expert})
 
 
 def _listen(orders: queue.Queue[int]) -> None:
