@@ -176,8 +176,8 @@ def remove_leftovers(folder: Path) -> None:
     _swept.add(folder)
     host = _host()
     for entry in os.scandir(folder):
-        found = _LEFTOVER.search(entry.name) if entry.name.startswith(".") else None
-        if found is None or found["host"] != host or _alive(int(found["pid"])):
+        leftover = _LEFTOVER.search(entry.name) if entry.name.startswith(".") else None
+        if leftover is None or leftover["host"] != host or _alive(int(leftover["pid"])):
             continue
         with contextlib.suppress(OSError):  # another process may be removing it too
             if entry.is_dir(follow_symlinks=False):
@@ -280,18 +280,18 @@ def read_sealed(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def remember(
-    path: str | os.PathLike[str], key: str, found: Mapping[str, Any], made: Sequence[Path] = ()
+    path: str | os.PathLike[str], key: str, content: Mapping[str, Any], made: Sequence[Path] = ()
 ) -> None:
-    """Keep what was found, sealed, for :func:`remembered`.
+    """Keep some results, sealed, for :func:`remembered`.
 
     Args:
         path: The file to write.
-        key: Stands for everything that what was found depends on.
-        found: Plain values.
+        key: Stands for everything that the results depend on.
+        content: Plain values.
         made: Files that belong to it.
     """
     digests = {file.name: hash_file(file) for file in made}
-    write_sealed(path, {**found, "key": key, "files": digests})
+    write_sealed(path, {**content, "key": key, "files": digests})
 
 
 def remembered(path: Path, key: str, made: Sequence[Path] = ()) -> dict[str, Any] | None:
@@ -302,18 +302,18 @@ def remembered(path: Path, key: str, made: Sequence[Path] = ()) -> dict[str, Any
     if not path.is_file() or not all(file.is_file() for file in made):
         return None
     try:
-        found = read_sealed(path)
+        content = read_sealed(path)
     except DataError as error:
         warn(f"{error} It is made again")
         return None
-    if found.get("key") != key:
+    if content.get("key") != key:
         return None
-    digests = found.get("files") or {}
+    digests = content.get("files") or {}
     for file in made:
         if file.name in digests and digests[file.name] != hash_file(file):
             warn(f"{file}: damaged or edited: its checksum does not fit. It is made again")
             return None
-    return found
+    return content
 
 
 def need_space(path: Path, n_bytes: int) -> None:

@@ -119,5 +119,5 @@ def info_nce(a: Tensor, b: Tensor, temperature: float) -> Tensor:
     """
     cosine = functional.normalize(a, dim=1) @ functional.normalize(b, dim=1).T  # (B, B)
     logits = cosine / temperature  # (B, B)
-    own = torch.arange(len(a), device=a.device)  # (B,)
-    return (functional.cross_entropy(logits, own) + functional.cross_entropy(logits.T, own)) / 2
+    pairs = torch.arange(len(a), device=a.device)  # (B,)
+    return (functional.cross_entropy(logits, pairs) + functional.cross_entropy(logits.T, pairs)) / 2

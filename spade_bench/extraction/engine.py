@@ -272,16 +272,16 @@ def _finish(slide: Open, folder: Path, encoder: PatchEncoder) -> int:
     """
     import numpy as np
 
-    prepared = slide.prepared
+    patches = slide.patches
     slide.close()
     if slide.error is not None:
         raise slide.error
-    assert prepared is not None
+    assert patches is not None
     rows = np.concatenate(slide.rows)  # (k,)
     with _writing(folder):
-        prepared.finish(rows)
+        patches.finish(rows)
     if not len(rows):
-        raise DataError(f"none of {prepared.n} patches is sharp")
+        raise DataError(f"none of {patches.n} patches is sharp")
     features = np.concatenate(slide.features)  # (k, dim)
     slide.features.clear()
     bad = int((~np.isfinite(features)).any(axis=1).sum())
@@ -291,11 +291,11 @@ def _finish(slide: Open, folder: Path, encoder: PatchEncoder) -> int:
         write_features(
             folder / f"{slide.job.slide_id}.h5",
             features,
-            None if prepared.coords is None else prepared.coords[rows],
+            None if patches.coords is None else patches.coords[rows],
             slide_id=slide.job.slide_id,
             encoder=encoder.card.name,
-            barcodes=None if prepared.barcodes is None else [prepared.barcodes[i] for i in rows],
-            attrs={**prepared.attrs, **slide.attrs},
+            barcodes=None if patches.barcodes is None else [patches.barcodes[i] for i in rows],
+            attrs={**patches.attrs, **slide.attrs},
         )
     return len(features)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.console import warn
 from spade_bench.errors import DataError
 from spade_bench.extraction.recipe import EncoderSource, Settings, fingerprint
-from spade_bench.extraction.stream import DROPPED, Prepared
+from spade_bench.extraction.stream import DROPPED, PatchReader
 from spade_bench.slides.opening import Slide, open_slide
 from spade_bench.slides.patches import fit_patch, open_spots, read_patch
 from spade_bench.slides.pyramids import PLAIN_SUFFIXES
@@ -86,7 +86,7 @@ class SlideJob:
         except DataError:
             return None  # said when it is opened to be read
 
-    def prepare(self, folder: Path) -> Prepared:
+    def prepare(self, folder: Path) -> PatchReader:
         """See `Job.prepare`."""
         from spade_bench.extraction.preview import write_preview
         from spade_bench.slides.quality import sharp
@@ -126,7 +126,7 @@ class SlideJob:
         }
         keep = sharp if self.settings.drop_blur else None
         n = len(grid.coords)
-        return Prepared(n, read, grid.coords, None, attrs, keep, finish, slide.close)
+        return PatchReader(n, read, grid.coords, None, attrs, keep, finish, slide.close)
 
     def _patches(self, slide: Slide, folder: Path) -> tuple[TissueMask, Grid]:
         """Find the tissue and lay the grid; a slide without any leaves its preview behind."""
@@ -217,7 +217,7 @@ class SpotJob:
             raise DataError(f"{DROPPED}{why}", where=self.slide_id)
         return checked.sample
 
-    def prepare(self, folder: Path) -> Prepared:
+    def prepare(self, folder: Path) -> PatchReader:
         """See `Job.prepare`."""
         px, mpp = self.source.patch_px, self.source.mpp(self.settings)
         spots = open_spots(
@@ -240,7 +240,7 @@ class SpotJob:
             "level0_mpp": level0,
             "patches_from": "patch file" if spots.rows is not None else "image",
         }
-        return Prepared(
+        return PatchReader(
             len(spots), spots.read, spots.coords, spots.barcodes, attrs, close=spots.close
         )
 
@@ -263,7 +263,7 @@ class FolderJob:
             "assume_mpp": self.settings.assume_mpp,
         }
 
-    def prepare(self, folder: Path) -> Prepared:
+    def prepare(self, folder: Path) -> PatchReader:
         """See `Job.prepare`."""
         card, px = self.source.card, self.source.patch_px
         assumed = self.settings.assume_mpp
@@ -289,7 +289,7 @@ class FolderJob:
             return np.stack(images)
 
         mpp = None if assumed is None else self.source.mpp(self.settings)
-        return Prepared(len(self.files), read, attrs={"patch_size": px, "mpp": mpp})
+        return PatchReader(len(self.files), read, attrs={"patch_size": px, "mpp": mpp})
 
 
 def _check_resolution(slide: Slide, mpp: float) -> None:

@@ -21,7 +21,7 @@ from spade_bench.extraction.recipe import Settings
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["BAD_INPUT", "DROPPED", "Batch", "Job", "Open", "Prepared", "Stream"]
+__all__ = ["BAD_INPUT", "DROPPED", "Batch", "Job", "Open", "PatchReader", "Stream"]
 
 _CHUNK = 16  # patches a reader thread reads at a time
 _OPEN_AHEAD = 2  # slides opened before they are needed
@@ -31,8 +31,8 @@ DROPPED = "dropped: "  # how the reason starts for which the checks of a section
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A slide ready to be read.
+class PatchReader:
+    """The patches of a slide that is open, to be read in any order.
 
     Attributes:
         n: Number of patches.
@@ -65,7 +65,7 @@ class Job(Protocol):
     def inputs(self) -> Mapping[str, Any]:
         """What of the input determines the features, for the recipe."""
 
-    def prepare(self, folder: Path) -> Prepared:
+    def prepare(self, folder: Path) -> PatchReader:
         """Open the slide and find its patches; ``folder`` is where its features go."""
 
 
@@ -76,7 +76,7 @@ class Open:
     Attributes:
         job: What it is.
         attrs: Its recipe.
-        prepared: What is read; None when it could not be opened.
+        patches: What is read; None when it could not be opened.
         rows: Numbers of the patches kept so far, by chunk.
         features: Their features so far, by batch.
         error: Why it failed, if it did.
@@ -84,7 +84,7 @@ class Open:
 
     job: Job
     attrs: Mapping[str, str]
-    prepared: Prepared | None = None
+    patches: PatchReader | None = None
     rows: list[np.ndarray] = field(default_factory=list)
     features: list[np.ndarray] = field(default_factory=list)
     error: BaseException | None = None
@@ -93,19 +93,19 @@ class Open:
 
     def close(self) -> None:
         """Close its file, once."""
-        if self.prepared is not None and not self.closed:
+        if self.patches is not None and not self.closed:
             self.closed = True
-            self.prepared.close()
+            self.patches.close()
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Read patches and drop those not worth encoding: (k, px, px, 3) images, (k,) rows."""
         import numpy as np
 
-        assert self.prepared is not None
-        images, rows = self.prepared.read(start, stop), np.arange(start, stop)
-        if self.prepared.keep is None:
+        assert self.patches is not None
+        images, rows = self.patches.read(start, stop), np.arange(start, stop)
+        if self.patches.keep is None:
             return images, rows
-        good = self.prepared.keep(images)
+        good = self.patches.keep(images)
         return images[good], rows[good]
 
 
@@ -145,7 +145,7 @@ class Stream:
         self._ahead = 2 * settings.readers() + -(-settings.batch_size // self._chunk)
         self._opener = ThreadPoolExecutor(1, "open")
         self._readers = ThreadPoolExecutor(settings.readers(), "read")
-        self._opening: deque[tuple[Open, Future[Prepared]]] = deque()
+        self._opening: deque[tuple[Open, Future[PatchReader]]] = deque()
         self._reading: deque[_Chunk] = deque()
         self._current: Open | None = None
         self._live: list[Open] = []  # slides that may be open
@@ -188,12 +188,12 @@ class Stream:
             slide = self._current or self._next()
             if slide is None:
                 return
-            if slide.prepared is None:  # it failed to open
+            if slide.patches is None:  # it failed to open
                 self._reading.append(_Chunk(slide, None, last=True))
                 continue
             start = slide.given_out
-            slide.given_out = min(start + self._chunk, slide.prepared.n)
-            last = slide.given_out == slide.prepared.n
+            slide.given_out = min(start + self._chunk, slide.patches.n)
+            last = slide.given_out == slide.patches.n
             future = self._readers.submit(slide.read, start, slide.given_out)
             self._reading.append(_Chunk(slide, future, last))
             self._current = None if last else slide
@@ -210,17 +210,17 @@ class Stream:
             return None
         self._opening.popleft()
         try:
-            prepared = future.result()
+            patches = future.result()
         except BAD_INPUT as error:
             slide.error = error
             return slide
-        if prepared.n == 0:
-            prepared.close()
+        if patches.n == 0:
+            patches.close()
             slide.error = DataError("has no patches")
             return slide
-        slide.prepared = prepared
+        slide.patches = patches
         self._live = [*(other for other in self._live if not other.closed), slide]
-        self.opened.append(prepared.n)
+        self.opened.append(patches.n)
         return slide
 
     def _take(self, chunk: _Chunk) -> None:

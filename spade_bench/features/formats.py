@@ -204,8 +204,8 @@ def _read_hdf5(path: Path, file: h5py.File) -> Bag:
         check_dataset(placed, path)
         coords, side = pixel_coords(read_dataset(placed, path), len(features), attrs, path)
     side = positive(attrs.get("patch_size_level0")) or side
-    found = (dataset(file, name, path) for name in ("barcodes", "barcode"))
-    barcodes = next((read_barcodes(spots, path) for spots in found if spots is not None), None)
+    datasets = (dataset(file, name, path) for name in ("barcodes", "barcode"))
+    barcodes = next((read_barcodes(spots, path) for spots in datasets if spots is not None), None)
     return Bag(
         slide_id=path.stem,
         features=features,
@@ -239,13 +239,13 @@ def _feature_dataset(file: h5py.File, path: Path) -> h5py.Dataset | None:
     kind = file.attrs.get("feat_type", "tile")
     if (kind.decode() if isinstance(kind, bytes) else str(kind)) not in {"tile", ""}:
         return None  # STAMP keeps slide and patient vectors in the same layout
-    found = (dataset(file, key, path) for key in _FEATURE_KEYS)
-    return next((data for data in found if data is not None and data.shape is not None), None)
+    datasets = (dataset(file, key, path) for key in _FEATURE_KEYS)
+    return next((data for data in datasets if data is not None and data.shape is not None), None)
 
 
 def _coords_dataset(file: h5py.File, path: Path) -> h5py.Dataset | None:
-    found = (dataset(file, name, path) for name in COORDS)
-    return next((data for data in found if data is not None), None)
+    datasets = (dataset(file, name, path) for name in COORDS)
+    return next((data for data in datasets if data is not None), None)
 
 
 def _stored_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -92,10 +92,10 @@ def pack_features(
     file = pack_file(out, features)
     broken: list[DataError] = []
     files = find_bags(features, encoder, unreadable=broken)
-    found = scan_bags(files, "Checking features", whole=True)
+    infos = scan_bags(files, "Checking features", whole=True)
     left_out = {Path(error.where).stem: error.clause for error in broken}
-    left_out |= {slide: info.problem for slide, info in found.items() if info.problem}
-    usable = {slide: info for slide, info in found.items() if not info.problem}
+    left_out |= {slide: info.problem for slide, info in infos.items() if info.problem}
+    usable = {slide: info for slide, info in infos.items() if not info.problem}
     for slide, problem in left_out.items():
         warn(f"{slide}: {problem}")
     if not usable or (left_out and not allow_missing):

@@ -79,8 +79,8 @@ def _named(holder: Mapping[str, Any], features: Any, *, mmap: bool) -> Plain:
     """Features with what a dict or archive holds beside them."""
     import numpy as np
 
-    said = {name: np.asarray(holder[name]) for name in _SAID if name in holder}
-    attrs = {name: value.item() for name, value in said.items() if value.size == 1}
+    values = {name: np.asarray(holder[name]) for name in _SAID if name in holder}
+    attrs = {name: value.item() for name, value in values.items() if value.size == 1}
     if mmap:
         return Plain(features, None, attrs)
     coords = next((_array(holder[name]) for name in COORDS if name in holder), None)

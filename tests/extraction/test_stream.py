@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from spade_bench.errors import DataError
 from spade_bench.extraction import EncoderSource, Settings
 from spade_bench.extraction.engine import run_jobs
-from spade_bench.extraction.stream import Prepared, Stream
+from spade_bench.extraction.stream import PatchReader, Stream
 from spade_bench.features.bags import read_bag
 from spade_bench.types import EncoderCard, LoadOptions, Normalisation
 
@@ -57,7 +57,7 @@ class Numbers:
     def inputs(self) -> Mapping[str, Any]:
         return {"numbers": self.numbers.tolist()}
 
-    def prepare(self, folder: Path) -> Prepared:
+    def prepare(self, folder: Path) -> PatchReader:
         if self.unopenable:
             raise DataError("cannot be opened")
         coords = np.stack([self.numbers, self.numbers], axis=1)
@@ -71,7 +71,7 @@ class Numbers:
             part = self.numbers[start:stop, None, None, None].astype(np.uint8)
             return np.broadcast_to(part, (len(part), 4, 4, 3)).copy()
 
-        return Prepared(
+        return PatchReader(
             len(self.numbers), read, coords, keep=self.keep,
             close=lambda: self.events.append("close"),
         )  # fmt: skip

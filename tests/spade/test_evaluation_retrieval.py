@@ -109,7 +109,7 @@ def test_chunked_scores_equal_the_models_own(routing):
     expected = model.score(x, g, GENES, routing=routing)
     chunked = np.concatenate([rows(a, min(a + 13, 50)).numpy() for a in range(0, 50, 13)])
     np.testing.assert_allclose(chunked, expected, rtol=1e-4, atol=1e-3)
-    np.testing.assert_allclose(rows.own.numpy(), np.diag(expected), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(rows.pair_scores.numpy(), np.diag(expected), rtol=1e-4, atol=1e-3)
 
 
 def test_scores_follow_the_formula():
@@ -163,9 +163,9 @@ def test_untrained_twins_keep_routing_and_change_heads():
 
 def own_expert_scores(model: SpadeModel, x: np.ndarray, g: np.ndarray) -> np.ndarray:
     """The tempting shortcut: each candidate encoded by the expert of its OWN image."""
-    own = model.route(x, "hard").argmax(axis=1)
+    pair_scores = model.route(x, "hard").argmax(axis=1)
     spot = np.stack([model.encode_expression(g, GENES, e) for e in range(K)])  # (K, n, P)
-    return model.encode(x, "hard") @ spot[own, np.arange(len(x))].T
+    return model.encode(x, "hard") @ spot[pair_scores, np.arange(len(x))].T
 
 
 def test_encoding_candidates_by_their_own_expert_inflates_and_the_fair_score_does_not():

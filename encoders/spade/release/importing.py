@@ -70,8 +70,8 @@ def import_release(
     places = read_centroids(Path(centroids))  # (C, D)
     owner = read_clusters(Path(clusters), len(places))  # (C,)
     n_experts = int(owner.max()) + 1
-    found = find_checkpoints(Path(checkpoints), pattern)
-    experts = read_experts(found, n_experts, str(checkpoints))
+    checkpoint_files = find_checkpoints(Path(checkpoints), pattern)
+    experts = read_experts(checkpoint_files, n_experts, str(checkpoints))
     _check_width(experts[0], places.shape[1], Path(centroids))
     panel = _panel(experts[0], genes)
     info = _info(experts, panel, named=genes is not None, base_encoder=base_encoder)
@@ -115,10 +115,10 @@ def read_genes(path: Path) -> tuple[str, ...]:
 
 def _check_width(expert: ReleaseExpert, width: int, centroids: Path) -> None:
     first = "net.0.weight" if expert.head == "mlp" else "projection.weight"
-    own = int(expert.image[first].shape[1])
-    if own != width:
+    head_width = int(expert.image[first].shape[1])
+    if head_width != width:
         raise WeightsError(
-            f"the image head takes {own} features, the centroids have {width}",
+            f"the image head takes {head_width} features, the centroids have {width}",
             where=expert.path.name,
             fix=f"Give the centroids of the same run, not {centroids}",
         )

@@ -118,7 +118,7 @@ def find_checkpoints(folder: Path, pattern: str | None = None) -> dict[int | Non
             f"no checkpoint ({', '.join(SUFFIXES)}) in the folder", where=str(folder)
         )
     regex, group = (_NUMBER, 1) if pattern is None else _compile(pattern)
-    found: dict[int | None, list[Path]] = {}
+    by_expert: dict[int | None, list[Path]] = {}
     for path in files:
         text = path.name if pattern is None else path.relative_to(folder).as_posix()
         matches = list(regex.finditer(text))
@@ -131,14 +131,14 @@ def find_checkpoints(folder: Path, pattern: str | None = None) -> dict[int | Non
                 where=str(path),
                 fix="Give --pattern with a group (?P<expert>...)",
             )
-        found.setdefault(numbers.pop() if numbers else None, []).append(path)
-    if not found:
+        by_expert.setdefault(numbers.pop() if numbers else None, []).append(path)
+    if not by_expert:
         raise WeightsError(
             f"none of {len(files)} checkpoints matches the pattern {pattern!r}",
             where=str(folder),
             fix=f"The first is called {files[0].name!r}",
         )
-    return found
+    return by_expert
 
 
 def read_experts(
@@ -233,9 +233,9 @@ def _check_alike(experts: Sequence[ReleaseExpert]) -> None:
                 f"is a {_kind(other)}, but {first.path.name} is a {_kind(first)}",
                 where=str(other.path),
             )
-        for mine, theirs in ((first.image, other.image), (first.spot, other.spot)):
-            for name in mine or ():
-                a, b = tuple(mine[name].shape), tuple(theirs[name].shape)  # type: ignore[index]
+        for first_head, other_head in ((first.image, other.image), (first.spot, other.spot)):
+            for name in first_head or ():
+                a, b = tuple(first_head[name].shape), tuple(other_head[name].shape)  # type: ignore[index]
                 if a != b:
                     raise WeightsError(
                         f"{name} has shape {b}, but {a} in {first.path.name}",

@@ -260,8 +260,8 @@ def _save(path: Path, state: Trained, fingerprint: str) -> None:
 
 def _load(path: Path, fingerprint: str) -> Trained | None:
     """Read a checkpoint; None when none applies to this data and these settings, or is whole."""
-    found = load_checkpoint(path, fingerprint)
-    if found is None:
+    saved = load_checkpoint(path, fingerprint)
+    if saved is None:
         return None
-    values: dict[str, Any] = {**found[1], **found[0]}
+    values: dict[str, Any] = {**saved[1], **saved[0]}
     return Trained(**values)

@@ -210,18 +210,18 @@ def match_slides(
     Returns:
         Case id -> slide ids, for every case.
     """
-    found: dict[str, list[str]] = {case: [] for case in cases}
+    slides_of: dict[str, list[str]] = {case: [] for case in cases}
     for slide in sorted(slides):
         if named is not None:
             owner = named.get(slide)
         else:
             ends = [i for i in range(1, len(slide)) if slide[i] in _SEPARATORS] + [len(slide)]
             owner = next(
-                (slide[:e] for e in sorted(ends, reverse=True) if slide[:e] in found), None
+                (slide[:e] for e in sorted(ends, reverse=True) if slide[:e] in slides_of), None
             )
-        if owner in found:
-            found[str(owner)].append(slide)
-    return {case: tuple(own) for case, own in found.items()}
+        if owner in slides_of:
+            slides_of[str(owner)].append(slide)
+    return {case: tuple(names) for case, names in slides_of.items()}
 
 
 def split(n: int, shares: SplitConfig, seed: int) -> dict[str, NDArray[np.int64]]:
@@ -285,4 +285,4 @@ def _named_slides(path: Path) -> dict[str, str]:
 
 
 def _unpaired(slides: Mapping[str, Sequence[str]], files: Mapping[str, object]) -> int:
-    return len(files) - sum(len(own) for own in slides.values())
+    return len(files) - sum(len(names) for names in slides.values())

@@ -36,10 +36,10 @@ def score_retrieval(
     cosine = _unit(slide) @ _unit(expression).T  # (n, n)
     n = len(cosine)
     both = np.stack([_percentiles(cosine), _percentiles(cosine.T)])  # (2, n, n)
-    own = both[:, np.arange(n), np.arange(n)].mean(axis=0)  # (n,)
+    pair_percentile = both[:, np.arange(n), np.arange(n)].mean(axis=0)  # (n,)
     rng = np.random.default_rng([seed, 23])
     picks = rng.integers(0, n, (_DRAWS, n))  # (draws, n)
-    out: dict[str, Any] = {"n": n, "percentile": _summary(own, picks, 0.5)}
+    out: dict[str, Any] = {"n": n, "percentile": _summary(pair_percentile, picks, 0.5)}
     ranks = (1 - both[:, np.arange(n), np.arange(n)]) * (n - 1)  # (2, n), 0 is best
     for k in (1, 5, 10):
         if k < n:
@@ -49,7 +49,7 @@ def score_retrieval(
     for i in range(_PERMUTATIONS):
         other = rng.permutation(n)
         means[i] = (both[0, np.arange(n), other] + both[1, other, np.arange(n)]).mean() / 2
-    out["p"] = float((1 + (means >= own.mean() - 1e-12).sum()) / (1 + _PERMUTATIONS))
+    out["p"] = float((1 + (means >= pair_percentile.mean() - 1e-12).sum()) / (1 + _PERMUTATIONS))
     out["beats_chance"] = bool(out["p"] < 0.05 and out["percentile"]["low"] > 0.5)
     return out
 

@@ -71,10 +71,17 @@ def align_sample(
             "expression": expression,
         }
     )
-    found = remembered(report, key, [path])
-    if found is not None:
-        findings = tuple(Finding.from_dict(f) for f in found["findings"])
-        return Part(path, features, found["n_spots"], found["nnz"], found["dim"], findings)
+    stored = remembered(report, key, [path])
+    if stored is not None:
+        findings = tuple(Finding.from_dict(f) for f in stored["findings"])
+        return Part(
+            path,
+            features,
+            stored["n_spots"],
+            stored["nnz"],
+            stored["dim"],
+            findings,
+        )
     report.unlink(missing_ok=True)
     try:
         part = _align(record, features, panel, expression, path)
@@ -82,8 +89,13 @@ def align_sample(
         n, text = record.n_spots, str(error).rstrip(".")
         return Part(path, features, 0, 0, 0, (Finding("unreadable", n, n, text, fatal=True),))
     if path.is_file():  # a sample without spots has none
-        found = {"n_spots": part.n_spots, "nnz": part.nnz, "dim": part.dim}
-        remember(report, key, {**found, "findings": [f.to_dict() for f in part.findings]}, [path])
+        stored = {"n_spots": part.n_spots, "nnz": part.nnz, "dim": part.dim}
+        remember(
+            report,
+            key,
+            {**stored, "findings": [f.to_dict() for f in part.findings]},
+            [path],
+        )
     return part
 
 

@@ -159,9 +159,9 @@ def _remembered(
 ) -> list[str]:
     path = folder / f"{record.sample.sample_id}.json"
     key = hash_obj({"identity": record.identity, "rule": rule})
-    found = remembered(path, key)
-    if found is not None:
-        return list(found["genes"])
+    earlier = remembered(path, key)
+    if earlier is not None:
+        return list(earlier["genes"])
     genes = variable_genes(read_expression(record.sample), shared, n_top)
     remember(path, key, {"genes": genes})
     return genes

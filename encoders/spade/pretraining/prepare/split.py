@@ -103,11 +103,11 @@ def _shared_patients(members: Sequence[Member], test: set[str]) -> list[str]:
     training = {m.patient for m in members if m.patient and m.sample_id not in test}
     for patient in sorted({m.patient for m in members if m.sample_id in test and m.patient}):
         if patient in training:
-            mine = [m.sample_id for m in members if m.patient == patient]
-            outside = [name for name in mine if name in test]
+            of_patient = [m.sample_id for m in members if m.patient == patient]
+            outside = [name for name in of_patient if name in test]
             notes.append(
                 f"test sample {', '.join(outside)} is of {patient}, whose other "
-                f"{len(mine) - len(outside)} samples are in training or validation"
+                f"{len(of_patient) - len(outside)} samples are in training or validation"
             )
     return notes
 

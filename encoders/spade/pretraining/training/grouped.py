@@ -59,16 +59,16 @@ def train_together(job: Job, experts: Sequence[int]) -> None:
         )
         for m in members
     }
-    group = _Group(members, ResidentData(job.data, rows, job.device), job)
-    while group.members:
-        finished = group.step(job.report)
+    stacked = _ExpertStack(members, ResidentData(job.data, rows, job.device), job)
+    while stacked.members:
+        finished = stacked.step(job.report)
         for member in finished:
             job.keeper.save(member.state)
         if finished:
-            group.stack([m for m in group.members if not m.state.done])
+            stacked.stack([m for m in stacked.members if not m.state.done])
         if job.keeper.due():
-            group.settle()
-            for member in group.members:
+            stacked.settle()
+            for member in stacked.members:
                 job.keeper.save(member.state)
 
 
@@ -150,7 +150,7 @@ class _Member:
         return self.order[i * size : (i + 1) * size], self.keys[:, i]
 
 
-class _Group:
+class _ExpertStack:
     """Stacked parameters and moments of the experts in training."""
 
     def __init__(self, members: list[_Member], data: ResidentData, job: Job) -> None:

@@ -118,8 +118,8 @@ def save_state(path: Path, state: ExpertState, fingerprint: str) -> None:
 
 def load_state(path: Path, fingerprint: str) -> ExpertState | None:
     """Read a checkpoint; None when none applies to this data and these settings, or is whole."""
-    found = load_checkpoint(path, fingerprint)
-    if found is None:
+    saved = load_checkpoint(path, fingerprint)
+    if saved is None:
         return None
-    values: dict[str, Any] = {**found[1], **found[0]}
+    values: dict[str, Any] = {**saved[1], **saved[0]}
     return ExpertState(**values)

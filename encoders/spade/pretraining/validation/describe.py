@@ -146,9 +146,9 @@ def target_summary(
         image = model.encode(x, expert=expert)  # (n, P)
         spot = model.encode_expression(g, genes, expert)  # (n, P)
         batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        own = [target_peaks(image[b], spot[b], temperature) for b in batches if len(b) > 1]
-        peaks += own
-        per_expert.append(float(torch.cat(own).median()))
+        batch_peaks = [target_peaks(image[b], spot[b], temperature) for b in batches if len(b) > 1]
+        peaks += batch_peaks
+        per_expert.append(float(torch.cat(batch_peaks).median()))
     every = torch.cat(peaks).double() if peaks else torch.full((1,), float("nan"))
     return {
         "batch_size": batch_size,

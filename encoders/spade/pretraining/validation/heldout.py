@@ -114,11 +114,11 @@ def validate(
             held_out, notes = _held_out(spots, obs, split, seed)
             report["splits"][split] = notes
             if held_out:
-                found = _score(
+                scores = _score(
                     model, k1_model, held_out, spots.genes, untrained_seeds=untrained_seeds, bar=bar
                 )
-                report["splits"][split] = notes | summarise_split(*found, draws=draws, seed=seed)
-                runs[split] = found
+                report["splits"][split] = notes | summarise_split(*scores, draws=draws, seed=seed)
+                runs[split] = scores
     report |= _descriptions(model, spots, obs, out, batch_size=batch_size, seed=seed)
     if out is not None:
         _write(out, report, runs)

@@ -49,7 +49,7 @@ def chance_values(n: int) -> np.ndarray:
 
 def partner_ranks(
     score_rows: Callable[[int, int], torch.Tensor],
-    own: torch.Tensor,
+    pair_scores: torch.Tensor,
     *,
     tolerance: float = 0.0,
     chunk: int = 1024,
@@ -59,7 +59,7 @@ def partner_ranks(
     Args:
         score_rows: Function of (start, stop) giving rows start..stop of the (n, n) scores of
             images (rows) against expressions (columns).
-        own: (n,) score of each true pair, the diagonal.
+        pair_scores: (n,) score of each true pair, the diagonal.
         tolerance: Scores closer than this are ties: the same number computed by two matrix
             products differs in its last bits.
         chunk: Rows computed at once.
@@ -67,17 +67,19 @@ def partner_ranks(
     Raises:
         DataError: When there are fewer than two spots or a score is not finite.
     """
-    n = own.shape[0]
+    n = pair_scores.shape[0]
     if n < 2:
         raise DataError(f"retrieval needs at least two spots in a sample, here are {n}")
-    better = torch.zeros(2, n, dtype=torch.int64, device=own.device)
-    ties = torch.zeros(2, n, dtype=torch.int64, device=own.device)
+    better = torch.zeros(2, n, dtype=torch.int64, device=pair_scores.device)
+    ties = torch.zeros(2, n, dtype=torch.int64, device=pair_scores.device)
     for start in range(0, n, chunk):
         stop = min(start + chunk, n)
         scores = score_rows(start, stop)  # (stop - start, n)
         if not bool(torch.isfinite(scores).all()):
             raise DataError("retrieval scores are not finite", fix="check the features for NaN")
-        for direction, gap in enumerate((scores - own[start:stop, None], scores - own[None, :])):
+        for direction, gap in enumerate(
+            (scores - pair_scores[start:stop, None], scores - pair_scores[None, :])
+        ):
             gap[torch.arange(stop - start), torch.arange(start, stop)] = float("-inf")  # itself
             higher, same = gap > tolerance, gap.abs() <= tolerance  # (stop - start, n)
             if direction == 0:

@@ -74,8 +74,8 @@ class fair_scores:  # noqa: N801 - used like a function
     Every candidate is seen by the experts of the QUERY image. Encoding a candidate by the expert
     of its own image would tell which cluster it is from and inflate every figure.
 
-    Calling the object with (start, stop) gives those rows of the (n, n) matrix; `own` is its
-    diagonal.
+    Calling the object with (start, stop) gives those rows of the (n, n) matrix, of which
+    `pair_scores` is the diagonal.
 
     Args:
         model: The model; only its image and expression heads and its routing are used.
@@ -105,7 +105,7 @@ class fair_scores:  # noqa: N801 - used like a function
         self.weights = weights.to(model.device)
         self.image: dict[int, torch.Tensor] = {}  # expert -> (n, P); unused experts are absent
         self.spot: dict[int, torch.Tensor] = {}  # expert -> (n, P)
-        self.own = torch.zeros(n, device=model.device)  # (n,)
+        self.pair_scores = torch.zeros(n, device=model.device)  # (n,)
         scale = 0.0
         for e in torch.nonzero((weights > _MIN_WEIGHT).any(dim=0)).squeeze(1).tolist():
             image = torch.cat([model.encode(x, expert=e) for x in dense]).to(model.device)
@@ -115,19 +115,19 @@ class fair_scores:  # noqa: N801 - used like a function
             ]
             spot = torch.cat(parts).to(model.device)  # (n, P)
             self.image[e], self.spot[e] = image, spot
-            self.own += self.weights[:, e] * (image * spot).sum(dim=1)  # (n,)
+            self.pair_scores += self.weights[:, e] * (image * spot).sum(dim=1)  # (n,)
             scale = max(scale, float(image.norm(dim=1).max() * spot.norm(dim=1).max()))
         self.tolerance = _RELATIVE_TOLERANCE * scale
 
     def __call__(self, start: int, stop: int) -> torch.Tensor:
         """Return rows start..stop of the score matrix, (stop - start, n)."""
-        scores = torch.zeros(stop - start, len(self.own), device=self.own.device)
+        scores = torch.zeros(stop - start, len(self.pair_scores), device=self.pair_scores.device)
         for e, image in self.image.items():
             weight = self.weights[start:stop, e]  # (c,)
             rows = torch.nonzero(weight > _MIN_WEIGHT).squeeze(1)  # (r,)
             if len(rows):
                 query = weight[rows, None] * image[start:stop][rows]  # (r, P)
-                with exact_float32(self.own.device):
+                with exact_float32(self.pair_scores.device):
                     scores.index_add_(0, rows, query @ self.spot[e].T)  # (r, n)
         return scores
 
@@ -158,7 +158,7 @@ def retrieval(
     chance: list[np.ndarray] = []
     for sample_id, features, expression in samples:
         scores = fair_scores(model, features, expression, genes, routing=routing, tau=tau)
-        ranks = partner_ranks(scores, scores.own, tolerance=scores.tolerance, chunk=chunk)
+        ranks = partner_ranks(scores, scores.pair_scores, tolerance=scores.tolerance, chunk=chunk)
         n = features.shape[0]
         ids.append(np.full(n, sample_id, dtype=object))
         values.append(ranks.values())
