@@ -47,7 +47,7 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        from spade_bench import __version__
+        from spade_bench.version import __version__
 
         typer.echo(f"spade-bench {__version__}")
         raise typer.Exit

@@ -228,7 +228,7 @@ def environment(device: str) -> dict[str, str]:
     """Describe versions and machine; nothing here enters a ``run_id``."""
     from importlib.metadata import version
 
-    from spade_bench import __version__
+    from spade_bench.version import __version__
 
     return {
         "spade_bench": __version__,

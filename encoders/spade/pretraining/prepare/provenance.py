@@ -43,7 +43,7 @@ def provenance(
         findings: Sample id -> what the checks found.
         simulated: Whether any sample says of itself that it is simulated.
     """
-    from spade_bench import __version__
+    from spade_bench.version import __version__
 
     return {
         "schema": SCHEMA,
