@@ -63,6 +63,7 @@ class Registry(Generic[Card]):
         self._plugins: dict[str, Plugin[Card]] = {}
         self._origin = "built-in"
         self._prefixes: dict[str, Callable[[str], tuple[Card, Callable[..., Any]]]] = {}
+        self._retired: dict[str, str] = {}
         self._discover: Callable[[Registry[Card]], None] | None = None
         self._discovering = False
 
@@ -95,6 +96,10 @@ class Registry(Generic[Card]):
                 fix="Give the new plugin another name",
             )
         self._plugins[key] = Plugin(key, card, factory, self._origin)
+
+    def retire(self, name: str, why: str, successor: str) -> None:
+        """Answer a name of earlier versions with the one that has taken its place, and why."""
+        self._retired[name] = f"{why}; use '{successor}'"
 
     def on_prefix(
         self, prefix: str, make: Callable[[str], tuple[Card, Callable[..., Any]]]
@@ -141,6 +146,8 @@ class Registry(Generic[Card]):
         if colon and rest and prefix in self._prefixes:
             card, factory = self._prefixes[prefix](rest)
             return Plugin(name, card, factory, f"prefix {prefix}:")
+        if name in self._retired:
+            raise PluginError(f"{self.kind} '{name}' is gone: {self._retired[name]}")
         near = suggest(name, self._plugins)
         hint = f"Did you mean {near}?" if near else f"Known: {', '.join(sorted(self._plugins))}"
         broken = (

@@ -30,6 +30,8 @@ _COMMANDS = {
     "cohort": ("cohort", "cohort"),
     "validate": ("validate", "validate"),
     "run": ("run", "run"),
+    "fit": ("fit", "fit"),
+    "predict": ("predict", "predict"),
     "report": ("report", "report"),
     "compare": ("report", "compare"),
     "demo": ("demo", "demo"),

@@ -8,22 +8,33 @@ comes with these.
 
 from __future__ import annotations
 
-from spade_bench.heads._base import Fit, Head, HeadOptions, grid_points, parse_memory
+from spade_bench.heads._base import Fit, HeadOptions, grid_points, parse_memory
+from spade_bench.heads._fitted import FittedHead, FittingHead, Head, HeadInfo, fitting
 from spade_bench.heads._model import Model
-from spade_bench.heads._outputs import checked_scores, fit_predict
-from spade_bench.heads._pooled import pooled_head
+from spade_bench.heads._outputs import checked_scores, fit, fit_predict
+from spade_bench.heads._pooled import Form, PooledHead, Solved, pooled_head
+from spade_bench.heads._sklearn import sklearn_head
 from spade_bench.heads._stacked import TrainConfig, stacked_head
 
 __all__ = [
     "Fit",
+    "FittedHead",
+    "FittingHead",
+    "Form",
     "Head",
+    "HeadInfo",
     "HeadOptions",
     "Model",
+    "PooledHead",
+    "Solved",
     "TrainConfig",
     "checked_scores",
+    "fit",
     "fit_predict",
+    "fitting",
     "grid_points",
     "parse_memory",
     "pooled_head",
+    "sklearn_head",
     "stacked_head",
 ]

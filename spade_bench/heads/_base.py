@@ -1,4 +1,4 @@
-"""The interface of a head, in its stacked form: many fits over the same bags at once."""
+"""What a head is asked to do: jobs over the same bags, hyperparameters and memory."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import ConfigError
-from spade_bench.types import HeadCard
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from spade_bench.features.casebags import CaseBags
-
-__all__ = ["CPU_MEMORY", "Fit", "Head", "HeadOptions", "grid_points", "parse_memory"]
+__all__ = ["CPU_MEMORY", "Fit", "HeadOptions", "grid_points", "parse_memory"]
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 CPU_MEMORY = 4 << 30  # a constant, so that results do not depend on the machine
@@ -67,35 +64,6 @@ class HeadOptions:
     device: str = "cpu"
     params: Mapping[str, Any] = field(default_factory=dict)
     memory: int | str | None = None
-
-
-class Head(Protocol):
-    """A head ready to be fitted."""
-
-    card: HeadCard
-    params: Mapping[str, Any]
-
-    def resolve(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the full hyperparameters of a fit with these `Fit.params`.
-
-        Raises:
-            ConfigError: When a name or value is not one of this head's.
-        """
-
-    def fit_predict(
-        self, bags: CaseBags, fits: Sequence[Fit], n_outputs: int
-    ) -> list[NDArray[np.float64]]:
-        """Train every fit on its own cases and predict its test cases.
-
-        Args:
-            bags: Bags of all cases.
-            fits: Jobs that may be trained together, of any size and with any hyperparameters;
-                each result equals training it alone.
-            n_outputs: Number of classes; 1 for a survival risk.
-
-        Returns:
-            For each fit (m, n_outputs): class probabilities, or risks (higher is worse).
-        """
 
 
 def grid_points(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

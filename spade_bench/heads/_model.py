@@ -27,6 +27,8 @@ class Model:
         row_floats: Numbers kept for the gradient a patch and model; plans the memory.
         shape: Settings in which models must agree to be stacked.
         small: Whether most of its matrix products are small.
+        attention: ``attention(x, mask, p)`` returns how much each patch weighs, (S, B, n), which
+            sums to one over the real patches; None when the model has no such weights.
     """
 
     initial: Callable[[int, int, Any, torch.Generator], Params]
@@ -37,6 +39,7 @@ class Model:
     row_floats: Callable[[Any], int]
     shape: tuple[str, ...]
     small: bool = False
+    attention: Callable[[torch.Tensor, torch.Tensor | None, Params], torch.Tensor] | None = None
 
     def shape_of(self, settings: Any) -> tuple[Any, ...]:
         """Values of `shape`: models in which they are equal can be stacked."""

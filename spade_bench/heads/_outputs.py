@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.errors import DataError
+from spade_bench.errors import DataError, UserError
+from spade_bench.heads._fitted import FittedHead, Head, Keep, fitting
 from spade_bench.plugins import contained
 
 if TYPE_CHECKING:
@@ -13,15 +14,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spade_bench.features.casebags import CaseBags
-    from spade_bench.heads._base import Fit, Head
+    from spade_bench.heads._base import Fit
 
-__all__ = ["checked_scores", "fit_predict"]
+__all__ = ["checked_scores", "fit", "fit_predict"]
 
 _ROUNDING = 1e-6  # how far beyond 0 and 1 a probability may lie
 
 
 def fit_predict(
-    head: Head, bags: CaseBags, fits: Sequence[Fit], n_outputs: int, *, name: str
+    head: Head,
+    bags: CaseBags,
+    fits: Sequence[Fit],
+    n_outputs: int,
+    *,
+    name: str,
+    keep: Keep | None = None,
 ) -> list[Any]:
     """Run a head, keeping stdout for results; what it returns goes to :func:`checked_scores`.
 
@@ -31,20 +38,65 @@ def fit_predict(
         fits: Jobs.
         n_outputs: Number of classes; 1 for a survival risk.
         name: Of the head, for messages.
+        keep: Takes the fitted heads, from a head that has them.
 
     Returns:
-        One unchecked result a fit.
+        One unchecked result per fit.
 
     Raises:
         PluginError: When the head ends the program instead of returning.
-        DataError: When it does not return one result a fit.
+        DataError: When it does not return one result per fit.
     """
+    able = None if keep is None else fitting(head)
     with contained(f"head '{name}'"):
-        found: Any = head.fit_predict(bags, fits, n_outputs)
+        if able is None:
+            found: Any = head.fit_predict(bags, fits, n_outputs)
+        else:
+            found = able.fit_predict(bags, fits, n_outputs, keep)
+    return _one_per_fit(found, fits, name)
+
+
+def fit(
+    head: Head, bags: CaseBags, fits: Sequence[Fit], n_outputs: int, *, name: str
+) -> list[FittedHead]:
+    """Fit a head and return what it has learnt.
+
+    Args:
+        head: The head.
+        bags: Bags of all cases.
+        fits: Jobs.
+        n_outputs: Number of classes; 1 for a survival risk.
+        name: Of the head, for messages.
+
+    Returns:
+        One fitted head per fit.
+
+    Raises:
+        UserError: When the head only predicts.
+        PluginError: When the head ends the program instead of returning.
+        DataError: When it does not return one fitted head per fit.
+    """
+    able = fitting(head)
+    if able is None:
+        raise UserError(
+            f"The head '{name}' returns no fitted object: it can be used in `run` only",
+            fix="Use another head, or give it `fit`, `layout` and `restore`",
+        )
+    with contained(f"head '{name}'"):
+        found: Any = able.fit(bags, fits, n_outputs)
+    for one in _one_per_fit(found, fits, name):
+        if not isinstance(one, FittedHead):
+            raise DataError(
+                f"head '{name}' returned a {type(one).__name__}", fix="Return a FittedHead per fit"
+            )
+    return list(found)
+
+
+def _one_per_fit(found: Any, fits: Sequence[Fit], name: str) -> list[Any]:
     if not isinstance(found, (list, tuple)) or len(found) != len(fits):
         got = f"{len(found)} results" if isinstance(found, (list, tuple)) else type(found).__name__
         raise DataError(
-            f"head '{name}' returned {got} for {len(fits)} fits", fix="Return a list, one a fit"
+            f"head '{name}' returned {got} for {len(fits)} fits", fix="Return a list, one per fit"
         )
     return list(found)
 

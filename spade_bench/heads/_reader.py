@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from spade_bench.heads._group import Batch
+from spade_bench.heads._modelstack import Batch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

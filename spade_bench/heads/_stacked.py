@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from spade_bench import config, console
 from spade_bench.errors import ConfigError
 from spade_bench.heads._base import CPU_MEMORY, Fit, HeadOptions, parse_memory
+from spade_bench.heads._fitted import FittedHead, HeadInfo, Keep
 from spade_bench.heads._model import Model
 from spade_bench.registry import heads
 from spade_bench.types import HeadCard
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from spade_bench.features.casebags import CaseBags
     from spade_bench.heads._reader import Reader
-    from spade_bench.heads._trainer import Member
+    from spade_bench.heads._trainer import Member, Trainer
 
 __all__ = ["StackedHead", "TrainConfig", "stacked_head"]
 
@@ -116,10 +117,57 @@ class StackedHead:
         """Return the full hyperparameters of a fit. See `Head.resolve`."""
         return asdict(self._build(params))
 
+    def fit(self, bags: CaseBags, fits: Sequence[Fit], n_outputs: int) -> list[FittedHead]:
+        """Train every fit. See `FittingHead.fit`."""
+        fitted: dict[int, FittedHead] = {}
+
+        def hand_out(indices: Sequence[int], trainer: Trainer) -> None:
+            fitted.update(self._fitted(indices, trainer, fits, bags.dim, n_outputs))
+
+        self._train(bags, fits, n_outputs, hand_out)
+        return [fitted[index] for index in range(len(fits))]
+
     def fit_predict(
-        self, bags: CaseBags, fits: Sequence[Fit], n_outputs: int
+        self,
+        bags: CaseBags,
+        fits: Sequence[Fit],
+        n_outputs: int,
+        keep: Keep | None = None,
     ) -> list[NDArray[np.float64]]:
-        """Train and predict. See `Head.fit_predict`."""
+        """Train and predict. See `FittingHead.fit_predict`."""
+        out: dict[int, NDArray[np.float64]] = {}
+
+        def hand_out(indices: Sequence[int], trainer: Trainer) -> None:
+            out.update(zip(indices, trainer.predict(), strict=True))
+            if keep is not None:
+                for index, head in self._fitted(indices, trainer, fits, bags.dim, n_outputs):
+                    keep(index, head)
+
+        self._train(bags, fits, n_outputs, hand_out)
+        return [out[index] for index in range(len(fits))]
+
+    def layout(self, info: HeadInfo) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and dtype of each tensor of a fitted head. See `FittingHead.layout`."""
+        from spade_bench.heads._network import network_shapes
+        from spade_bench.heads._objectives import OBJECTIVES
+
+        settings, objective = self._build(info.params), OBJECTIVES[self._objective]
+        return network_shapes(self._model, objective, settings, info.dim, info.n_outputs)
+
+    def restore(self, info: HeadInfo, tensors: Mapping[str, NDArray[Any]]) -> FittedHead:
+        """Return the fitted head with these tensors. See `FittingHead.restore`."""
+        import torch
+
+        return self._network(info, {k: torch.from_numpy(x) for k, x in tensors.items()})
+
+    def _train(
+        self,
+        bags: CaseBags,
+        fits: Sequence[Fit],
+        n_outputs: int,
+        hand_out: Callable[[Sequence[int], Trainer], None],
+    ) -> None:
+        """Train all fits, stack by stack; what is wanted of each is taken from its trainer."""
         import torch
 
         from spade_bench.device import resolve_device, small_products
@@ -136,7 +184,6 @@ class StackedHead:
         self._tell_epochs(members)
         for index, member in enumerate(members):
             by_format.setdefault(member.settings.precision, []).append(index)
-        out: dict[int, NDArray[np.float64]] = {}
         for precision, chosen in by_format.items():
             reader = Reader(
                 bags.__getitem__ if pooled is None else pooled.__getitem__,
@@ -163,8 +210,37 @@ class StackedHead:
                         workers=workers,
                     )
                     trainer.train()
-                    out.update(zip((chosen[i] for i in stack), trainer.predict(), strict=True))
-        return [out[index] for index in range(len(fits))]
+                    hand_out([chosen[i] for i in stack], trainer)
+
+    def _fitted(
+        self,
+        indices: Sequence[int],
+        trainer: Trainer,
+        fits: Sequence[Fit],
+        dim: int,
+        n_outputs: int,
+    ) -> list[tuple[int, FittedHead]]:
+        """The members of a trained stack, each on its own, with the positions of their fits."""
+        out: list[tuple[int, FittedHead]] = []
+        for index, weights in zip(indices, trainer.weights(), strict=True):
+            params = self.resolve(fits[index].params)
+            info = HeadInfo(self.card.name, params, n_outputs, dim)
+            out.append((index, self._network(info, weights)))
+        return out
+
+    def _network(self, info: HeadInfo, weights: Mapping[str, torch.Tensor]) -> FittedHead:
+        from spade_bench.heads._network import FittedNetwork
+        from spade_bench.heads._objectives import OBJECTIVES
+
+        return FittedNetwork(
+            info,
+            self._build(info.params),
+            self._model,
+            OBJECTIVES[self._objective],
+            weights,
+            pooled=self.card.input == "pooled",
+            device=self._device,
+        )
 
     def _tell_epochs(self, members: Sequence[Member]) -> None:
         """Say once where `min_steps` makes more epochs than were asked for."""

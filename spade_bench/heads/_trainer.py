@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from spade_bench import console
-from spade_bench.heads._group import Batch, Group
+from spade_bench.heads._modelstack import Batch, ModelStack
 from spade_bench.heads._workers import Workers
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class Member:
     Attributes:
         fit: The fit.
         settings: Its hyperparameters.
-        group: Number of the group of models of its shape.
-        slot: Its place in the group.
+        stack: Number of the stack of models of its shape.
+        slot: Its place in the stack.
         epochs: Passes it takes at most.
         best: Best loss on its tuning cases.
         waited: Epochs since then.
@@ -47,7 +47,7 @@ class Member:
 
     fit: Fit
     settings: Any
-    group: int = 0
+    stack: int = 0
     slot: int = 0
     epochs: int = 0
     best: float = math.inf
@@ -108,13 +108,13 @@ class Trainer:
             member.epochs = member.wanted_epochs
             member.rows = self._encode(fit, settings)
             shapes.setdefault(model.shape_of(settings), []).append(index)
-        self._groups = []
+        self._stacks = []
         for number, indices in enumerate(shapes.values()):
             for slot, index in enumerate(indices):
-                members[index].group, members[index].slot = number, slot
+                members[index].stack, members[index].slot = number, slot
             own = [members[i] for i in indices]
-            self._groups.append(
-                Group(
+            self._stacks.append(
+                ModelStack(
                     model,
                     objective,
                     [m.settings for m in own],
@@ -140,17 +140,24 @@ class Trainer:
                 self._workers.wait()
                 self._tune([m for m in live if m.fit.tune is not None and len(m.fit.tune)])
                 bar.advance(sum((m.epochs - epoch - 1) * m.chunks for m in live if m.stopped))
-        for number, group in enumerate(self._groups):
-            group.restore(
-                [m.slot for m in self._members if m.group == number and m.best < math.inf]
+        for number, stack in enumerate(self._stacks):
+            stack.restore(
+                [m.slot for m in self._members if m.stack == number and m.best < math.inf]
             )
-            group.free()
+            stack.free()
 
     def predict(self) -> list[NDArray[np.float64]]:
         """Return each member's predictions of its test cases, (m, n_outputs) each."""
-        found = self._outputs([(m, m.fit.test) for m in self._members])
+        outputs = self._outputs([(m, m.fit.test) for m in self._members])
         return [
-            self._objective.predict(out.double().unsqueeze(0))[0].cpu().numpy() for out in found
+            self._objective.predict(out.double().unsqueeze(0))[0].cpu().numpy() for out in outputs
+        ]
+
+    def weights(self) -> list[dict[str, torch.Tensor]]:
+        """Return the weights and the scaling of each member, as `FittedNetwork` takes them."""
+        return [
+            {"input.reference": self._reference.cpu(), **self._stacks[m.stack].weights(m.slot)}
+            for m in self._members
         ]
 
     def _ticks(
@@ -199,82 +206,95 @@ class Trainer:
     def _step(self, cases: list[int], active: Sequence[Member], batches: Sequence[Batch]) -> None:
         parts, large = self._parts(active, batches)
 
-        def step(group: Group, members: list[Member]) -> None:
+        def step(stack: ModelStack, members: list[Member]) -> None:
             rows = [[m.rows[case] for case in cases] for m in members]
             target = torch.tensor(np.array(rows)).to(self._reference)  # (s, B, T)
-            group.step(batches, target, [m.slot for m in members])
+            stack.step(batches, target, [m.slot for m in members])
 
-        jobs = [(partial(step, *part), [(m.group, m.slot) for m in part[1]]) for part in parts]
+        jobs = []
+        for stack, part in parts:
+            members = [active[at] for at in part]
+            owners = [(m.stack, m.slot) for m in members]
+            jobs.append((partial(step, stack, members), owners))
         self._workers.start(jobs, large)
 
     def _tune(self, members: Sequence[Member]) -> None:
         """See whether tuning cases still improve, for each member by itself."""
         if not members:
             return
-        asked = [(m, m.fit.tune) for m in members if m.fit.tune is not None]
-        for (member, cases), out in zip(asked, self._outputs(asked), strict=True):
+        questions = [(m, m.fit.tune) for m in members if m.fit.tune is not None]
+        for (member, cases), out in zip(questions, self._outputs(questions), strict=True):
             target = torch.tensor(np.array([member.rows[int(case)] for case in cases])).to(out)
             loss = float(self._objective.loss(out.unsqueeze(0), target.unsqueeze(0)))
             if loss < member.best:
                 member.best, member.waited = loss, 0
-                self._groups[member.group].keep([member.slot])
+                self._stacks[member.stack].keep([member.slot])
             else:
                 member.waited += 1
                 member.stopped = member.waited >= member.settings.patience
 
-    def _outputs(self, asked: Sequence[tuple[Member, NDArray[np.int64]]]) -> list[torch.Tensor]:
-        """Outputs (m, K) of members for cases of their own; each bag is read once."""
-        users: dict[int, list[int]] = {}
-        for index, (_, cases) in enumerate(asked):
+    def _outputs(self, questions: Sequence[tuple[Member, NDArray[np.int64]]]) -> list[torch.Tensor]:
+        """Outputs (m, K) of members for cases of their own; each bag is read once.
+
+        Args:
+            questions: A member and the positions of m cases; a member may come once only.
+        """
+        askers_of: dict[int, list[int]] = {}
+        for index, (_, cases) in enumerate(questions):
             for case in cases.tolist():
-                users.setdefault(case, []).append(index)
+                askers_of.setdefault(case, []).append(index)
         # Cases that the same members want go through together.
         alike: dict[tuple[int, ...], list[int]] = {}
-        for case, askers in users.items():
+        for case, askers in askers_of.items():
             alike.setdefault(tuple(askers), []).append(case)
-        found: list[dict[int, torch.Tensor]] = [{} for _ in asked]
-        for who, together in alike.items():
-            slots = {id(asked[i][0]): i for i in who}
+        answers: list[dict[int, torch.Tensor]] = [{} for _ in questions]
+        for askers_, together in alike.items():
+            members = [questions[index][0] for index in askers_]
             for batch in self._reader.each_batch(together, self._reference):
                 here = [together[at] for at in batch.at]
                 alone = [Batch(batch.x, batch.mask, list(range(len(here))))]
-                parts, large = self._parts([asked[i][0] for i in who], alone)
+                parts, large = self._parts(members, alone)
                 jobs = [
-                    partial(group.outputs, alone, [m.slot for m in members])
-                    for group, members in parts
+                    partial(stack.outputs, alone, [members[at].slot for at in part])
+                    for stack, part in parts
                 ]
-                for (_, members), out in zip(parts, self._workers.run(jobs, large), strict=True):
-                    for member, rows in zip(members, out, strict=True):  # out is (s, B, K)
-                        found[slots[id(member)]].update(zip(here, rows, strict=True))
+                for (_, part), out in zip(parts, self._workers.run(jobs, large), strict=True):
+                    for at, rows in zip(part, out, strict=True):  # out is (s, B, K)
+                        answers[askers_[at]].update(zip(here, rows, strict=True))
         return [
-            torch.stack([own[case] for case in cases.tolist()])
-            for own, (_, cases) in zip(found, asked, strict=True)
+            torch.stack([answer[case] for case in cases.tolist()])
+            for answer, (_, cases) in zip(answers, questions, strict=True)
         ]
 
     def _parts(
         self, members: Sequence[Member], batches: Sequence[Batch]
-    ) -> tuple[list[tuple[Group, list[Member]]], bool]:
-        """Split members by group, and so that their activations fit.
+    ) -> tuple[list[tuple[ModelStack, list[int]]], bool]:
+        """Split members by stack, and so that their activations fit.
 
         Returns:
-            The parts, and whether each is worth a thread and there is memory for one a core.
+            Stacks with positions among the members, and whether each part is worth a thread and
+            there is memory for one on each core.
         """
         rows = max(batch.x.shape[0] * batch.x.shape[1] for batch in batches)
-        by_group: dict[int, list[Member]] = {}
-        for member in members:
-            by_group.setdefault(member.group, []).append(member)
+        by_stack: dict[int, list[int]] = {}
+        for at, member in enumerate(members):
+            by_stack.setdefault(member.stack, []).append(at)
+
+        def floats_of(part: Sequence[int]) -> int:
+            return self._model.row_floats(members[part[0]].settings)
+
         parts, most, least = [], 0, math.inf
-        for number, own in by_group.items():
-            own.sort(key=lambda member: member.slot)
-            floats = rows * self._model.row_floats(own[0].settings)
+        for number, own in by_stack.items():
+            own.sort(key=lambda at: members[at].slot)
+            floats = rows * floats_of(own)
             each, least = floats * self._reference.element_size(), min(least, floats)
             at_once = max(1, self._room // max(1, each))
             at_once = math.ceil(len(own) / math.ceil(len(own) / at_once))  # parts of one size
             most = max(most, each * min(at_once, len(own)))
             for start in range(0, len(own), at_once):
-                parts.append((self._groups[number], own[start : start + at_once]))
+                parts.append((self._stacks[number], own[start : start + at_once]))
         # Largest first, so that at the end no core waits long for another.
-        parts.sort(key=lambda part: -len(part[1]) * self._model.row_floats(part[1][0].settings))
+        parts.sort(key=lambda part: -len(part[1]) * floats_of(part[1]))
         return parts, least >= LARGE and most * self._workers.count <= self._budget
 
     def _encode(self, fit: Fit, settings: Any) -> dict[int, NDArray[np.float64]]:

@@ -73,7 +73,7 @@ def initial(dim: int, width: int, s: AbmilConfig, stream: torch.Generator) -> Pa
     """
     import torch
 
-    from spade_bench.heads._group import uniform
+    from spade_bench.heads._modelstack import uniform
 
     p = {
         "w1": uniform(stream, s.hidden, dim, fan_in=dim),
@@ -133,6 +133,7 @@ MODEL = Model(
     dropped=lambda s: int(s.hidden),
     row_floats=lambda s: 4 * s.hidden + 8 * s.attention,
     shape=("hidden", "attention"),
+    attention=lambda x, mask, p: attend(x, mask, p)[1],
 )
 
 # The paper's grids; SPADE trains one bag a step with a weight decay of 0.01.

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from spade_bench.config import check_ranges
 from spade_bench.errors import DataError
 from spade_bench.heads._base import Fit
-from spade_bench.heads._pooled import pooled_head
+from spade_bench.heads._pooled import Form, Solved, pooled_head
 from spade_bench.types import HeadCard
 
 if TYPE_CHECKING:
@@ -58,17 +59,42 @@ CARD = HeadCard(
 )
 
 
-@pooled_head(CARD, CoxConfig)
-def solve(pooled: Floats, fits: Sequence[Fit], n_outputs: int, settings: CoxConfig) -> list[Floats]:
+def predict(
+    tensors: Mapping[str, NDArray[Any]], x: Floats, n_outputs: int, settings: CoxConfig
+) -> Floats:
+    """Log risks of mean vectors, (m, D) -> (m, 1)."""
+    scaled = (x - tensors["mean"]) / tensors["scale"]  # (m, D)
+    risk: Floats = scaled @ tensors["projection"] @ tensors["beta"]  # (m,)
+    return risk[:, None]  # (m, 1)
+
+
+FORM = Form(
+    lambda dim, n_outputs: {
+        "mean": ((dim,), "float64"),
+        "scale": ((dim,), "float64"),
+        "projection": ((dim, None), "float64"),
+        "beta": ((None,), "float64"),
+    },
+    predict,
+)
+
+
+@pooled_head(CARD, CoxConfig, FORM)
+def solve(pooled: Floats, fits: Sequence[Fit], n_outputs: int, settings: CoxConfig) -> list[Solved]:
     """Fit one after another. Scaling and components come from the training cases alone.
 
     With more features than cases the likelihood has no maximum; the few leading components and
     the ridge make it one, also with two cases.
     """
-    return [_fit(pooled[fit.train], fit.target, pooled[fit.test], settings) for fit in fits]
+    out = []
+    for fit in fits:
+        tensors = _fit(pooled[fit.train], fit.target, settings)
+        predictions = predict(tensors, pooled[fit.test], n_outputs, settings)  # (m, 1)
+        out.append(Solved(predictions, partial(dict, tensors)))
+    return out
 
 
-def _fit(x: Floats, target: Floats, test: Floats, settings: CoxConfig) -> Floats:
+def _fit(x: Floats, target: Floats, settings: CoxConfig) -> dict[str, NDArray[Any]]:
     import numpy as np
     import pandas as pd
     from lifelines import CoxPHFitter
@@ -83,8 +109,9 @@ def _fit(x: Floats, target: Floats, test: Floats, settings: CoxConfig) -> Floats
     _, spread, axes = np.linalg.svd(scaled, full_matrices=False)  # (r,), (r, D)
     real = int((spread > 1e-8 * max(spread[0], 1.0)).sum())
     rank = min(settings.components, max(1, len(x) // 2), real)
-    if rank == 0:
-        return np.zeros((len(test), 1))  # cases that are all alike have one risk
+    scaling = {"mean": scaler.mean[0, 0], "scale": scaler.scale[0, 0]}  # (D,) each
+    if rank == 0:  # cases that are all alike have one risk
+        return {**scaling, "projection": np.zeros((x.shape[1], 0)), "beta": np.zeros(0)}
     # Components of unit variance, so that the ridge treats them alike.
     projection = axes[:rank].T / spread[:rank] * np.sqrt(len(x))  # (D, r)
     names = [f"c{i}" for i in range(rank)]
@@ -103,6 +130,4 @@ def _fit(x: Floats, target: Floats, test: Floats, settings: CoxConfig) -> Floats
             where="head cox",
             fix="Raise penalizer or lower components",
         ) from error
-    beta = model.params_.to_numpy()  # (r,)
-    risk = scaler(test)[0] @ projection @ beta  # (m,)
-    return np.asarray(risk)[:, None]  # (m, 1)
+    return {**scaling, "projection": projection, "beta": model.params_.to_numpy()}  # beta: (r,)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from spade_bench.config import check_ranges
 from spade_bench.heads._base import Fit
-from spade_bench.heads._pooled import pooled_head
+from spade_bench.heads._pooled import Form, Solved, pooled_head
 from spade_bench.types import HeadCard
 
 if TYPE_CHECKING:
@@ -53,10 +54,22 @@ CARD = HeadCard(
 )
 
 
-@pooled_head(CARD, LogisticConfig)
+def predict(
+    tensors: Mapping[str, NDArray[Any]], x: Floats, n_outputs: int, settings: LogisticConfig
+) -> Floats:
+    """Class probabilities of mean vectors, (m, D) -> (m, C)."""
+    return _probabilities(x @ tensors["weights"] + tensors["intercept"])  # (m, K) -> (m, C)
+
+
+def _layout(dim: int, n_outputs: int) -> dict[str, tuple[tuple[int | None, ...], str]]:
+    logits = 1 if n_outputs == 2 else n_outputs  # K
+    return {"weights": ((dim, logits), "float64"), "intercept": ((logits,), "float64")}
+
+
+@pooled_head(CARD, LogisticConfig, Form(_layout, predict))
 def solve(
     pooled: Floats, fits: Sequence[Fit], n_outputs: int, settings: LogisticConfig
-) -> list[Floats]:
+) -> list[Solved]:
     """Solve all fits of one size at once."""
     from spade_bench.heads import _kernel
 
@@ -65,13 +78,23 @@ def solve(
             weights, shift = _kernel.fit_two_classes(pooled, fits, settings.C)  # (D, B), (B,)
             logits = (pooled @ weights + shift).T  # (B, N)
             return [
-                _probabilities(row[fit.test][:, None])  # (m, 2)
-                for row, fit in zip(logits, fits, strict=True)
+                Solved(
+                    _probabilities(row[fit.test][:, None]),  # (m, 2)
+                    partial(_tensors, weights[:, b : b + 1], shift[b : b + 1]),
+                )
+                for b, (row, fit) in enumerate(zip(logits, fits, strict=True))
             ]
-        return _primal(pooled, fits, n_outputs, settings.C)
+        return _primal(pooled, fits, n_outputs, settings)
 
 
-def _primal(pooled: Floats, fits: Sequence[Fit], n_outputs: int, c: float) -> list[Floats]:
+def _tensors(weights: Floats, intercept: Floats) -> dict[str, NDArray[Any]]:
+    """Copies, so that what is kept of one fit does not hold the weights of all of them."""
+    return {"weights": weights.copy(), "intercept": intercept.copy()}
+
+
+def _primal(
+    pooled: Floats, fits: Sequence[Fit], n_outputs: int, settings: LogisticConfig
+) -> list[Solved]:
     """Solve for the weights themselves, in the space that the training cases span."""
     import numpy as np
 
@@ -81,13 +104,15 @@ def _primal(pooled: Floats, fits: Sequence[Fit], n_outputs: int, c: float) -> li
     scaler = _softmax.Scaler.fit_overall(x)
     z, basis = _softmax.coordinates(scaler(x))  # (B, n, r), (B, D, r)
     target = np.stack([fit.target for fit in fits])  # (B, n)
-    weights = _softmax.solve(z, target, n_outputs, c)  # (B, r + 1, K)
+    weights = _softmax.solve(z, target, n_outputs, settings.C)  # (B, r + 1, K)
     out = []
     for b, fit in enumerate(fits):
         # w in feature space, so that the test cases are scaled and projected in one product.
         w = (basis[b] @ weights[b, :-1]) / scaler.scale[b]  # (D, K)
         shift = weights[b, -1] - scaler.mean[b, 0] @ w  # (K,)
-        out.append(_probabilities(pooled[fit.test] @ w + shift))  # (m, C)
+        tensors = {"weights": w, "intercept": shift}
+        predictions = predict(tensors, pooled[fit.test], n_outputs, settings)  # (m, C)
+        out.append(Solved(predictions, partial(_tensors, w, shift)))
     return out
 
 

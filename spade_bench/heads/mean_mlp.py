@@ -34,7 +34,7 @@ def initial(dim: int, width: int, s: MeanMlpConfig, stream: torch.Generator) -> 
     """Draw one model's parameters."""
     import torch
 
-    from spade_bench.heads._group import uniform
+    from spade_bench.heads._modelstack import uniform
 
     return {
         "w1": uniform(stream, s.hidden, dim, fan_in=dim),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from spade_bench.config import check_ranges
 from spade_bench.heads._base import Fit
-from spade_bench.heads._pooled import pooled_head
+from spade_bench.heads._pooled import Form, Solved, pooled_head
 from spade_bench.types import HeadCard
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
+    Tensors = Mapping[str, NDArray[Any]]
 
 __all__ = ["KnnConfig", "PrototypeConfig", "knn", "prototype"]
 
@@ -88,41 +90,84 @@ PROTOTYPE = HeadCard(
 )
 
 
-@pooled_head(KNN, KnnConfig)
-def knn(pooled: Floats, fits: Sequence[Fit], n_outputs: int, settings: KnnConfig) -> list[Floats]:
+def predict_knn(tensors: Tensors, x: Floats, n_outputs: int, settings: KnnConfig) -> Floats:
     """Let the nearest training cases vote; of equally near ones the first in training order."""
     import numpy as np
 
-    x = _to_length_one(pooled) if settings.metric == "cosine" else pooled  # (N, D)
+    train = tensors["train"]  # (n, D)
+    if settings.metric == "cosine":
+        x, train = _to_length_one(x), _to_length_one(train)
+    distance = _squared_distances(x, train)  # (m, n)
+    nearest = distance.argsort(axis=1, kind="stable")[:, : settings.k]  # (m, k)
+    votes: Floats = np.eye(n_outputs)[tensors["target"][nearest]].mean(axis=1)  # (m, C)
+    return votes
+
+
+def _knn_layout(dim: int, n_outputs: int) -> dict[str, tuple[tuple[int | None, ...], str]]:
+    return {"train": ((None, dim), "float64"), "target": ((None,), "int64")}
+
+
+@pooled_head(KNN, KnnConfig, Form(_knn_layout, predict_knn))
+def knn(pooled: Floats, fits: Sequence[Fit], n_outputs: int, settings: KnnConfig) -> list[Solved]:
+    """Keep the training cases: there is nothing to fit."""
     out = []
     for fit in fits:
-        distance = _squared_distances(x[fit.test], x[fit.train])  # (m, n)
-        nearest = distance.argsort(axis=1, kind="stable")[:, : settings.k]  # (m, k)
-        out.append(np.eye(n_outputs)[fit.target[nearest]].mean(axis=1))  # (m, C)
+        tensors = partial(_neighbours, pooled, fit)
+        predictions = predict_knn(tensors(), pooled[fit.test], n_outputs, settings)  # (m, C)
+        out.append(Solved(predictions, tensors))
     return out
 
 
-@pooled_head(PROTOTYPE, PrototypeConfig)
-def prototype(
-    pooled: Floats, fits: Sequence[Fit], n_outputs: int, settings: PrototypeConfig
-) -> list[Floats]:
+def _neighbours(pooled: Floats, fit: Fit) -> dict[str, NDArray[Any]]:
+    import numpy as np
+
+    return {"train": pooled[fit.train], "target": np.asarray(fit.target, dtype=np.int64)}
+
+
+def predict_prototype(
+    tensors: Tensors, x: Floats, n_outputs: int, settings: PrototypeConfig
+) -> Floats:
     """Compare with the mean of each class; a class without training cases gets probability 0."""
     import numpy as np
     from scipy.special import softmax
 
+    x = _to_length_one(x - tensors["centre"])  # (m, D)
+    logits = -_squared_distances(x, tensors["means"]) / settings.temperature  # (m, C)
+    return np.asarray(softmax(np.where(tensors["sizes"] > 0, logits, -np.inf), axis=1))  # (m, C)
+
+
+def _prototype_layout(dim: int, n_outputs: int) -> dict[str, tuple[tuple[int | None, ...], str]]:
+    return {
+        "centre": ((dim,), "float64"),
+        "means": ((n_outputs, dim), "float64"),
+        "sizes": ((n_outputs,), "float64"),
+    }
+
+
+@pooled_head(PROTOTYPE, PrototypeConfig, Form(_prototype_layout, predict_prototype))
+def prototype(
+    pooled: Floats, fits: Sequence[Fit], n_outputs: int, settings: PrototypeConfig
+) -> list[Solved]:
+    """Take the mean of each class, after centring and scaling to length one."""
     out = []
     for fit in fits:
-        train, test = pooled[fit.train], pooled[fit.test]  # (n, D), (m, D)
-        if settings.centre:
-            mean = train.mean(axis=0)  # (D,)
-            train, test = train - mean, test - mean
-        train, test = _to_length_one(train), _to_length_one(test)
-        member = np.eye(n_outputs)[fit.target]  # (n, C)
-        size = member.sum(axis=0)  # (C,)
-        means = member.T @ train / np.maximum(size, 1)[:, None]  # (C, D)
-        logits = -_squared_distances(test, means) / settings.temperature  # (m, C)
-        out.append(np.asarray(softmax(np.where(size > 0, logits, -np.inf), axis=1)))  # (m, C)
+        tensors = _prototypes(pooled[fit.train], fit, n_outputs, settings)
+        predictions = predict_prototype(tensors, pooled[fit.test], n_outputs, settings)  # (m, C)
+        out.append(Solved(predictions, partial(dict, tensors)))
     return out
+
+
+def _prototypes(
+    train: Floats, fit: Fit, n_outputs: int, settings: PrototypeConfig
+) -> dict[str, NDArray[Any]]:
+    import numpy as np
+
+    centre = train.mean(axis=0) if settings.centre else np.zeros(train.shape[1])  # (D,)
+    train = _to_length_one(train - centre)  # (n, D)
+    member = np.eye(n_outputs)[fit.target]  # (n, C)
+    sizes = member.sum(axis=0)  # (C,)
+    means = member.T @ train / np.maximum(sizes, 1)[:, None]  # (C, D)
+    return {"centre": centre, "means": means, "sizes": sizes}
 
 
 def _squared_distances(a: Floats, b: Floats) -> Floats:

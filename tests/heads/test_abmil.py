@@ -12,9 +12,9 @@ from spade_bench.errors import ConfigError
 from spade_bench.features.casebags import CaseBags
 from spade_bench.heads import Fit, HeadOptions
 from spade_bench.heads.abmil import AbmilConfig, attend, initial
-from spade_bench.heads.transmil import TransmilConfig
-from spade_bench.heads.transmil import forward as transformer
-from spade_bench.heads.transmil import initial as transformer_initial
+from spade_bench.heads.patch_transformer import PatchTransformerConfig
+from spade_bench.heads.patch_transformer import forward as transformer
+from spade_bench.heads.patch_transformer import initial as transformer_initial
 from spade_bench.registry import heads
 
 
@@ -50,7 +50,7 @@ def test_padding_and_order_change_nothing(n: int, padding: int, seed: int) -> No
 @settings(max_examples=10, deadline=None)
 @given(st.sampled_from([1, 2, 3, 5, 9, 40, 300]), st.integers(0, 9), st.integers(0, 50))
 def test_padding_and_order_do_not_touch_the_transformer(n: int, padding: int, seed: int) -> None:
-    p = _stack(transformer_initial, 5, TransmilConfig(hidden=32), seed)
+    p = _stack(transformer_initial, 5, PatchTransformerConfig(hidden=32), seed)
     stream = torch.Generator().manual_seed(seed)
     x = torch.randn(1, n, 5, generator=stream).double()
     out = transformer(x, None, p, None)

@@ -31,7 +31,7 @@ def exact(name: str) -> dict[str, str]:
 
 
 def test_the_heads_of_the_benchmark_are_there() -> None:
-    classification = {"knn", "prototype", "logistic", "mean-mlp", "abmil", "transmil"}
+    classification = {"knn", "prototype", "logistic", "mean-mlp", "abmil", "patch-transformer"}
     assert classification | {"cox", "abmil-nll", "abmil-cox"} <= set(NAMES)
 
 

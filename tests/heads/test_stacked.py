@@ -32,7 +32,9 @@ def test_little_memory_splits_stacks_without_changing_results(
 
     monkeypatch.setattr(trainer_module.Trainer, "__init__", count)
     wide = make_head(name, precision="fp64")
-    tight = make_head(name, memory="4MB" if name == "transmil" else "400kB", precision="fp64")
+    tight = make_head(
+        name, memory="4MB" if name == "patch-transformer" else "400kB", precision="fp64"
+    )
     fits = world.fits(wide, [4] * 12)
     together = wide.fit_predict(world.bags(), fits, world.outputs(wide))
     assert made == [12]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.optim.adamw import adamw
 
 from spade_bench.device import autocast
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from spade_bench.heads._model import Model
     from spade_bench.heads._objectives import Objective
 
-__all__ = ["Batch", "Group", "Params"]
+__all__ = ["Batch", "ModelStack", "Params", "fold_scaling", "uniform"]
 
 Params = dict[str, torch.Tensor]
 Part = slice | list[int]
@@ -38,8 +39,8 @@ class Batch:
     at: list[int]
 
 
-class Group:
-    """Stacked models with AdamW, a cosine a member, and a dropout stream a member.
+class ModelStack:
+    """Stacked models with AdamW; each member has its own cosine and its own dropout stream.
 
     Args:
         model: Architecture.
@@ -95,7 +96,9 @@ class Group:
             members: Which members, s of them.
         """
         part = self._part(members)
-        # `data` has a version count of its own: members next door may be updated meanwhile.
+        # Other members of the same tensors may be updated meanwhile, which autograd would take for
+        # a change of these: `data` has a version count of its own. A copy would cost a third of a
+        # step of mean-mlp (docs/HEADS.md).
         leaves = {k: w.data[part].requires_grad_() for k, w in self._w.items()}
         noise = self._noise(members, target.shape[1])  # (s, B, H) or None
         names = list(leaves)
@@ -140,6 +143,11 @@ class Group:
             for name, w in self._w.items():
                 w[members] = self._best[name][members]
 
+    def weights(self, member: int) -> Params:
+        """Copies of a member's weights on the CPU, and how it scales features."""
+        scaling = {"input.mean": self._mean, "input.scale": self._scale}
+        return {k: w[member].detach().cpu().clone() for k, w in {**self._w, **scaling}.items()}
+
     def free(self) -> None:
         """Drop what only training needs."""
         self._m, self._v, self._best, self._own = {}, {}, None, {}
@@ -158,12 +166,7 @@ class Group:
     def _forward(
         self, batch: Batch, leaves: Params, part: Part, noise: torch.Tensor | None
     ) -> torch.Tensor:
-        # Scaling is folded into the first layer: one bag serves members scaled differently.
-        p = dict(leaves)
-        p["w1"] = leaves["w1"] / self._scale[part].unsqueeze(1)  # (s, H, D)
-        if self._shifted:
-            shift = (p["w1"] @ self._mean[part].unsqueeze(2)).squeeze(2)  # (s, H)
-            p["b1"] = leaves["b1"] - shift  # (s, H)
+        p = fold_scaling(leaves, self._mean[part] if self._shifted else None, self._scale[part])
         with autocast(self._device, self._precision):
             out = self._model.forward(batch.x, batch.mask, p, noise)  # (s, B, K)
         return out.to(self._dtype)
@@ -195,8 +198,10 @@ class Group:
         if self._device.type == "cpu":
             for at, member in enumerate(members):
                 own = {name: grad[at] for name, grad in grads.items()}
-                self._update_one(own, member, float(rate[at]), int(count[at]))
+                self._update_one(own, member, float(rate[at]))
             return
+        # One launch of a kernel serves all members; torch's own AdamW takes one rate per call, and
+        # members have rates and counts of their own.
         with torch.no_grad():
             for name, grad in grads.items():
                 w, m, v = self._w[name][part], self._m[name][part], self._v[name][part]
@@ -211,23 +216,25 @@ class Group:
                 if not isinstance(part, slice):  # a list copies, a slice does not
                     self._w[name][part], self._m[name][part], self._v[name][part] = w, m, v
 
-    def _update_one(self, grads: Params, member: int, rate: float, count: int) -> None:
+    def _update_one(self, grads: Params, member: int, rate: float) -> None:
         """One AdamW step of one member by torch's fused kernel: a single pass, no copies.
 
         The kernel misreads gradients laid out otherwise than their weights.
         """
         if member not in self._own:  # views of its slice: all updates are made in place
-            self._own[member] = tuple(
-                [state[name][member] for name in grads] for state in (self._w, self._m, self._v)
-            )
-        w, m, v = self._own[member]
-        torch.ops.aten._fused_adamw_(
+            states = (self._w, self._m, self._v)
+            views = [[state[name][member] for name in grads] for state in states]
+            # The optimiser counts the steps in these.
+            self._own[member] = (*views, [torch.zeros(()) for _ in grads])
+        w, m, v, steps = self._own[member]
+        adamw(
             w,
             [grad.contiguous() for grad in grads.values()],
             m,
             v,
             [],
-            [torch.tensor(float(count))] * len(w),
+            steps,
+            fused=True,
             lr=rate,
             beta1=BETA1,
             beta2=BETA2,
@@ -243,6 +250,24 @@ class Group:
         if members[-1] - members[0] == len(members) - 1:
             return slice(members[0], members[-1] + 1)
         return members
+
+
+def fold_scaling(p: Params, mean: torch.Tensor | None, scale: torch.Tensor) -> Params:
+    """Fold scaling into the first layer, so that one bag serves models that scale differently.
+
+    Args:
+        p: Parameters of s models.
+        mean: What each subtracts from the features besides the reference, (s, D); None for nothing.
+        scale: What each divides them by, (s, D).
+
+    Returns:
+        Parameters for features minus the reference.
+    """
+    out = dict(p)
+    out["w1"] = p["w1"] / scale.unsqueeze(1)  # (s, H, D)
+    if mean is not None:
+        out["b1"] = p["b1"] - (out["w1"] @ mean.unsqueeze(2)).squeeze(2)  # (s, H)
+    return out
 
 
 def uniform(stream: torch.Generator, *shape: int, fan_in: int) -> torch.Tensor:

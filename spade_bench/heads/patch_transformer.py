@@ -1,4 +1,9 @@
-"""A transformer over the patches of a bag."""
+"""A transformer over the patches of a bag.
+
+It has TransMIL's parts (landmark attention, a convolution over a square of tokens, a class token)
+and is not the published TransMIL: that one lays patches out in the order of the file, this one
+along a fixed random direction of feature space, so that the order of the file cannot matter.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +14,7 @@ from typing import TYPE_CHECKING
 from spade_bench.errors import ConfigError
 from spade_bench.heads._model import Model
 from spade_bench.heads._stacked import TrainConfig, stacked_head
+from spade_bench.registry import heads
 from spade_bench.types import HeadCard
 
 if TYPE_CHECKING:
@@ -16,7 +22,7 @@ if TYPE_CHECKING:
 
     Params = dict[str, torch.Tensor]
 
-__all__ = ["TransmilConfig", "arrange", "forward", "initial"]
+__all__ = ["PatchTransformerConfig", "arrange", "forward", "initial"]
 
 HEAD_WIDTH = 32
 LANDMARKS = 128  # longer bags attend through this many means; shorter ones exactly
@@ -24,7 +30,7 @@ PINV_STEPS = 6
 
 
 @dataclass(frozen=True)
-class TransmilConfig(TrainConfig):
+class PatchTransformerConfig(TrainConfig):
     """Settings of the transformer.
 
     Attributes:
@@ -42,11 +48,11 @@ class TransmilConfig(TrainConfig):
             raise ConfigError(f"'hidden' is {self.hidden}", fix="Use a multiple of 32")
 
 
-def initial(dim: int, width: int, s: TransmilConfig, stream: torch.Generator) -> Params:
+def initial(dim: int, width: int, s: PatchTransformerConfig, stream: torch.Generator) -> Params:
     """Draw one model's parameters."""
     import torch
 
-    from spade_bench.heads._group import uniform
+    from spade_bench.heads._modelstack import uniform
 
     h = s.hidden
     squares = [
@@ -203,15 +209,15 @@ def _inverse(a: torch.Tensor) -> torch.Tensor:
 
 stacked_head(
     HeadCard(
-        name="transmil",
+        name="patch-transformer",
         kinds=("classification",),
         description="Transformer over patches with landmark attention and a class token",
         input="bag",
-        defaults=asdict(TransmilConfig()),
+        defaults=asdict(PatchTransformerConfig()),
         grid={"lr": (5e-6, 1e-5, 5e-5, 1e-4, 1e-3), "hidden": (128, 256, 384, 512)},
-        reference="Shao et al.: TransMIL, NeurIPS 2021; patches ordered by content, not by file",
+        reference="After Shao et al.: TransMIL, NeurIPS 2021, with patches ordered by content",
     ),
-    TransmilConfig,
+    PatchTransformerConfig,
     Model(
         initial=initial,
         forward=forward,
@@ -221,4 +227,9 @@ stacked_head(
         small=True,
     ),
     "classes",
+)
+heads.retire(
+    "transmil",
+    "it was never the published TransMIL, because it orders patches along a random direction",
+    "patch-transformer",
 )

@@ -1,0 +1,250 @@
+"""Train a head on all cases of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from spade_bench.cohorts.folds import assign_folds
+from spade_bench.cohorts.tables import keep_covered
+from spade_bench.console import say, warn
+from spade_bench.device import resolve_device, setup_numerics
+from spade_bench.errors import DataError, UserError
+from spade_bench.evaluation.encoderfeatures import find_source, matched
+from spade_bench.evaluation.hyperparameters import Job, choose, grid_of, ranking_metric
+from spade_bench.evaluation.request import RunRequest
+from spade_bench.evaluation.taskcohort import load_cases
+from spade_bench.evaluation.trainedmodel import (
+    ModelInfo,
+    TrainedModel,
+    features_identity,
+    package_versions,
+    source_bags,
+)
+from spade_bench.features.casebags import scan_bags
+from spade_bench.heads import Fit, FittedHead, Head, HeadOptions, fit, fitting
+from spade_bench.registry import heads, kinds
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from spade_bench.cohorts.tables import Coverage
+    from spade_bench.evaluation.encoderfeatures import Source
+    from spade_bench.features.casebags import CaseBags
+    from spade_bench.tasks.kind import TaskKind
+    from spade_bench.types import Cohort, TaskCard
+
+__all__ = ["fit_model"]
+
+THRESHOLD_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """All cases of a task.
+
+    Attributes:
+        kind: The kind of the task.
+        card: The task.
+        cohort: Its cases.
+        bags: Their bags, by position.
+        patient_of: Slide -> patient where slides are the units; empty where patients are.
+    """
+
+    kind: TaskKind
+    card: TaskCard
+    cohort: Cohort
+    bags: CaseBags
+    patient_of: Mapping[str, str]
+
+
+def fit_model(request: RunRequest) -> TrainedModel:
+    """Train a head on all cases of a task's table.
+
+    Args:
+        request: One encoder, one task and at most one head; with `select`, hyperparameters are
+            chosen on inner folds of these cases.
+
+    Raises:
+        UserError: When it names several of them, or the head cannot be fitted or kept.
+        DataError: When table or features are unsound, or slides lack features and this was not
+            allowed.
+    """
+    if len(request.encoders) != 1 or len(request.tasks) != 1 or len(request.heads) > 1:
+        raise UserError("A model has one encoder, one task and one head")
+    encoder, task = request.encoders[0], request.tasks[0]
+    device = resolve_device(request.device)
+    setup_numerics(device)
+    kind: TaskKind = kinds.get(task.card.kind).load()
+    head = _head(request, kind, str(device))
+    cases = load_cases(request, task, kind)
+    wanted = [slide for case in cases.cohort.cases for slide in case.slide_ids]
+    source = find_source(request, encoder, task.card)
+    files, loose = matched(request, source.files, wanted, source.label)
+    files = {slide: files[slide] for slide in wanted if slide in files}
+    infos = scan_bags(files, f"Reading features for {source.label}")
+    unusable = {slide: info.problem for slide, info in infos.items() if info.problem}
+    cohort, coverage = keep_covered(cases.cohort, files, unusable)
+    _check_coverage(coverage, request.allow_missing)
+    listed = {case.case_id: case.slide_ids for case in cohort.cases}
+    if not listed:
+        raise DataError("no case of the table has features", where=cohort.name)
+    files = {slide: files[slide] for slides in listed.values() for slide in slides}
+    source = replace(source, files=files)
+    identity = features_identity(source)
+    width = infos[next(iter(files))].dim
+    if source.dim is not None and source.base is None and width != source.dim:
+        raise DataError(
+            f"features are {width} wide, encoder '{source.label}' makes {source.dim}",
+            fix="Name the folder with this encoder's features",
+        )
+    bags = source_bags(source, list(listed.values()), width)
+    data = TrainingData(kind, task.card, cohort, bags, cases.patient_of)
+    fitted, thresholds = _fit(request, head, data)
+    info = ModelInfo(
+        encoder=encoder.name,
+        options=dict(encoder.options),
+        task=task.card.name,
+        kind=task.card.kind,
+        features=identity,
+        trained_on=listed,
+        thresholds=thresholds,
+        seed=request.seed,
+        simulated=cohort.simulated or task.card.simulated,
+        flags=_flags(source, cases.flags, loose, coverage),
+        versions=package_versions(),
+        created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return TrainedModel(info, fitted.with_classes(cohort.classes))
+
+
+def _head(request: RunRequest, kind: TaskKind, device: str) -> Head:
+    name = request.heads[0] if request.heads else kind.card.default_head
+    plugin = heads.get(name)
+    wanted = kind.card.head_kind
+    if wanted not in plugin.card.kinds:
+        serving = [other.name for other in heads if wanted in other.card.kinds]
+        raise UserError(
+            f"head '{name}' does not serve {wanted}",
+            where="--head",
+            fix=f"Use {', '.join(serving)}",
+        )
+    options = HeadOptions(device, request.head_params.get(name, {}), request.memory)
+    head: Head = plugin.load(options)
+    return head
+
+
+def _check_coverage(coverage: Coverage, allow_missing: bool) -> None:
+    if coverage.complete:
+        return
+    if not allow_missing:
+        raise DataError(
+            coverage.describe(),
+            fix="Add the features, or leave these slides out with --allow-missing",
+        )
+    warn(f"{coverage.describe()}; going on without them")
+
+
+def _flags(
+    source: Source, of_cases: tuple[str, ...], loose: tuple[str, ...], coverage: Coverage
+) -> tuple[str, ...]:
+    absent = () if coverage.complete else ("missing-slides",)
+    return tuple(dict.fromkeys((*source.flags, *of_cases, *loose, *absent)))
+
+
+def _fit(
+    request: RunRequest, head: Head, data: TrainingData
+) -> tuple[FittedHead, dict[str, float]]:
+    """The fitted head, and thresholds for two classes."""
+    import numpy as np
+
+    kind, cohort, bags = data.kind, data.cohort, data.bags
+    name, n = head.card.name, kind.n_outputs(cohort)
+    everybody, target = np.arange(len(cohort.cases)), kind.targets(cohort)
+    nobody = np.empty(0, dtype=np.int64)
+    point = _chosen(request, head, data) if request.select else {}
+    jobs = [Fit(everybody, target, nobody, request.seed, point)]
+    parts = _threshold_folds(head, cohort, request.seed)
+    jobs += [Fit(train, target[train], test, request.seed, point) for train, test in parts]
+    fitted = fit(head, bags, jobs, n, name=name)
+    if len(cohort.classes) != 2:
+        return fitted[0], {}
+    thresholds = {"default": 0.5}
+    if parts:
+        scores = np.zeros(len(everybody))
+        for (_, test), one in zip(parts, fitted[1:], strict=True):
+            scores[test] = one.predict(bags, test.tolist())[:, 1]
+        thresholds["youden"] = youden(target, scores)
+    else:
+        say(f"{name}: the threshold is 0.5; others need cross-fitting, which is not cheap here")
+    return fitted[0], thresholds
+
+
+def _chosen(request: RunRequest, head: Head, data: TrainingData) -> dict[str, Any]:
+    """Hyperparameters from the head's grid, chosen on inner folds of the training cases."""
+    import numpy as np
+
+    name, kind = head.card.name, data.kind
+    grid = grid_of(head, request.head_params.get(name, {}))
+    if not grid:
+        say(f"head {name} leaves nothing to select")
+        return {}
+    target, nobody = kind.targets(data.cohort), np.empty(0, dtype=np.int64)
+    metric = ranking_metric(kind, data.card)
+    everything = Job(np.arange(len(target)), target, nobody, target[:0], request.seed, "all")
+    point = choose(
+        head,
+        kind,
+        metric,
+        grid=grid,
+        bags=data.bags,
+        jobs=[everything],
+        cases=data.cohort.cases,
+        n_outputs=kind.n_outputs(data.cohort),
+        group_by_site=request.group_by_site,
+        patient_of=data.patient_of,
+    ).get("all", {})
+    chosen = ", ".join(f"{k}={v}" for k, v in point.items())
+    say(f"{name}: {chosen or 'defaults, too few cases to choose'} (by {metric}, inner folds)")
+    return point
+
+
+def _threshold_folds(
+    head: Head, cohort: Cohort, seed: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Training and held-out positions, for heads that cost next to nothing and two classes."""
+    import numpy as np
+
+    if len(cohort.classes) != 2 or not head.card.cheap or fitting(head) is None:
+        return []
+    sizes = [sum(case.label == name for case in cohort.cases) for name in cohort.classes]
+    n = min(THRESHOLD_FOLDS, *sizes)
+    if n < 2:
+        return []
+    folds = assign_folds(cohort.cases, n, [seed, 8], group_by_site=False, where="threshold")
+    ids = [case.case_id for case in cohort.cases]
+    held_out = [np.isin(ids, list(fold)) for fold in folds]
+    return [(np.flatnonzero(~inside), np.flatnonzero(inside)) for inside in held_out]
+
+
+def youden(target: NDArray[np.int64], scores: NDArray[np.float64]) -> float:
+    """Return the threshold with the largest sensitivity + specificity - 1.
+
+    Args:
+        target: 1 for positive cases, (n,).
+        scores: Probability of the positive class, (n,).
+
+    Returns:
+        The middle between the scores that it parts, so that neither lies on it.
+    """
+    import numpy as np
+
+    values = np.unique(scores)  # (u,)
+    cuts = np.concatenate([[values[0]], (values[1:] + values[:-1]) / 2])  # (u,)
+    over = scores[None] >= cuts[:, None]  # (u, n)
+    positive = target == 1  # (n,)
+    index = over[:, positive].mean(axis=1) - over[:, ~positive].mean(axis=1)  # (u,)
+    return float(cuts[int(index.argmax())])

@@ -1,0 +1,430 @@
+"""A head trained on all cases of a table, kept with what is needed to use it on new slides."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spade_bench import config
+from spade_bench.console import say
+from spade_bench.errors import ConfigError, DataError, UserError, name_some
+from spade_bench.evaluation.encoderfeatures import Source, find_source
+from spade_bench.evaluation.request import EncoderRequest, RunRequest
+from spade_bench.features.bags import bag_encoder, same_encoder
+from spade_bench.features.casebags import CaseBags, scan_bags
+from spade_bench.features.formats import HDF5, opened
+from spade_bench.features.packs import split_path
+from spade_bench.files import atomic_dir, hash_obj, read_sealed, write_sealed
+from spade_bench.heads import FittedHead
+from spade_bench.types import Bag, TaskCard
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+__all__ = [
+    "FeaturesIdentity",
+    "ModelInfo",
+    "TrainedModel",
+    "check_target",
+    "features_identity",
+    "package_versions",
+    "source_bags",
+]
+
+FORMAT, VERSION = "spade-bench model", 1
+DESCRIPTION, HEAD = "model.json", "head"
+
+
+@dataclass(frozen=True)
+class FeaturesIdentity:
+    """What made the features that a model was fitted on, as their files say.
+
+    Attributes:
+        encoder: Name in the files; empty where they name none.
+        digest: Hash of what the files say of weights and options; empty where they say nothing.
+        through: What determines the encoder that they were sent through; empty where they are used
+            as they are.
+    """
+
+    encoder: str = ""
+    digest: str = ""
+    through: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a trained model is.
+
+    Attributes:
+        encoder: Name of the encoder.
+        options: Options of its own, such as SPADE's routing.
+        task: Name of the task.
+        kind: Kind of the task.
+        features: What made the features.
+        trained_on: Training case -> its slides.
+        thresholds: Name -> probability of the positive class from which a case counts as positive;
+            empty unless there are two classes.
+        seed: Seed of the fit.
+        simulated: Whether the training data come from the simulator.
+        flags: What a reader of its predictions must know, as rows of results have it.
+        versions: Package -> version that it was trained with.
+        created_utc: When.
+    """
+
+    encoder: str
+    task: str
+    kind: str
+    features: FeaturesIdentity
+    trained_on: Mapping[str, tuple[str, ...]]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
+    simulated: bool = False
+    flags: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    created_utc: str = ""
+
+
+class TrainedModel:
+    """A fitted head that knows its encoder, its classes and its training cases.
+
+    Args:
+        info: What it is.
+        fitted: The head.
+    """
+
+    def __init__(self, info: ModelInfo, fitted: FittedHead) -> None:
+        self.info, self.fitted = info, fitted
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the columns; empty for a risk."""
+        return self.fitted.info.classes
+
+    def predict(
+        self,
+        features: str | Path | Bag | Sequence[Bag],
+        *,
+        cases: Mapping[str, Sequence[str]] | None = None,
+        weights: Path | None = None,
+        device: str = "auto",
+    ) -> pd.DataFrame:
+        """Predict the cases of a features folder, or of bags in memory.
+
+        Args:
+            features: Folder or pack of features of the encoder that it was fitted on, or bags.
+            cases: Case -> its slides; None takes each slide for a case, except that the slides of
+                a training case stay together.
+            weights: Weights of an encoder of features that the base features are sent through.
+            device: Where that encoder runs.
+
+        Returns:
+            One row per case: `case_id`, `slide_id` (joined by `;`), `probability_CLASS` and
+            `predicted`, or `risk` (higher is worse), and `trained_on`, which marks cases that the
+            model has seen.
+
+        Raises:
+            DataError: When the features are of another identity, unusable, or a slide is missing.
+            UserError: When base features must be sent through an encoder and no weights are given.
+        """
+        if isinstance(features, (str, Path)):
+            slides, make = self._from_folder(Path(features), weights, device)
+        else:
+            slides, make = self._from_memory([features] if isinstance(features, Bag) else features)
+        if cases is None:
+            cases = self._cases_of(slides)
+        missing = [s for listed in cases.values() for s in listed if s not in set(slides)]
+        if missing:
+            raise DataError(
+                f"no features of {len(missing)} slide(s): {name_some(missing)}",
+                fix="Extract them, or leave their cases out",
+            )
+        if not cases:
+            raise DataError("There is no case to predict")
+        scores = self.fitted.predict(make(list(cases.values())))
+        return self._frame(cases, scores)
+
+    def attention(
+        self,
+        features: str | Path | Bag,
+        slide_id: str | None = None,
+        *,
+        weights: Path | None = None,
+        device: str = "auto",
+    ) -> NDArray[np.float64]:
+        """Say how much each patch of a slide weighs, in the order of its features.
+
+        Args:
+            features: Features folder with the slide, or its bag.
+            slide_id: The slide; needed for a folder.
+            weights: See `predict`.
+            device: See `predict`.
+
+        Returns:
+            Weights that sum to one, (n,).
+
+        Raises:
+            UserError: When the head has no attention, or no slide is named.
+            DataError: When the features are of another identity, or lack the slide.
+        """
+        if isinstance(features, Bag):
+            slides, make = self._from_memory([features])
+            slide_id = features.slide_id
+        elif slide_id is None:
+            raise UserError("No slide is named", fix="Name one of the folder's slides")
+        else:
+            slides, make = self._from_folder(Path(features), weights, device)
+        if slide_id not in slides:
+            raise DataError(f"no features of slide '{slide_id}'", where=str(features))
+        return self.fitted.attention(make([(slide_id,)])[0])
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the model, whole or not at all: `model.json` and the head in `head/`.
+
+        Raises:
+            DataError: When the folder exists and is not a saved model.
+            UserError: When the head cannot be saved.
+        """
+        target = Path(folder)
+        check_target(target)
+        with atomic_dir(target) as inside:
+            self.fitted.save(inside / HEAD)
+            about = {"format": FORMAT, "version": VERSION, **asdict(self.info)}
+            write_sealed(inside / DESCRIPTION, about)
+        return target
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu") -> TrainedModel:
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: When it is missing, damaged, or of another format.
+        """
+        path = Path(folder) / DESCRIPTION
+        if not path.is_file():
+            raise DataError(
+                "no saved model", where=str(folder), fix="Make one with `spade-bench fit`"
+            )
+        content = read_sealed(path)
+        if content.pop("format", None) != FORMAT:
+            raise DataError("does not describe a saved model", where=str(path))
+        version = content.pop("version", None)
+        if version != VERSION:
+            raise DataError(
+                f"is of format version {version}; this version of spade-bench reads {VERSION}",
+                where=str(path),
+            )
+        try:
+            info = config.build(ModelInfo, content, str(path))
+        except ConfigError as error:
+            raise DataError(error.what, where=str(path)) from error
+        return cls(info, FittedHead.load(Path(folder) / HEAD, device))
+
+    def _from_folder(
+        self, folder: Path, weights: Path | None, device: str
+    ) -> tuple[list[str], Callable[[Sequence[Sequence[str]]], CaseBags]]:
+        """Slides of a folder, and how the bags of cases are made of them."""
+        info = self.info
+        encoder = EncoderRequest(info.encoder, info.encoder, weights, info.options)
+        if info.features.through and weights is None:
+            raise UserError(
+                f"The model was fitted on features sent through '{info.encoder}'",
+                fix="Give base features and the weights of that encoder with --weights",
+            )
+        request = RunRequest(
+            (encoder,), (), folder, any_features=folder, device=device, seed=info.seed
+        )
+        card = TaskCard(info.task, info.kind, info.task, info.task)
+        source = find_source(request, encoder, card)
+        self._check_identity(features_identity(source), str(folder))
+        infos = scan_bags(source.files)
+        bad = {slide: found.problem for slide, found in infos.items() if found.problem}
+        if bad:
+            slide, problem = next(iter(bad.items()))
+            raise DataError(
+                f"{len(bad)} feature file(s) cannot be used; {slide}: {problem}",
+                where=str(folder),
+                fix="Extract them again, or move them out of the folder",
+            )
+        dim = next(iter(infos.values())).dim
+        return list(source.files), lambda cases: source_bags(source, cases, dim)
+
+    def _from_memory(
+        self, bags: Sequence[Bag]
+    ) -> tuple[list[str], Callable[[Sequence[Sequence[str]]], CaseBags]]:
+        """Slides of bags in memory, and how the bags of cases are made of them."""
+        import numpy as np
+
+        if self.info.features.through:
+            raise UserError(
+                f"The model was fitted on features sent through '{self.info.encoder}'",
+                fix="Give a folder of base features, and the weights of that encoder",
+            )
+        by_slide = {bag.slide_id: bag for bag in bags}
+        if len(by_slide) < len(bags):
+            raise DataError("Two bags have one slide_id")
+        for bag in bags:
+            made_by = FeaturesIdentity(bag.encoder or "")
+            self._check_identity(made_by, f"bag {bag.slide_id}")
+            self.fitted.check_bag(bag.features)
+            if not np.isfinite(bag.features).all():
+                raise DataError("holds NaN or infinite values", where=f"bag {bag.slide_id}")
+
+        def make(cases: Sequence[Sequence[str]]) -> CaseBags:
+            def load(index: int) -> NDArray[np.floating]:
+                return np.concatenate([by_slide[slide].features for slide in cases[index]])
+
+            return CaseBags(load, len(cases), self.fitted.info.dim)
+
+        return list(by_slide), make
+
+    def _check_identity(self, found: FeaturesIdentity, where: str) -> None:
+        """Refuse features that something else has made; what is not said is not held against them.
+
+        Raises:
+            DataError: Naming both.
+        """
+        mine = self.info.features
+        if found.encoder and mine.encoder and not same_encoder(found.encoder, mine.encoder):
+            raise DataError(
+                f"features of '{found.encoder}', but the model was fitted on those of "
+                f"'{mine.encoder}'",
+                where=where,
+                fix=f"Extract the slides with {mine.encoder}",
+            )
+        if found.digest and mine.digest and found.digest != mine.digest:
+            raise DataError(
+                f"features of '{mine.encoder}' with other weights or options than the model was "
+                "fitted on",
+                where=where,
+                fix="Extract the slides as the training slides were extracted",
+            )
+        if hash_obj(found.through) != hash_obj(mine.through):
+            raise DataError(
+                f"'{self.info.encoder}' has other weights or options than the model was fitted on",
+                where=where,
+                fix="Give the weights that it was fitted with",
+            )
+
+    def _cases_of(self, slides: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Each slide is a case, but the slides of a training case stay together."""
+        known = {s: case for case, listed in self.info.trained_on.items() for s in listed}
+        out: dict[str, tuple[str, ...]] = {}
+        for slide in slides:
+            case = known.get(slide, slide)
+            out[case] = (*out.get(case, ()), slide)
+        return out
+
+    def _frame(
+        self, cases: Mapping[str, Sequence[str]], scores: NDArray[np.float64]
+    ) -> pd.DataFrame:
+        import pandas as pd
+
+        frame = pd.DataFrame(
+            {"case_id": list(cases), "slide_id": [";".join(slides) for slides in cases.values()]}
+        )
+        if not self.classes:
+            frame["risk"] = scores[:, 0]
+        else:
+            for column, name in enumerate(self.classes):
+                frame[f"probability_{name}"] = scores[:, column]
+            for name, threshold in self.info.thresholds.items():
+                over = (scores[:, 1] >= threshold).astype(int)
+                label = "predicted" if name == "default" else f"predicted_{name}"
+                frame[label] = [self.classes[at] for at in over]
+            if not self.info.thresholds:
+                frame["predicted"] = [self.classes[at] for at in scores.argmax(axis=1)]
+        seen = {slide for slides in self.info.trained_on.values() for slide in slides}
+        frame["trained_on"] = [
+            case in self.info.trained_on or bool(seen.intersection(slides))
+            for case, slides in cases.items()
+        ]
+        if frame["trained_on"].any():
+            say(f"{int(frame['trained_on'].sum())} of {len(frame)} cases trained this model; "
+                "the column trained_on marks them")  # fmt: skip
+        return frame
+
+
+def check_target(folder: Path) -> None:
+    """Refuse to write a model over anything but a model.
+
+    Raises:
+        DataError: When the folder exists and is not a saved model.
+    """
+    if not folder.exists() or (folder / DESCRIPTION).is_file():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise DataError(
+            "exists and is not a saved model", where=str(folder), fix="Name a new folder"
+        )
+
+
+def source_bags(source: Source, cases: Sequence[Sequence[str]], dim: int) -> CaseBags:
+    """Bags of cases, sent through the encoder where it takes another one's features.
+
+    Args:
+        source: The encoder with its files.
+        cases: Slides of each case.
+        dim: Width of the features in the files.
+    """
+    bags = CaseBags.from_files([[source.files[slide] for slide in case] for case in cases], dim)
+    if source.encode_slide is not None and source.dim is not None:
+        return bags.map_slides(source.encode_slide, source.dim)
+    if source.encode is not None and source.dim is not None:
+        return bags.map(source.encode, source.dim)
+    return bags
+
+
+def features_identity(source: Source) -> FeaturesIdentity:
+    """Say what made the features of an encoder, from their files and from its own weights.
+
+    Raises:
+        DataError: When the files were made in different ways.
+    """
+    told = {_said_in(path): path for path in source.files.values()}
+    if len(told) > 1:
+        first, second = list(told.values())[:2]
+        raise DataError(
+            f"features made in different ways: {first.name} and {second.name}",
+            where=str(first.parent),
+            fix="Extract all slides with one encoder, one version of its weights and one set of "
+            "options",
+        )
+    encoder, digest = next(iter(told))
+    return FeaturesIdentity(encoder, digest, config.merge(source.identity))
+
+
+def _said_in(path: Path) -> tuple[str, str]:
+    """Encoder of a feature file, and a hash of what it says of weights and options.
+
+    Files say it in `identity`, those that `encode` wrote before in attributes `recipe_*`.
+    """
+    encoder = bag_encoder(path) or ""
+    if path.suffix not in HDF5 or split_path(path) is not None:
+        return encoder, ""
+    with opened(path) as file:
+        attrs = dict(file["features"].attrs) if "features" in file else {}
+    if "identity" in attrs:
+        return encoder, hash_obj(str(attrs["identity"]))
+    recipe = {key: str(value) for key, value in attrs.items() if key.startswith("recipe_")}
+    return encoder, hash_obj(recipe) if recipe else ""
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what makes the numbers."""
+    import numpy as np
+    import torch
+
+    from spade_bench import __version__
+
+    return {
+        "spade-bench": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": str(torch.__version__),
+    }

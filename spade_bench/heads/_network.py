@@ -1,0 +1,125 @@
+"""One model of a stack on its own: predicts, shows its attention, gives its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from spade_bench.device import autocast, resolve_device, small_products
+from spade_bench.errors import DataError
+from spade_bench.heads._fitted import FittedHead, HeadInfo, no_attention
+from spade_bench.heads._modelstack import fold_scaling
+from spade_bench.heads._reader import Reader
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from spade_bench.features.casebags import CaseBags
+    from spade_bench.heads._model import Model
+    from spade_bench.heads._objectives import Objective
+
+__all__ = ["FittedNetwork", "network_shapes"]
+
+SCALING = ("input.reference", "input.mean", "input.scale")
+
+
+class FittedNetwork(FittedHead):
+    """One member of a stack.
+
+    Args:
+        info: What the head is.
+        settings: Its hyperparameters.
+        model: Its architecture.
+        objective: Turns outputs into predictions.
+        weights: Parameters of one model, and under `SCALING` how it scales features, (D,) each.
+        pooled: Whether it sees mean vectors instead of bags.
+        device: Where it runs: `auto`, `cpu` or `cuda[:n]`.
+    """
+
+    def __init__(
+        self,
+        info: HeadInfo,
+        settings: Any,
+        model: Model,
+        objective: Objective,
+        weights: Mapping[str, torch.Tensor],
+        *,
+        pooled: bool,
+        device: str,
+    ) -> None:
+        super().__init__(info)
+        self._settings, self._model, self._objective = settings, model, objective
+        self._weights, self._pooled = dict(weights), pooled
+        self._device = resolve_device(device)
+        self._reference, mean, scale = (self._weights[name].to(self._device) for name in SCALING)
+        own = {k: w for k, w in self._weights.items() if k not in SCALING}
+        stacked = {k: w.to(self._device).unsqueeze(0) for k, w in own.items()}  # S = 1
+        shift = mean.unsqueeze(0) if bool(mean.any()) else None
+        self._p = fold_scaling(stacked, shift, scale.unsqueeze(0))
+
+    def predict(self, bags: CaseBags, cases: Sequence[int] | None = None) -> NDArray[np.float64]:
+        """Predict. See `FittedHead.predict`."""
+        self.check_width(bags.dim)
+        chosen = list(range(len(bags))) if cases is None else [int(case) for case in cases]
+        pooled = bags.pooled().astype("float32")[:, None] if self._pooled else None
+        reader = self._reader(bags.__getitem__ if pooled is None else pooled.__getitem__, len(bags))
+        rows: dict[int, torch.Tensor] = {}
+        fast = small_products(self._device) if self._model.small else nullcontext()
+        with torch.no_grad(), fast:
+            for batch in reader.each_batch(chosen, self._reference):
+                with autocast(self._device, self._settings.precision):
+                    out = self._model.forward(batch.x, batch.mask, self._p, None)  # (1, B, K)
+                rows.update(zip(batch.at, out[0].to(self._reference.dtype), strict=True))
+        out = torch.stack([rows[at] for at in range(len(chosen))])  # (m, K)
+        found: NDArray[np.float64] = (
+            self._objective.predict(out.double().unsqueeze(0))[0].cpu().numpy()
+        )
+        return found
+
+    def attention(self, bag: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Attention over the patches of a bag. See `FittedHead.attention`."""
+        if self._model.attention is None:
+            raise no_attention(self.info.head)
+        self.check_bag(bag)
+        reader = self._reader(lambda _: bag.astype("float32"), 1)
+        (batch,) = reader.batches([0], self._reference)
+        with torch.no_grad(), autocast(self._device, self._settings.precision):
+            weights = self._model.attention(batch.x, None, self._p)  # (1, 1, n)
+        found: NDArray[np.float64] = weights[0, 0].double().cpu().numpy()
+        return found
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Parameters and scaling, by name."""
+        return {name: weight.numpy() for name, weight in self._weights.items()}
+
+    def _reader(self, bag: Any, n_cases: int) -> Reader:
+        return Reader(
+            bag,
+            n_cases,
+            self.info.dim,
+            device=self._device,
+            dtype=self._reference.dtype,
+            resident=0,
+            half=self._settings.precision == "bf16",
+        )
+
+
+def network_shapes(
+    model: Model, objective: Objective, settings: Any, dim: int, n_outputs: int
+) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and dtype of each tensor of a `FittedNetwork`.
+
+    Raises:
+        DataError: When the sizes are none of a model.
+    """
+    if dim < 1 or n_outputs < 1:
+        raise DataError(f"features of width {dim} and {n_outputs} outputs make no model")
+    width = objective.width(n_outputs, settings)
+    drawn = model.initial(dim, width, settings, torch.Generator())
+    kind = "float64" if settings.precision == "fp64" else "float32"
+    shapes = {name: (tuple(w.shape), kind) for name, w in drawn.items()}
+    return {**dict.fromkeys(SCALING, ((dim,), kind)), **shapes}
