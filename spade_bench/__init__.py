@@ -6,9 +6,12 @@ from spade_bench import plugins as _plugins
 from spade_bench.api import (
     encode,
     evaluate,
+    explain,
     extract,
+    fit,
     load_encoder,
     load_results,
+    pretrain,
     read_features,
     read_spots,
 )
@@ -29,9 +32,12 @@ __all__ = [
     "__version__",
     "encode",
     "evaluate",
+    "explain",
     "extract",
+    "fit",
     "load_encoder",
     "load_results",
+    "pretrain",
     "read_features",
     "read_spots",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
 
+    from spade_bench.evaluation import EvaluationSettings
+    from spade_bench.evaluation.trainedmodel import TrainedModel
+    from spade_bench.explain import AttentionMap
     from spade_bench.extraction import EncoderSource, PatchGroup, Summary
     from spade_bench.report.loadedresults import Results
+    from spade_bench.workspace import Workspace
 
     Encoder = PatchEncoder | FeatureEncoder | SlideEncoder
     Source = str | os.PathLike[str]
@@ -30,9 +34,12 @@ if TYPE_CHECKING:
 __all__ = [
     "encode",
     "evaluate",
+    "explain",
     "extract",
+    "fit",
     "load_encoder",
     "load_results",
+    "pretrain",
     "read_features",
     "read_spots",
 ]
@@ -225,7 +232,7 @@ def evaluate(
     features: Any = None,
     weights: Any = None,
     out: Source | None = None,
-    workspace: Source | None = None,
+    workspace: Source | Workspace | None = None,
     **settings: Any,
 ) -> Results:
     """Run encoders on tasks, with their controls, as `spade-bench run` does.
@@ -249,29 +256,151 @@ def evaluate(
         UserError: When a name is unknown or what is given does not fit together.
         DataError: When tables or features cannot be used.
     """
-    from spade_bench import config, evaluation
-    from spade_bench import workspace as workspaces
-    from spade_bench.evaluation import inputs
+    from spade_bench import evaluation
     from spade_bench.report.loadedresults import Results
 
     kept = tempfile.TemporaryDirectory(prefix="spade-bench-") if out is None else None
     folder = Path(kept.name if kept is not None else cast("Source", out))
-    chosen = inputs.choose_encoders(encoders)
-    values = {
-        **settings,
-        "encoders": chosen.names,
-        "tasks": tuple(inputs.task_name(one, folder) for one in inputs.listed(task)),
-        "tables": inputs.tables(table, folder),
-        "features": inputs.feature_folders(features, folder),
-        "weights": {**chosen.weights, **(inputs.by_name(weights) or {})},
-        "set": config.merge(chosen.options, settings.get("set") or {}),
-        "out": folder,
-    }
-    built = evaluation.EvaluationSettings.of(values, "evaluate")
-    space = None if workspace is None else workspaces.load(Path(workspace))
     with left_unchanged():
-        evaluation.run_settings(built, space)
+        data = {"table": table, "features": features, "weights": weights}
+        chosen = _settings(encoders, task, folder, settings, **data)
+        evaluation.run_settings(chosen, _workspace(workspace))
     return Results((folder,), keep=kept)
+
+
+def fit(
+    encoder: Any,
+    task: Any,
+    *,
+    table: Any = None,
+    features: Any = None,
+    head: str | None = None,
+    weights: Any = None,
+    workspace: Source | Workspace | None = None,
+    **settings: Any,
+) -> TrainedModel:
+    """Train a head on all cases of a table, to use it on new slides.
+
+    Args:
+        encoder: Name of an encoder, or a loaded one.
+        task: Name of a task, a `TaskCard`, or a card file.
+        table: Cohort table: csv or DataFrame.
+        features: Folder, pack, bags or AnnData of the base features.
+        head: Name of the head; None takes the one of the kind of task.
+        weights: File or folder of weights.
+        workspace: Workspace file that fills in what is left out here.
+        **settings: Fields of `spade_bench.evaluation.EvaluationSettings` that speak of training,
+            such as `select=True`, `seed=1`, `device="cpu"`, `set={"abmil": {"lr": 1e-4}}`.
+
+    Returns:
+        A model with `predict`, `attention`, `save` and `load`.
+
+    Raises:
+        UserError: When a name is unknown, or the head cannot be fitted and kept.
+        DataError: When the table or the features cannot be used.
+    """
+    from spade_bench.evaluation import resolve
+    from spade_bench.evaluation.modelfitting import fit_model
+
+    if head is not None:
+        settings["heads"] = (head,)
+    with tempfile.TemporaryDirectory(prefix="spade-bench-") as temporary, left_unchanged():
+        data = {"table": table, "features": features, "weights": weights}
+        chosen = _settings(encoder, task, Path(temporary), settings, **data)
+        return fit_model(resolve(chosen, _workspace(workspace)))
+
+
+def explain(
+    model: TrainedModel | Source,
+    slide: Source | None = None,
+    *,
+    features: Bag | Source,
+    slide_id: str | None = None,
+    weights: Source | None = None,
+) -> AttentionMap:
+    """Map the attention of a trained model over one slide.
+
+    Args:
+        model: What `fit` returned, or the folder that it was saved to.
+        slide: File of the slide, to draw the map on.
+        features: The bag of the slide, or a folder with its features.
+        slide_id: Name of the slide; None takes the name of its file.
+        weights: Weights of an encoder of features that base features are sent through.
+
+    Returns:
+        A map with `to_dataframe`, `plot` and `to_geojson`.
+
+    Raises:
+        UserError: When the head has no attention, or no slide is named.
+        DataError: When the features are of another identity than the model was fitted on.
+    """
+    from spade_bench.evaluation.trainedmodel import TrainedModel
+    from spade_bench.explain import attention_map
+
+    with left_unchanged():
+        if isinstance(model, (str, os.PathLike)):
+            model = TrainedModel.load(Path(model))
+        return attention_map(
+            model,
+            features if isinstance(features, Bag) else Path(features),
+            slide=None if slide is None else Path(slide),
+            slide_id=slide_id,
+            weights=None if weights is None else Path(weights),
+        )
+
+
+def pretrain(
+    *,
+    out: Source,
+    hest: Source | None = None,
+    manifest: Source | None = None,
+    spaceranger: Source | Sequence[Source] = (),
+    encoder: str | None = None,
+    config: Any = None,
+    settings: Mapping[str, Any] | None = None,
+    weights: Source | None = None,
+    device: str = "auto",
+    **more: Any,
+) -> FeatureEncoder | None:
+    """Pretrain SPADE on paired slides and spatial transcriptomics; the same call continues.
+
+    Args:
+        out: Folder of the model.
+        hest: Samples in HEST-1k layout.
+        manifest: Instead, samples as a csv.
+        spaceranger: Instead, one Space Ranger `outs` folder or several.
+        encoder: Base patch encoder.
+        config: A named config such as `hest1k`, a YAML file, or the settings themselves.
+        settings: Single settings; keys may be dotted, such as `training.epochs`.
+        weights: Weights of the base encoder.
+        device: `auto`, `cpu` or `cuda[:n]`.
+        **more: See `spade_bench.encoders.spade.pretraining.pipeline.pretrain`.
+
+    Returns:
+        The encoder; None where `experts=` trains only some of them.
+
+    Raises:
+        UserError: When data or settings cannot be used.
+    """
+    from spade_bench.encoders.spade.pretraining import pipeline
+
+    with left_unchanged():
+        folder = pipeline.pretrain(
+            out=Path(out),
+            hest=None if hest is None else Path(hest),
+            manifest=None if manifest is None else Path(manifest),
+            spaceranger=[Path(one) for one in _several(spaceranger)],
+            encoder=encoder,
+            config=config,
+            settings=settings,
+            weights=None if weights is None else Path(weights),
+            device=device,
+            **more,
+        )
+    if more.get("experts") is not None:
+        return None
+    loaded: FeatureEncoder = load_encoder("spade", weights=folder, device=device)
+    return loaded
 
 
 def load_results(folders: Source | Sequence[Source]) -> Results:
@@ -285,8 +414,7 @@ def load_results(folders: Source | Sequence[Source]) -> Results:
     """
     from spade_bench.report.loadedresults import Results
 
-    paths = [folders] if isinstance(folders, (str, os.PathLike)) else folders
-    return Results(tuple(Path(folder) for folder in paths))
+    return Results(tuple(Path(folder) for folder in _several(folders)))
 
 
 def read_features(
@@ -307,10 +435,47 @@ def read_spots(
     return spotdata.read_spots(Path(path), technology=technology, sample=sample)
 
 
+def _settings(
+    encoders: Any,
+    task: Any,
+    folder: Path,
+    settings: dict[str, Any],
+    **data: Any,
+) -> EvaluationSettings:
+    """Settings of a run from names and objects; what lies in memory is written to the folder."""
+    from spade_bench import config
+    from spade_bench.evaluation import EvaluationSettings, inputs
+
+    chosen = inputs.choose_encoders(encoders)
+    values = {
+        **settings,
+        "encoders": chosen.names,
+        "tasks": tuple(inputs.task_name(one, folder) for one in inputs.listed(task)),
+        "tables": inputs.tables(data["table"], folder),
+        "features": inputs.feature_folders(data["features"], folder),
+        "weights": {**chosen.weights, **(inputs.by_name(data["weights"]) or {})},
+        "set": config.merge(chosen.options, settings.get("set") or {}),
+        "out": folder,
+    }
+    return EvaluationSettings.of(values, "keywords")
+
+
+def _workspace(workspace: Source | Workspace | None) -> Workspace | None:
+    from spade_bench import workspace as workspaces
+
+    if workspace is None or isinstance(workspace, workspaces.Workspace):
+        return workspace
+    return workspaces.load(Path(workspace))
+
+
 def _paths(slides: Source | Sequence[Source]) -> Path | list[Path]:
     if isinstance(slides, (str, os.PathLike)):
         return Path(slides)
     return [Path(slide) for slide in slides]
+
+
+def _several(paths: Source | Sequence[Source]) -> Sequence[Source]:
+    return [paths] if isinstance(paths, (str, os.PathLike)) else paths
 
 
 def _samples(hest: Source | None, manifest: Source | None) -> Any:

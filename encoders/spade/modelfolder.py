@@ -30,6 +30,7 @@ from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.experts import MLP_NAMES, PARAMETER_NAMES
 from spade_bench.errors import WeightsError
 from spade_bench.files import atomic_path
+from spade_bench.version import __version__
 
 __all__ = [
     "MODEL_FILES",
@@ -104,10 +105,8 @@ def versions() -> dict[str, str]:
     """Return the versions that a folder records."""
     import platform
 
-    import spade_bench
-
     return {
-        "spade_bench": spade_bench.__version__,
+        "spade_bench": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "numpy": np.__version__,

@@ -67,22 +67,20 @@ def fit(
     Example: spade-bench fit --encoder uni --task crc_braf --table cases.csv --features features/
     --head abmil --out model/
     """
-    from spade_bench import console
+    from spade_bench import api, console
     from spade_bench import workspace as ws
     from spade_bench.config import parse_set
-    from spade_bench.evaluation.modelfitting import fit_model
-    from spade_bench.evaluation.settings import Asked, to_request
     from spade_bench.evaluation.trainedmodel import check_target
 
     check_target(out)  # before anything is trained
-
-    asked = Asked(
-        encoders=(encoder,),
-        tasks=(task,),
-        heads=() if head is None else (head,),
-        tables={} if table is None else {"*": table},
-        features={} if features is None else {"*": features},
-        weights={} if weights is None else {"*": weights},
+    model = api.fit(
+        encoder,
+        task,
+        table=table,
+        features=features,
+        head=head,
+        weights=weights,
+        workspace=ws.load(),
         select=select or None,
         allow_missing=allow_missing or None,
         positive=positive,
@@ -98,9 +96,7 @@ def fit(
         seed=seed,
         device=device,
         trust_remote_code=trust_remote_code or None,
-        out=out,
     )
-    model = fit_model(to_request(asked, ws.load()))
     model.save(out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     console.emit(

@@ -10,7 +10,14 @@ from spade_bench.evaluation.running import RunSummary, run
 from spade_bench.evaluation.settings import EvaluationSettings
 from spade_bench.workspace import Workspace
 
-__all__ = ["EvaluationRequest", "EvaluationSettings", "RunSummary", "run", "run_settings"]
+__all__ = [
+    "EvaluationRequest",
+    "EvaluationSettings",
+    "RunSummary",
+    "resolve",
+    "run",
+    "run_settings",
+]
 
 
 def run_settings(

@@ -12,9 +12,9 @@ from spade_bench.cohorts.tables import keep_covered
 from spade_bench.console import say, warn
 from spade_bench.device import resolve_device, setup_numerics
 from spade_bench.errors import DataError, UserError
-from spade_bench.evaluation.encoderfeatures import find_source, matched
+from spade_bench.evaluation.encoderfeatures import find_features, matched
 from spade_bench.evaluation.hyperparameters import Job, choose, grid_of, ranking_metric
-from spade_bench.evaluation.request import RunRequest
+from spade_bench.evaluation.request import EvaluationRequest
 from spade_bench.evaluation.taskcohort import load_cases
 from spade_bench.evaluation.trainedmodel import (
     ModelInfo,
@@ -23,6 +23,7 @@ from spade_bench.evaluation.trainedmodel import (
     package_versions,
     source_bags,
 )
+from spade_bench.features.bags import FeatureFolders
 from spade_bench.features.casebags import scan_bags
 from spade_bench.heads import Fit, FittedHead, Head, HeadOptions, fit, fitting
 from spade_bench.registry import heads, kinds
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spade_bench.cohorts.tables import Coverage
-    from spade_bench.evaluation.encoderfeatures import Source
+    from spade_bench.evaluation.encoderfeatures import EncoderFeatures
     from spade_bench.features.casebags import CaseBags
     from spade_bench.tasks.kind import TaskKind
     from spade_bench.types import Cohort, TaskCard
@@ -61,7 +62,7 @@ class TrainingData:
     patient_of: Mapping[str, str]
 
 
-def fit_model(request: RunRequest) -> TrainedModel:
+def fit_model(request: EvaluationRequest) -> TrainedModel:
     """Train a head on all cases of a task's table.
 
     Args:
@@ -73,22 +74,23 @@ def fit_model(request: RunRequest) -> TrainedModel:
         DataError: When table or features are unsound, or slides lack features and this was not
             allowed.
     """
-    if len(request.encoders) != 1 or len(request.tasks) != 1 or len(request.heads) > 1:
+    heads_asked_for = request.given.heads or ()
+    if len(request.encoders) != 1 or len(request.tasks) != 1 or len(heads_asked_for) > 1:
         raise UserError("A model has one encoder, one task and one head")
     encoder, task = request.encoders[0], request.tasks[0]
-    device = resolve_device(request.device)
+    device = resolve_device(request.settings.device)
     setup_numerics(device)
     kind: TaskKind = kinds.get(task.card.kind).load()
-    head = _head(request, kind, str(device))
+    head = _head(request, task.card, kind, str(device))
     cases = load_cases(request, task, kind)
     wanted = [slide for case in cases.cohort.cases for slide in case.slide_ids]
-    source = find_source(request, encoder, task.card)
+    source = find_features(request, encoder, task.card, FeatureFolders())
     files, loose = matched(request, source.files, wanted, source.label)
     files = {slide: files[slide] for slide in wanted if slide in files}
     infos = scan_bags(files, f"Reading features for {source.label}")
     unusable = {slide: info.problem for slide, info in infos.items() if info.problem}
     cohort, coverage = keep_covered(cases.cohort, files, unusable)
-    _check_coverage(coverage, request.allow_missing)
+    _check_coverage(coverage, request.settings.allow_missing)
     listed = {case.case_id: case.slide_ids for case in cohort.cases}
     if not listed:
         raise DataError("no case of the table has features", where=cohort.name)
@@ -112,7 +114,7 @@ def fit_model(request: RunRequest) -> TrainedModel:
         features=identity,
         trained_on=listed,
         thresholds=thresholds,
-        seed=request.seed,
+        seed=request.settings.seed,
         simulated=cohort.simulated or task.card.simulated,
         flags=_flags(source, cases.flags, loose, coverage),
         versions=package_versions(),
@@ -121,8 +123,8 @@ def fit_model(request: RunRequest) -> TrainedModel:
     return TrainedModel(info, fitted.with_classes(cohort.classes))
 
 
-def _head(request: RunRequest, kind: TaskKind, device: str) -> Head:
-    name = request.heads[0] if request.heads else kind.card.default_head
+def _head(request: EvaluationRequest, card: TaskCard, kind: TaskKind, device: str) -> Head:
+    name = request.heads_of(card)[0]
     plugin = heads.get(name)
     wanted = kind.card.head_kind
     if wanted not in plugin.card.kinds:
@@ -132,7 +134,7 @@ def _head(request: RunRequest, kind: TaskKind, device: str) -> Head:
             where="--head",
             fix=f"Use {', '.join(serving)}",
         )
-    options = HeadOptions(device, request.head_params.get(name, {}), request.memory)
+    options = HeadOptions(device, request.settings.set.get(name, {}), request.settings.memory)
     head: Head = plugin.load(options)
     return head
 
@@ -149,14 +151,14 @@ def _check_coverage(coverage: Coverage, allow_missing: bool) -> None:
 
 
 def _flags(
-    source: Source, of_cases: tuple[str, ...], loose: tuple[str, ...], coverage: Coverage
+    source: EncoderFeatures, of_cases: tuple[str, ...], loose: tuple[str, ...], coverage: Coverage
 ) -> tuple[str, ...]:
     absent = () if coverage.complete else ("missing-slides",)
     return tuple(dict.fromkeys((*source.flags, *of_cases, *loose, *absent)))
 
 
 def _fit(
-    request: RunRequest, head: Head, data: TrainingData
+    request: EvaluationRequest, head: Head, data: TrainingData
 ) -> tuple[FittedHead, dict[str, float]]:
     """The fitted head, and thresholds for two classes."""
     import numpy as np
@@ -165,10 +167,10 @@ def _fit(
     name, n = head.card.name, kind.n_outputs(cohort)
     everybody, target = np.arange(len(cohort.cases)), kind.targets(cohort)
     nobody = np.empty(0, dtype=np.int64)
-    point = _chosen(request, head, data) if request.select else {}
-    jobs = [Fit(everybody, target, nobody, request.seed, point)]
-    parts = _threshold_folds(head, cohort, request.seed)
-    jobs += [Fit(train, target[train], test, request.seed, point) for train, test in parts]
+    point = _chosen(request, head, data) if request.settings.select else {}
+    jobs = [Fit(everybody, target, nobody, request.settings.seed, point)]
+    parts = _threshold_folds(head, cohort, request.settings.seed)
+    jobs += [Fit(train, target[train], test, request.settings.seed, point) for train, test in parts]
     fitted = fit(head, bags, jobs, n, name=name)
     if len(cohort.classes) != 2:
         return fitted[0], {}
@@ -183,18 +185,20 @@ def _fit(
     return fitted[0], thresholds
 
 
-def _chosen(request: RunRequest, head: Head, data: TrainingData) -> dict[str, Any]:
+def _chosen(request: EvaluationRequest, head: Head, data: TrainingData) -> dict[str, Any]:
     """Hyperparameters from the head's grid, chosen on inner folds of the training cases."""
     import numpy as np
 
     name, kind = head.card.name, data.kind
-    grid = grid_of(head, request.head_params.get(name, {}))
+    grid = grid_of(head, request.settings.set.get(name, {}))
     if not grid:
         say(f"head {name} leaves nothing to select")
         return {}
     target, nobody = kind.targets(data.cohort), np.empty(0, dtype=np.int64)
     metric = ranking_metric(kind, data.card)
-    everything = Job(np.arange(len(target)), target, nobody, target[:0], request.seed, "all")
+    everything = Job(
+        np.arange(len(target)), target, nobody, target[:0], request.settings.seed, "all"
+    )
     point = choose(
         head,
         kind,
@@ -204,7 +208,7 @@ def _chosen(request: RunRequest, head: Head, data: TrainingData) -> dict[str, An
         jobs=[everything],
         cases=data.cohort.cases,
         n_outputs=kind.n_outputs(data.cohort),
-        group_by_site=request.group_by_site,
+        group_by_site=request.settings.group_by_site,
         patient_of=data.patient_of,
     ).get("all", {})
     chosen = ", ".join(f"{k}={v}" for k, v in point.items())

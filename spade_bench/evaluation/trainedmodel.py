@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 from spade_bench import config
 from spade_bench.console import say
 from spade_bench.errors import ConfigError, DataError, UserError, name_some
-from spade_bench.evaluation.encoderfeatures import Source, find_source
-from spade_bench.evaluation.request import EncoderRequest, RunRequest
-from spade_bench.features.bags import bag_encoder, same_encoder
+from spade_bench.evaluation.encoderfeatures import EncoderFeatures, find_features
+from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
+from spade_bench.evaluation.settings import EvaluationSettings
+from spade_bench.features.bags import FeatureFolders, bag_encoder, same_encoder
 from spade_bench.features.casebags import CaseBags, scan_bags
 from spade_bench.features.formats import HDF5, opened
+from spade_bench.features.identity import stored_identity
 from spade_bench.features.packs import split_path
 from spade_bench.files import atomic_dir, hash_obj, read_sealed, write_sealed
 from spade_bench.heads import FittedHead
@@ -236,11 +238,10 @@ class TrainedModel:
                 f"The model was fitted on features sent through '{info.encoder}'",
                 fix="Give base features and the weights of that encoder with --weights",
             )
-        request = RunRequest(
-            (encoder,), (), folder, any_features=folder, device=device, seed=info.seed
-        )
+        given = {"features": folder, "device": device, "seed": info.seed, "out": folder}
+        request = EvaluationRequest(EvaluationSettings.of(given), (encoder,), ())
         card = TaskCard(info.task, info.kind, info.task, info.task)
-        source = find_source(request, encoder, card)
+        source = find_features(request, encoder, card, FeatureFolders())
         self._check_identity(features_identity(source), str(folder))
         infos = scan_bags(source.files)
         bad = {slide: found.problem for slide, found in infos.items() if found.problem}
@@ -364,7 +365,7 @@ def check_target(folder: Path) -> None:
         )
 
 
-def source_bags(source: Source, cases: Sequence[Sequence[str]], dim: int) -> CaseBags:
+def source_bags(source: EncoderFeatures, cases: Sequence[Sequence[str]], dim: int) -> CaseBags:
     """Bags of cases, sent through the encoder where it takes another one's features.
 
     Args:
@@ -380,7 +381,7 @@ def source_bags(source: Source, cases: Sequence[Sequence[str]], dim: int) -> Cas
     return bags
 
 
-def features_identity(source: Source) -> FeaturesIdentity:
+def features_identity(source: EncoderFeatures) -> FeaturesIdentity:
     """Say what made the features of an encoder, from their files and from its own weights.
 
     Raises:
@@ -407,10 +408,11 @@ def _said_in(path: Path) -> tuple[str, str]:
     encoder = bag_encoder(path) or ""
     if path.suffix not in HDF5 or split_path(path) is not None:
         return encoder, ""
+    identity = stored_identity(path)
+    if identity is not None:
+        return encoder, identity.digest
     with opened(path) as file:
         attrs = dict(file["features"].attrs) if "features" in file else {}
-    if "identity" in attrs:
-        return encoder, hash_obj(str(attrs["identity"]))
     recipe = {key: str(value) for key, value in attrs.items() if key.startswith("recipe_")}
     return encoder, hash_obj(recipe) if recipe else ""
 
@@ -420,7 +422,7 @@ def package_versions() -> dict[str, str]:
     import numpy as np
     import torch
 
-    from spade_bench import __version__
+    from spade_bench.version import __version__
 
     return {
         "spade-bench": __version__,

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.console import warn
 from spade_bench.errors import DataError, UserError
+from spade_bench.features.bags import find_bags, read_bag
 from spade_bench.files import write_json
+from spade_bench.types import Bag
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,8 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from spade_bench.heads import FittedHead
-    from spade_bench.types import Bag
+    from spade_bench.evaluation.trainedmodel import TrainedModel
 
     Floats = NDArray[np.float64]
 
@@ -146,38 +148,57 @@ class AttentionMap:
 
 
 def attention_map(
-    head: FittedHead, bag: Bag, *, encoder: str, slide: Path | None = None
+    model: TrainedModel,
+    features: Path | Bag,
+    *,
+    slide: Path | None = None,
+    slide_id: str | None = None,
+    weights: Path | None = None,
 ) -> AttentionMap:
-    """Compute the attention of a fitted head over one bag.
+    """Compute the attention of a trained model over one slide.
 
     Args:
-        head: The fitted head.
-        bag: Features of the encoder that the head was fitted on, with positions.
-        encoder: Name of the encoder.
-        slide: File of the slide, for pictures.
+        model: The model.
+        features: The bag of the slide, or a folder with its features.
+        slide: File of the slide, for pictures; its name is the slide's where none is given.
+        slide_id: Name of the slide; needed for a folder without a file.
+        weights: Weights of an encoder of features that base features are sent through.
 
     Raises:
-        UserError: When the head has no attention.
-        DataError: When the bag has no patches or does not say where they lie.
+        UserError: When the head has no attention, or no slide is named.
+        DataError: When its features are of another identity, or do not say where patches lie.
     """
     import numpy as np
 
+    if slide is not None and not slide.exists():
+        raise UserError("There is no such slide", where=str(slide))
+    if isinstance(features, Bag):
+        bag = features
+    else:
+        name = slide_id or (None if slide is None else slide.stem)
+        if name is None:
+            raise UserError("No slide is named", fix="Give slide= or slide_id=")
+        upstream = model.info.features.encoder or None
+        files = find_bags(features, upstream)
+        if name not in files:
+            raise DataError(f"There are no features of slide '{name}'", where=str(features))
+        bag = read_bag(files[name])
     if bag.coords is None or bag.patch_size_level0 is None:
         raise DataError(
             "The features do not say where their patches lie",
             where=bag.slide_id,
             fix="Extract them with `spade-bench extract`",
         )
-    if slide is not None and not slide.exists():
-        raise UserError("There is no such slide", where=str(slide))
-    weights = head.attention(np.asarray(bag.features, dtype=np.float32))  # (n,)
+    attention = model.attention(features, bag.slide_id, weights=weights)  # (n,)
+    if any(bag.slide_id in slides for slides in model.info.trained_on.values()):
+        warn(f"{bag.slide_id} trained this model: its map shows what was learnt, not what is found")
     return AttentionMap(
         bag.slide_id,
         np.asarray(bag.coords, dtype=np.int64),
         bag.patch_size_level0,
-        weights,
-        head.info.head,
-        encoder,
+        attention,
+        model.fitted.info.head,
+        model.info.encoder,
         slide,
     )
 
