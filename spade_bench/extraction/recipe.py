@@ -20,7 +20,15 @@ from spade_bench.features.weightfiles import is_commit
 from spade_bench.files import hash_file, hash_obj
 from spade_bench.types import EncoderCard, LoadOptions, PatchEncoder
 
-__all__ = ["EncoderSource", "Recipe", "Settings", "StoredRecipe", "fingerprint", "stored_recipe"]
+__all__ = [
+    "EncoderSource",
+    "Recipe",
+    "Settings",
+    "StoredRecipe",
+    "fingerprint",
+    "old_revision",
+    "stored_recipe",
+]
 
 _SCHEMA = 2  # of a recipe without its encoder, which the identity names
 _OLD_SCHEMA = 1
@@ -152,9 +160,6 @@ class EncoderSource:
 
     def old_recipe(self) -> dict[str, Any]:
         """What files of older versions say of their encoder."""
-        pinned = is_commit(self.card.revision) or (
-            bool(self.card.needs.repos) and not self.card.revision
-        )
         weights = self.options.weights
         files: Iterable[Path] = ()
         if weights is not None:
@@ -162,8 +167,7 @@ class EncoderSource:
         return {
             "encoder": self.card.name,
             "source": self.card.source,
-            # Cards pin a commit where they said `main`.
-            "revision": "main" if pinned else self.card.revision,
+            "revision": old_revision(self.card),
             "patch_px": self.card.patch_px,
             "interpolation": self.card.interpolation,
             "crop_pct": self.card.crop_pct,
@@ -173,6 +177,15 @@ class EncoderSource:
             "options": {k: v for k, v in self.options.options.items() if k != "trust_remote_code"},
             "weights": [hash_file(file) for file in files if file.is_file()],
         }
+
+
+def old_revision(card: EncoderCard) -> str:
+    """What a card said of its revision before cards pinned commits: `main`, where it was the hub's.
+
+    Older files and folders are told by it.
+    """
+    of_hub = bool(card.needs.repos) and not card.revision
+    return "main" if of_hub or is_commit(card.revision) else card.revision
 
 
 def fingerprint(path: Path) -> list[Any]:
