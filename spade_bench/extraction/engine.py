@@ -130,11 +130,10 @@ def _plan(
     todo: list[tuple[Job, Recipe]] = []
     skipped: list[str] = []
     stale: Counter[str] = Counter()
-    common = source.old_recipe()
     for job in jobs:
         try:
             _check_name(job.slide_id)
-            recipe = Recipe.of(common, job.inputs())
+            recipe = Recipe(job.inputs())
             stored = stored_recipe(folder / f"{job.slide_id}.h5")
         except BAD_INPUT as error:
             _fail(failed, job.slide_id, error)

@@ -32,13 +32,12 @@ def take_from(
         source: The encoder.
         folder: Folder of features to fill.
     """
-    common = source.old_recipe()
     taken: dict[Path, int] = {}
     for job in jobs:
         target = folder / f"{job.slide_id}.h5"
         found = [other / target.name for other in others if (other / target.name).is_file()]
         with suppress(UserError, OSError):  # said when the job is done itself
-            recipe = Recipe.of(common, job.inputs()) if found else None
+            recipe = Recipe(job.inputs()) if found else None
             if recipe is None or _current(target, recipe, source, old=True):
                 continue
             for path in found:
