@@ -37,6 +37,7 @@ CARD = EncoderCard(
     interpolation="bilinear",
     crop_pct=0.875,
     source=f"hub {_REPO}",
+    # Commit: as two public pipelines pin it for feature extraction.
     revision="78f3ecfdb38e06d9b8397f662e7ab8fee96026fa",
     licence="BSD-3-Clause",
     needs=Needs((_REPO,), _FILES),

@@ -29,6 +29,7 @@ CARD = EncoderCard(
     crop_pct=1.0,
     precision="fp16",
     source=f"hub {_REPO}",
+    # Commit: as several public pipelines pin it (CLAM, THUNDER and others by their cache paths).
     revision="b55a5ec6cade1a39edfe6534189a9b8ca7a022f0",
     licence="CC-BY-NC-ND-4.0",
     gated=True,

@@ -100,7 +100,9 @@ def own_files(card: EncoderCard, options: LoadOptions) -> Iterator[None]:
 
 def _folder(card: EncoderCard, options: LoadOptions) -> Path | None:
     """The user's own copy of the repository; None where the hub's is loaded."""
-    return options.weights or own_folder((card.name, *card.needs.folders))
+    if options.weights is not None:
+        return Path(options.weights)
+    return own_folder((card.name, *card.needs.folders))
 
 
 def _commit(card: EncoderCard, options: LoadOptions) -> str:

@@ -6,18 +6,10 @@ from pathlib import Path
 
 from spade_bench.encoders.common.hub import fetch
 from spade_bench.errors import WeightsError, machine_fault
-from spade_bench.features.weightfiles import FOLDER_VARIABLE, own_folder, pinned
+from spade_bench.features.weightfiles import own_folder, pinned
 from spade_bench.types import EncoderCard, LoadOptions
 
-__all__ = [
-    "FILES",
-    "FOLDER_VARIABLE",
-    "UNPINNED",
-    "UNPINNED_CODE",
-    "locate",
-    "own_folder",
-    "refuse_impostor",
-]
+__all__ = ["FILES", "UNPINNED", "UNPINNED_CODE", "locate", "refuse_impostor"]
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 UNPINNED = "No commit is pinned; the one that is downloaded is recorded with the features."

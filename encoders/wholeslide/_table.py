@@ -89,6 +89,7 @@ _TITAN = SlideRow(
         mpp=0.5,
         precision="fp16",
         source="hub MahmoodLab/TITAN",
+        # Commit: as slide2vec pins it.
         revision="dac6773d9961cfc75503440676ff157a2c6e8d2e",
         needs=_needs("MahmoodLab/TITAN", "einops", "einops_exts", transformers_below=5),
         licence=_ND,
@@ -151,6 +152,7 @@ ROWS: dict[str, SlideRow] = {
             768,
             512,
             "conch_v15",
+            # As one public project pins it in its TITAN and FEATHER adapters.
             commit="423c894c738294e8b0ac38938108180a2c21dd43",
         ),
         _feather("feather-uni2", "uni2", 1536, 256, "uni_v2"),

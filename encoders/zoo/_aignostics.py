@@ -41,6 +41,7 @@ def _rudolf(
     return both, variant(both, f"{name}-cls-mean", note, dim=2 * dim, feature="cls+mean")
 
 
+# Commits: as three public projects pin them.
 ENTRIES: tuple[Entry, ...] = (
     *_rudolf(
         "rudolfv2",

@@ -63,6 +63,7 @@ ENTRIES: tuple[Entry, ...] = (
         feature="cls",
         prefix=5,
         repos=("bioptimus/H-optimus-0",),
+        # Commit: as two public training codes pin it.
         revision="b145cc1e6c6b30d3251aa8b1f844e6974188a743",
         norm=H_OPTIMUS,
         precision="fp16",
@@ -81,6 +82,7 @@ ENTRIES: tuple[Entry, ...] = (
         feature="cls",
         prefix=5,
         repos=("bioptimus/H-optimus-1",),
+        # Commit: as one public inference pipeline pins it beside TITAN and Virchow2.
         revision="3592cb220dec7a150c5d7813fb56e68bd57473b9",
         norm=H_OPTIMUS,
         precision="fp16",

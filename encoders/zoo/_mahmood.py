@@ -35,6 +35,7 @@ _UNI2 = entry(
     feature="cls",
     prefix=9,
     repos=("MahmoodLab/UNI2-h",),
+    # Commit: as several public pipelines pin it.
     revision="d517a8dd47902dd7c308b3c36f63bce47e7b9a43",
     files=("pytorch_model.bin", "model.safetensors"),
     interpolation="bilinear",
@@ -59,6 +60,7 @@ _CONCH = entry(
     Package("conch", {"proj_contrast": False, "normalize": False}),
     "CONCH, ViT-B/16 with an attention pool, trained on image-caption pairs.",
     repos=("MahmoodLab/conch",),
+    # Commit: as STAMP and other public pipelines pin it.
     revision="f9ca9f877171a28ade80228fb195ac5d79003357",
     modules=("conch",),
     install="git+https://github.com/mahmoodlab/CONCH.git",
@@ -87,6 +89,7 @@ _CONCH15 = entry(
     Remote("return_conch"),
     "CONCH v1.5, ViT-L/16 started from UNI and trained on 1.26 million captions; TITAN's patches.",
     repos=("MahmoodLab/TITAN",),
+    # Commit: as slide2vec pins it.
     revision="dac6773d9961cfc75503440676ff157a2c6e8d2e",
     modules=("einops", "einops_exts"),
     install="einops einops_exts",

@@ -40,6 +40,7 @@ ENTRIES: tuple[Entry, ...] = (
         303.2,
         1,
         "",
+        # Commit: as public code names it in its cache path.
         commit="47b73eefe95e8d44ec3623f8890bd894b6ea2d6c",
     ),
     _dinov2(
@@ -48,6 +49,7 @@ ENTRIES: tuple[Entry, ...] = (
         303.2,
         5,
         " with 4 registers",
+        # Commit: as public code names it in its cache path.
         commit="f3c408e77602bb412aa65fb03dfa0d5f95cb3832",
     ),
     entry(

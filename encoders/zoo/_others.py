@@ -52,6 +52,7 @@ _GIGAPATH = entry(
     "Prov-GigaPath's tile encoder, ViT-g/16 trained with DINOv2 on 171,189 slides of Providence.",
     feature="cls",
     repos=("prov-gigapath/prov-gigapath",),
+    # Commit: as most public pipelines pin it; a few take the later 64f9e26c.
     revision="eba85dd46097c3eedfcc2a3a9a930baecb6bcc19",
     files=("pytorch_model.bin", "model.safetensors"),
     crop_pct=0.875,

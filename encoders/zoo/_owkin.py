@@ -63,6 +63,7 @@ ENTRIES: tuple[Entry, ...] = (
         "Phikon, ViT-B/16 trained with iBOT on 6,093 slides of TCGA.",
         feature="cls",
         repos=("owkin/phikon",),
+        # Commit: as one public comparison of encoders pins it.
         revision="057cc0295895c2df3dd7681a89680da6015cbefe",
         interpolation="bilinear",
         licence="Owkin non-commercial",

@@ -35,6 +35,7 @@ _VIRCHOW = entry(
     feature="cls+mean",
     prefix=1,
     repos=("paige-ai/Virchow",),
+    # Commit: as three public pipelines pin it.
     revision="19eebc84ae33e79f1b2d866e6ff90ae50e522f9a",
     files=_FILES,
     precision="fp16",
@@ -58,6 +59,7 @@ _VIRCHOW2 = entry(
     feature="cls+mean",
     prefix=5,
     repos=("paige-ai/Virchow2",),
+    # Commit: as many public pipelines pin it.
     revision="3158645804b69e3f3bc4439d4116edddf0840a72",
     files=_FILES,
     precision="fp16",

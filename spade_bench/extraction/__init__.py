@@ -76,6 +76,7 @@ def extract_hest(
     options: LoadOptions | None = None,
     trust: Collection[str] = (),
     checked: bool = False,
+    also: Sequence[Path] = (),
 ) -> Summary:
     """Extract features of the patch around every spot of samples; see `extract_slides`.
 
@@ -90,6 +91,7 @@ def extract_hest(
         options: How to load the encoder.
         trust: Ids of samples to use although the checks doubt their geometry.
         checked: The sections were checked before and are not checked again.
+        also: Folders of other extractions, whose files of the same identity and input are taken.
 
     Returns:
         What was done; refused sections are among the failures.
@@ -107,7 +109,7 @@ def extract_hest(
     jobs = [
         SpotJob(sample, source, chosen, report, sample.sample_id in trust) for sample in samples
     ]
-    done = run_jobs(jobs, source, chosen, out)
+    done = run_jobs(jobs, source, chosen, out, also=also)
     if report is not None:
         report.close()
     return done

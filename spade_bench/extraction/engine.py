@@ -20,6 +20,7 @@ from spade_bench import console
 from spade_bench.errors import DataError, SystemFaultError, UserError, machine_fault
 from spade_bench.extraction.outputs import check_width, checked_encode
 from spade_bench.extraction.recipe import EncoderSource, Recipe, Settings, stored_recipe
+from spade_bench.extraction.reuse import take_from
 from spade_bench.extraction.stream import BAD_INPUT, DROPPED, Batch, Job, Open, Stream
 from spade_bench.features.bags import features_folder, write_features
 
@@ -66,7 +67,14 @@ class Summary:
         return f"{'; '.join(parts)}; features in {self.folder}"
 
 
-def run_jobs(jobs: Sequence[Job], source: EncoderSource, settings: Settings, out: Path) -> Summary:
+def run_jobs(
+    jobs: Sequence[Job],
+    source: EncoderSource,
+    settings: Settings,
+    out: Path,
+    *,
+    also: Sequence[Path] = (),
+) -> Summary:
     """Extract the features of every job that has no current file yet.
 
     Args:
@@ -74,6 +82,7 @@ def run_jobs(jobs: Sequence[Job], source: EncoderSource, settings: Settings, out
         source: The encoder.
         settings: How to extract.
         out: Folder of the whole extraction.
+        also: Folders of other extractions, whose files of the same identity and input are taken.
 
     Returns:
         What was done. Failures are in it and were printed; nothing is raised for them.
@@ -87,7 +96,10 @@ def run_jobs(jobs: Sequence[Job], source: EncoderSource, settings: Settings, out
     mpp = source.mpp(settings)
     folder = features_folder(out, source.card.name, mpp, source.patch_px, settings.overlap)
     failed: dict[str, str] = {}
-    todo, skipped = _plan(_sharded(jobs, settings.shard), source, folder, failed)
+    mine = _sharded(jobs, settings.shard)
+    if others := [other / folder.relative_to(out) for other in also]:
+        take_from(others, mine, source, folder)
+    todo, skipped = _plan(mine, source, folder, failed)
     done: dict[str, int] = {}
     if todo:
         with _writing(folder):
@@ -118,11 +130,10 @@ def _plan(
     todo: list[tuple[Job, Recipe]] = []
     skipped: list[str] = []
     stale: Counter[str] = Counter()
-    common = source.old_recipe()
     for job in jobs:
         try:
             _check_name(job.slide_id)
-            recipe = Recipe.of(common, job.inputs())
+            recipe = Recipe(job.inputs())
             stored = stored_recipe(folder / f"{job.slide_id}.h5")
         except BAD_INPUT as error:
             _fail(failed, job.slide_id, error)

@@ -20,7 +20,15 @@ from spade_bench.features.weightfiles import is_commit
 from spade_bench.files import hash_file, hash_obj
 from spade_bench.types import EncoderCard, LoadOptions, PatchEncoder
 
-__all__ = ["EncoderSource", "Recipe", "Settings", "StoredRecipe", "fingerprint", "stored_recipe"]
+__all__ = [
+    "EncoderSource",
+    "Recipe",
+    "Settings",
+    "StoredRecipe",
+    "fingerprint",
+    "old_revision",
+    "stored_recipe",
+]
 
 _SCHEMA = 2  # of a recipe without its encoder, which the identity names
 _OLD_SCHEMA = 1
@@ -106,6 +114,7 @@ class EncoderSource:
         self._given = options  # None: those that a loaded encoder was loaded with
         self._loaded: PatchEncoder | None = None
         self._identity: Identity | None = None
+        self._old_recipe: dict[str, Any] | None = None
         if isinstance(encoder, str):
             self._plugin = encoders.get(encoder)
             self.card: EncoderCard = self._plugin.card
@@ -147,14 +156,18 @@ class EncoderSource:
 
     def loaded_identity(self) -> Identity:
         """What makes the features, once the encoder is loaded and its weights are at hand."""
+        if self._identity is not None and self._identity.weights is not None:
+            return self._identity
         self._identity = identity_of(self.get(), self._given)
         return self._identity
 
     def old_recipe(self) -> dict[str, Any]:
         """What files of older versions say of their encoder."""
-        pinned = is_commit(self.card.revision) or (
-            bool(self.card.needs.repos) and not self.card.revision
-        )
+        if self._old_recipe is None:
+            self._old_recipe = self._made_old_recipe()
+        return self._old_recipe
+
+    def _made_old_recipe(self) -> dict[str, Any]:
         weights = self.options.weights
         files: Iterable[Path] = ()
         if weights is not None:
@@ -162,8 +175,7 @@ class EncoderSource:
         return {
             "encoder": self.card.name,
             "source": self.card.source,
-            # Cards pin a commit where they said `main`.
-            "revision": "main" if pinned else self.card.revision,
+            "revision": old_revision(self.card),
             "patch_px": self.card.patch_px,
             "interpolation": self.card.interpolation,
             "crop_pct": self.card.crop_pct,
@@ -173,6 +185,15 @@ class EncoderSource:
             "options": {k: v for k, v in self.options.options.items() if k != "trust_remote_code"},
             "weights": [hash_file(file) for file in files if file.is_file()],
         }
+
+
+def old_revision(card: EncoderCard) -> str:
+    """What a card said of its revision before cards pinned commits: `main`, where it was the hub's.
+
+    Older files and folders are told by it.
+    """
+    of_hub = bool(card.needs.repos) and not card.revision
+    return "main" if of_hub or is_commit(card.revision) else card.revision
 
 
 def fingerprint(path: Path) -> list[Any]:
@@ -216,35 +237,28 @@ class Recipe:
 
     Attributes:
         inputs: What of the slide and the settings determines the features.
-        old: The same with the encoder, as older versions wrote it.
     """
 
     inputs: Mapping[str, Any]
-    old: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, source: Mapping[str, Any], inputs: Mapping[str, Any]) -> Recipe:
-        """Return the recipe of an encoder, as `EncoderSource.old_recipe` has it, and an input."""
-        return cls({"schema": _SCHEMA, **inputs}, {"schema": _OLD_SCHEMA, **source, **inputs})
 
     def attrs(self, identity: Identity) -> dict[str, str]:
         """The attributes that record it in a features file."""
-        recipe = json.dumps(self.inputs, sort_keys=True)
+        recipe = {"schema": _SCHEMA, **self.inputs}
         return {
-            "recipe": recipe,
-            "recipe_hash": hash_obj(self.inputs),
+            "recipe": json.dumps(recipe, sort_keys=True),
+            "recipe_hash": hash_obj(recipe),
             ATTRIBUTE: identity.to_json(),
         }
 
     def changes(self, stored: StoredRecipe, source: EncoderSource) -> tuple[str, ...]:
         """Say what a file was made with that is different now; nothing when it is current."""
         if stored.identity is None:
-            same = stored.hash == hash_obj(self.old)
+            recipe = {"schema": _OLD_SCHEMA, **source.old_recipe(), **self.inputs}
         else:
-            same = stored.hash == hash_obj(self.inputs)
-            if same:
-                return stored.identity.differences(source.identity())
-        return () if same else ("other settings or input",)
+            recipe = {"schema": _SCHEMA, **self.inputs}
+        if stored.hash != hash_obj(recipe):
+            return ("other settings or input",)
+        return () if stored.identity is None else stored.identity.differences(source.identity())
 
 
 def stored_recipe(path: Path) -> StoredRecipe | None:

@@ -87,6 +87,15 @@ class Identity:
         return hash_obj(asdict(self))
 
     @property
+    def key(self) -> str:
+        """Its digest, where the commit of the hub stands for the weights.
+
+        It is the same before the weights are downloaded and after.
+        """
+        _, at, commit = self.source.rpartition("@")
+        return replace(self, weights=None).digest if at and commit else self.digest
+
+    @property
     def known(self) -> bool:
         """Whether it says which weights: their hash, or the commit of the hub."""
         return self.weights is not None or not self.source.endswith("@")

@@ -176,6 +176,8 @@ def test_code_of_the_hub_runs_only_at_a_commit(
     with pytest.raises(WeightsError, match=r"'main' is no commit in full"):
         load(free, dataclasses.replace(agreed, revision="main"))
     load(free, dataclasses.replace(agreed, revision=COMMITS[0]))
+    # As `run --set feather-uni.revision=COMMIT` and the workspace file have it.
+    load(free, LoadOptions(device="cpu", options={**agreed.options, "revision": COMMITS[0]}))
     with pytest.raises(SystemExit, match="ran"):
         load(free, dataclasses.replace(agreed, revision=COMMITS[1]))
 

@@ -11,10 +11,13 @@ from spade_bench import console
 from spade_bench.encoders.spade.pretraining.prepare.gather import Record
 from spade_bench.errors import DataError
 from spade_bench.features.bags import bag_encoder, find_bags, same_encoder
+from spade_bench.features.identity import identity_of
+from spade_bench.files import hash_obj
 from spade_bench.registry import encoders
 from spade_bench.types import LoadOptions
 
 if TYPE_CHECKING:
+    from spade_bench.extraction import EncoderSource
     from spade_bench.spatial import StSample
 
 __all__ = ["BaseEncoder", "collect_features"]
@@ -45,19 +48,52 @@ class BaseEncoder:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def load_options(self) -> LoadOptions:
+        """How it is loaded."""
+        return LoadOptions(weights=self.weights, device=self.device, options=self.options)
+
+    @property
     def revision(self) -> str:
-        """Revision of the registered encoder's weights; empty for an unregistered one."""
-        return encoders.get(self.name).card.revision if self.name in encoders else ""
+        """Commit of its weights on the hub, their hash, or their version.
+
+        Empty for an encoder that is not registered.
+        """
+        if self.name not in encoders:
+            return ""
+        made_by = identity_of(self.name, self.load_options)
+        commit = made_by.source.rpartition("@")[2] if "@" in made_by.source else ""
+        own = hash_obj(made_by.weights) if self.weights is not None and made_by.weights else ""
+        return commit or own or made_by.revision
+
+    def source(self) -> EncoderSource:
+        """The encoder as features are extracted with it; it is loaded when it is needed.
+
+        Raises:
+            PluginError: When it is not registered.
+        """
+        from spade_bench.extraction import EncoderSource
+
+        return EncoderSource(self.name, self.load_options)
 
     def settings(self) -> dict[str, Any]:
-        """What determines the features, beside the samples."""
+        """What determines extracted features, beside the samples: what makes them, and the size."""
+        return {
+            "identity": self.source().identity().key,
+            "patch_px": self.patch_px,
+            "mpp": self.mpp,
+        }
+
+    def old_settings(self) -> dict[str, Any]:
+        """The settings as older versions wrote them, and as they are where nothing is extracted."""
+        from spade_bench.extraction.recipe import old_revision
+
         stamp = None
         if self.weights is not None:
             stat = self.weights.stat()
             stamp = [stat.st_size, stat.st_mtime_ns]
         return {
             "encoder": self.name,
-            "revision": self.revision,
+            "revision": old_revision(encoders.get(self.name).card) if self.name in encoders else "",
             "weights": stamp,
             "patch_px": self.patch_px,
             "mpp": self.mpp,
@@ -72,7 +108,8 @@ def collect_features(
     Args:
         records: Samples to encode.
         base: The base encoder.
-        out: Folder for extracted features.
+        out: Folder for extracted features, `OUT/prepare/features`. What another `OUT` beside it
+            holds of the same identity and input is taken from there.
 
     Returns:
         Sample id -> feature file, the reason for each sample that could not be encoded, and a
@@ -127,8 +164,9 @@ def _extract(
             f"no effect, and a patch is {card.patch_px * base.mpp:g} µm wide"
         )
     settings = Settings(mpp=base.mpp, batch_size=base.batch_size, workers=base.workers)
-    options = LoadOptions(weights=base.weights, device=base.device, options=base.options)
-    done = extract_hest(samples, base.name, out, settings=settings, options=options, checked=True)
+    done = extract_hest(
+        samples, base.source(), out, settings=settings, checked=True, also=_siblings(out)
+    )
     made = find_bags(done.folder, base.name) if done.done or done.skipped else {}
     kept = {s.sample_id: made[s.sample_id] for s in samples if s.sample_id in made}
     failed = {
@@ -137,3 +175,10 @@ def _extract(
         if s.sample_id not in kept or s.sample_id in done.failed
     }
     return {name: path for name, path in kept.items() if name not in failed}, failed
+
+
+def _siblings(out: Path) -> list[Path]:
+    """Folders of extracted features of the other pretrainings that lie beside this one."""
+    own = out.resolve()
+    beside = own.parents[2].glob(f"*/{own.parent.name}/{own.name}")
+    return sorted(path for path in beside if path.is_dir() and path != own)

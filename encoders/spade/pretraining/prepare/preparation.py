@@ -172,7 +172,10 @@ class _Preparation:
             paths = {name: os.path.relpath(path, self.out) for name, path in files.items()}
             return {"files": paths, "dropped": dropped, "said": said}
 
-        found = self.stages.run("features", self.base.settings(), work)
+        older = self.base.old_settings()
+        extracted = any(record.sample.features is None for record in records)
+        settings = self.base.settings() if extracted else older
+        found = self.stages.run("features", settings, work, older=older)
         self.dropped |= found["dropped"]
         return {name: self.out / path for name, path in found["files"].items()}
 

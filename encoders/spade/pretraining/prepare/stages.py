@@ -45,6 +45,7 @@ class Stages:
         work: Callable[[], Mapping[str, Any]],
         *,
         outputs: Mapping[Path, Digest] | None = None,
+        older: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """Runs a stage unless it is done, and says which.
 
@@ -55,6 +56,7 @@ class Stages:
                 sentence under `said`.
             outputs: Files that must exist for the stage to count as done, and how to tell
                 whether they are as the stage left them.
+            older: The settings as older versions wrote them; a stage that ran with these is done.
 
         Returns:
             What `work` returned, now or when it ran.
@@ -62,7 +64,9 @@ class Stages:
         Raises:
             ConfigError: When settings or data differ from those of a model that is to be kept.
         """
-        self.key = hash_obj({"before": self.key, "stage": name, "settings": settings})
+        before, self.key = self.key, _key(self.key, name, settings)
+        if older is not None and self._ran_with(name) == _key(before, name, older):
+            self.key = _key(before, name, older)
         files = dict(outputs or {})
         found = self._done(name, files)
         if found is not None:
@@ -78,6 +82,13 @@ class Stages:
         write_sealed(marker, content)
         console.say(f"{name}: {result['said']} ({seconds:.1f} s)")
         return result
+
+    def _ran_with(self, name: str) -> str:
+        """The key in the marker of a stage; empty without one."""
+        try:
+            return str(read_sealed(self.folder / f"{name}.json").get("key", ""))
+        except DataError:  # said when the marker is looked at
+            return ""
 
     def _done(self, name: str, files: Mapping[Path, Digest]) -> dict[str, Any] | None:
         """The result of a stage that ran with the same settings and whose files are whole."""
@@ -112,3 +123,7 @@ class Stages:
                 return None
         result: dict[str, Any] = found["result"]
         return result
+
+
+def _key(before: str, name: str, settings: Mapping[str, Any]) -> str:
+    return hash_obj({"before": before, "stage": name, "settings": settings})
