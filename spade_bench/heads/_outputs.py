@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.errors import DataError
+from spade_bench.errors import DataError, PluginError
 from spade_bench.plugins import contained
 
 if TYPE_CHECKING:
@@ -36,14 +36,14 @@ def fit_predict(
         One unchecked result a fit.
 
     Raises:
-        PluginError: When the head ends the program instead of returning.
-        DataError: When it does not return one result a fit.
+        PluginError: When the head ends the program instead of returning, or does not return one
+            result a fit: that is no fault of a single fit.
     """
     with contained(f"head '{name}'"):
         found: Any = head.fit_predict(bags, fits, n_outputs)
     if not isinstance(found, (list, tuple)) or len(found) != len(fits):
         got = f"{len(found)} results" if isinstance(found, (list, tuple)) else type(found).__name__
-        raise DataError(
+        raise PluginError(
             f"head '{name}' returned {got} for {len(fits)} fits", fix="Return a list, one a fit"
         )
     return list(found)
