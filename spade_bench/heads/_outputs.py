@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.errors import DataError, UserError
+from spade_bench.errors import DataError, PluginError, UserError
 from spade_bench.heads._fitted import FittedHead, Head, Keep, fitting
 from spade_bench.plugins import contained
 
@@ -44,8 +44,8 @@ def fit_predict(
         One unchecked result per fit.
 
     Raises:
-        PluginError: When the head ends the program instead of returning.
-        DataError: When it does not return one result per fit.
+        PluginError: When the head ends the program instead of returning, or does not return one
+            result per fit: that is no fault of a single fit.
     """
     able = None if keep is None else fitting(head)
     with contained(f"head '{name}'"):
@@ -73,8 +73,8 @@ def fit(
 
     Raises:
         UserError: When the head only predicts.
-        PluginError: When the head ends the program instead of returning.
-        DataError: When it does not return one fitted head per fit.
+        PluginError: When the head ends the program instead of returning, or does not return one
+            fitted head per fit.
     """
     able = fitting(head)
     if able is None:
@@ -86,7 +86,7 @@ def fit(
         found: Any = able.fit(bags, fits, n_outputs)
     for one in _one_per_fit(found, fits, name):
         if not isinstance(one, FittedHead):
-            raise DataError(
+            raise PluginError(
                 f"head '{name}' returned a {type(one).__name__}", fix="Return a FittedHead per fit"
             )
     return list(found)
@@ -95,7 +95,7 @@ def fit(
 def _one_per_fit(found: Any, fits: Sequence[Fit], name: str) -> list[Any]:
     if not isinstance(found, (list, tuple)) or len(found) != len(fits):
         got = f"{len(found)} results" if isinstance(found, (list, tuple)) else type(found).__name__
-        raise DataError(
+        raise PluginError(
             f"head '{name}' returned {got} for {len(fits)} fits", fix="Return a list, one per fit"
         )
     return list(found)
