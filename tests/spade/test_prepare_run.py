@@ -34,6 +34,7 @@ from spade_bench.features.bags import write_features
 
 BASE = BaseEncoder("toy")
 DIM, N_GENES = 6, 300
+SIZES = {"S1": 30, "S2": 25, "S3": 36, "S4": 20}  # spots per sample
 
 
 def lattice(n: int) -> np.ndarray:
@@ -89,7 +90,15 @@ class Cohort:
 
 @pytest.fixture
 def cohort(tmp_path: Path) -> Cohort:
-    return Cohort(tmp_path / "data", {"S1": 30, "S2": 25, "S3": 36, "S4": 20})
+    return Cohort(tmp_path / "data", SIZES)
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cohort, Prepared]:
+    """A cohort that no test spoils, and what comes of it in one go."""
+    root = tmp_path_factory.mktemp("untouched")
+    cohort = Cohort(root / "data", SIZES)
+    return cohort, prepare(cohort.config(), root / "whole", BASE)
 
 
 def features_of(cohort: Cohort, name: str, barcode: str) -> np.ndarray:
@@ -247,11 +256,11 @@ class KillError(Exception):
     ],
 )
 def test_killed_anywhere_it_ends_at_the_same_file(
-    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    untouched: tuple[Cohort, Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     module: Any, name: str, call: int,
 ) -> None:  # fmt: skip
+    cohort, whole = untouched
     config = cohort.config()
-    whole = prepare(config, tmp_path / "whole", BASE)
     original: Callable[..., Any] = getattr(module, name)
     calls = {"n": 0}
 
@@ -298,11 +307,11 @@ def flip(path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_remembered_and_was_edited_is_named_and_made_again(
-    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    untouched: tuple[Cohort, Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], name: str, spoil: Callable[[Path], None],
 ) -> None:  # fmt: skip
+    cohort, whole = untouched
     config, out = cohort.config(), tmp_path / "out"
-    whole = prepare(config, tmp_path / "whole", BASE)
 
     def fatal(*args: Any, **kwargs: Any) -> Any:
         raise KillError
