@@ -93,6 +93,7 @@ class RunRequest:
         as_is: Take files that name another encoder, and flag every row.
         pretrained_on: Data sets that encoders outside the registry saw in pretraining: each entry
             `A,B` for all of them, or `ENCODER=A,B`; `none` means nothing.
+        keep_heads: Whose fitted heads are kept: `none`, `folds` or `all`.
         given: Names of the settings that were said, also where they say what is usual.
     """
 
@@ -127,6 +128,7 @@ class RunRequest:
     positive: str | None = None
     as_is: bool = False
     pretrained_on: tuple[str, ...] = ()
+    keep_heads: str = "folds"
     given: tuple[str, ...] = ()
 
     def test_features_of(self, *names: str) -> Path | None:

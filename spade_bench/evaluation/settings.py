@@ -95,6 +95,7 @@ class Asked:
         positive: The positive one of two classes.
         as_is: Take files that name another encoder, and flag every row.
         pretrained_on: What encoders outside the registry saw: `TCGA,CPTAC`, or `ENCODER=TCGA`.
+        keep_heads: Whose fitted heads are kept: `none`, `folds` or `all`.
         set: Settings of heads and encoders.
         out: Folder for results.
     """
@@ -134,6 +135,7 @@ class Asked:
     positive: str | None = None
     as_is: bool | None = None
     pretrained_on: tuple[str, ...] | None = None
+    keep_heads: str | None = None
     set: Mapping[str, Any] = field(default_factory=dict)
     out: Path | None = None
 
@@ -228,7 +230,7 @@ def to_request(asked: Asked, workspace: ws.Workspace | None, **rest: Any) -> Run
         for name in (
             *("protocol", "folds", "repeats", "holdout", "group_by_site", "select", "controls"),
             *("allow_missing", "allow_leaky_splits", "memory", "match_ids", "positive", "as_is"),
-            *("pretrained_on", "permutations"),
+            *("pretrained_on", "permutations", "keep_heads"),
         )
         if getattr(asked, name) is not None
     }
