@@ -1,4 +1,4 @@
-"""`spade-bench check`: does an encoder keep the harness's contract?"""
+"""`spade-bench check`: does an encoder or a head keep the harness's contract?"""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,9 @@ from spade_bench.cli.options import (
     TrustOption,
 )
 
+if TYPE_CHECKING:
+    from spade_bench.doctor import Finding
+
 __all__ = ["check"]
 
 
@@ -25,6 +28,7 @@ class Checked(enum.StrEnum):
     """What can be checked."""
 
     encoder = "encoder"
+    head = "head"
 
 
 WeightsOption = Annotated[
@@ -36,7 +40,7 @@ PrecisionOption = Annotated[
 
 
 def check(
-    what: Annotated[Checked, typer.Argument(help="encoder.")],
+    what: Annotated[Checked, typer.Argument(help="encoder or head.")],
     name: Annotated[str, typer.Argument(help="Its name, as `list` prints it.")],
     weights: WeightsOption = None,
     device: DeviceOption = None,
@@ -46,8 +50,44 @@ def check(
     seed: SeedOption = 0,
     as_json: JsonOption = False,
 ) -> int:
-    """Check shapes, determinism, batch independence, dtype, normalisation and the card."""
-    from spade_bench import console, workspace
+    """Check that an encoder or a head keeps the contract that the harness relies on.
+
+    Of an encoder: shapes, determinism, batch independence, dtype, normalisation and the card. Of a
+    head: shapes, probabilities, determinism, order of patches, its fitted object, saved and loaded.
+
+    Example: spade-bench check head my-head --plugin my_head.py
+    """
+    if what is Checked.head:
+        findings = _check_head(name, device, weights, precision)
+    else:
+        findings = _check_encoder(
+            name, weights, device, precision, trust_remote_code, seed, revision
+        )
+    return _show(what, name, findings, as_json)
+
+
+def _check_head(
+    name: str, device: str | None, weights: Path | None, precision: str | None
+) -> list[Finding]:
+    from spade_bench.doctor import check_head
+    from spade_bench.errors import UserError
+
+    for option, given in (("--weights", weights), ("--precision", precision)):
+        if given is not None:
+            raise UserError("goes with `check encoder` only", where=option)
+    return check_head(name, device or "cpu")
+
+
+def _check_encoder(
+    name: str,
+    weights: Path | None,
+    device: str | None,
+    precision: str | None,
+    trust_remote_code: bool,
+    seed: int,
+    revision: str | None,
+) -> list[Finding]:
+    from spade_bench import workspace
     from spade_bench.doctor import check_encoder
     from spade_bench.errors import UserError
     from spade_bench.types import LoadOptions
@@ -63,7 +103,7 @@ def check(
         device = device or space.device
     if trust_remote_code:
         options["trust_remote_code"] = True
-    findings = check_encoder(
+    return check_encoder(
         name,
         LoadOptions(
             weights=weights,
@@ -74,6 +114,12 @@ def check(
             revision=revision,
         ),
     )
+
+
+def _show(what: Checked, name: str, findings: list[Finding], as_json: bool) -> int:
+    """Print the findings; the exit code."""
+    from spade_bench import console
+
     failed = [finding for finding in findings if finding.status == "fail"]
     if as_json:
         console.emit(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))

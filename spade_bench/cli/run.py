@@ -138,6 +138,13 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run and how long, and stop.")
     ] = False,
+    keep_heads: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose fitted heads to keep for `explain`: none, folds (of cv) or all. "
+            "Default: folds."
+        ),
+    ] = None,
     trust_remote_code: TrustOption = False,
     device: DeviceOption = None,
     memory: Annotated[

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from spade_bench.doctor.contract import Finding, check_encoder
 from spade_bench.doctor.diagnose import Diagnosis, EncoderState, diagnose
+from spade_bench.doctor.headcontract import check_head
 
-__all__ = ["Diagnosis", "EncoderState", "Finding", "check_encoder", "diagnose"]
+__all__ = ["Diagnosis", "EncoderState", "Finding", "check_encoder", "check_head", "diagnose"]

@@ -12,6 +12,7 @@ from spade_bench.evaluation.cells import VariantCells, variant_cells
 from spade_bench.evaluation.encoderfeatures import check_declared
 from spade_bench.evaluation.estimate import Planned, estimate
 from spade_bench.evaluation.hyperparameters import INNER_FOLDS, grid_of, ranking_metric
+from spade_bench.evaluation.keptheads import HeadKeeper
 from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
 from spade_bench.evaluation.settingchecks import check_request
 from spade_bench.evaluation.storedsettings import store_config
@@ -63,8 +64,13 @@ def run(request: EvaluationRequest) -> RunSummary:
     rows = store.rows()
     for problem in store.problems:
         console.warn(f"{problem} It is left where it is and not counted")
+    keeper = HeadKeeper(store.out, request.settings.keep_heads)
     context = Context(
-        store, Finished(store.out, rows), str(device), group_by_site=request.settings.group_by_site
+        store,
+        Finished(store.out, rows),
+        str(device),
+        group_by_site=request.settings.group_by_site,
+        keeper=keeper,
     )
     summary, folders = RunSummary(), FeatureFolders()
     stored = request.dry_run
@@ -83,6 +89,7 @@ def run(request: EvaluationRequest) -> RunSummary:
             store_config(request, made)
             stored = True
         _run_task(request, prepared, fitting, context, summary)
+    keeper.summarise()
     summary.done, summary.skipped = context.done, context.skipped
     summary.failed, summary.first_error = context.failed, context.first_error
     if request.dry_run:

@@ -68,6 +68,7 @@ class EvaluationSettings:
         as_is: Take files that name another encoder, and flag every row.
         pretrained_on: Data sets that encoders outside the registry saw in pretraining: each entry
             `A,B` for all of them, or `ENCODER=A,B`; `none` means nothing.
+        keep_heads: Whose fitted heads are kept: `none`, `folds` or `all`.
         set: Settings of heads and encoders, by their name or label.
         out: Folder for results.
     """
@@ -108,6 +109,7 @@ class EvaluationSettings:
     positive: str | None = None
     as_is: bool = _UNSET
     pretrained_on: tuple[str, ...] = _UNSET
+    keep_heads: str = _UNSET
     set: Mapping[str, Any] = _UNSET
     out: Path | None = None
 
@@ -192,6 +194,7 @@ DEFAULTS = EvaluationSettings(
     cache="digests",
     as_is=False,
     pretrained_on=(),
+    keep_heads="folds",
     set={},
 )
 """What holds where nobody says otherwise; options that are not here may stay None."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,8 @@ from spade_bench import console
 from spade_bench.errors import DataError, SpadeBenchError, UserError
 from spade_bench.evaluation.cells import Cell, VariantCells, fit_seed, shuffle_seed
 from spade_bench.evaluation.hyperparameters import Job, choose, ranking_metric
-from spade_bench.heads import Fit, Head, checked_scores, fit_predict
+from spade_bench.evaluation.keptheads import HeadKeeper
+from spade_bench.heads import Fit, FittedHead, Head, checked_scores, fit_predict
 from spade_bench.results import (
     Finished,
     Predictions,
@@ -44,6 +45,7 @@ class Context:
         device: Name of the device.
         grids: Head -> grid to choose from; no entry without a choice.
         group_by_site: Whether inner folds keep sites together.
+        keeper: Stores fitted heads; None keeps none.
         done: Cells that finished.
         skipped: Cells that had been finished before.
         failed: Cells that failed.
@@ -55,6 +57,7 @@ class Context:
     device: str
     grids: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
     group_by_site: bool = False
+    keeper: HeadKeeper | None = None
     done: int = 0
     skipped: int = 0
     failed: int = 0
@@ -122,7 +125,8 @@ class TaskRun:
             bags = self._bags_of(work)
             fits, chosen = self._fits(work, bags)
             outputs = self._prepared.kind.n_outputs(self._prepared.cohort)
-            scores = fit_predict(self._made[name], bags, fits, outputs, name=name)
+            keep = self._keep(cells)
+            scores = fit_predict(self._made[name], bags, fits, outputs, name=name, keep=keep)
         except Exception as error:
             if bags is not None and len(work) > 1 and _may_be_of_one_cell(error):
                 middle = len(work) // 2
@@ -140,6 +144,18 @@ class TaskRun:
             except DataError as error:  # such as predictions that are not finite
                 self._context.fail([cell], error, seconds)
         self._stored(rows)
+
+    def _keep(self, cells: Sequence[Cell]) -> Callable[[int, FittedHead], None] | None:
+        """What takes the fitted heads of cells; None where none of them is to be kept."""
+        keeper, classes = self._context.keeper, self._prepared.cohort.classes
+        if keeper is None or not any(map(keeper.wants, cells)):
+            return None
+
+        def keep(index: int, fitted: FittedHead) -> None:
+            if keeper.wants(cells[index]):
+                keeper.keep(cells[index], fitted, classes)
+
+        return keep
 
     def _checked(self, cell: Cell, scores: Any, n: int) -> NDArray[np.float64]:
         kind, cohort = self._prepared.kind, self._prepared.cohort

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
     Tensors = Mapping[str, NDArray[Any]]
-    Solve = Callable[[Floats, Sequence[Fit], int, Any], Sequence[Any]]  # arrays or Solved
+    Solve = Callable[[Floats, Sequence[Fit], int, Any], Iterable[Any]]  # arrays or Solved
 
 __all__ = ["Form", "PooledHead", "Solved", "pooled_head"]
 
@@ -85,6 +85,8 @@ def pooled_head(
 class PooledHead:
     """A head that sees the mean of each bag. Runs on the CPU, where it is a matter of moments."""
 
+    _form: Form | None = None
+
     def __init__(
         self, card: HeadCard, settings: type[Any], solve: Solve, options: HeadOptions
     ) -> None:
@@ -100,12 +102,21 @@ class PooledHead:
         """Return the full hyperparameters of a fit. See `Head.resolve`."""
         return asdict(self._build(params))
 
-    def fit_predict(self, bags: CaseBags, fits: Sequence[Fit], n_outputs: int) -> list[Floats]:
-        """Fit and predict. See `Head.fit_predict`."""
+    def fit_predict(
+        self,
+        bags: CaseBags,
+        fits: Sequence[Fit],
+        n_outputs: int,
+        keep: Keep | None = None,
+    ) -> list[Floats]:
+        """Fit and predict. See `FittingHead.fit_predict`."""
         out: dict[int, Floats] = {}
 
         def take(index: int, solved: Any, settings: Any) -> None:
             out[index] = solved.predictions if isinstance(solved, Solved) else solved
+            if keep is not None and self._form is not None:
+                info = HeadInfo(self.card.name, asdict(settings), n_outputs, bags.dim)
+                keep(index, FittedPooled(info, settings, self._form, solved.tensors()))
 
         self._each(bags, fits, n_outputs, take)
         return [out[index] for index in range(len(fits))]
@@ -141,6 +152,8 @@ class PooledHead:
 class FittingPooledHead(PooledHead):
     """One whose fits are handed out too."""
 
+    _form: Form
+
     def __init__(
         self,
         card: HeadCard,
@@ -161,25 +174,6 @@ class FittingPooledHead(PooledHead):
         alone = [replace(fit, test=nobody) for fit in fits]
         self.fit_predict(bags, alone, n_outputs, fitted.__setitem__)
         return [fitted[index] for index in range(len(fits))]
-
-    def fit_predict(
-        self,
-        bags: CaseBags,
-        fits: Sequence[Fit],
-        n_outputs: int,
-        keep: Keep | None = None,
-    ) -> list[Floats]:
-        """Fit and predict. See `FittingHead.fit_predict`."""
-        out: dict[int, Floats] = {}
-
-        def take(index: int, solved: Solved, settings: Any) -> None:
-            out[index] = solved.predictions
-            if keep is not None:
-                info = HeadInfo(self.card.name, asdict(settings), n_outputs, bags.dim)
-                keep(index, FittedPooled(info, settings, self._form, solved.tensors()))
-
-        self._each(bags, fits, n_outputs, take)
-        return [out[index] for index in range(len(fits))]
 
     def layout(self, info: HeadInfo) -> Mapping[str, tuple[tuple[int | None, ...], str]]:
         """Shape and dtype of each tensor of a fitted head. See `FittingHead.layout`."""
