@@ -327,7 +327,7 @@ def _brought_by(source: EncoderFeatures, seed: int) -> Sequence[Control]:
         if problem:
             name = getattr(control, "name", "")
             raise PluginError(
-                f"The control {name!r} that it brings {problem}",
+                f"the control {name!r} that it brings {problem}",
                 where=where,
                 fix="Correct its `controls` method, or leave controls out with --no-controls",
             )
