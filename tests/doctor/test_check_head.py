@@ -96,7 +96,7 @@ BROKEN = {
         scores * 0.9 + 0.1 * np.random.default_rng().random(scores.shape)
     ),
     "independence of the patches' order": lambda scores, bags, fits: (
-        np.array([[0.5, -0.5]]) * np.tanh(bags[0][0, 0]) + 0.5 + 0 * scores
+        np.array([[0.5, -0.5]]) * np.tanh(bags[1][0, 0]) + 0.5 + 0 * scores
     ),
     "independence of fits beside it": lambda scores, bags, fits: (
         np.full_like(scores, 0.5) if len(fits) > 1 else scores

@@ -135,11 +135,11 @@ def test_interruption_leaves_everything_readable(
     command = ["run", "--encoder", "mine", "--task", "t", "--protocol", "cv", "--folds", "3"]
     fit, calls = PooledHead.fit_predict, []
 
-    def interrupted(self: Any, bags: Any, fits: Any, n_outputs: int) -> Any:
+    def interrupted(self: Any, bags: Any, fits: Any, n_outputs: int, *keep: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return fit(self, bags, fits, n_outputs)
+        return fit(self, bags, fits, n_outputs, *keep)
 
     monkeypatch.setattr(PooledHead, "fit_predict", interrupted)
     assert run_main(*command, *given, "--out", "o") == 130
