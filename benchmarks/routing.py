@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from spade_bench.encoders.spade.centroids import Experts
-from spade_bench.encoders.spade.experts import ExpertPair
+from spade_bench.encoders.spade.experts import ExpertPair, head_parameters
 from spade_bench.encoders.spade.model import SpadeModel
 from spade_bench.encoders.spade.modelfolder import ModelInfo
 
@@ -53,7 +53,7 @@ class Plain:
     def __init__(self, model: SpadeModel) -> None:
         self.centroids = torch.from_numpy(model.experts.centroids)
         self.owner = torch.from_numpy(model.experts.centroid_expert)
-        self.heads = [_modules(parameters) for parameters in model.image_heads.values()]
+        self.heads = [_modules(head_parameters(t, "image")) for t in model.heads.values()]
 
     @torch.no_grad()
     def encode(self, features: np.ndarray, batch: int) -> np.ndarray:

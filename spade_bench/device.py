@@ -1,9 +1,8 @@
-"""Devices, numerics and seeds."""
+"""Devices and numerics."""
 
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ from spade_bench.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["autocast", "resolve_device", "seed_everything", "setup_numerics", "small_products"]
+__all__ = ["autocast", "resolve_device", "setup_numerics", "small_products"]
 
 _WITHOUT_BFLOAT16 = {"DEFAULT", "NO AVX", "AVX2"}  # as torch names classes of x86 processors
 _PROBES = ((64, 512, 64), (50, 16, 5), (128, 1024, 256), (7, 33, 129), (512, 64, 512))
@@ -82,16 +81,6 @@ def small_products(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch."""
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - third-party code draws from the global state
-    torch.manual_seed(seed)
 
 
 @contextlib.contextmanager

@@ -72,12 +72,14 @@ class Experts:
         """
         points = np.asarray(features)
         organs = np.full(len(points), "") if organ is None else np.asarray(organ).astype(str)
-        organs = np.asarray(self.centroid_organ, dtype=str)
+        centroid_organs = np.asarray(self.centroid_organ, dtype=str)
         cluster = np.empty(len(points), dtype=np.int64)
         for name in np.unique(organs):
             rows = np.flatnonzero(organs == name)
-            candidates = np.flatnonzero(organs == name) if name else np.empty(0, dtype=np.int64)
+            candidates = (
+                np.flatnonzero(centroid_organs == name) if name else np.empty(0, dtype=np.int64)
+            )
             if not len(candidates):
-                candidates = np.arange(len(organs))
+                candidates = np.arange(len(centroid_organs))
             cluster[rows] = candidates[nearest(points, self.centroids[candidates], rows)]
         return Assignment(cluster, self.centroid_expert[cluster])

@@ -141,18 +141,6 @@ class SpadeModel:
         """Data sets it was trained on; None when unknown."""
         return self.info.pretrained_on
 
-    @property
-    def image_heads(self) -> dict[int, dict[str, Tensor]]:
-        """Image-head parameters of each expert."""
-        return {e: head_parameters(tensors, "image") for e, tensors in self.heads.items()}
-
-    @property
-    def spot_heads(self) -> dict[int, dict[str, Tensor]] | None:
-        """Expression-head parameters of each expert; None for an image-only model."""
-        if not len(self.panel):
-            return None
-        return {e: head_parameters(tensors, "spot") for e, tensors in self.heads.items()}
-
     @torch.no_grad()
     def route(self, features: Any, routing: str = "soft", tau: float | None = None) -> Any:
         """Return the weight of each expert for each patch.

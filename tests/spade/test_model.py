@@ -163,7 +163,8 @@ def test_an_image_only_model(spade_experts: Experts, features: np.ndarray) -> No
     pairs = [ExpertPair.create(D, G, P, seed=0, expert=e) for e in range(K)]
     weights = {e: ExpertPair(pair.image, None) for e, pair in enumerate(pairs)}
     model = SpadeModel(ModelInfo(), spade_experts, (), weights)
-    assert model.spot_heads is None
+    assert model.genes == ()
+    assert not [name for name in model.heads[0] if name.startswith("spot")]
     assert model.encode(features).shape == (50, P)
     with pytest.raises(WeightsError, match="no gene side"):
         model.encode_expression(np.zeros((1, 0), np.float32), (), 0)

@@ -21,7 +21,7 @@ from spade_bench.encoders.spade.pretraining.prepare import align, panel, writer
 from spade_bench.encoders.spade.pretraining.prepare import gather as collect
 from spade_bench.encoders.spade.pretraining.prepare import preparation as running
 from spade_bench.encoders.spade.pretraining.prepare.basefeatures import BaseEncoder
-from spade_bench.encoders.spade.pretraining.prepare.preparation import Prepared, prepare
+from spade_bench.encoders.spade.pretraining.prepare.preparation import PreparedSpots, prepare
 from spade_bench.encoders.spade.pretraining.prepare.spots import Spots
 from spade_bench.encoders.spade.pretraining.pretrainconfig import (
     GenesConfig,
@@ -341,7 +341,7 @@ def same(one: Spots, other: Spots) -> bool:
 
 def run_twice(
     cohort: Cohort, out: Path, second: PretrainConfig, capsys: pytest.CaptureFixture[str]
-) -> tuple[Prepared, set[str]]:
+) -> tuple[PreparedSpots, set[str]]:
     """Prepares, then prepares with other settings; returns the stages the second run skipped."""
     prepare(cohort.config(), out, BASE)
     capsys.readouterr()
