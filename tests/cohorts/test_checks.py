@@ -91,7 +91,7 @@ def test_missing_columns_and_unknown_classes(tmp_path: Path) -> None:
     assert found["error:columns"][0].examples == ("slide_id",)  # type: ignore[attr-defined]
     found = check(tmp_path, rows_of(), classes=("a", "c"), kind="classification")
     texts = " ".join(issue.text for issue in found["error:classes"])  # type: ignore[attr-defined]
-    assert "no class" in texts
+    assert "not a class" in texts
     assert "no case is labelled c" in texts
 
 

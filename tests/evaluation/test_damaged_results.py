@@ -84,7 +84,7 @@ def test_a_head_that_returns_something_else_is_named(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(PooledHead, "fit_predict", lambda *_: returned)
     assert ask(study, tmp_path) == 2
-    assert f"head 'logistic' returned {said} for 2 fits" in capsys.readouterr().err
+    assert f"Head 'logistic' returned {said} for 2 fits" in capsys.readouterr().err
 
 
 def test_a_head_that_prints_or_exits_spoils_no_output(
@@ -103,7 +103,7 @@ def test_a_head_that_prints_or_exits_spoils_no_output(
     assert "chatter" in printed.err
     monkeypatch.setattr(PooledHead, "fit_predict", lambda *_: sys.exit(0))
     assert ask(study, tmp_path / "exit") == 2
-    assert "head 'logistic' called sys.exit(0)" in capsys.readouterr().err
+    assert "Head 'logistic' called sys.exit(0)" in capsys.readouterr().err
 
 
 def test_a_folder_where_everything_failed_says_so_when_asked_for_a_metric(

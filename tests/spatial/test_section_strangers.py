@@ -252,7 +252,7 @@ def test_broken_positions_and_empty_values_are_refused(tmp_path: Path) -> None:
     holes[3, 0] = np.nan
     with pytest.raises(DataError, match="1 spots have no finite position"):
         read_expression(store(tmp_path / "a.h5ad", VAR, spatial=holes))
-    with pytest.raises(DataError, match="one \\(x, y\\) a spot"):
+    with pytest.raises(DataError, match="one \\(x, y\\) per spot"):
         read_expression(store(tmp_path / "b.h5ad", VAR, spatial=XY[:, :1]))
     (tmp_path / "c.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n junk")
     with pytest.raises(DataError, match="cannot read it as h5ad"):
