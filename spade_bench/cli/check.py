@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -122,7 +121,7 @@ def _show(what: Checked, name: str, findings: list[Finding], as_json: bool) -> i
 
     failed = [finding for finding in findings if finding.status == "fail"]
     if as_json:
-        console.emit(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        console.emit_json("check", {"rows": [dataclasses.asdict(finding) for finding in findings]})
     else:
         rows = [[finding.status, finding.check, finding.detail] for finding in findings]
         console.table(f"{what.value} {name}", ["", "check", "detail"], rows)

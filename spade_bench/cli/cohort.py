@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -183,7 +182,7 @@ def _print(
     from spade_bench import console
 
     if as_json:
-        console.emit(json.dumps(account, indent=2))
+        console.emit_json("cohort", account)
     else:
         how = account.get("says") or f"endpoint {account.get('endpoint')}"
         rows = [
@@ -205,7 +204,7 @@ def _list(as_json: bool) -> None:
 
     recipes = [load_recipe(name) for name in recipe_names()]
     if as_json:
-        console.emit(json.dumps([dataclasses.asdict(recipe) for recipe in recipes], indent=2))
+        console.emit_json("recipes", {"rows": [dataclasses.asdict(recipe) for recipe in recipes]})
         return
     console.table(
         "tables that `spade-bench cohort --task NAME --labels FILE ...` makes",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -36,7 +35,7 @@ def doctor(
                 weights[name] = path
     diagnosis = diagnose(device or "auto", weights, tuple(names or ()))
     if as_json:
-        console.emit(json.dumps(dataclasses.asdict(diagnosis), indent=2))
+        console.emit_json("doctor", dataclasses.asdict(diagnosis))
         return
     for line in _lines(diagnosis):
         console.emit(line)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import json
 from typing import Annotated, Any
 
 import typer
@@ -48,7 +47,7 @@ def list_plugins(
     registry = _registry(what.value)
     rows = [_row(plugin) for plugin in registry]
     if as_json:
-        console.emit(json.dumps(rows, indent=2))
+        console.emit_json("list", {"rows": rows})
     else:
         columns = _COLUMNS[what.value]
         cells = [[_cell(name, row[name]) for name in columns] + [row["origin"]] for row in rows]
@@ -68,7 +67,7 @@ def show(
     plugin = _registry(f"{what.value}s").get(name)
     row = _row(plugin)
     if as_json:
-        console.emit(json.dumps(row, indent=2))
+        console.emit_json("show", row)
         return
     for key, value in _readable(row).items():
         label = key.replace("_", " ")

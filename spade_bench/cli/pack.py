@@ -33,8 +33,6 @@ def pack(
     The file lies where --out says and is as large as its values: 2 bytes each, 4 with --float32.
     `run --cache copy` is the other way to fast copies; docs/FEATURES.md compares them.
     """
-    import json
-
     from spade_bench import console
     from spade_bench.features.packing import pack_features
 
@@ -47,7 +45,7 @@ def pack(
     )
     if as_json:
         content = {**vars(done), "path": str(done.path), "left_out": dict(done.left_out)}
-        console.emit(json.dumps(content))
+        console.emit_json("pack", content)
         return
     rounded = f", rounded by at most {done.rounding:.1e} of a slide's largest value"
     console.emit(

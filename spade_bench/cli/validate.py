@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,7 +95,7 @@ def validate(
     if as_json:
         from spade_bench import console
 
-        console.emit(json.dumps(result.to_dict(), indent=2))
+        console.emit_json("validate", result.to_dict())
     else:
         _print(result, question)
     if not result.ok:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +20,7 @@ from spade_bench.errors import ConfigError, UserError, WorkspaceError
 
 CONTRACT = {
     "list", "show", "init", "simulate", "extract", "pretrain", "import-spade", "encode", "run",
-    "report", "compare", "demo", "cohort", "validate",
+    "report", "compare", "demo", "cohort", "validate", "doctor", "pack", "check", "fit", "predict",
 }  # fmt: skip
 
 
@@ -154,3 +156,21 @@ def test_console_falls_back_to_plain_lines() -> None:
 def test_named_config_paths(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("seed: 3\n")
     assert config.named_config("pretrain", str(tmp_path / "x.yaml")) == {"seed": 3}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["list", what] for what in ("encoders", "tasks", "heads")),
+        *(["show", *what] for what in (("encoder", "uni"), ("task", "crc_braf"), ("head", "cox"))),
+        ["doctor", "uni"],
+        ["check", "head", "prototype"],
+        ["cohort"],
+    ],
+    ids=" ".join,
+)
+def test_json_outputs_name_their_schema(arguments: list[str]) -> None:
+    done = spade_bench(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    schema = json.loads(done.stdout)["schema"]
+    assert re.fullmatch(r"spade-bench/[a-z]+/[0-9]+", schema)

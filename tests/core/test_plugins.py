@@ -38,7 +38,7 @@ def test_a_loose_file_is_listed_with_its_origin(tmp_path: Path) -> None:
     file.write_text(ENCODER.format(name="mine"))
     done = spade_bench("list", "encoders", "--json", "--plugin", str(file))
     assert done.returncode == 0, done.stderr
-    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
     assert rows["mine"]["origin"] == str(file)
     assert rows["mine"]["pretrained_on"] is None
 
@@ -92,7 +92,7 @@ def test_entry_points_load_and_a_broken_one_does_not_take_the_rest_down(tmp_path
     )
     done = spade_bench("list", "encoders", "--json", path=tmp_path)
     assert done.returncode == 0, done.stderr
-    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    rows = {row["name"]: row for row in json.loads(done.stdout)["rows"]}
     assert rows["from-a-package"]["origin"] == "entry point good_plugin"
     assert "spade" in rows
     assert "plugin 'bad' does not load" in done.stderr

@@ -119,7 +119,7 @@ def test_each_fault_is_found(check_name: str, monkeypatch: pytest.MonkeyPatch) -
 
 def test_check_head_from_the_command_line(registered: list[Path], capsys) -> None:
     assert run_main("check", "head", "nearest-mean", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
+    found = json.loads(capsys.readouterr().out)["rows"]
     assert {finding["status"] for finding in found} == {"pass"}
     assert run_main("check", "head", "logistics") == 2
     assert "logistic" in capsys.readouterr().err

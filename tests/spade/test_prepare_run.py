@@ -94,7 +94,7 @@ def cohort(tmp_path: Path) -> Cohort:
 
 
 @pytest.fixture(scope="module")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cohort, Prepared]:
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cohort, PreparedSpots]:
     """A cohort that no test spoils, and what comes of it in one go."""
     root = tmp_path_factory.mktemp("untouched")
     cohort = Cohort(root / "data", SIZES)
@@ -256,7 +256,7 @@ class KillError(Exception):
     ],
 )
 def test_killed_anywhere_it_ends_at_the_same_file(
-    untouched: tuple[Cohort, Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    untouched: tuple[Cohort, PreparedSpots], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     module: Any, name: str, call: int,
 ) -> None:  # fmt: skip
     cohort, whole = untouched
@@ -307,7 +307,7 @@ def flip(path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_remembered_and_was_edited_is_named_and_made_again(
-    untouched: tuple[Cohort, Prepared], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    untouched: tuple[Cohort, PreparedSpots], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str], name: str, spoil: Callable[[Path], None],
 ) -> None:  # fmt: skip
     cohort, whole = untouched
