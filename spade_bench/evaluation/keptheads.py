@@ -41,7 +41,7 @@ class HeadKeeper:
     def wants(self, cell: Cell) -> bool:
         """Whether the head of a cell is to be kept."""
         if self._which == "folds":
-            control = any(flag.startswith("control:") for flag in cell.flags)
+            control = bool(cell.control)
             return cell.episode.fold is not None and not control
         return self._which == "all"
 

@@ -19,7 +19,7 @@ from spade_bench.features.casebags import CaseBags, scan_bags
 from spade_bench.features.formats import HDF5, opened
 from spade_bench.features.identity import stored_identity
 from spade_bench.features.packs import split_path
-from spade_bench.files import atomic_dir, hash_obj, read_sealed, write_sealed
+from spade_bench.files import atomic_dir, hash_obj, parse_json, read_sealed, write_sealed
 from spade_bench.heads import FittedHead
 from spade_bench.types import Bag, TaskCard
 
@@ -40,6 +40,11 @@ __all__ = [
 
 FORMAT, VERSION = "spade-bench model", 1
 DESCRIPTION, HEAD = "model.json", "head"
+_OF_THE_ENCODER = (
+    *("source", "revision", "patch_px", "interpolation", "crop_pct", "precision"),
+    *("seed", "options", "weights", "mpp", "overlap"),
+)
+"""What of the recipe of a feature file holds for every slide of an extraction."""
 
 
 @dataclass(frozen=True)
@@ -403,7 +408,8 @@ def features_identity(source: EncoderFeatures) -> FeaturesIdentity:
 def _said_in(path: Path) -> tuple[str, str]:
     """Encoder of a feature file, and a hash of what it says of weights and options.
 
-    Files say it in `identity`, those that `encode` wrote before in attributes `recipe_*`.
+    Files say it in `identity`; older ones in `recipe`, beside what is the slide's own, or, where
+    `encode` wrote them, in attributes `recipe_*`.
     """
     encoder = bag_encoder(path) or ""
     if path.suffix not in HDF5 or split_path(path) is not None:
@@ -413,8 +419,16 @@ def _said_in(path: Path) -> tuple[str, str]:
         return encoder, identity.digest
     with opened(path) as file:
         attrs = dict(file["features"].attrs) if "features" in file else {}
-    recipe = {key: str(value) for key, value in attrs.items() if key.startswith("recipe_")}
-    return encoder, hash_obj(recipe) if recipe else ""
+    said = {
+        key: str(value)
+        for key, value in attrs.items()
+        if key.startswith("recipe_") and key != "recipe_hash"  # that one is of the slide too
+    }
+    recipe = str(attrs.get("recipe", ""))
+    if recipe.startswith("{"):
+        content = parse_json(recipe, str(path))
+        said |= {key: content[key] for key in _OF_THE_ENCODER if key in content}
+    return encoder, hash_obj(said) if said else ""
 
 
 def package_versions() -> dict[str, str]:

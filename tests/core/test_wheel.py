@@ -96,7 +96,9 @@ def test_the_installed_package_is_the_one_of_the_wheel(scripts: Path, tmp_path: 
     where = "import spade_bench, sys; print(spade_bench.__file__)"
     place = Path(call(next(scripts.glob("python*")), "-c", where, cwd=tmp_path).strip())
     assert place.is_relative_to(scripts.parent)
-    listed = json.loads(call(scripts / "spade-bench", "list", "tasks", "--json", cwd=tmp_path))["rows"]
+    listed = json.loads(call(scripts / "spade-bench", "list", "tasks", "--json", cwd=tmp_path))[
+        "rows"
+    ]
     assert "crc_braf" in json.dumps(listed)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from command_line import request_of, run_main
+from PIL import Image
 
 from spade_bench.errors import DataError, UserError
 from spade_bench.evaluation.modelfitting import fit_model, youden
@@ -195,3 +196,37 @@ def test_fit_and_predict_from_the_command_line(study, other_study, tmp_path, cap
         assert run_main(*arguments) == 2
         assert message in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "m").exists()
+
+
+def _paint(folder: Path, n: int) -> None:
+    """Slides of two colours, as plain images."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        image = np.full((520, 520, 3), 240, np.uint8)
+        colour = np.array([170, 60, 120] if i % 2 else [90, 60, 170])
+        image[30:490, 30:490] = np.clip(colour + rng.integers(-40, 40, (460, 460, 3)), 0, 255)
+        Image.fromarray(image).save(folder / f"s{i}.png")
+
+
+def test_slides_are_extracted_as_the_training_slides_were(tmp_path, capsys) -> None:
+    _paint(tmp_path / "slides", 6)
+    rows = "".join(f"c{i},s{i},{'a' if i % 2 else 'b'}\n" for i in range(6))
+    Path("t.csv").write_text(f"case_id,slide_id,label\n{rows}")
+    cpu = ["--device", "cpu"]
+    slides = ["--slides", tmp_path / "slides", "--assume-mpp", 0.5, *cpu]
+    assert run_main("extract", "--encoder", "random-lite0", *slides, "--out", "f") == 0
+    fit = ["fit", "--task", "t", "--table", "t.csv", "--head", "logistic", *cpu, "--out", "m"]
+    assert run_main(*fit, "--encoder", "random-lite0", "--features", "f") == 0
+    assert run_main("predict", "m", "--features", "f", *cpu, "--out", "stored.csv") == 0
+    assert run_main("predict", "m", *slides, "--features-out", "new", "--out", "made.csv") == 0
+    assert Path("made.csv").read_bytes() == Path("stored.csv").read_bytes()
+    frame = pd.read_csv("made.csv")
+    assert list(frame["case_id"]) == [f"c{i}" for i in range(6)]
+    assert frame["trained_on"].all()
+    other = ["extract", "--encoder", "random-lite0", *slides, "--seed", 1, "--out", "other"]
+    assert run_main(*other) == 0
+    capsys.readouterr()
+    assert run_main("predict", "m", "--features", "other", *cpu, "--out", "p.csv") == 2
+    assert "other weights or options" in capsys.readouterr().err
+    assert not Path("p.csv").exists()
