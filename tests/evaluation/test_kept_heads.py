@@ -20,7 +20,7 @@ from spade_bench.heads._stacked import StackedHead
 from spade_bench.results import ResultStore, read_predictions
 
 QUICK = {"abmil": {"epochs": 2, "min_steps": 5, "hidden": 16}}
-CV: dict[str, Any] = {"protocol": "cv", "folds": 3, "heads": ("abmil",), "head_params": QUICK}
+CV: dict[str, Any] = {"protocol": "cv", "folds": 3, "heads": ("abmil",), "set": QUICK}
 
 
 def kept(out: Path) -> set[str]:

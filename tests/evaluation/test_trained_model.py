@@ -16,6 +16,7 @@ from spade_bench.evaluation.modelfitting import fit_model, youden
 from spade_bench.evaluation.request import EncoderRequest
 from spade_bench.evaluation.trainedmodel import TrainedModel
 from spade_bench.features.bags import read_bag, write_features
+from spade_bench.features.identity import Identity
 from spade_bench.files import read_sealed, write_sealed
 from spade_bench.types import Bag
 
@@ -28,7 +29,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train(study: Any, tmp_path: Path, **changes: Any) -> TrainedModel:
-    values: dict[str, Any] = {"heads": ("logistic",), "head_params": QUICK, **changes}
+    values: dict[str, Any] = {"heads": ("logistic",), "set": QUICK, **changes}
     return fit_model(request_of(study, tmp_path / "unused", **values))
 
 
@@ -83,9 +84,9 @@ def test_features_of_other_weights_are_refused(study, tmp_path) -> None:
             bag = read_bag(path)
             write_features(
                 tmp_path / name / path.name, bag.features, slide_id=bag.slide_id, encoder="mine",
-                attrs={"identity": identity},
+                attrs={"identity": Identity("mine", options={"version": identity}).to_json()},
             )  # fmt: skip
-    model = train(study, tmp_path, any_features=tmp_path / "train")
+    model = train(study, tmp_path, features={"*": tmp_path / "train"})
     assert len(model.predict(tmp_path / "same")) == 40
     assert len(model.predict(study.features)) == 40  # files that say nothing
     with pytest.raises(DataError, match="other weights or options"):
@@ -93,7 +94,7 @@ def test_features_of_other_weights_are_refused(study, tmp_path) -> None:
     first = next(iter(sorted((tmp_path / "train").glob("*.h5"))))
     first.write_bytes((tmp_path / "other" / first.name).read_bytes())
     with pytest.raises(DataError, match="made in different ways"):
-        train(study, tmp_path, any_features=tmp_path / "train")
+        train(study, tmp_path, features={"*": tmp_path / "train"})
 
 
 def test_an_encoder_of_features_is_sent_through_again(
