@@ -1,8 +1,8 @@
 """How fast training, heads and routing are on one GPU, each beside a plain implementation on it.
 
 Plain means own code the usual way, everything already in GPU memory: SPADE's experts one after the
-other with torch modules and AdamW; ABMIL one model after the other, one bag a step; every expert on
-every patch in routing. The plain side of the first two is timed on a part and its rate counts, so
+other with torch modules and AdamW; ABMIL one model after the other, one bag per step; every expert
+on every patch in routing. The plain side of the first two is timed on a part and its rate counts, so
 that the run stays short. Results are compared with the CPU's or the plain ones.
 
     python benchmarks/gpu.py --json
@@ -238,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--spots", type=int, default=64_000, help="spots of all 16 experts")
     parser.add_argument("--epochs", type=int, default=20, help="epochs of pretraining, 2 or more")
     parser.add_argument("--bags", type=int, default=50)
-    parser.add_argument("--patches", type=int, default=10_000, help="patches a bag")
+    parser.add_argument("--patches", type=int, default=10_000, help="patches per bag")
     parser.add_argument("--head-epochs", type=int, default=2)
     parser.add_argument("--route", type=int, default=500_000, help="patches to route")
     parser.add_argument("--only", choices=sorted(PARTS), help="run one of them")

@@ -1,7 +1,7 @@
 """How much faster heads train here than by the plain procedure, on CPU.
 
 Two comparisons, each with equal results. The attention grid: every combination of learning rate
-and width on the same bags; plain is one torch module after another, one bag a step, each bag read
+and width on the same bags; plain is one torch module after another, one bag per step, each bag read
 from its HDF5 file (float16, in chunks of one row as CLAM and TRIDENT write it, or contiguous) at
 every epoch, as public MIL code does it. The few-shot
 sweep: logistic regression at k = 1 to 32 with 20 draws each; plain is a loop over scikit-learn's
@@ -47,7 +47,7 @@ FIXED = {"dropout": 0.0, "balanced": False, "min_steps": 0, "attention": 64}
 
 
 def make_bags(folder: Path, args: argparse.Namespace) -> tuple[list[Path], NDArray[np.int64]]:
-    """Write one file a case; a tenth of a positive case's patches lean one way."""
+    """Write one file per case; a tenth of a positive case's patches lean one way."""
     rng = np.random.default_rng(0)
     label = np.arange(args.bags + args.test_bags) % 2
     axis = rng.normal(size=args.dim)
@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("--bags", type=int, default=20, help="training bags of the grid")
     parser.add_argument("--test-bags", type=int, default=4)
-    parser.add_argument("--patches", type=int, default=2000, help="patches a bag")
+    parser.add_argument("--patches", type=int, default=2000, help="patches per bag")
     parser.add_argument("--dim", type=int, default=1024, help="width D of the features")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument(

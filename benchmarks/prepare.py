@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--genes", type=int, default=18_000, help="Genes a sample.")
     parser.add_argument("--density", type=float, default=0.12, help="Share of counts above zero.")
     parser.add_argument("--dim", type=int, default=1024, help="Width of the features.")
-    parser.add_argument("--n-top", type=int, default=200, help="Variable genes a sample.")
+    parser.add_argument("--n-top", type=int, default=200, help="Variable genes per sample.")
     parser.add_argument("--json", action="store_true", help="Print JSON only.")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -97,7 +97,7 @@ def write_expression(
     n, genes = len(barcodes), options.genes
     popular = rng.gamma(0.7, size=genes)
     popular /= popular.sum()
-    each = int(options.density * genes * 1.3)  # draws a spot; repeats fall together
+    each = int(options.density * genes * 1.3)  # draws per spot; repeats fall together
     columns = rng.choice(genes, size=(n, each), p=popular).astype(np.int32)
     rows = np.repeat(np.arange(n, dtype=np.int32), each)
     values = rng.geometric(0.6, size=n * each).astype(np.float32)

@@ -264,7 +264,7 @@ def compare(world: World, folder: Path) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("--experts", type=int, default=16)
-    parser.add_argument("--spots", type=int, default=1200, help="spots an expert, on average")
+    parser.add_argument("--spots", type=int, default=1200, help="spots per expert, on average")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--dim", type=int, default=1024, help="width D of the base features")
     parser.add_argument("--genes", type=int, default=7986, help="genes G of the panel")

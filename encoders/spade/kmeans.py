@@ -46,7 +46,7 @@ def fit_kmeans(
         seed: Seed of the starts and of the subsample.
         n_init: Restarts; the one with the least inertia is kept.
         max_iter: Iterations at most.
-        max_points_per_centroid: Beyond this many points a centroid, a seeded subsample is fitted.
+        max_points_per_centroid: Beyond this many points per centroid, a seeded subsample is fitted.
 
     Raises:
         ValueError: When there is no point or k is below 1.

@@ -1,7 +1,7 @@
 """TANGLE: a slide encoder aligned with the bulk expression of the case, trained here.
 
 It is what SPADE is compared with: the same contrast between image and expression, but with one
-expression profile a case instead of one a spot. Importing this package loads no heavy library.
+expression profile per case instead of one per spot. Importing this package loads no heavy library.
 
 Source:
     Jaume et al., "Transcriptomics-guided Slide Representation Learning in Computational

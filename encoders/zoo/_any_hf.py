@@ -178,7 +178,7 @@ def _model(source: Path) -> nn.Module:
 
 
 class _Vector(nn.Module):
-    """Returns one vector a patch from any vision model of transformers."""
+    """Returns one vector per patch from any vision model of transformers."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ __all__ = ["Feature", "build_timm", "build_transformers", "empty_parameters"]
 
 
 class Feature(nn.Module):
-    """Turns what a model returns into one vector a patch.
+    """Turns what a model returns into one vector per patch.
 
     Args:
         model: Maps (n, 3, px, px) to tokens (n, t, d), to vectors (n, dim), or to an output object

@@ -24,7 +24,7 @@ class Routing(enum.StrEnum):
 
 
 def encode(
-    features: Annotated[Path, typer.Option(help="Folder of base features, one file a slide.")],
+    features: Annotated[Path, typer.Option(help="Folder of base features, one file per slide.")],
     out: Annotated[Path, typer.Option(help="Folder to write, in the same layout.")],
     encoder: Annotated[str, typer.Option(help="An encoder that takes features.")] = "spade",
     weights: Annotated[

@@ -392,16 +392,16 @@ def features_identity(source: EncoderFeatures) -> FeaturesIdentity:
     Raises:
         DataError: When the files were made in different ways.
     """
-    told = {_said_in(path): path for path in source.files.values()}
-    if len(told) > 1:
-        first, second = list(told.values())[:2]
+    makers = {_said_in(path): path for path in source.files.values()}
+    if len(makers) > 1:
+        first, second = list(makers.values())[:2]
         raise DataError(
             f"features made in different ways: {first.name} and {second.name}",
             where=str(first.parent),
             fix="Extract all slides with one encoder, one version of its weights and one set of "
             "options",
         )
-    encoder, digest = next(iter(told))
+    encoder, digest = next(iter(makers))
     return FeaturesIdentity(encoder, digest, config.merge(source.identity))
 
 

@@ -40,6 +40,7 @@ class AttentionMap:
         head: Name of the head.
         encoder: Name of the encoder of the features.
         slide: File of the slide, or None.
+        simulated: Whether the model was trained on simulated data.
     """
 
     slide_id: str
@@ -49,6 +50,7 @@ class AttentionMap:
     head: str
     encoder: str
     slide: Path | None = None
+    simulated: bool = False
 
     @property
     def percentile(self) -> Floats:
@@ -102,7 +104,9 @@ class AttentionMap:
         axes.set_axis_off()
         if mpp is not None:
             _scale_bar(axes, width, height, mpp)
-        axes.set_title(f"{self.slide_id}: attention of {self.head} on {self.encoder}", fontsize=9)
+        mark = " (simulated data)" if self.simulated else ""
+        title = f"{self.slide_id}: attention of {self.head} on {self.encoder}{mark}"
+        axes.set_title(title, fontsize=9)
         return figure
 
     def to_geojson(self, path: str | Path) -> Path:
@@ -200,6 +204,7 @@ def attention_map(
         model.fitted.info.head,
         model.info.encoder,
         slide,
+        model.info.simulated,
     )
 
 

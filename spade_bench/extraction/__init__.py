@@ -1,4 +1,4 @@
-"""Extraction: slides, spots or patch files in, one features file a slide out."""
+"""Extraction: slides, spots or patch files in, one features file per slide out."""
 
 from __future__ import annotations
 

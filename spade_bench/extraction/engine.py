@@ -1,4 +1,4 @@
-"""Runs an encoder over slides: reading, encoding and writing, one file a slide.
+"""Runs an encoder over slides: reading, encoding and writing, one file per slide.
 
 Batches cross the borders between slides (see `stream`), encoding runs in its own thread, or as many
 as the encoder has use for, and finished slides are written by another. A slide that fails costs one

@@ -1,4 +1,4 @@
-"""Run a slide encoder over a folder of bags: patch features in, one vector a slide out."""
+"""Run a slide encoder over a folder of bags: patch features in, one vector per slide out."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class ModelStack:
         mean: What is subtracted from the features besides the reference, (S, D).
         scale: What they are divided by, (S, D).
         dim: Width of the features.
-        width: Outputs a case.
+        width: Outputs per case.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Heads on one vector a case, the mean of its patches: all that a new one must write is `solve`."""
+"""Heads on one vector per case, its mean patch: all that a new one must write is `solve`."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Scaler:
 
     @classmethod
     def fit_overall(cls, x: Floats) -> Scaler:
-        """Measure (B, n, D) by one number a fit, the root mean square over cases and features.
+        """Measure (B, n, D) by one number per fit, the root mean square over cases and features.
 
         Few cases say little about the spread of each feature: two cases would scale every feature,
         noise and signal alike, to the same size. One number keeps what stands out, and makes the

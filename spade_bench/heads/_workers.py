@@ -18,7 +18,7 @@ T = TypeVar("T")
 class Workers:
     """Threads that run torch without threads of its own.
 
-    On a CPU, one model a core does more than one model on all cores: nothing waits for its half.
+    On a CPU, one model per core does more than one model on all cores: nothing waits for its half.
     It also makes the numbers independent of how many cores there are.
 
     Args:

@@ -136,12 +136,12 @@ MODEL = Model(
     attention=lambda x, mask, p: attend(x, mask, p)[1],
 )
 
-# The paper's grids; SPADE trains one bag a step with a weight decay of 0.01.
+# The paper's grids; SPADE trains one bag per step with a weight decay of 0.01.
 stacked_head(
     HeadCard(
         name="abmil",
         kinds=("classification",),
-        description="Gated attention pooling over patches, trained one bag a step",
+        description="Gated attention pooling over patches, trained one bag per step",
         input="bag",
         defaults=asdict(AbmilConfig()),
         grid={"lr": (5e-6, 1e-5, 5e-5, 1e-4, 1e-3), "hidden": (128, 256, 384, 512)},
@@ -169,7 +169,7 @@ stacked_head(
     HeadCard(
         name="abmil-cox",
         kinds=("survival",),
-        description="Gated attention pooling with the Cox partial likelihood of 32 cases a step",
+        description="Gated attention pooling with the Cox partial likelihood of 32 cases per step",
         input="bag",
         defaults=asdict(AbmilCoxConfig()),
         grid={"lr": (1e-5, 5e-5, 1e-4, 5e-4), "hidden": (256, 384, 512)},

@@ -107,7 +107,7 @@ def _cases(of_rows: Sequence[Predictions]) -> tuple[Predictions, NDArray[np.int6
 
 
 def calibration_pictures(series: Sequence[Series], resampler: Resampler) -> list[Picture]:
-    """Return a picture for every binary task and protocol: a panel an encoder, of its main head.
+    """Return a picture for every binary task and protocol: a panel per encoder, of its main head.
 
     Args:
         series: What :func:`spade_bench.report.series` found.

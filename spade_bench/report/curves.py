@@ -1,4 +1,4 @@
-"""Learning curves: metric against shots, a band for the interval, one picture a task and head."""
+"""Learning curves: metric against shots, a band for the interval, one picture per task and head."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _TICKS = 8
 
 
 def survival_pictures(series: Sequence[Series], resampler: Resampler) -> list[Picture]:
-    """Return a picture for every survival task and protocol: a panel an encoder, of its main head.
+    """Return a picture for every survival task and protocol: a panel per encoder, of its main head.
 
     Args:
         series: What :func:`spade_bench.report.series` found.

@@ -1,4 +1,4 @@
-"""The leaderboard as a person reads it: a table a task and protocol, controls below encoders."""
+"""The leaderboard as a person reads it: a table per task and protocol, controls below encoders."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Line(NamedTuple):
 
 
 def print_leaderboard(rows: Sequence[ReportRow]) -> None:
-    """Print a table for each task, protocol, condition and metric: a row an encoder and head."""
+    """Print a table for each task, protocol, condition and metric: a row per encoder and head."""
     from spade_bench.statistics.evaluate import direction
 
     held = {(row.task, row.protocol) for row in rows if "ensemble" in row.flags}
@@ -120,7 +120,7 @@ def print_differences(differences: Sequence[Difference], title: str) -> None:
 
 
 def print_risk_splits(splits: Sequence[RiskSplit]) -> None:
-    """Print log-rank tests of the median-risk split, of the most shots, a table a task."""
+    """Print log-rank tests of the median-risk split, of the most shots, a table per task."""
     places = dict.fromkeys((split.series.task, split.series.condition) for split in splits)
     for task, condition in places:
         place = (task, condition)

@@ -1,4 +1,4 @@
-"""Case-level predictions: one csv a run id, from which every number can be rebuilt.
+"""Case-level predictions: one csv per run id, from which every number can be rebuilt.
 
 Classification: ``case_id, label`` and a column ``score:CLASS`` a class. Survival: ``case_id, part,
 event, duration_days, risk`` where the part is test or train; metrics that correct for censoring

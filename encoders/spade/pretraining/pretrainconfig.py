@@ -34,7 +34,7 @@ class SamplesConfig:
         hest: Folder in HEST-1k layout.
         manifest: Generic manifest csv.
         spaceranger: Space Ranger `outs/` folders.
-        features: Folder of precomputed base features, one file a sample, instead of images.
+        features: Folder of precomputed base features, one file per sample, instead of images.
         include: Metadata column -> value or values to keep, such as `species: Homo sapiens`.
         exclude: Metadata column -> values to leave out, such as `organ: [Brain]`.
         min_genes: Keep samples with more genes than this (HEST column `nb_genes`).

@@ -48,7 +48,7 @@ def import_release(
     trained on raw counts with temperature 1, which its checkpoints do not record.
 
     Args:
-        checkpoints: Folder with one or more checkpoints an expert.
+        checkpoints: Folder with one or more checkpoints per expert.
         centroids: `centroids.npy`, (C, D).
         clusters: `reassigned_clusters.npy`, (C,) expert of each centroid.
         out: Folder to write.

@@ -144,7 +144,7 @@ def find_checkpoints(folder: Path, pattern: str | None = None) -> dict[int | Non
 def read_experts(
     candidates: Mapping[int | None, Sequence[Path]], n_experts: int, where: str
 ) -> list[ReleaseExpert]:
-    """Read one checkpoint an expert, the one with the lowest validation loss.
+    """Read one checkpoint per expert, the one with the lowest validation loss.
 
     Training writes a file at each improvement and one after the last epoch, which carries the
     best loss but the last weights: it counts only where nothing else is there.

@@ -1,4 +1,4 @@
-"""One expert on one device: the layout for CPU, where a process a core trains an expert each."""
+"""One expert on one device: the layout for CPU, where each process trains an expert on a core."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ _COLOURS = {"SPADE": "#1b6ca8", "K = 1": "#d1495b"}
 
 
 def plot_losses(path: Path, experts: Sequence[Mapping[str, Any]]) -> bool:
-    """Draw training and validation loss by epoch, one panel an expert.
+    """Draw training and validation loss by epoch, one panel per expert.
 
     Args:
         path: PNG to write.
