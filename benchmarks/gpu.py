@@ -2,8 +2,8 @@
 
 Plain means own code the usual way, everything already in GPU memory: SPADE's experts one after the
 other with torch modules and AdamW; ABMIL one model after the other, one bag per step; every expert
-on every patch in routing. The plain side of the first two is timed on a part and its rate counts, so
-that the run stays short. Results are compared with the CPU's or the plain ones.
+on every patch in routing. The plain side of the first two is timed on a part and its rate counts,
+so that the run stays short. Results are compared with the CPU's or the plain ones.
 
     python benchmarks/gpu.py --json
 """

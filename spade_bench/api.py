@@ -45,6 +45,10 @@ __all__ = [
 ]
 
 
+_KEYWORDS = {"encoders": "encoder", "tasks": "task", "tables": "table"}
+"""Fields of the settings that have a keyword of another name here."""
+
+
 def load_encoder(
     name: str,
     *,
@@ -207,6 +211,11 @@ def encode(
     """
     from spade_bench.extraction import inmemory
 
+    if load and not isinstance(encoder, str):
+        raise UserError(
+            f"{next(iter(load))}= belongs to an encoder that is given by name",
+            fix="Give it to load_encoder",
+        )
     loaded = load_encoder(encoder, **load) if isinstance(encoder, str) else encoder
     inmemory.check_takes_features(loaded.card)
     with left_unchanged():
@@ -219,7 +228,7 @@ def encode(
         if isinstance(features, Bag):
             return inmemory.encode_bag(features, loaded)
         if hasattr(features, "obsm"):
-            return inmemory.encode_bag(Bag.from_anndata(features), loaded).to_anndata()
+            return inmemory.encode_anndata(features, loaded)
         bag = Bag("features", cast("np.ndarray", features))
         return inmemory.encode_bag(bag, loaded).features
 
@@ -314,7 +323,7 @@ def explain(
     model: TrainedModel | Source,
     slide: Source | None = None,
     *,
-    features: Bag | Source,
+    features: Bag | AnnData | Source,
     slide_id: str | None = None,
     weights: Source | None = None,
 ) -> AttentionMap:
@@ -322,8 +331,9 @@ def explain(
 
     Args:
         model: What `fit` returned, or the folder that it was saved to.
-        slide: File of the slide, to draw the map on.
-        features: The bag of the slide, or a folder with its features.
+        slide: File of the slide, to draw the map on; its name must be that of the features, unless
+            `slide_id` says whose it is.
+        features: The bag of the slide, an AnnData of its patches, or a folder with its features.
         slide_id: Name of the slide; None takes the name of its file.
         weights: Weights of an encoder of features that base features are sent through.
 
@@ -342,7 +352,7 @@ def explain(
             model = TrainedModel.load(Path(model))
         return attention_map(
             model,
-            features if isinstance(features, Bag) else Path(features),
+            _bag_or_path(features),
             slide=None if slide is None else Path(slide),
             slide_id=slide_id,
             weights=None if weights is None else Path(weights),
@@ -427,12 +437,16 @@ def read_features(
 
 
 def read_spots(
-    path: Source, *, technology: str | None = None, sample: str | None = None
+    path: Source,
+    *,
+    technology: str | None = None,
+    sample: str | None = None,
+    spot_um: float | None = None,
 ) -> AnnData:
     """Read the expression of spots as AnnData; see `spade_bench.spatial.spotdata`."""
     from spade_bench.spatial import spotdata
 
-    return spotdata.read_spots(Path(path), technology=technology, sample=sample)
+    return spotdata.read_spots(Path(path), technology=technology, sample=sample, spot_um=spot_um)
 
 
 def _settings(
@@ -446,6 +460,9 @@ def _settings(
     from spade_bench import config
     from spade_bench.evaluation import EvaluationSettings, inputs
 
+    for name, keyword in _KEYWORDS.items():
+        if name in settings:
+            raise UserError(f"there is no keyword {name}=", fix=f"Write {keyword}=")
     chosen = inputs.choose_encoders(encoders)
     values = {
         **settings,
@@ -472,6 +489,12 @@ def _paths(slides: Source | Sequence[Source]) -> Path | list[Path]:
     if isinstance(slides, (str, os.PathLike)):
         return Path(slides)
     return [Path(slide) for slide in slides]
+
+
+def _bag_or_path(features: Any) -> Bag | Path:
+    if isinstance(features, Bag):
+        return features
+    return Bag.from_anndata(features) if hasattr(features, "obsm") else Path(features)
 
 
 def _several(paths: Source | Sequence[Source]) -> Sequence[Source]:

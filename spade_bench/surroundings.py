@@ -19,7 +19,7 @@ def left_unchanged() -> Iterator[None]:
     Kept are the precision of matrix products, TF32, the random states of Python, NumPy and torch,
     and the working folder. Of NumPy and torch only what had been imported before the block began.
     """
-    folder = os.getcwd()  # noqa: PTH109 - as text: it may be gone afterwards
+    folder = _working_folder()
     python = random.getstate()
     numpy: Any = sys.modules.get("numpy")
     drawn = numpy.random.get_state() if numpy is not None else None
@@ -31,8 +31,16 @@ def left_unchanged() -> Iterator[None]:
         if drawn is not None:
             numpy.random.set_state(drawn)
         _restore_torch(torch)
-        if os.getcwd() != folder:  # noqa: PTH109
+        if folder is not None and _working_folder() != folder:
             os.chdir(folder)
+
+
+def _working_folder() -> str | None:
+    """The working folder as text; None where it has been deleted."""
+    try:
+        return os.getcwd()  # noqa: PTH109
+    except FileNotFoundError:
+        return None
 
 
 def _torch_state() -> dict[str, Any]:

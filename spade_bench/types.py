@@ -46,6 +46,8 @@ class Bag:
         mpp: Resolution at which patches were encoded, in micrometres per pixel, or None.
         encoder: Name of the encoder that made the features, or None when the file does not say.
         barcodes: Spot barcodes, n of them, for spatial transcriptomics samples.
+        identity: What made the features, as `spade_bench.features.identity` writes it (JSON); None
+            when the file does not say.
     """
 
     slide_id: str
@@ -55,6 +57,7 @@ class Bag:
     mpp: float | None = None
     encoder: str | None = None
     barcodes: tuple[str, ...] | None = None
+    identity: str | None = None
 
     @classmethod
     def from_anndata(cls, data: AnnData, slide_id: str | None = None) -> Bag:
@@ -62,7 +65,8 @@ class Bag:
 
         Takes what scanpy, LazySlide and `read_features` write: features in `X`, positions in
         `obsm['spatial']`, and where they are there the name of the slide in `obs['slide_id']`,
-        barcodes in `obs['barcode']`, and `encoder`, `mpp` and `patch_size_level0` in `uns`.
+        barcodes in `obs['barcode']`, and `encoder`, `identity`, `mpp` and `patch_size_level0` in
+        `uns`; of several slides the last two stand in `obs`.
 
         Args:
             data: Features of one slide, (n, dim).
@@ -85,16 +89,21 @@ class Bag:
             (slide_id,) = names
         values = data.X.toarray() if hasattr(data.X, "toarray") else np.asarray(data.X)
         coords = data.obsm.get("spatial")
-        size, mpp, encoder = (data.uns.get(k) for k in ("patch_size_level0", "mpp", "encoder"))
+        encoder, identity = (data.uns.get(key) for key in ("encoder", "identity"))
+        size, mpp = (
+            data.obs[key].iloc[0] if key in data.obs and len(data.obs) else data.uns.get(key)
+            for key in ("patch_size_level0", "mpp")
+        )
         barcodes = data.obs.get("barcode")
         return cls(
             slide_id=slide_id,
             features=np.ascontiguousarray(values, dtype=np.float32),
             coords=None if coords is None else np.rint(np.asarray(coords)[:, :2]).astype(np.int64),
-            patch_size_level0=None if size is None else int(size),
-            mpp=None if mpp is None else float(mpp),
+            patch_size_level0=None if size is None or np.isnan(size) else int(size),
+            mpp=None if mpp is None or np.isnan(mpp) else float(mpp),
             encoder=None if encoder is None else str(encoder),
             barcodes=None if barcodes is None else tuple(map(str, barcodes)),
+            identity=None if identity is None else str(identity),
         )
 
     def to_anndata(self) -> AnnData:
@@ -113,6 +122,7 @@ class Bag:
             obs["barcode"] = list(self.barcodes)
         known = {
             "encoder": self.encoder,
+            "identity": self.identity,
             "mpp": self.mpp,
             "patch_size_level0": self.patch_size_level0,
         }

@@ -16,7 +16,7 @@ from spade_bench.errors import DataError
 from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
 from spade_bench.evaluation.settings import path_of
 from spade_bench.extraction.outputs import checked_encode
-from spade_bench.features.bags import FeatureFolders, bag_encoder
+from spade_bench.features.bags import FeatureFolders, bag_encoder, same_encoder
 from spade_bench.features.identity import Identity, identity_of, stored_identity, with_base
 from spade_bench.features.slideids import LOOSE_IDS, match_files
 from spade_bench.files import hash_file, hash_obj
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Encode = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 
 __all__ = [
+    "MIXED",
     "EncoderFeatures",
     "check_declared",
     "find_features",
@@ -41,6 +42,8 @@ __all__ = [
 
 
 _MISMATCH = "encoder-mismatch:"
+MIXED = "mixed-identities"
+"""Flag of rows whose feature files were made in different ways."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +82,22 @@ class EncoderFeatures:
 def find_features(
     request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard, folders: FeatureFolders
 ) -> EncoderFeatures:
-    """Locate the features of an encoder for a task.
-
-    Args:
-        request: Says where features lie.
-        encoder: The encoder.
-        task: The task.
-        folders: The features folders that the run has listed.
+    """Locate the features of an encoder for a task, and say what made them.
 
     Raises:
         WorkspaceError: When neither flags nor workspace say where features are.
         DataError: When the folder holds none, or another encoder's.
         WeightsError: When the weights of a feature encoder are missing or do not fit.
     """
+    features = _located(request, encoder, task, folders)
+    chained = features.encode is not None or features.encode_slide is not None
+    return _with_identity(request, features, _named_base(features) if chained else encoder.name)
+
+
+def _located(
+    request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard, folders: FeatureFolders
+) -> EncoderFeatures:
+    """Locate the features of an encoder for a task."""
     card = encoders.get(encoder.name).card if encoder.name in encoders else None
     if card is None:
         return _precomputed(request, encoder, task, folders)
@@ -190,7 +196,7 @@ def _beyond_weights(card: EncoderCard, made_by: Identity) -> dict[str, Any]:
     commit = made_by.source.rpartition("@")[2]
     if made_by.source.startswith("hub ") and commit != card.revision:
         found["source"] = made_by.source
-    if card.remote_code and made_by.weights:
+    if (card.remote_code or made_by.code) and made_by.weights:
         found["files"] = hash_obj(made_by.weights)
     return found
 
@@ -264,6 +270,38 @@ def _known_sources() -> set[str]:
 
 def _named_base(features: EncoderFeatures) -> str | None:
     return None if features.base == "base" else features.base
+
+
+def _with_identity(
+    request: EvaluationRequest, features: EncoderFeatures, wanted: str | None
+) -> EncoderFeatures:
+    """Say what made the files, and hold it against the name they are used under.
+
+    Args:
+        request: Says whether files of another encoder are taken.
+        features: The encoder with its files.
+        wanted: Encoder that must have made them; None for any.
+
+    Raises:
+        DataError: When what a file says of its making contradicts the name, without `as_is`.
+    """
+    stored = {path: stored_identity(path) for path in features.files.values()}
+    flags = list(features.flags)
+    digests = {one.digest for one in stored.values() if one is not None}
+    if len(digests) > 1:
+        warn(f"{features.label}: the feature files were made in {len(digests)} different ways")
+        flags.append(MIXED)
+    for path, identity in stored.items():
+        if identity is None or wanted is None or same_encoder(identity.encoder, wanted):
+            continue
+        if not request.settings.as_is:
+            raise DataError(
+                f"says that '{identity.encoder}' made it, not '{wanted}'",
+                where=str(path),
+                fix="Extract it again, or take it, flagged, with --as-is",
+            )
+        flags.append(f"{_MISMATCH}{identity.encoder}")
+    return replace(features, flags=tuple(dict.fromkeys(flags)))
 
 
 def _files(

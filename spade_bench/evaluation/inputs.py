@@ -51,22 +51,32 @@ def choose_encoders(encoders: Any) -> ChosenEncoders:
     """Return encoders by name, with what those that are loaded were loaded with.
 
     Args:
-        encoders: Names or `LABEL=NAME`, encoders that `load_encoder` returned, or a list of these.
+        encoders: Names or `LABEL=NAME`, encoders that `load_encoder` returned, a list of these, or
+            a mapping of label -> any of these.
 
     Raises:
-        UserError: When an object is no encoder, or was made by other means.
+        UserError: When an object is no encoder, was made by other means or loaded in a way that a
+            run cannot repeat, or two encoders have one label.
     """
     names: list[str] = []
     weights: dict[str, Path] = {}
     options: dict[str, Mapping[str, Any]] = {}
-    for encoder in listed(encoders):
+    if not isinstance(encoders, Mapping):
+        encoders = [(None, encoder) for encoder in listed(encoders)]
+    for label, encoder in encoders.items() if isinstance(encoders, Mapping) else encoders:
         if isinstance(encoder, str):
-            names.append(encoder)
+            names.append(encoder if label is None else f"{label}={encoder}")
             continue
         card, loaded_by = getattr(encoder, "card", None), getattr(encoder, "loaded_by", None)
         if card is None:
             raise UserError(f"{encoder!r} is neither the name of an encoder nor a loaded one")
-        names.append(card.name)
+        key = card.name if label is None else str(label)
+        if key in {name.partition("=")[0] for name in names}:
+            raise UserError(
+                f"two encoders are called '{key}'",
+                fix="Give them as a mapping of label -> encoder",
+            )
+        names.append(card.name if label is None else f"{label}={card.name}")
         if card.input == "image":
             continue  # its features are at hand: it is not loaded again
         if loaded_by is None:
@@ -75,10 +85,16 @@ def choose_encoders(encoders: Any) -> ChosenEncoders:
                 fix="Register it and load it with load_encoder, or encode the features first",
             )
         _, how = loaded_by
+        if how.precision is not None:
+            raise UserError(
+                f"'{key}' was loaded with a precision of its own, which a run does not take",
+                fix="Load it without, or encode the features first and evaluate those",
+            )
         if how.weights is not None:
-            weights[card.name] = how.weights
-        if how.options:
-            options[card.name] = how.options
+            weights[key] = how.weights
+        kept = {**how.options, **({"revision": how.revision} if how.revision else {})}
+        if kept:
+            options[key] = kept
     return ChosenEncoders(tuple(names), weights, options)
 
 
@@ -189,6 +205,10 @@ def _features(features: Any, name: str, folder: Path) -> Path:
             slide_id=bag.slide_id,
             encoder=encoder,
             barcodes=bag.barcodes,
-            attrs={"mpp": bag.mpp, "patch_size_level0": bag.patch_size_level0},
+            attrs={
+                "mpp": bag.mpp,
+                "patch_size_level0": bag.patch_size_level0,
+                **({} if bag.identity is None else {"identity": bag.identity}),
+            },
         )
     return root

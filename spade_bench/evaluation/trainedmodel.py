@@ -14,10 +14,11 @@ from spade_bench.errors import ConfigError, DataError, UserError, name_some
 from spade_bench.evaluation.encoderfeatures import EncoderFeatures, find_features
 from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
 from spade_bench.evaluation.settings import EvaluationSettings
+from spade_bench.features.annotated import bags_of
 from spade_bench.features.bags import FeatureFolders, bag_encoder, same_encoder
 from spade_bench.features.casebags import CaseBags, scan_bags
 from spade_bench.features.formats import HDF5, opened
-from spade_bench.features.identity import stored_identity
+from spade_bench.features.identity import read_identity, stored_identity
 from spade_bench.features.packs import split_path
 from spade_bench.files import atomic_dir, hash_obj, parse_json, read_sealed, write_sealed
 from spade_bench.heads import FittedHead
@@ -26,6 +27,7 @@ from spade_bench.types import Bag, TaskCard
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from anndata import AnnData
     from numpy.typing import NDArray
 
 __all__ = [
@@ -115,7 +117,7 @@ class TrainedModel:
 
     def predict(
         self,
-        features: str | Path | Bag | Sequence[Bag],
+        features: str | Path | Bag | Sequence[Bag] | AnnData,
         *,
         cases: Mapping[str, Sequence[str]] | None = None,
         weights: Path | None = None,
@@ -124,7 +126,8 @@ class TrainedModel:
         """Predict the cases of a features folder, or of bags in memory.
 
         Args:
-            features: Folder or pack of features of the encoder that it was fitted on, or bags.
+            features: Folder or pack of features of the encoder that it was fitted on, bags, or an
+                AnnData of patches.
             cases: Case -> its slides; None takes each slide for a case, except that the slides of
                 a training case stay together.
             weights: Weights of an encoder of features that the base features are sent through.
@@ -142,7 +145,7 @@ class TrainedModel:
         if isinstance(features, (str, Path)):
             slides, make = self._from_folder(Path(features), weights, device)
         else:
-            slides, make = self._from_memory([features] if isinstance(features, Bag) else features)
+            slides, make = self._from_memory(_bags(features))
         if cases is None:
             cases = self._cases_of(slides)
         missing = [s for listed in cases.values() for s in listed if s not in set(slides)]
@@ -275,7 +278,9 @@ class TrainedModel:
         if len(by_slide) < len(bags):
             raise DataError("Two bags have one slide_id")
         for bag in bags:
-            made_by = FeaturesIdentity(bag.encoder or "")
+            identity = read_identity(bag.identity)
+            digest = "" if identity is None else identity.digest
+            made_by = FeaturesIdentity(bag.encoder or "", digest)
             self._check_identity(made_by, f"bag {bag.slide_id}")
             self.fitted.check_bag(bag.features)
             if not np.isfinite(bag.features).all():
@@ -356,6 +361,17 @@ class TrainedModel:
         return frame
 
 
+def _bags(features: Any) -> list[Bag]:
+    """Bags of what lies in memory."""
+    if hasattr(features, "obsm"):
+        return bags_of(features)
+    bags = [features] if isinstance(features, Bag) else list(features)
+    strangers = [type(bag).__name__ for bag in bags if not isinstance(bag, Bag)]
+    if strangers:
+        raise UserError(f"Features are a folder, bags or an AnnData, not a {strangers[0]}")
+    return bags
+
+
 def check_target(folder: Path) -> None:
     """Refuse to write a model over anything but a model.
 
@@ -412,11 +428,11 @@ def _said_in(path: Path) -> tuple[str, str]:
     `encode` wrote them, in attributes `recipe_*`.
     """
     encoder = bag_encoder(path) or ""
-    if path.suffix not in HDF5 or split_path(path) is not None:
-        return encoder, ""
     identity = stored_identity(path)
     if identity is not None:
         return encoder, identity.digest
+    if path.suffix not in HDF5 or split_path(path) is not None:
+        return encoder, ""
     with opened(path) as file:
         attrs = dict(file["features"].attrs) if "features" in file else {}
     said = {

@@ -178,6 +178,12 @@ def attention_map(
         raise UserError("There is no such slide", where=str(slide))
     if isinstance(features, Bag):
         bag = features
+        if slide is not None and slide_id is None and slide.stem != bag.slide_id:
+            raise UserError(
+                f"The features are of '{bag.slide_id}', not of '{slide.stem}'",
+                where=str(slide),
+                fix="Give the slide's own features, or say slide_id= if they are",
+            )
     else:
         name = slide_id or (None if slide is None else slide.stem)
         if name is None:

@@ -16,15 +16,18 @@ from spade_bench.extraction.jobs import SlideJob
 from spade_bench.extraction.outputs import checked_encode
 from spade_bench.extraction.slide_vectors import encode_slides
 from spade_bench.features.bags import find_bags, read_bag, same_encoder
+from spade_bench.features.identity import identity_of, with_stored_base
 from spade_bench.features.slidevectors import check_patches
 from spade_bench.types import Bag
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from spade_bench.extraction.folders import EncodedFolder
     from spade_bench.extraction.recipe import EncoderSource, Settings
     from spade_bench.types import EncoderCard, FeatureEncoder, SlideEncoder
 
-__all__ = ["check_takes_features", "encode_bag", "encode_folder", "extract_bag"]
+__all__ = ["check_takes_features", "encode_anndata", "encode_bag", "encode_folder", "extract_bag"]
 
 
 def extract_bag(slides: Path | Sequence[Path], source: EncoderSource, settings: Settings) -> Bag:
@@ -81,10 +84,27 @@ def encode_bag(bag: Bag, encoder: FeatureEncoder | SlideEncoder) -> Bag:
             features, bag.coords, bag.patch_size_level0
         )  # (dim,)
         single = np.asarray(vector, dtype=np.float32)[None]  # (1, dim)
-        return Bag(bag.slide_id, single, mpp=bag.mpp, encoder=card.name)
+        made_by = with_stored_base(identity_of(encoder), bag.identity)
+        identity = made_by.to_json()
+        return Bag(bag.slide_id, single, mpp=bag.mpp, encoder=card.name, identity=identity)
     _check_base(card, bag)
     encoded = checked_encode(encoder)(features)  # (n, dim)
-    return replace(bag, features=encoded, encoder=card.name)
+    made_by = with_stored_base(identity_of(encoder), bag.identity)
+    return replace(bag, features=encoded, encoder=card.name, identity=made_by.to_json())
+
+
+def encode_anndata(data: AnnData, encoder: FeatureEncoder | SlideEncoder) -> AnnData:
+    """Send the patches of one slide through an encoder; rows of patches keep what `obs` says.
+
+    Raises:
+        DataError: As `encode_bag`.
+    """
+    encoded = encode_bag(Bag.from_anndata(data), encoder).to_anndata()
+    if encoded.n_obs == data.n_obs and encoder.card.level != "slide":
+        encoded.obs = data.obs.copy()
+        for key, values in data.obsm.items():
+            encoded.obsm[key] = values
+    return encoded
 
 
 def encode_folder(

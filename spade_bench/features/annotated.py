@@ -33,8 +33,8 @@ def read_features(
     Returns:
         `X` (patches, dim) float32, a row per patch. `obs` has `slide_id`, and `barcode` for
         spots; `obsm['spatial']` the top-left corner of each patch in level-0 pixels, where every
-        file says it. `uns` has `encoder`, and `mpp` and `patch_size_level0` where all slides agree
-        on them; where they differ they are columns of `obs`.
+        file says it. `uns` has `encoder`, and `identity`, `mpp` and `patch_size_level0` where all
+        slides agree on them; where the last two differ they are columns of `obs`.
 
     Raises:
         DataError: When the folder holds no features, those of several encoders, or lacks a slide.
@@ -57,7 +57,7 @@ def read_features(
             part.obsm.clear()
     found = anndata.concat(parts, join="outer")
     found.obs["slide_id"] = found.obs["slide_id"].astype("category")
-    for key in ("encoder", *_PER_SLIDE):
+    for key in ("encoder", "identity", *_PER_SLIDE):
         values = [getattr(bag, key) for bag in bags]
         if len(set(values)) == 1:
             if values[0] is not None:
@@ -81,14 +81,6 @@ def bags_of(data: Any) -> list[Bag]:
             "an AnnData without obs['slide_id'] does not say whose patches its rows are",
             fix="Add the column slide_id to obs",
         )
-    bags = []
-    for name in dict.fromkeys(map(str, data.obs["slide_id"])):
-        part = data[(data.obs["slide_id"].astype(str) == name).to_numpy()]
-        for key in _PER_SLIDE:
-            if key in part.obs:
-                value = part.obs[key].iloc[0]
-                part = part.copy()
-                if value == value:  # noqa: PLR0124 - not a number means unknown
-                    part.uns[key] = value
-        bags.append(Bag.from_anndata(part, name))
-    return bags
+    slides = data.obs["slide_id"].astype(str)
+    names = dict.fromkeys(slides)
+    return [Bag.from_anndata(data[(slides == name).to_numpy()], name) for name in names]

@@ -214,6 +214,7 @@ def _read_hdf5(path: Path, file: h5py.File) -> Bag:
         mpp=_mpp(attrs),
         encoder=_encoder(attrs, path),
         barcodes=barcodes,
+        identity=str(attrs["identity"]) if "identity" in attrs else None,
     )
 
 

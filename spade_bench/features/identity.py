@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.features.packs import open_pack, split_path
 from spade_bench.features.weightfiles import WeightFiles, find_weights, hash_weights, is_commit
 from spade_bench.files import hash_file, hash_obj
 from spade_bench.registry import Plugin, encoders
@@ -24,7 +25,16 @@ from spade_bench.types import LoadOptions
 if TYPE_CHECKING:
     from spade_bench.types import EncoderCard
 
-__all__ = ["ATTRIBUTE", "RECIPE", "Identity", "identity_of", "stored_identity", "with_base"]
+__all__ = [
+    "ATTRIBUTE",
+    "RECIPE",
+    "Identity",
+    "identity_of",
+    "read_identity",
+    "stored_identity",
+    "with_base",
+    "with_stored_base",
+]
 
 ATTRIBUTE = "identity"
 RECIPE = 1
@@ -115,8 +125,8 @@ class Identity:
         Raises:
             ValueError: When it names no encoder.
         """
-        if not isinstance(stored.get("encoder"), str):
-            raise ValueError("An identity names an encoder")
+        if not isinstance(stored.get("encoder"), str) or stored.get("schema") != _SCHEMA:
+            raise ValueError("An identity names an encoder and its schema")
         known = {item.name for item in fields(cls)}
         return cls(**{key: value for key, value in stored.items() if key in known})
 
@@ -178,7 +188,7 @@ def identity_of(encoder: Any, options: LoadOptions | None = None) -> Identity:
         options=_plain({**_counted(options.options), **parts}),
         preprocessing=_preprocessing(card),
         precision=options.precision or card.precision,
-        seed=options.seed,
+        seed=options.seed if _is_seeded(card, plugin, parts) else 0,
     )
 
 
@@ -189,13 +199,25 @@ def stored_identity(path: Path) -> Identity | None:
     """
     import h5py
 
+    packed = split_path(path)
+    if packed is not None:
+        return read_identity(open_pack(packed[0]).slide(packed[1]).identity)
     if path.suffix not in {".h5", ".hdf5"} or not path.is_file():
         return None
     try:
         with h5py.File(path, "r") as file:
             text = file["features"].attrs.get(ATTRIBUTE)
-        return None if text is None else Identity.from_dict(json.loads(str(text)))
     except (OSError, RuntimeError, KeyError, TypeError, ValueError):
+        return None
+    return read_identity(None if text is None else str(text))
+
+
+def read_identity(text: str | None) -> Identity | None:
+    """Return the identity that a text holds; None where it is none of this version."""
+    try:
+        content = json.loads(text or "null")
+        return Identity.from_dict(content) if isinstance(content, dict) else None
+    except (TypeError, ValueError):
         return None
 
 
@@ -203,6 +225,18 @@ def with_base(identity: Identity, source: Path) -> Identity:
     """Return an identity that also says what made the features of ``source``, where they say so."""
     base = stored_identity(source)
     return identity if base is None else replace(identity, base=base.digest)
+
+
+def with_stored_base(identity: Identity, base: str | None) -> Identity:
+    """Return an identity that also says what made the features it was given; see `Bag.identity`."""
+    stored = read_identity(base)
+    return identity if stored is None else replace(identity, base=stored.digest)
+
+
+def _is_seeded(card: EncoderCard, plugin: Plugin[Any] | None, parts: Mapping[str, Any]) -> bool:
+    """Whether the seed may change the numbers: not where the weights of this package decide all."""
+    ours = plugin is not None and plugin.origin == "built-in"
+    return card.untrained or not ours or "random" in map(str, parts.values())
 
 
 def _counted(options: Mapping[str, Any]) -> dict[str, Any]:

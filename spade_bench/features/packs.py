@@ -56,6 +56,7 @@ class PackedBag:
         barcodes: Spot barcodes, or None.
         coords_digest: Hash of its coordinates; None when it has none, or in a pack of version 1.
         source: Hash of the file that it was packed from, or None when that is not known.
+        identity: What made the features, as the file said it; None where it did not.
     """
 
     slide_id: str
@@ -69,6 +70,7 @@ class PackedBag:
     barcodes: tuple[str, ...] | None = None
     coords_digest: str | None = None
     source: str | None = None
+    identity: str | None = None
 
 
 class Pack:
@@ -140,6 +142,7 @@ class Pack:
             slide.mpp,
             slide.encoder,
             slide.barcodes,
+            slide.identity,
         )
 
     def slide(self, slide_id: str) -> PackedBag:

@@ -33,7 +33,6 @@ FOLDER_VARIABLE = "SPADE_BENCH_WEIGHTS"
 Kind = Literal["model", "dataset"]
 
 _WEIGHTS = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".npy", ".npz", ".onnx", ".pkl"}
-_CODE = {".py", ".json", ".yaml", ".yml", ".toml", ".txt", ".model"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -150,11 +149,15 @@ def _at(path: Path, needs: Needs) -> WeightFiles:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
+    seen: set[str] = set()  # links may lead in a circle
     for at, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if name[0] not in "._"]
+        place = os.path.realpath(at)
+        folders[:] = [name for name in folders if name[0] not in "._" and place not in seen]
+        seen.add(place)
         for name in names:
-            if not name.startswith(".") and Path(name).suffix in _WEIGHTS | _CODE:
-                yield Path(at, name)
+            path = Path(at, name)
+            if not name.startswith(".") and path.is_file():
+                yield path
 
 
 def _on_hub(card: EncoderCard, revision: str) -> WeightFiles:

@@ -39,6 +39,7 @@ _EXACT = {
     "not an untrained encoder of images",
     "simulated": "simulated data, not patients",
     "unit:slide": "slides, not patients, are split and counted; intervals resample patients",
+    "mixed-identities": "the feature files were made in different ways",
     "unregistered": "a task without a card: nobody declared its classes, sources and metrics",
     "undefined": "the metric cannot be computed, as where a class is absent",
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import UserError
+from spade_bench.files import hash_obj
 from spade_bench.registry import suggest
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ class Results:
 
         finished = {row.run_id for one in self.series for row in one.rows}
         failed = {row.run_id for one in self.series for row in one.failed}
-        rows = []
+        rows: dict[tuple[str, str], tuple[str, str, str, int, int, int, int]] = {}
         for folder in self.folders:
             for plan in read_plans(folder, self.problems):
                 for name, run_ids in plan.cells.items():
@@ -198,9 +199,10 @@ class Results:
                     done = len(finished.intersection(run_ids))
                     lost = len(failed.intersection(run_ids) - finished)
                     counts = (len(run_ids), done, lost, len(run_ids) - done - lost)
-                    rows.append((plan.task, encoder, head, *counts))
+                    key = (plan.task, hash_obj(list(run_ids)))  # several folders may share a plan
+                    rows[key] = (plan.task, encoder, head, *counts)
         columns = ["task", "encoder", "head", "planned", "finished", "failed", "absent"]
-        table = pd.DataFrame(rows, columns=columns)
+        table = pd.DataFrame(list(rows.values()), columns=columns)
         return table[table["finished"] < table["planned"]].reset_index(drop=True)
 
     def plot(

@@ -22,13 +22,20 @@ TECHNOLOGIES = ("hest", "visium")
 """What can be read: a folder in HEST-1k layout, and the `outs` folder of Space Ranger."""
 
 
-def read_spots(path: Path, *, technology: str | None = None, sample: str | None = None) -> AnnData:
+def read_spots(
+    path: Path,
+    *,
+    technology: str | None = None,
+    sample: str | None = None,
+    spot_um: float | None = None,
+) -> AnnData:
     """Read the expression of the spots of a section.
 
     Args:
         path: A Space Ranger `outs` folder, or a folder in HEST-1k layout.
         technology: `visium` or `hest`; None recognises it by the files.
         sample: Which sample of a HEST folder that holds several.
+        spot_um: Side of pseudo-spots in micrometres; none of these technologies has them.
 
     Returns:
         `X` (spots, genes) as in the file (CSR), barcodes in `obs_names`, genes in `var_names`,
@@ -47,6 +54,10 @@ def read_spots(path: Path, *, technology: str | None = None, sample: str | None 
             f"spots of '{technology}' cannot be read",
             where="technology",
             fix=f"Did you mean {near}?" if near else f"Use {' or '.join(TECHNOLOGIES)}",
+        )
+    if spot_um is not None:
+        raise UserError(
+            "spots of Visium have a size of their own", where="spot_um", fix="Leave it out"
         )
     kind = technology or ("hest" if (path / "st").is_dir() else "visium")
     section = _of_hest(path, sample) if kind == "hest" else read_spaceranger(path)[0]
