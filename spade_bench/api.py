@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from spade_bench.evaluation import EvaluationSettings
     from spade_bench.evaluation.trainedmodel import TrainedModel
-    from spade_bench.explain import AttentionMap
+    from spade_bench.explain.attentionmap import AttentionMap
     from spade_bench.extraction import EncoderSource, PatchGroup, Summary
     from spade_bench.report.loadedresults import Results
     from spade_bench.workspace import Workspace
@@ -47,6 +47,10 @@ __all__ = [
 
 _KEYWORDS = {"encoders": "encoder", "tasks": "task", "tables": "table"}
 """Fields of the settings that have a keyword of another name here."""
+
+
+_PRETRAIN = {"experts", "features", "overwrite", "scan", "seed", "workers", "workspace"}
+_OF_RUNS = ("protocol", "controls", "permutations", "splits", "keep_heads")
 
 
 def load_encoder(
@@ -256,7 +260,8 @@ def evaluate(
         out: Folder for results; None keeps them in a temporary folder while the object lives.
         workspace: Workspace file that fills in what is left out here.
         **settings: Fields of `spade_bench.evaluation.EvaluationSettings`, such as
-            `protocol="cv"`, `heads=("abmil",)`, `shots=(1, 4)`, `draws=20`, `device="cpu"`.
+            `protocol="cv"`, `heads=("abmil",)`, `shots=(1, 4)`, `draws=20`, `device="cpu"`; for
+            another cohort to test on `test_table=` and `test_features=`.
 
     Returns:
         The results, those of former runs in the same folder included.
@@ -310,7 +315,13 @@ def fit(
     """
     from spade_bench.evaluation import resolve
     from spade_bench.evaluation.modelfitting import fit_model
+    from spade_bench.evaluation.settingchecks import PROTOCOLS_OF
 
+    unused = [name for name in (*PROTOCOLS_OF, *_OF_RUNS) if settings.get(name) is not None]
+    if unused:
+        raise UserError(
+            f"{unused[0]}= is an option of evaluate: fit trains on all cases", fix="Leave it out"
+        )
     if head is not None:
         settings["heads"] = (head,)
     with tempfile.TemporaryDirectory(prefix="spade-bench-") as temporary, left_unchanged():
@@ -345,7 +356,7 @@ def explain(
         DataError: When the features are of another identity than the model was fitted on.
     """
     from spade_bench.evaluation.trainedmodel import TrainedModel
-    from spade_bench.explain import attention_map
+    from spade_bench.explain.attentionmap import attention_map
 
     with left_unchanged():
         if isinstance(model, (str, os.PathLike)):
@@ -394,6 +405,13 @@ def pretrain(
     """
     from spade_bench.encoders.spade.pretraining import pipeline
 
+    unknown = sorted(set(more) - _PRETRAIN)
+    if unknown:
+        raise UserError(
+            f"there is no keyword {unknown[0]}=",
+            fix=f"Give a setting as settings={{'training.{unknown[0]}': ...}}, or use one of "
+            f"{', '.join(sorted(_PRETRAIN))}",
+        )
     with left_unchanged():
         folder = pipeline.pretrain(
             out=Path(out),
@@ -464,6 +482,12 @@ def _settings(
         if name in settings:
             raise UserError(f"there is no keyword {name}=", fix=f"Write {keyword}=")
     chosen = inputs.choose_encoders(encoders)
+    if "test_table" in settings:
+        settings["test_tables"] = settings.pop("test_table")
+    if settings.get("test_tables") is not None:
+        settings["test_tables"] = inputs.tables(settings["test_tables"], folder)
+    if settings.get("test_features") is not None:
+        settings["test_features"] = inputs.feature_folders(settings["test_features"], folder)
     values = {
         **settings,
         "encoders": chosen.names,

@@ -106,7 +106,12 @@ def _located(
     if card.input == "features" and encoder.weights is not None:
         return _chained(request, encoder, task, folders)
     folder = _folder(request, task, encoder.label, encoder.name)
-    files, flags = _files(request, folders, folder, encoder, encoder.name)
+    try:
+        files, flags = _files(request, folders, folder, encoder, encoder.name)
+    except DataError:
+        if card.input == "features":  # base features without weights: loading says what is missing
+            load_feature_encoder(encoder, request.settings.device, request.settings.seed)
+        raise
     first = next(iter(files.values()))
     made_by = stored_identity(first)
     if flags:

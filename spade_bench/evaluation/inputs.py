@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spade_bench.errors import DataError, UserError
-from spade_bench.files import atomic_path, file_name, hash_obj
+from spade_bench.files import atomic_path, file_name, hash_array, hash_obj
 from spade_bench.types import Bag, TaskCard
 
 __all__ = [
@@ -134,7 +134,7 @@ def tables(table: Any, folder: Path) -> dict[str, Path] | None:
     return {str(name): _table(one, str(name), folder) for name, one in table.items()}
 
 
-def feature_folders(features: Any, folder: Path) -> dict[str, Path] | None:
+def feature_folders(features: Any, folder: Path) -> dict[str, Path]:
     """Return the features folder of each encoder, `*` for every one; bags are written to files.
 
     Args:
@@ -146,7 +146,7 @@ def feature_folders(features: Any, folder: Path) -> dict[str, Path] | None:
         DataError: When a bag names no encoder and none is given for it.
     """
     if features is None:
-        return None
+        return {}
     if not isinstance(features, Mapping):
         features = {_EVERY: features}
     return {str(name): _features(one, str(name), folder) for name, one in features.items()}
@@ -174,6 +174,27 @@ def _table(table: Any, name: str, folder: Path) -> Path:
     return path
 
 
+def _content(bags: Sequence[Bag]) -> str:
+    """Digest of bags: their names, numbers and positions.
+
+    Raises:
+        DataError: When two of them are of one slide and one encoder.
+    """
+    seen: set[tuple[str, str | None]] = set()
+    for bag in bags:
+        if (bag.slide_id, bag.encoder) in seen:
+            raise DataError("two bags are of this slide", where=bag.slide_id, fix="Give one")
+        seen.add((bag.slide_id, bag.encoder))
+    listed = [
+        [
+            *(bag.slide_id, bag.encoder, bag.mpp, bag.patch_size_level0, bag.identity),
+            *(hash_array(bag.features), None if bag.coords is None else hash_array(bag.coords)),
+        ]
+        for bag in bags
+    ]
+    return hash_obj(listed)[:12]
+
+
 def _features(features: Any, name: str, folder: Path) -> Path:
     if isinstance(features, (str, os.PathLike)):
         return Path(features)
@@ -188,7 +209,9 @@ def _features(features: Any, name: str, folder: Path) -> Path:
         raise UserError(
             f"features are a folder, bags or an AnnData, not a {type(strangers[0]).__name__}"
         )
-    root = folder / "features"
+    stem = "given" if name == _EVERY else file_name(name)
+    # By content: other bags of the same name never meet these, nor those of an earlier call.
+    root = folder / "features" / f"{stem}-{_content(bags)}"
     for bag in bags:
         encoder = bag.encoder or (None if name == _EVERY else name)
         if encoder is None:

@@ -120,7 +120,7 @@ def fit_model(request: EvaluationRequest) -> TrainedModel:
         versions=package_versions(),
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return TrainedModel(info, fitted.with_classes(cohort.classes))
+    return TrainedModel(info, fitted.with_classes(cohort.classes), encoder.weights)
 
 
 def _head(request: EvaluationRequest, card: TaskCard, kind: TaskKind, device: str) -> Head:

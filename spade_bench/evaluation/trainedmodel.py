@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,10 +14,11 @@ from spade_bench import config
 from spade_bench.console import say
 from spade_bench.errors import ConfigError, DataError, UserError, name_some
 from spade_bench.evaluation.encoderfeatures import EncoderFeatures, find_features
+from spade_bench.evaluation.inputs import feature_folders
 from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
 from spade_bench.evaluation.settings import EvaluationSettings
 from spade_bench.features.annotated import bags_of
-from spade_bench.features.bags import FeatureFolders, bag_encoder, same_encoder
+from spade_bench.features.bags import FeatureFolders, bag_encoder, read_bag, same_encoder
 from spade_bench.features.casebags import CaseBags, scan_bags
 from spade_bench.features.formats import HDF5, opened
 from spade_bench.features.identity import read_identity, stored_identity
@@ -41,6 +44,7 @@ __all__ = [
 ]
 
 FORMAT, VERSION = "spade-bench model", 1
+_TOLERANCE = 0.02  # magnifications are written rounded
 DESCRIPTION, HEAD = "model.json", "head"
 _OF_THE_ENCODER = (
     *("source", "revision", "patch_px", "interpolation", "crop_pct", "precision"),
@@ -58,11 +62,13 @@ class FeaturesIdentity:
         digest: Hash of what the files say of weights and options; empty where they say nothing.
         through: What determines the encoder that they were sent through; empty where they are used
             as they are.
+        mpp: Resolution of the patches in micrometres per pixel; None where the files do not say.
     """
 
     encoder: str = ""
     digest: str = ""
     through: Mapping[str, Any] = field(default_factory=dict)
+    mpp: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,10 +111,11 @@ class TrainedModel:
     Args:
         info: What it is.
         fitted: The head.
+        weights: Weights of the encoder that features pass through, where they are at hand.
     """
 
-    def __init__(self, info: ModelInfo, fitted: FittedHead) -> None:
-        self.info, self.fitted = info, fitted
+    def __init__(self, info: ModelInfo, fitted: FittedHead, weights: Path | None = None) -> None:
+        self.info, self.fitted, self.weights = info, fitted, weights
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -119,8 +126,8 @@ class TrainedModel:
         self,
         features: str | Path | Bag | Sequence[Bag] | AnnData,
         *,
-        cases: Mapping[str, Sequence[str]] | None = None,
-        weights: Path | None = None,
+        cases: Mapping[str, str | Sequence[str]] | pd.DataFrame | None = None,
+        weights: str | Path | None = None,
         device: str = "auto",
     ) -> pd.DataFrame:
         """Predict the cases of a features folder, or of bags in memory.
@@ -128,8 +135,8 @@ class TrainedModel:
         Args:
             features: Folder or pack of features of the encoder that it was fitted on, bags, or an
                 AnnData of patches.
-            cases: Case -> its slides; None takes each slide for a case, except that the slides of
-                a training case stay together.
+            cases: Case -> its slides, or a table of `case_id` and `slide_id`; None takes each slide
+                for a case, except that the slides of a training case stay together.
             weights: Weights of an encoder of features that the base features are sent through.
             device: Where that encoder runs.
 
@@ -142,12 +149,15 @@ class TrainedModel:
             DataError: When the features are of another identity, unusable, or a slide is missing.
             UserError: When base features must be sent through an encoder and no weights are given.
         """
+        weights = self.weights if weights is None else Path(weights)
+        if self.info.features.through and not isinstance(features, (str, Path)):
+            with _as_folder(_bags(features)) as folder:
+                return self.predict(folder, cases=cases, weights=weights, device=device)
         if isinstance(features, (str, Path)):
             slides, make = self._from_folder(Path(features), weights, device)
         else:
             slides, make = self._from_memory(_bags(features))
-        if cases is None:
-            cases = self._cases_of(slides)
+        cases = self._cases_of(slides) if cases is None else _listed_cases(cases)
         missing = [s for listed in cases.values() for s in listed if s not in set(slides)]
         if missing:
             raise DataError(
@@ -164,7 +174,7 @@ class TrainedModel:
         features: str | Path | Bag,
         slide_id: str | None = None,
         *,
-        weights: Path | None = None,
+        weights: str | Path | None = None,
         device: str = "auto",
     ) -> NDArray[np.float64]:
         """Say how much each patch of a slide weighs, in the order of its features.
@@ -182,6 +192,10 @@ class TrainedModel:
             UserError: When the head has no attention, or no slide is named.
             DataError: When the features are of another identity, or lack the slide.
         """
+        weights = self.weights if weights is None else Path(weights)
+        if self.info.features.through and isinstance(features, Bag):
+            with _as_folder([features]) as folder:
+                return self.attention(folder, features.slide_id, weights=weights, device=device)
         if isinstance(features, Bag):
             slides, make = self._from_memory([features])
             slide_id = features.slide_id
@@ -280,7 +294,7 @@ class TrainedModel:
         for bag in bags:
             identity = read_identity(bag.identity)
             digest = "" if identity is None else identity.digest
-            made_by = FeaturesIdentity(bag.encoder or "", digest)
+            made_by = FeaturesIdentity(bag.encoder or "", digest, mpp=bag.mpp)
             self._check_identity(made_by, f"bag {bag.slide_id}")
             self.fitted.check_bag(bag.features)
             if not np.isfinite(bag.features).all():
@@ -301,6 +315,12 @@ class TrainedModel:
             DataError: Naming both.
         """
         mine = self.info.features
+        if found.mpp and mine.mpp and abs(found.mpp - mine.mpp) > _TOLERANCE * mine.mpp:
+            raise DataError(
+                f"features at {found.mpp:g} µm/px, but the model was fitted on {mine.mpp:g} µm/px",
+                where=where,
+                fix=f"Extract the slides with --mpp {mine.mpp:g}",
+            )
         if found.encoder and mine.encoder and not same_encoder(found.encoder, mine.encoder):
             raise DataError(
                 f"features of '{found.encoder}', but the model was fitted on those of "
@@ -361,6 +381,24 @@ class TrainedModel:
         return frame
 
 
+@contextlib.contextmanager
+def _as_folder(bags: Sequence[Bag]) -> Iterator[Path]:
+    """Bags as a folder of features, for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(prefix="spade-bench-") as folder:
+        yield feature_folders(list(bags), Path(folder))["*"]
+
+
+def _listed_cases(cases: Any) -> dict[str, Sequence[str]]:
+    """Slides by case, of a table or a mapping."""
+    if hasattr(cases, "groupby"):
+        absent = [name for name in ("case_id", "slide_id") if name not in cases]
+        if absent:
+            raise UserError(f"The table of cases has no column {absent[0]}")
+        groups = cases.astype(str).groupby("case_id", sort=False)["slide_id"]
+        return {str(case): list(slides) for case, slides in groups}
+    return {case: [one] if isinstance(one, str) else one for case, one in cases.items()}
+
+
 def _bags(features: Any) -> list[Bag]:
     """Bags of what lies in memory."""
     if hasattr(features, "obsm"):
@@ -418,7 +456,8 @@ def features_identity(source: EncoderFeatures) -> FeaturesIdentity:
             "options",
         )
     encoder, digest = next(iter(makers))
-    return FeaturesIdentity(encoder, digest, config.merge(source.identity))
+    mpp = read_bag(next(iter(source.files.values()))).mpp
+    return FeaturesIdentity(encoder, digest, config.merge(source.identity), mpp)
 
 
 def _said_in(path: Path) -> tuple[str, str]:

@@ -45,6 +45,8 @@ def read_features(
     root = Path(folder)
     files = {root.stem: root} if root.is_file() and root.suffix == ".h5" else None
     files = find_bags(root, encoder) if files is None else files
+    if isinstance(slides, str):
+        slides = [slides]
     wanted = list(files) if slides is None else list(slides)
     absent = [name for name in wanted if name not in files]
     if absent:

@@ -167,7 +167,7 @@ def _of(series: Sequence[Series], label: str) -> dict[Place, Series]:
     of_label = (one for one in series if one.encoder == label and one.control != "permuted-labels")
     out = {place: one for (place, _), one in latest(of_label).items()}
     if not out:
-        labels = {one.encoder for one in series}
+        labels = {one.encoder for one in series if one.rows}
         near = suggest(label, labels)
         raise DataError(
             f"no results of encoder '{label}'",

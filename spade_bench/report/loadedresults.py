@@ -60,7 +60,8 @@ class Results:
 
     def __repr__(self) -> str:
         cells = sum(len(one.rows) for one in self.series)
-        names = ", ".join(sorted({one.encoder for one in self.series if not one.control}))
+        finished = {one.encoder for one in self.series if one.rows and not one.control}
+        names = ", ".join(sorted(finished))
         places = ", ".join(map(str, self.folders))
         return f"<Results: {cells} finished cells of {names} in {places}>"
 
@@ -85,15 +86,18 @@ class Results:
         """
         import pandas as pd
 
-        rows = [row for one in self.series for row in (*one.rows, *one.failed)]
-        names = list(dict.fromkeys(name for row in rows for name in row.metrics))
-        table = pd.DataFrame([_cell(row, names) for row in rows])
+        rows = [(row, one) for one in self.series for row in (*one.rows, *one.failed)]
+        names = list(dict.fromkeys(name for row, _ in rows for name in row.metrics))
+        table = pd.DataFrame(
+            [{**_cell(row, names), "condition": ", ".join(one.condition)} for row, one in rows]
+        )
         return table.sort_values([*_PLACE], kind="stable", ignore_index=True)
 
-    def predictions(self, **wanted: Any) -> pd.DataFrame:
+    def predictions(self, *, control: str | None = "", **wanted: Any) -> pd.DataFrame:
         """Return a row per case and cell: its true label or outcome, and what was predicted.
 
         Args:
+            control: Name of a control; empty for the encoders themselves, None for all.
             **wanted: Values that cells must have, such as `encoder="spade"`, `task=`, `head=`,
                 `protocol=`, `k_shot=8`, `draw=0`, `fold=`.
 
@@ -106,15 +110,18 @@ class Results:
         """
         import pandas as pd
 
-        unknown = [name for name in wanted if name not in (*_PLACE, "control")]
+        unknown = [name for name in wanted if name not in _PLACE]
         if unknown:
             raise UserError(
                 f"cells have no '{unknown[0]}'", fix=f"Use {', '.join((*_PLACE, 'control'))}"
             )
+        if control is not None:
+            wanted["control"] = control
         parts = []
         for one in self.series:
             for row in one.rows:
-                place = {**{name: getattr(row, name) for name in _PLACE}, "control": one.control}
+                place = {name: getattr(row, name) for name in _PLACE}
+                place |= {"control": one.control, "condition": ", ".join(one.condition)}
                 if all(place[name] == value for name, value in wanted.items()):
                     parts.append(_cases(self.resampler.predictions(row), place))
         if not parts:

@@ -35,12 +35,6 @@ PINNED: dict[str, tuple[str, str, int, str]] = {
         "f07eb082fbfdf9a4",
     ),
     "external": ("study", "--test-table {other} --test-features {features}", 7, "53012f77c4398bf8"),
-    "chained": (
-        "study",
-        "--encoder half --weights {weights} --shots 1 --draws 1",
-        10,
-        "fc81e554e03df13e",
-    ),
     "survival": ("survival", "--shots 2 --draws 2", 14, "66d5f3f71bfe1e72"),
     "sites": (
         "survival",

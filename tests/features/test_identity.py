@@ -316,7 +316,7 @@ def test_folders_count_whole_and_hidden_files_do_not(tmp_path: Path) -> None:
         (tmp_path / name).write_text("1")
     found = find_weights(card, options).files
     assert found is not None
-    assert set(found) == {"a.safetensors", "b/c.py", "b/d.json"}
+    assert set(found) == {"a.safetensors", "b/c.py", "b/d.json", "b/notes.md", "pages.pdf"}
     parts = dataclasses.replace(card, needs=Needs(parts=("*.safetensors",)))
     assert set(find_weights(parts, options).files or ()) == {"a.safetensors"}
     with pytest.raises(WeightsError, match="No such weights"):
