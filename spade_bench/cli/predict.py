@@ -124,7 +124,12 @@ def _features_of(
         folder = features_out
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        done = extract_slides(slides, source, folder, settings=Settings(assume_mpp=assume_mpp))
+        done = extract_slides(
+            slides,
+            source,
+            folder,
+            settings=Settings(assume_mpp=assume_mpp, mpp=model.info.features.mpp),
+        )
         if done.failed:
             raise DataError(
                 f"{len(done.failed)} slide(s) cannot be read: {next(iter(done.failed.values()))}",

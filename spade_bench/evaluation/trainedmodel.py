@@ -23,7 +23,7 @@ from spade_bench.features.casebags import CaseBags, scan_bags
 from spade_bench.features.formats import HDF5, opened
 from spade_bench.features.identity import read_identity, stored_identity
 from spade_bench.features.packs import split_path
-from spade_bench.files import atomic_dir, hash_obj, parse_json, read_sealed, write_sealed
+from spade_bench.files import atomic_dir, hash_file, hash_obj, parse_json, read_sealed, write_sealed
 from spade_bench.heads import FittedHead
 from spade_bench.types import Bag, TaskCard
 
@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 FORMAT, VERSION = "spade-bench model", 1
+_RECIPE = "recipe:"  # of files from before they said their identity
 _TOLERANCE = 0.02  # magnifications are written rounded
 DESCRIPTION, HEAD = "model.json", "head"
 _OF_THE_ENCODER = (
@@ -218,7 +219,8 @@ class TrainedModel:
         check_target(target)
         with atomic_dir(target) as inside:
             self.fitted.save(inside / HEAD)
-            about = {"format": FORMAT, "version": VERSION, **asdict(self.info)}
+            head = hash_file(inside / HEAD / "head.json")  # which names the tensors' checksum
+            about = {"format": FORMAT, "version": VERSION, "head": head, **asdict(self.info)}
             write_sealed(inside / DESCRIPTION, about)
         return target
 
@@ -243,6 +245,9 @@ class TrainedModel:
                 f"is of format version {version}; this version of spade-bench reads {VERSION}",
                 where=str(path),
             )
+        head = Path(folder) / HEAD / "head.json"
+        if head.is_file() and content.pop("head", None) != hash_file(head):
+            raise DataError("is the head of another model", where=str(head))
         try:
             info = config.build(ModelInfo, content, str(path))
         except ConfigError as error:
@@ -328,7 +333,8 @@ class TrainedModel:
                 where=where,
                 fix=f"Extract the slides with {mine.encoder}",
             )
-        if found.digest and mine.digest and found.digest != mine.digest:
+        comparable = found.digest.startswith(_RECIPE) == mine.digest.startswith(_RECIPE)
+        if found.digest and mine.digest and comparable and found.digest != mine.digest:
             raise DataError(
                 f"features of '{mine.encoder}' with other weights or options than the model was "
                 "fitted on",
@@ -416,12 +422,22 @@ def check_target(folder: Path) -> None:
     Raises:
         DataError: When the folder exists and is not a saved model.
     """
-    if not folder.exists() or (folder / DESCRIPTION).is_file():
+    if not folder.exists():
         return
-    if not folder.is_dir() or any(folder.iterdir()):
+    inside = {path.name for path in folder.iterdir()} if folder.is_dir() else {""}
+    if inside and not (inside <= {DESCRIPTION, HEAD} and _is_model(folder)):
         raise DataError(
-            "exists and is not a saved model", where=str(folder), fix="Name a new folder"
+            "exists and is not a saved model, or holds other files",
+            where=str(folder),
+            fix="Name a new folder",
         )
+
+
+def _is_model(folder: Path) -> bool:
+    try:
+        return read_sealed(folder / DESCRIPTION).get("format") == FORMAT
+    except DataError:
+        return False
 
 
 def source_bags(source: EncoderFeatures, cases: Sequence[Sequence[str]], dim: int) -> CaseBags:
@@ -447,7 +463,10 @@ def features_identity(source: EncoderFeatures) -> FeaturesIdentity:
         DataError: When the files were made in different ways.
     """
     makers = {_said_in(path): path for path in source.files.values()}
-    if len(makers) > 1:
+    # Older files say less: what they say is compared among them only.
+    older = {said: path for said, path in makers.items() if said[1].startswith(_RECIPE)}
+    makers = {said: path for said, path in makers.items() if said not in older} or older
+    if len({said for said in makers if said[1]}) > 1 or len({said[0] for said in makers}) > 1:
         first, second = list(makers.values())[:2]
         raise DataError(
             f"features made in different ways: {first.name} and {second.name}",
@@ -455,7 +474,7 @@ def features_identity(source: EncoderFeatures) -> FeaturesIdentity:
             fix="Extract all slides with one encoder, one version of its weights and one set of "
             "options",
         )
-    encoder, digest = next(iter(makers))
+    encoder, digest = max(makers, key=lambda said: bool(said[1]))
     mpp = read_bag(next(iter(source.files.values()))).mpp
     return FeaturesIdentity(encoder, digest, config.merge(source.identity), mpp)
 
@@ -483,7 +502,7 @@ def _said_in(path: Path) -> tuple[str, str]:
     if recipe.startswith("{"):
         content = parse_json(recipe, str(path))
         said |= {key: content[key] for key in _OF_THE_ENCODER if key in content}
-    return encoder, hash_obj(said) if said else ""
+    return encoder, f"{_RECIPE}{hash_obj(said)}" if said else ""
 
 
 def package_versions() -> dict[str, str]:

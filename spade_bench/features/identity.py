@@ -41,6 +41,7 @@ RECIPE = 1
 """Version of this package's own part; raised when the same weights give other numbers."""
 
 _SCHEMA = "spade-bench/identity/1"
+_MAPPINGS = ("options", "preprocessing")
 _MOST_FILES = 100  # HDF5 takes attributes of 64 KiB
 # Consent decides whether a model may be built, a batch how fast it runs; a revision is found in
 # the source.
@@ -127,6 +128,10 @@ class Identity:
         """
         if not isinstance(stored.get("encoder"), str) or stored.get("schema") != _SCHEMA:
             raise ValueError("An identity names an encoder and its schema")
+        weights = stored.get("weights")
+        for value in (*([] if weights is None else [weights]), *map(stored.get, _MAPPINGS)):
+            if not isinstance(value, dict):
+                raise ValueError("An identity holds names and values")
         known = {item.name for item in fields(cls)}
         return cls(**{key: value for key, value in stored.items() if key in known})
 

@@ -130,6 +130,9 @@ def collect(
         rows = [_with_whole_predictions(folder, row, store.problems, read) for row in store.rows()]
         if problems is not None:
             problems.extend(store.problems)
+        if not rows and store.problems:
+            more = f" (and {len(store.problems) - 1} more)" if len(store.problems) > 1 else ""
+            raise DataError(f"no row can be used: {store.problems[0]}{more}", where=str(folder))
         if not rows:
             raise DataError(
                 "no results here",
@@ -137,8 +140,16 @@ def collect(
                 fix="Make some with `spade-bench run --out DIR`",
             )
         for row in rows:
-            if row.run_id not in standing or standing[row.run_id].status != "ok":
+            before = standing.get(row.run_id)
+            if before is None or before.status != "ok":
                 standing[row.run_id] = row
+            elif row.status == "ok" and row.predictions_sha256 != before.predictions_sha256:
+                raise DataError(
+                    f"the cell {row.run_id} ({row.encoder} on {row.task}) has other predictions "
+                    "than in another folder",
+                    where=str(folder),
+                    fix="Read the folders one by one",
+                )
     rows = list(standing.values())
     words = conditions(rows)
     groups: dict[tuple[object, tuple[str, ...]], dict[str, list[Row]]] = {}
