@@ -80,14 +80,13 @@ class AttentionMap:
         Returns:
             A figure; the slide lies below the patches where its file is known.
         """
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.collections import PatchCollection
-        from matplotlib.figure import Figure
         from matplotlib.patches import Rectangle
 
+        from spade_bench.report.pictures import new_figure
+
         picture, width, height, mpp = self._background()
-        figure = Figure(figsize=(8.0, max(3.0, 7.0 * height / width)), layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(8.0, max(3.0, 7.0 * height / width))
         axes = figure.add_subplot()
         if picture is not None:
             axes.imshow(picture, extent=(0, width, height, 0), interpolation="nearest")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,13 +85,21 @@ def _marked(name: str, words: Sequence[str]) -> str:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Make a figure that can be saved without a screen; sizes in inches."""
+    """Make a figure that can be saved without a screen, and that a notebook shows; in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
+    # Without pyplot nothing else would tell a notebook how a figure looks.
+    setattr(figure, "_repr_png_", partial(_as_png, figure))  # noqa: B010
     return figure
+
+
+def _as_png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=_DPI, format="png")
+    return buffer.getvalue()
 
 
 def panels(count: int, height: float) -> tuple[Figure, list[Any]]:

@@ -168,7 +168,7 @@ def test_results_are_one_object(command_runs: Path, tmp_path: Path) -> None:
         results.plot(kind, **more).savefig(tmp_path / f"{kind}.png")
     with pytest.raises(sb.UserError, match="Nothing here can be drawn as 'survival'"):
         results.plot("survival")
-    with pytest.raises(sb.UserError, match="Did you mean curve"):
+    with pytest.raises(sb.UserError, match="Did you mean 'curve'"):
         results.plot("curves")
     with pytest.raises(sb.UserError, match="No finished cell has encoder='uni'"):
         results.predictions(encoder="uni")
