@@ -39,7 +39,7 @@ def test_command_writes_table_and_account(
     out = tmp_path / "tables" / "brca_er.csv"
     cohort(task="brca_er", labels=[table], slides=slides, out=out, as_json=True)
     account = json.loads(capsys.readouterr().out)
-    assert account.pop("schema") == "spade-bench/cohort/1"
+    assert account["schema"] == "spade-bench/cohort/1"
     assert account == json.loads(out.with_suffix(".provenance.json").read_text())
     excluded = {
         c["what"]: c["n"] for c in account["counts"] if c["excluded"] and c["unit"] == "slides"

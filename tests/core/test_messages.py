@@ -47,7 +47,7 @@ def commands() -> dict[str, object]:
 
 @pytest.mark.parametrize("name", sorted(commands()))
 def test_a_command_is_described_in_a_sentence(name: str) -> None:
-    text = str(commands()[name].help).strip()  # type: ignore[attr-defined]
+    text = str(commands()[name].help).split("\n\n")[0].strip()  # type: ignore[attr-defined]
     assert text[0].isupper()
     assert text.endswith(".")
 
