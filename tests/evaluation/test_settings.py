@@ -125,7 +125,7 @@ def test_settings_run_without_a_request(study: Any, tmp_path: Path) -> None:
             "controls": False,
         }
     )
-    with pytest.raises(UserError, match="the folder for results is not given"):
+    with pytest.raises(UserError, match="The folder for results is not given"):
         evaluation.run_settings(settings)
     settings = dataclasses.replace(settings, out=tmp_path / "o")
     assert evaluation.run_settings(settings, dry_run=True).done == 0

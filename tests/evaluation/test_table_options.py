@@ -216,7 +216,7 @@ def test_labels_and_barcodes_are_refused_by_both(
     assert run_main("validate", "--table", "wrong.csv") == 2
     capsys.readouterr()
     assert _run(study, Path("wrong.csv")) == 2
-    assert ("no class" if fault == "NS" else "another patient") in capsys.readouterr().err
+    assert ("not a class" if fault == "NS" else "another patient") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
