@@ -96,7 +96,7 @@ def test_attention_sums_to_one_or_is_refused(name, make_head, world) -> None:
     assert one.attention(bag[order]) == pytest.approx(weights[order], abs=1e-6)
     with pytest.raises(DataError, match="4 wide, the head was fitted on 5"):
         one.attention(bag[:, :4])
-    with pytest.raises(DataError, match="a bag of shape"):
+    with pytest.raises(DataError, match="A bag of shape"):
         one.attention(bag[:0])
 
 
