@@ -157,7 +157,7 @@ def test_tensors_that_do_not_fit_are_refused(
     [
         ({"dim": 6}, "not float"),
         ({"n_outputs": 3}, "not float"),
-        ({"head": "no-such-head"}, "unknown head"),
+        ({"head": "no-such-head"}, "Unknown head"),
         ({"params": {"C": -1}}, "'C' is -1"),
         ({"params": {}}, "describes no head"),
         ({"classes": ["a"]}, "1 classes for 2 outputs"),
