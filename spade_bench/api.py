@@ -276,8 +276,9 @@ def evaluate(
     kept = tempfile.TemporaryDirectory(prefix="spade-bench-") if out is None else None
     folder = Path(kept.name if kept is not None else cast("Source", out))
     with left_unchanged():
-        data = {"table": table, "features": features, "weights": weights}
-        chosen = _settings(encoders, task, folder, settings, **data)
+        chosen = _settings(
+            encoders, task, folder, settings, table=table, features=features, weights=weights
+        )
         evaluation.run_settings(chosen, _workspace(workspace))
     return Results((folder,), keep=kept)
 
@@ -325,8 +326,10 @@ def fit(
     if head is not None:
         settings["heads"] = (head,)
     with tempfile.TemporaryDirectory(prefix="spade-bench-") as temporary, left_unchanged():
-        data = {"table": table, "features": features, "weights": weights}
-        chosen = _settings(encoder, task, Path(temporary), settings, **data)
+        folder = Path(temporary)
+        chosen = _settings(
+            encoder, task, folder, settings, table=table, features=features, weights=weights
+        )
         return fit_model(resolve(chosen, _workspace(workspace)))
 
 
@@ -417,7 +420,7 @@ def pretrain(
             out=Path(out),
             hest=None if hest is None else Path(hest),
             manifest=None if manifest is None else Path(manifest),
-            spaceranger=[Path(one) for one in _several(spaceranger)],
+            spaceranger=_paths(spaceranger),
             encoder=encoder,
             config=config,
             settings=settings,
@@ -442,7 +445,7 @@ def load_results(folders: Source | Sequence[Source]) -> Results:
     """
     from spade_bench.report.loadedresults import Results
 
-    return Results(tuple(Path(folder) for folder in _several(folders)))
+    return Results(_paths(folders))
 
 
 def read_features(
@@ -472,7 +475,10 @@ def _settings(
     task: Any,
     folder: Path,
     settings: dict[str, Any],
-    **data: Any,
+    *,
+    table: Any,
+    features: Any,
+    weights: Any,
 ) -> EvaluationSettings:
     """Settings of a run from names and objects; what lies in memory is written to the folder."""
     from spade_bench import config
@@ -484,17 +490,15 @@ def _settings(
     chosen = inputs.choose_encoders(encoders)
     if "test_table" in settings:
         settings["test_tables"] = settings.pop("test_table")
-    if settings.get("test_tables") is not None:
-        settings["test_tables"] = inputs.tables(settings["test_tables"], folder)
-    if settings.get("test_features") is not None:
-        settings["test_features"] = inputs.feature_folders(settings["test_features"], folder)
     values = {
         **settings,
+        "test_tables": inputs.tables(settings.get("test_tables"), folder),
+        "test_features": inputs.feature_folders(settings.get("test_features"), folder),
         "encoders": chosen.names,
         "tasks": tuple(inputs.task_name(one, folder) for one in inputs.listed(task)),
-        "tables": inputs.tables(data["table"], folder),
-        "features": inputs.feature_folders(data["features"], folder),
-        "weights": {**chosen.weights, **(inputs.by_name(data["weights"]) or {})},
+        "tables": inputs.tables(table, folder),
+        "features": inputs.feature_folders(features, folder),
+        "weights": {**chosen.weights, **inputs.by_name(weights)},
         "set": config.merge(chosen.options, settings.get("set") or {}),
         "out": folder,
     }
@@ -509,20 +513,16 @@ def _workspace(workspace: Source | Workspace | None) -> Workspace | None:
     return workspaces.load(Path(workspace))
 
 
-def _paths(slides: Source | Sequence[Source]) -> Path | list[Path]:
-    if isinstance(slides, (str, os.PathLike)):
-        return Path(slides)
-    return [Path(slide) for slide in slides]
+def _paths(paths: Source | Sequence[Source]) -> list[Path]:
+    """One path or several, as a list."""
+    listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+    return [Path(path) for path in listed]
 
 
 def _bag_or_path(features: Any) -> Bag | Path:
     if isinstance(features, Bag):
         return features
     return Bag.from_anndata(features) if hasattr(features, "obsm") else Path(features)
-
-
-def _several(paths: Source | Sequence[Source]) -> Sequence[Source]:
-    return [paths] if isinstance(paths, (str, os.PathLike)) else paths
 
 
 def _samples(hest: Source | None, manifest: Source | None) -> Any:

@@ -167,17 +167,10 @@ def matched(
     return matching, (LOOSE_IDS,) if matching.keys() != files.keys() else ()
 
 
-def load_feature_encoder(
-    encoder: EncoderRequest, device: str, seed: int, **options: Any
-) -> FeatureEncoder:
-    """Load a feature encoder through the registry, with ``options`` over its own."""
+def load_feature_encoder(encoder: EncoderRequest, device: str, seed: int) -> FeatureEncoder:
+    """Load a feature encoder through the registry."""
     loaded: FeatureEncoder = encoders.get(encoder.name).load(
-        LoadOptions(
-            weights=encoder.weights,
-            device=device,
-            seed=seed,
-            options={**encoder.options, **options},
-        )
+        LoadOptions(weights=encoder.weights, device=device, seed=seed, options=encoder.options)
     )
     return loaded
 
@@ -392,7 +385,7 @@ def _chained(
         loaded=loaded,
         seen=provenance(card, loaded, base),
         identity={**identity, **_beyond_weights(card, made_by)},
-        made_by=with_base(made_by, next(iter(files.values()))),
+        made_by=with_base(made_by, stored_identity(next(iter(files.values())))),
         flags=flags,
     )
 
@@ -446,7 +439,7 @@ def _slide_level(
         loaded=loaded,
         seen=provenance(loaded.card, loaded, base),
         identity={**identity, **_beyond_weights(card, made_by)},
-        made_by=with_base(made_by, first),
+        made_by=with_base(made_by, stored_identity(first)),
         flags=flags,
     )
 

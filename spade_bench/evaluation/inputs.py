@@ -61,9 +61,8 @@ def choose_encoders(encoders: Any) -> ChosenEncoders:
     names: list[str] = []
     weights: dict[str, Path] = {}
     options: dict[str, Mapping[str, Any]] = {}
-    if not isinstance(encoders, Mapping):
-        encoders = [(None, encoder) for encoder in listed(encoders)]
-    for label, encoder in encoders.items() if isinstance(encoders, Mapping) else encoders:
+    labelled = isinstance(encoders, Mapping)
+    for label, encoder in encoders.items() if labelled else ((None, e) for e in listed(encoders)):
         if isinstance(encoder, str):
             names.append(encoder if label is None else f"{label}={encoder}")
             continue
@@ -120,18 +119,14 @@ def task_name(task: Any, folder: Path) -> str:
     return str(path)
 
 
-def tables(table: Any, folder: Path) -> dict[str, Path] | None:
+def tables(table: Any, folder: Path) -> dict[str, Path]:
     """Return the table of each task, `*` for every task; a DataFrame is written to a csv file.
 
     Args:
         table: A csv file, a DataFrame, or a mapping of task -> either; None for none.
         folder: The run's output folder.
     """
-    if table is None:
-        return None
-    if not isinstance(table, Mapping):
-        table = {_EVERY: table}
-    return {str(name): _table(one, str(name), folder) for name, one in table.items()}
+    return {name: _table(one, name, folder) for name, one in _named(table).items()}
 
 
 def feature_folders(features: Any, folder: Path) -> dict[str, Path]:
@@ -145,20 +140,20 @@ def feature_folders(features: Any, folder: Path) -> dict[str, Path]:
     Raises:
         DataError: When a bag names no encoder and none is given for it.
     """
-    if features is None:
+    return {name: _features(one, name, folder) for name, one in _named(features).items()}
+
+
+def by_name(paths: Any) -> dict[str, Path]:
+    """Return paths by name, `*` for every name, of one path or a mapping; None is none."""
+    return {name: Path(path) for name, path in _named(paths).items()}
+
+
+def _named(value: Any) -> dict[str, Any]:
+    """What is given by name; one thing without a name stands for every one, None for none."""
+    if value is None:
         return {}
-    if not isinstance(features, Mapping):
-        features = {_EVERY: features}
-    return {str(name): _features(one, str(name), folder) for name, one in features.items()}
-
-
-def by_name(paths: Any) -> dict[str, Path] | None:
-    """Return paths by name, `*` for every name, of one path or a mapping."""
-    if paths is None:
-        return None
-    if not isinstance(paths, Mapping):
-        paths = {_EVERY: paths}
-    return {str(name): Path(path) for name, path in paths.items()}
+    named = value if isinstance(value, Mapping) else {_EVERY: value}
+    return {str(name): one for name, one in named.items()}
 
 
 def _table(table: Any, name: str, folder: Path) -> Path:
@@ -200,15 +195,10 @@ def _features(features: Any, name: str, folder: Path) -> Path:
         return Path(features)
     if hasattr(features, "folder"):  # what `extract` returned
         return Path(features.folder)
-    from spade_bench.features.annotated import bags_of
+    from spade_bench.features.annotated import bags_in_memory
     from spade_bench.features.bags import write_features
 
-    bags = bags_of(features) if hasattr(features, "obsm") else listed(features)
-    strangers = [bag for bag in bags if not isinstance(bag, Bag)]
-    if strangers:
-        raise UserError(
-            f"features are a folder, bags or an AnnData, not a {type(strangers[0]).__name__}"
-        )
+    bags = bags_in_memory(features)
     stem = "given" if name == _EVERY else file_name(name)
     # By content: other bags of the same name never meet these, nor those of an earlier call.
     root = folder / "features" / f"{stem}-{_content(bags)}"

@@ -17,7 +17,7 @@ from spade_bench.evaluation.encoderfeatures import EncoderFeatures, find_feature
 from spade_bench.evaluation.inputs import feature_folders
 from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
 from spade_bench.evaluation.settings import EvaluationSettings
-from spade_bench.features.annotated import bags_of
+from spade_bench.features.annotated import bags_in_memory
 from spade_bench.features.bags import FeatureFolders, bag_encoder, read_bag, same_encoder
 from spade_bench.features.casebags import CaseBags, scan_bags
 from spade_bench.features.formats import HDF5, opened
@@ -152,12 +152,12 @@ class TrainedModel:
         """
         weights = self.weights if weights is None else Path(weights)
         if self.info.features.through and not isinstance(features, (str, Path)):
-            with _as_folder(_bags(features)) as folder:
+            with _as_folder(bags_in_memory(features)) as folder:
                 return self.predict(folder, cases=cases, weights=weights, device=device)
         if isinstance(features, (str, Path)):
             slides, make = self._from_folder(Path(features), weights, device)
         else:
-            slides, make = self._from_memory(_bags(features))
+            slides, make = self._from_memory(bags_in_memory(features))
         cases = self._cases_of(slides) if cases is None else _listed_cases(cases)
         missing = [s for listed in cases.values() for s in listed if s not in set(slides)]
         if missing:
@@ -403,17 +403,6 @@ def _listed_cases(cases: Any) -> dict[str, Sequence[str]]:
         groups = cases.astype(str).groupby("case_id", sort=False)["slide_id"]
         return {str(case): list(slides) for case, slides in groups}
     return {case: [one] if isinstance(one, str) else one for case, one in cases.items()}
-
-
-def _bags(features: Any) -> list[Bag]:
-    """Bags of what lies in memory."""
-    if hasattr(features, "obsm"):
-        return bags_of(features)
-    bags = [features] if isinstance(features, Bag) else list(features)
-    strangers = [type(bag).__name__ for bag in bags if not isinstance(bag, Bag)]
-    if strangers:
-        raise UserError(f"Features are a folder, bags or an AnnData, not a {strangers[0]}")
-    return bags
 
 
 def check_target(folder: Path) -> None:

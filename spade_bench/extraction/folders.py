@@ -83,7 +83,7 @@ def over_bags(
         for slide_id, source in bags.items():
             target, content = targets[slide_id], source_hash(source)
             key = files.hash_obj({**recipe, "source": content})
-            before, identity = _made_from(target), with_base(made_by, source)
+            before, identity = _made_from(target), with_base(made_by, stored_identity(source))
             stored = stored_identity(target)
             changes = () if stored is None else stored.differences(identity)
             if before.get("recipe") == key and not changes:

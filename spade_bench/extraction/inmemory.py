@@ -15,8 +15,8 @@ from spade_bench.extraction.feature_bags import encode_bags
 from spade_bench.extraction.jobs import SlideJob
 from spade_bench.extraction.outputs import checked_encode
 from spade_bench.extraction.slide_vectors import encode_slides
-from spade_bench.features.bags import find_bags, read_bag, same_encoder
-from spade_bench.features.identity import identity_of, with_stored_base
+from spade_bench.features.bags import find_bags, read_bag
+from spade_bench.features.identity import identity_of, read_identity, with_base
 from spade_bench.features.slidevectors import check_patches
 from spade_bench.types import Bag
 
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 __all__ = ["check_takes_features", "encode_anndata", "encode_bag", "encode_folder", "extract_bag"]
 
 
-def extract_bag(slides: Path | Sequence[Path], source: EncoderSource, settings: Settings) -> Bag:
+def extract_bag(slides: Sequence[Path], source: EncoderSource, settings: Settings) -> Bag:
     """Extract the features of one slide.
 
     Args:
-        slides: The slide, or a list that holds it alone.
+        slides: A list that holds the slide alone.
         source: The patch encoder.
         settings: How to extract; no preview is drawn.
 
@@ -44,10 +44,9 @@ def extract_bag(slides: Path | Sequence[Path], source: EncoderSource, settings: 
     """
     from spade_bench.slides.opening import find_slides
 
-    paths = [slides] if isinstance(slides, Path) else list(slides)
-    if len(paths) != 1 or paths[0].is_dir():
+    if len(slides) != 1 or slides[0].is_dir():
         raise UserError("several slides do not fit into one bag", fix="Give out=FOLDER")
-    ((name, path),) = find_slides(paths[0]).items()
+    ((name, path),) = find_slides(slides[0]).items()
     chosen = replace(settings, preview=False)
     with tempfile.TemporaryDirectory(prefix="spade-bench-") as folder:
         done = run_jobs([SlideJob(name, path, source, chosen)], source, chosen, Path(folder))
@@ -76,21 +75,18 @@ def encode_bag(bag: Bag, encoder: FeatureEncoder | SlideEncoder) -> Bag:
     features = np.array(bag.features, dtype=np.float32)  # (n, D), a copy torch may write to
     if features.ndim != 2 or not np.isfinite(features).all():
         raise DataError("features are not (n, D) finite numbers", where=bag.slide_id)
+    unstated = check_patches(card, bag, None)
+    made_by = with_base(identity_of(encoder), read_identity(bag.identity)).to_json()
     if card.level == "slide":
-        for unstated in check_patches(card, bag, None):
-            if bag.encoder is not None:
-                warn(f"{bag.slide_id}: the bag does not say {unstated}; not checked")
+        for what in unstated if bag.encoder is not None else ():
+            warn(f"{bag.slide_id}: the bag does not say {what}; not checked")
         vector = encoder.encode_slide(  # type: ignore[union-attr]
             features, bag.coords, bag.patch_size_level0
         )  # (dim,)
         single = np.asarray(vector, dtype=np.float32)[None]  # (1, dim)
-        made_by = with_stored_base(identity_of(encoder), bag.identity)
-        identity = made_by.to_json()
-        return Bag(bag.slide_id, single, mpp=bag.mpp, encoder=card.name, identity=identity)
-    _check_base(card, bag)
+        return Bag(bag.slide_id, single, mpp=bag.mpp, encoder=card.name, identity=made_by)
     encoded = checked_encode(encoder)(features)  # (n, dim)
-    made_by = with_stored_base(identity_of(encoder), bag.identity)
-    return replace(bag, features=encoded, encoder=card.name, identity=made_by.to_json())
+    return replace(bag, features=encoded, encoder=card.name, identity=made_by)
 
 
 def encode_anndata(data: AnnData, encoder: FeatureEncoder | SlideEncoder) -> AnnData:
@@ -131,16 +127,4 @@ def check_takes_features(card: EncoderCard) -> None:
             f"'{card.name}' encodes images, not features",
             where="--encoder",
             fix="Use `spade-bench extract` for it",
-        )
-
-
-def _check_base(card: EncoderCard, bag: Bag) -> None:
-    upstream = card.upstream
-    if upstream in (None, "", "any") or bag.encoder is None:
-        return
-    if not same_encoder(bag.encoder, str(upstream)):
-        raise DataError(
-            f"'{card.name}' takes features of '{upstream}', these are of '{bag.encoder}'",
-            where=bag.slide_id,
-            fix=f"Extract with the encoder '{upstream}'",
         )

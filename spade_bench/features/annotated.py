@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.errors import DataError
+from spade_bench.errors import DataError, UserError
 from spade_bench.features.bags import find_bags, read_bag
+from spade_bench.types import Bag
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from anndata import AnnData
 
-    from spade_bench.types import Bag
-
-__all__ = ["bags_of", "read_features"]
+__all__ = ["bags_in_memory", "bags_of", "read_features"]
 
 _PER_SLIDE = ("mpp", "patch_size_level0")
 
@@ -70,14 +70,29 @@ def read_features(
     return found
 
 
+def bags_in_memory(features: Any) -> list[Bag]:
+    """Return the bags of what lies in memory: a bag, a list of bags, or an AnnData.
+
+    Raises:
+        UserError: When it is something else.
+        DataError: As `bags_of`.
+    """
+    if hasattr(features, "obsm"):
+        return bags_of(features)
+    several = isinstance(features, Iterable) and not isinstance(features, Bag)
+    bags = list(features) if several else [features]
+    strangers = [type(bag).__name__ for bag in bags if not isinstance(bag, Bag)]
+    if strangers:
+        raise UserError(f"Features are a folder, bags or an AnnData, not a {strangers[0]}")
+    return bags
+
+
 def bags_of(data: Any) -> list[Bag]:
     """Return the bags of an AnnData with the patches of several slides.
 
     Raises:
         DataError: When `obs['slide_id']` does not say whose patches they are.
     """
-    from spade_bench.types import Bag
-
     if "slide_id" not in data.obs:
         raise DataError(
             "an AnnData without obs['slide_id'] does not say whose patches its rows are",

@@ -33,7 +33,6 @@ __all__ = [
     "read_identity",
     "stored_identity",
     "with_base",
-    "with_stored_base",
 ]
 
 ATTRIBUTE = "identity"
@@ -226,16 +225,9 @@ def read_identity(text: str | None) -> Identity | None:
         return None
 
 
-def with_base(identity: Identity, source: Path) -> Identity:
-    """Return an identity that also says what made the features of ``source``, where they say so."""
-    base = stored_identity(source)
+def with_base(identity: Identity, base: Identity | None) -> Identity:
+    """Return an identity that also says what made the features it was given; None is unknown."""
     return identity if base is None else replace(identity, base=base.digest)
-
-
-def with_stored_base(identity: Identity, base: str | None) -> Identity:
-    """Return an identity that also says what made the features it was given; see `Bag.identity`."""
-    stored = read_identity(base)
-    return identity if stored is None else replace(identity, base=stored.digest)
 
 
 def _is_seeded(card: EncoderCard, plugin: Plugin[Any] | None, parts: Mapping[str, Any]) -> bool:
