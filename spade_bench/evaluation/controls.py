@@ -29,7 +29,6 @@ from spade_bench.evaluation.variants import (
 from spade_bench.extraction.outputs import checked_encode
 from spade_bench.extraction.slide_vectors import vector_maker
 from spade_bench.features.bags import bag_dim, bag_encoder
-from spade_bench.features.identity import stored_identity
 from spade_bench.files import hash_obj
 from spade_bench.plugins import contained
 from spade_bench.registry import encoders
@@ -267,8 +266,8 @@ class _Beside:
 
     def _on_base(self, steps: Mapping[str, Any]) -> str:
         """Digest of the identity of the files and of what is done to them; empty without either."""
-        stored = stored_identity(next(iter(self.source.files.values())))
-        base = "" if stored is None else stored.digest
+        main = self.source.made_by
+        base = "" if main is None else main.base if self.chained else main.digest
         return hash_obj([base, steps]) if steps else base
 
     def _brought_by_encoder(self, control: Control) -> str:

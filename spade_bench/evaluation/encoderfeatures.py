@@ -17,7 +17,7 @@ from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
 from spade_bench.evaluation.settings import path_of
 from spade_bench.extraction.outputs import checked_encode
 from spade_bench.features.bags import FeatureFolders, bag_encoder, same_encoder
-from spade_bench.features.identity import Identity, identity_of, stored_identity, with_base
+from spade_bench.features.identity import Identity, identity_of, with_base
 from spade_bench.features.slideids import LOOSE_IDS, match_files
 from spade_bench.files import hash_file, hash_obj
 from spade_bench.registry import encoders, suggest, tasks
@@ -90,8 +90,9 @@ def find_features(
         WeightsError: When the weights of a feature encoder are missing or do not fit.
     """
     features = _located(request, encoder, task, folders)
-    chained = features.encode is not None or features.encode_slide is not None
-    return _with_identity(request, features, _named_base(features) if chained else encoder.name)
+    wanted = _maker(features)
+    flags = _check_identities(request, folders, features.label, features.files, wanted)
+    return replace(features, flags=tuple(dict.fromkeys((*features.flags, *flags))))
 
 
 def _located(
@@ -113,7 +114,7 @@ def _located(
             load_feature_encoder(encoder, request.settings.device, request.settings.seed)
         raise
     first = next(iter(files.values()))
-    made_by = stored_identity(first)
+    made_by = folders.identity(first)
     if flags:
         seen = _said_by(flags)
         return EncoderFeatures(
@@ -150,12 +151,12 @@ def with_test_files(
         return features
     wanted = bag_encoder(next(iter(features.files.values())))
     if wanted is None:  # nobody says what they are but the name they were asked for by
-        chained = features.encode is not None or features.encode_slide is not None
-        wanted = _named_base(features) if chained else features.request.name
+        wanted = _maker(features)
     files, mismatch = _files(request, folders, folder, features.request, wanted)
     matching, loose = matched(request, files, tested, features.label)
     added = {slide: path for slide, path in matching.items() if slide in tested}
-    flags = tuple(dict.fromkeys((*features.flags, *mismatch, *loose)))
+    made = _check_identities(request, folders, features.label, added, _maker(features))
+    flags = tuple(dict.fromkeys((*features.flags, *mismatch, *loose, *made)))
     return replace(features, files={**features.files, **added}, flags=flags)
 
 
@@ -211,7 +212,7 @@ def _precomputed(
         _refuse_misspelling(encoder.name)
     declared = _declared(request.settings.pretrained_on, encoder)
     seen = _said_by(flags) if declared is None else Provenance(declared)
-    made_by = stored_identity(next(iter(files.values())))
+    made_by = folders.identity(next(iter(files.values())))
     return EncoderFeatures(encoder.label, files, encoder, seen=seen, made_by=made_by, flags=flags)
 
 
@@ -266,28 +267,40 @@ def _known_sources() -> set[str]:
     return seen | {source for plugin in encoders for source in plugin.card.pretrained_on or ()}
 
 
-def _named_base(features: EncoderFeatures) -> str | None:
+def _maker(features: EncoderFeatures) -> str | None:
+    """The encoder that makes the files: itself, or its base; None for a base of any name."""
+    if features.encode is None and features.encode_slide is None:
+        return features.request.name
     return None if features.base == "base" else features.base
 
 
-def _with_identity(
-    request: EvaluationRequest, features: EncoderFeatures, wanted: str | None
-) -> EncoderFeatures:
-    """Say what made the files, and hold it against the name they are used under.
+def _check_identities(
+    request: EvaluationRequest,
+    folders: FeatureFolders,
+    label: str,
+    files: Mapping[str, Path],
+    wanted: str | None,
+) -> tuple[str, ...]:
+    """Hold what files say of their making against each other and against the name they bear.
 
     Args:
         request: Says whether files of another encoder are taken.
-        features: The encoder with its files.
+        folders: What the run has looked at.
+        label: Name of the encoder, for messages.
+        files: The files.
         wanted: Encoder that must have made them; None for any.
+
+    Returns:
+        Flags of rows that use them.
 
     Raises:
         DataError: When what a file says of its making contradicts the name, without `as_is`.
     """
-    stored = {path: stored_identity(path) for path in features.files.values()}
-    flags = list(features.flags)
+    stored = {path: folders.identity(path) for path in files.values()}
+    flags: list[str] = []
     digests = {one.digest for one in stored.values() if one is not None}
     if len(digests) > 1:
-        warn(f"{features.label}: the feature files were made in {len(digests)} different ways")
+        warn(f"{label}: the feature files were made in {len(digests)} different ways")
         flags.append(MIXED)
     for path, identity in stored.items():
         if identity is None or wanted is None or same_encoder(identity.encoder, wanted):
@@ -299,7 +312,7 @@ def _with_identity(
                 fix="Extract it again, or take it, flagged, with --as-is",
             )
         flags.append(f"{_MISMATCH}{identity.encoder}")
-    return replace(features, flags=tuple(dict.fromkeys(flags)))
+    return tuple(flags)
 
 
 def _files(
@@ -385,7 +398,7 @@ def _chained(
         loaded=loaded,
         seen=provenance(card, loaded, base),
         identity={**identity, **_beyond_weights(card, made_by)},
-        made_by=with_base(made_by, stored_identity(next(iter(files.values())))),
+        made_by=with_base(made_by, folders.identity(next(iter(files.values())))),
         flags=flags,
     )
 
@@ -407,7 +420,7 @@ def _slide_level(
         files = folders.bags(folder, encoder.name)
         first = next(iter(files.values()))
         if bag_encoder(first) == encoder.name:
-            seen, made_by = provenance(card), stored_identity(first)
+            seen, made_by = provenance(card), folders.identity(first)
             return EncoderFeatures(
                 encoder.label, files, encoder, seen=seen, dim=card.dim, made_by=made_by
             )
@@ -439,7 +452,7 @@ def _slide_level(
         loaded=loaded,
         seen=provenance(loaded.card, loaded, base),
         identity={**identity, **_beyond_weights(card, made_by)},
-        made_by=with_base(made_by, stored_identity(first)),
+        made_by=with_base(made_by, folders.identity(first)),
         flags=flags,
     )
 

@@ -27,6 +27,7 @@ from spade_bench.features.formats import (
     look,
     read_bag,
 )
+from spade_bench.features.identity import Identity, stored_identity
 from spade_bench.features.lookalikes import OTHERS, say_not_taken, unlike, why_no_features
 from spade_bench.features.packs import PACK_SUFFIX, is_pack, open_pack, split_path
 from spade_bench.files import atomic_hdf5, file_name, hash_file
@@ -249,10 +250,11 @@ class FeatureFolder:
 
 
 class FeatureFolders:
-    """The features folders of a run, each listed once."""
+    """The features folders of a run, each listed once and each file looked at once."""
 
     def __init__(self) -> None:
         self._folders: dict[Path, FeatureFolder] = {}
+        self._identities: dict[Path, Identity | None] = {}
 
     def bags(self, root: Path, encoder: str | None = None) -> dict[str, Path]:
         """Return the feature file of every slide in a folder; see `FeatureFolder.bags`.
@@ -261,6 +263,12 @@ class FeatureFolders:
             DataError: When the folder holds no such features.
         """
         return self._folders.setdefault(root, FeatureFolder(root)).bags(encoder)
+
+    def identity(self, path: Path) -> Identity | None:
+        """Return what a feature file says of what made it, read once; see `stored_identity`."""
+        if path not in self._identities:
+            self._identities[path] = stored_identity(path)
+        return self._identities[path]
 
 
 def find_bags(
