@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,21 +77,15 @@ def predict(
     console.emit(f"{len(frame)} cases predicted: {out}")
 
 
-def _cases(table: Path) -> dict[str, tuple[str, ...]]:
+def _cases(table: Path) -> dict[str, Sequence[str]]:
     """Slides by case, from a table without labels."""
     from spade_bench.cohorts.tables import read_table
     from spade_bench.errors import DataError
+    from spade_bench.evaluation.trainedmodel import slides_by_case
 
     if not table.is_file():
         raise DataError("no such table", where=str(table))
-    frame = read_table(table)
-    for column in ("case_id", "slide_id"):
-        if column not in frame:
-            raise DataError(f"has no column {column}", where=str(table))
-    out: dict[str, tuple[str, ...]] = {}
-    for case, slide in zip(frame["case_id"], frame["slide_id"], strict=True):
-        out[str(case)] = (*out.get(str(case), ()), str(slide))
-    return out
+    return slides_by_case(read_table(table), str(table))
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import contextlib
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ __all__ = [
     "check_target",
     "features_identity",
     "package_versions",
+    "slides_by_case",
     "source_bags",
 ]
 
@@ -158,7 +159,7 @@ class TrainedModel:
             slides, make = self._from_folder(Path(features), weights, device)
         else:
             slides, make = self._from_memory(bags_in_memory(features))
-        cases = self._cases_of(slides) if cases is None else _listed_cases(cases)
+        cases = self._cases_of(slides) if cases is None else slides_by_case(cases)
         missing = [s for listed in cases.values() for s in listed if s not in set(slides)]
         if missing:
             raise DataError(
@@ -198,14 +199,12 @@ class TrainedModel:
             with _as_folder([features]) as folder:
                 return self.attention(folder, features.slide_id, weights=weights, device=device)
         if isinstance(features, Bag):
-            slides, make = self._from_memory([features])
             slide_id = features.slide_id
+            _, make = self._from_memory([features])
         elif slide_id is None:
             raise UserError("No slide is named", fix="Name one of the folder's slides")
         else:
-            slides, make = self._from_folder(Path(features), weights, device)
-        if slide_id not in slides:
-            raise DataError(f"no features of slide '{slide_id}'", where=str(features))
+            _, make = self._from_folder(Path(features), weights, device, only=slide_id)
         return self.fitted.attention(make([(slide_id,)])[0])
 
     def save(self, folder: str | Path) -> Path:
@@ -255,9 +254,9 @@ class TrainedModel:
         return cls(info, FittedHead.load(Path(folder) / HEAD, device))
 
     def _from_folder(
-        self, folder: Path, weights: Path | None, device: str
+        self, folder: Path, weights: Path | None, device: str, only: str | None = None
     ) -> tuple[list[str], Callable[[Sequence[Sequence[str]]], CaseBags]]:
-        """Slides of a folder, and how the bags of cases are made of them."""
+        """Slides of a folder, or one of them, and how the bags of cases are made of them."""
         info = self.info
         encoder = EncoderRequest(info.encoder, info.encoder, weights, info.options)
         if info.features.through and weights is None:
@@ -269,6 +268,10 @@ class TrainedModel:
         request = EvaluationRequest(EvaluationSettings.of(given), (encoder,), ())
         card = TaskCard(info.task, info.kind, info.task, info.task)
         source = find_features(request, encoder, card, FeatureFolders())
+        if only is not None:
+            if only not in source.files:
+                raise DataError(f"no features of slide '{only}'", where=str(folder))
+            source = replace(source, files={only: source.files[only]})
         self._check_identity(features_identity(source), str(folder))
         infos = scan_bags(source.files)
         bad = {slide: found.problem for slide, found in infos.items() if found.problem}
@@ -288,11 +291,6 @@ class TrainedModel:
         """Slides of bags in memory, and how the bags of cases are made of them."""
         import numpy as np
 
-        if self.info.features.through:
-            raise UserError(
-                f"The model was fitted on features sent through '{self.info.encoder}'",
-                fix="Give a folder of base features, and the weights of that encoder",
-            )
         by_slide = {bag.slide_id: bag for bag in bags}
         if len(by_slide) < len(bags):
             raise DataError("Two bags have one slide_id")
@@ -394,12 +392,20 @@ def _as_folder(bags: Sequence[Bag]) -> Iterator[Path]:
         yield feature_folders(list(bags), Path(folder))["*"]
 
 
-def _listed_cases(cases: Any) -> dict[str, Sequence[str]]:
-    """Slides by case, of a table or a mapping."""
+def slides_by_case(cases: Any, where: str = "table of cases") -> dict[str, Sequence[str]]:
+    """Return the slides of each case, of a table or a mapping.
+
+    Args:
+        cases: A table of `case_id` and `slide_id`, or case -> its slides.
+        where: The table, for messages.
+
+    Raises:
+        DataError: When a table lacks a column.
+    """
     if hasattr(cases, "groupby"):
-        absent = [name for name in ("case_id", "slide_id") if name not in cases]
-        if absent:
-            raise UserError(f"The table of cases has no column {absent[0]}")
+        for column in ("case_id", "slide_id"):
+            if column not in cases:
+                raise DataError(f"has no column {column}", where=where)
         groups = cases.astype(str).groupby("case_id", sort=False)["slide_id"]
         return {str(case): list(slides) for case, slides in groups}
     return {case: [one] if isinstance(one, str) else one for case, one in cases.items()}
