@@ -7,6 +7,7 @@ it was: precision of products, random states and working folder. Errors are the 
 
 from __future__ import annotations
 
+import inspect
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -48,8 +49,6 @@ __all__ = [
 _KEYWORDS = {"encoders": "encoder", "tasks": "task", "tables": "table"}
 """Fields of the settings that have a keyword of another name here."""
 
-
-_PRETRAIN = {"experts", "features", "overwrite", "scan", "seed", "workers", "workspace"}
 _OF_RUNS = ("protocol", "controls", "permutations", "splits", "keep_heads")
 
 
@@ -398,7 +397,7 @@ def pretrain(
         settings: Single settings; keys may be dotted, such as `training.epochs`.
         weights: Weights of the base encoder.
         device: `auto`, `cpu` or `cuda[:n]`.
-        **more: See `spade_bench.encoders.spade.pretraining.pipeline.pretrain`.
+        **more: See `pretrain` and `resolve_request` of `spade_bench.encoders.spade.pretraining`.
 
     Returns:
         The encoder; None where `experts=` trains only some of them.
@@ -407,13 +406,20 @@ def pretrain(
         UserError: When data or settings cannot be used.
     """
     from spade_bench.encoders.spade.pretraining import pipeline
+    from spade_bench.encoders.spade.pretraining.pretrainrequest import resolve_request
 
-    unknown = sorted(set(more) - _PRETRAIN)
+    known = {
+        name
+        for function in (pipeline.pretrain, resolve_request)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    unknown = sorted(set(more) - known)
     if unknown:
         raise UserError(
             f"there is no keyword {unknown[0]}=",
             fix=f"Give a setting as settings={{'training.{unknown[0]}': ...}}, or use one of "
-            f"{', '.join(sorted(_PRETRAIN))}",
+            f"{', '.join(sorted(known))}",
         )
     with left_unchanged():
         folder = pipeline.pretrain(

@@ -24,6 +24,7 @@ __all__ = [
     "merge",
     "named_config",
     "names_of",
+    "nested",
     "parse_set",
     "read_yaml",
     "to_dict",
@@ -91,6 +92,22 @@ def merge(*mappings: Mapping[str, Any] | None) -> dict[str, Any]:
     return out
 
 
+def nested(values: Mapping[str, Any], *, deep: bool = False) -> dict[str, Any]:
+    """Nest dotted keys: `{"training.epochs": 3}` -> `{"training": {"epochs": 3}}`.
+
+    Args:
+        values: Settings.
+        deep: Also keys of the mappings inside.
+    """
+    out: dict[str, Any] = {}
+    for key, value in values.items():
+        inner: Any = nested(value, deep=True) if deep and isinstance(value, Mapping) else value
+        for part in reversed(str(key).split(".")):
+            inner = {part: inner}
+        out = merge(out, inner)
+    return out
+
+
 def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
     """Turn ``["a.b=1", "c=[x, y]"]`` into ``{"a": {"b": 1}, "c": ["x", "y"]}``.
 
@@ -114,10 +131,7 @@ def parse_set(assignments: Iterable[str]) -> dict[str, Any]:
             value = load_yaml(text, "--set")
         except yaml.YAMLError as error:
             raise ConfigError(f"value of '{key}' is not valid YAML", where="--set") from error
-        nested: Any = value
-        for part in reversed(key.strip().split(".")):
-            nested = {part: nested}
-        out = merge(out, nested)
+        out = merge(out, nested({key.strip(): value}))
     return out
 
 

@@ -239,12 +239,7 @@ def _is_empty(value: Any) -> bool:
 
 def _nested(settings: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Write dotted keys out; what stands at the top is a head or encoder with its settings."""
-    out: dict[str, Any] = {}
-    for key, value in settings.items():
-        nested = value
-        for part in reversed(str(key).strip().split(".")):
-            nested = {part: nested}
-        out = config.merge(out, nested)
+    out = config.nested({str(key).strip(): value for key, value in settings.items()})
     for name, values in out.items():
         if not isinstance(values, Mapping):
             raise ConfigError(

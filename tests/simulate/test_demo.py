@@ -10,8 +10,8 @@ import pytest
 
 from spade_bench import config, workspace
 from spade_bench.cli import demo as module
+from spade_bench.config import nested
 from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
-from spade_bench.encoders.spade.pretraining.pretrainrequest import nested
 from spade_bench.registry import encoders, heads, tasks
 
 

@@ -11,9 +11,10 @@ from toy_pretraining import SETTINGS, config
 from typer.testing import CliRunner
 
 from spade_bench.cli.main import app
+from spade_bench.config import nested
 from spade_bench.encoders.spade.model import SpadeModel
 from spade_bench.encoders.spade.pretraining.pipeline import pretrain
-from spade_bench.encoders.spade.pretraining.pretrainrequest import nested, resolve_request
+from spade_bench.encoders.spade.pretraining.pretrainrequest import resolve_request
 from spade_bench.errors import ConfigError, WorkspaceError
 from spade_bench.files import hash_file
 
@@ -59,9 +60,9 @@ def test_what_is_said_last_wins_and_what_is_missing_is_named(hest: Path, tmp_pat
     folders = resolve_request(spaceranger=["a", tmp_path], out="x").config.samples.spaceranger
     assert folders == (Path("a"), tmp_path)
     assert resolve_request(spaceranger="a", out="x").config.samples.spaceranger == (Path("a"),)
-    with pytest.raises(WorkspaceError, match="the paired data is not given"):
+    with pytest.raises(WorkspaceError, match="The paired data is not given"):
         resolve_request(out=tmp_path)
-    with pytest.raises(WorkspaceError, match="the output folder is not given"):
+    with pytest.raises(WorkspaceError, match="The output folder is not given"):
         resolve_request(hest=hest)
     with pytest.raises(ConfigError, match="epoch"):
         resolve_request(hest=hest, out=tmp_path, settings={"training.epoch": 3})

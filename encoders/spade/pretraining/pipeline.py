@@ -31,7 +31,6 @@ from spade_bench.files import atomic_path, hash_file, hash_obj
 if TYPE_CHECKING:
     import pandas as pd
 
-    from spade_bench.workspace import Workspace
 
 __all__ = ["MIN_SPOTS_PER_EXPERT", "cap_clusters", "pretrain", "run_pretrain"]
 
@@ -43,42 +42,20 @@ _LAYOUT = ("layout", "workers")  # how training is spread; the weights do not de
 
 def pretrain(
     *,
-    hest: str | Path | None = None,
-    manifest: str | Path | None = None,
-    spaceranger: str | Path | Sequence[str | Path] = (),
-    features: str | Path | None = None,
-    encoder: str | None = None,
-    seed: int | None = None,
-    config: str | Path | Mapping[str, Any] | PretrainConfig | None = None,
-    settings: Mapping[str, Any] | None = None,
-    weights: str | Path | None = None,
-    out: str | Path | None = None,
-    device: str | None = None,
     workers: int = 0,
     experts: Sequence[int] | None = None,
     scan: bool = False,
     overwrite: bool = False,
-    workspace: Workspace | None = None,
+    **given: Any,
 ) -> Path:
     """Do what `spade-bench pretrain` does; the same call again continues.
 
     Args:
-        hest: Samples in HEST-1k layout.
-        manifest: Samples as a csv.
-        spaceranger: One Space Ranger `outs/` folder or several.
-        features: Precomputed features with barcodes, one file per sample.
-        encoder: Base patch encoder.
-        seed: Seed of everything random.
-        config: A named config, a YAML file, or the settings themselves.
-        settings: Single settings; keys may be dotted, such as `training.epochs`.
-        weights: Weights of the base encoder.
-        out: Output folder.
-        device: `auto`, `cpu` or `cuda[:n]`.
         workers: Readers of the feature extraction; 0 picks by machine.
         experts: Train only these.
         scan: Also write the elbow curves of both clustering steps.
-        overwrite: Replace a model of other settings or data that ``out`` holds.
-        workspace: Fills in what is left out.
+        overwrite: Replace a model of other settings or data that the output folder holds.
+        **given: What `pretrainrequest.resolve_request` takes: data, encoder, settings, output.
 
     Returns:
         The folder of the model; `SpadeModel.load` and the encoder `spade` take it.
@@ -86,20 +63,7 @@ def pretrain(
     Raises:
         UserError: Data or settings cannot be used; the message says what to do.
     """
-    request = resolve_request(
-        hest=hest,
-        manifest=manifest,
-        spaceranger=spaceranger,
-        features=features,
-        encoder=encoder,
-        seed=seed,
-        config=config,
-        settings=settings,
-        weights=weights,
-        out=out,
-        device=device,
-        workspace=workspace,
-    )
+    request = resolve_request(**given)
     return run_pretrain(
         request.config,
         request.out,

@@ -11,7 +11,7 @@ from spade_bench import config as settings_of
 from spade_bench import workspace as ws
 from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
 
-__all__ = ["PretrainRequest", "nested", "resolve_request"]
+__all__ = ["PretrainRequest", "resolve_request"]
 
 Place = str | Path
 
@@ -79,7 +79,7 @@ def resolve_request(
         "samples": {key: value for key, value in sources.items() if value},
         **{key: v for key, v in {"encoder": encoder, "seed": seed}.items() if v is not None},
     }
-    chosen = settings_of.merge(given, nested(settings or {}))
+    chosen = settings_of.merge(given, settings_of.nested(settings or {}))
     resolved = _settings(chosen, config, workspace)
     if out is None and workspace is None:
         raise ws.need("the output folder", "--out DIR")
@@ -94,22 +94,6 @@ def resolve_request(
         None if weights is None else Path(weights),
         device or (workspace.device if workspace is not None else "auto"),
     )
-
-
-def nested(values: Mapping[str, Any], *, deep: bool = False) -> dict[str, Any]:
-    """Nest dotted keys: `{"training.epochs": 3}` -> `{"training": {"epochs": 3}}`.
-
-    Args:
-        values: Settings.
-        deep: Also keys of the mappings inside.
-    """
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        inner: Any = nested(value, deep=True) if deep and isinstance(value, Mapping) else value
-        for part in reversed(str(key).split(".")):
-            inner = {part: inner}
-        out = settings_of.merge(out, inner)
-    return out
 
 
 def _settings(
@@ -131,7 +115,7 @@ def _settings(
         layers.append(settings_of.named_config("pretrain", str(named)))
     if workspace is not None and config is None:
         # a workspace's own `set` belongs to its own config
-        layers.append(nested(workspace.pretrain.set, deep=True))
+        layers.append(settings_of.nested(workspace.pretrain.set, deep=True))
     merged = settings_of.merge(*layers, given)
     samples = dict(merged.get("samples") or {})
     if not any(samples.get(key) for key in ("hest", "manifest", "spaceranger")):
