@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from spade_bench.evaluation import EvaluationSettings
     from spade_bench.evaluation.trainedmodel import TrainedModel
-    from spade_bench.explain.attentionmap import AttentionMap
+    from spade_bench.explain.maplist import Maps
+    from spade_bench.explain.slidemap import SlideMap
     from spade_bench.extraction import EncoderSource, PatchGroup, Summary
     from spade_bench.report.loadedresults import Results
     from spade_bench.workspace import Workspace
@@ -336,39 +337,63 @@ def explain(
     model: TrainedModel | Source,
     slide: Source | None = None,
     *,
-    features: Bag | AnnData | Source,
+    features: Bag | Sequence[Bag] | AnnData | Source,
+    slides: Source | None = None,
     slide_id: str | None = None,
+    cases: str | Sequence[str] | None = None,
     weights: Source | None = None,
-) -> AttentionMap:
-    """Map the attention of a trained model over one slide.
+    device: str = "auto",
+    trained_too: bool | None = None,
+) -> SlideMap | Maps:
+    """Map what each patch of a slide did to a prediction: attention and signed contributions.
 
     Args:
         model: What `fit` returned, or the folder that it was saved to.
-        slide: File of the slide, to draw the map on; its name must be that of the features, unless
-            `slide_id` says whose it is.
-        features: The bag of the slide, an AnnData of its patches, or a folder with its features.
-        slide_id: Name of the slide; None takes the name of its file.
+        slide: One slide, by its file; its name must be that of the features, unless `slide_id` says
+            whose it is.
+        features: A folder of features, bags, or an AnnData of patches.
+        slides: Folder of slides to draw maps on, for several.
+        slide_id: One slide by its name; None takes the name of the file.
+        cases: Cases, or slides, to map; None maps all.
         weights: Weights of an encoder of features that base features are sent through.
+        device: Where that encoder runs.
+        trained_too: Map cases that trained the model too, and mark them. None does so for one
+            slide that is named, with a warning.
 
     Returns:
-        A map with `to_dataframe`, `plot` and `to_geojson`.
+        The map of one slide, with `to_dataframe`, `plot` and `to_geojson`, or several as a list.
 
     Raises:
-        UserError: When the head has no attention, or no slide is named.
+        UserError: When the head cannot say what a patch adds, a case trained the model, or no
+            slide is named or there is none.
         DataError: When the features are of another identity than the model was fitted on.
     """
     from spade_bench.evaluation.trainedmodel import TrainedModel
-    from spade_bench.explain.attentionmap import attention_map
+    from spade_bench.explain import explaining
 
     with left_unchanged():
         if isinstance(model, (str, os.PathLike)):
             model = TrainedModel.load(Path(model))
-        return attention_map(
+        there = _bags_or_path(features)
+        where = None if weights is None else Path(weights)
+        if slide is not None or slide_id is not None or isinstance(there, Bag):
+            return explaining.map_slide(
+                model,
+                there,
+                slide=None if slide is None else Path(slide),
+                slide_id=slide_id,
+                weights=where,
+                device=device,
+                trained_too=trained_too,
+            )
+        return explaining.map_slides(
             model,
-            _bag_or_path(features),
-            slide=None if slide is None else Path(slide),
-            slide_id=slide_id,
-            weights=None if weights is None else Path(weights),
+            there,
+            slides=None if slides is None else Path(slides),
+            wanted=[cases] if isinstance(cases, str) else cases,
+            weights=where,
+            device=device,
+            trained_too=bool(trained_too),
         )
 
 
@@ -525,10 +550,16 @@ def _paths(paths: Source | Sequence[Source]) -> list[Path]:
     return [Path(path) for path in listed]
 
 
-def _bag_or_path(features: Any) -> Bag | Path:
-    if isinstance(features, Bag):
-        return features
-    return Bag.from_anndata(features) if hasattr(features, "obsm") else Path(features)
+def _bags_or_path(features: Any) -> Bag | list[Bag] | Path:
+    """A folder, the bag of one slide, or a list of bags."""
+    from spade_bench.features.annotated import bags_in_memory
+
+    if isinstance(features, (str, os.PathLike)):
+        return Path(features)
+    if hasattr(features, "obsm") and "slide_id" not in features.obs:
+        return Bag.from_anndata(features)  # which says what is missing
+    bags = bags_in_memory(features)
+    return bags[0] if len(bags) == 1 else bags
 
 
 def _samples(hest: Source | None, manifest: Source | None) -> Any:

@@ -138,8 +138,8 @@ class FittedNetwork(FittedHead):
         def explained(out: torch.Tensor) -> torch.Tensor:  # (m, K) -> (m, C)
             return self._objective.explained(out.unsqueeze(0))[0]
 
-        nodes, weights = np.polynomial.legendre.leggauss(_NODES)
-        steps, weights = torch.tensor((nodes + 1) / 2).to(bias), torch.tensor(weights / 2).to(bias)
+        nodes, sizes = np.polynomial.legendre.leggauss(_NODES)
+        steps, weights = (torch.tensor(x).to(bias) for x in ((nodes + 1) / 2, sizes / 2))
         with torch.enable_grad():
             points = (bias + steps.unsqueeze(1) * patches).requires_grad_()  # (m, K)
             ends = explained(points)  # (m, C)
