@@ -42,7 +42,6 @@ def write_planted(
             inside = np.zeros(count, dtype=bool)
             inside[rng.choice(count, count // 4, replace=False)] = True
             x = rng.normal(size=(count, DIM))
-            x[inside, 2] += 3.0
             x[inside, i % 2] += 3.0
             write_features(
                 planted.features / f"{slide}.h5", x, coords, slide_id=slide, encoder=encoder,
