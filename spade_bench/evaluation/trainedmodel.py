@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "DESCRIPTION",
     "FeaturesIdentity",
     "ModelInfo",
     "OpenFeatures",

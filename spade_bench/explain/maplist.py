@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
@@ -71,6 +72,24 @@ class Maps(Sequence["SlideMap"]):
             part.insert(1, "case_id", one.case_id)
             parts.append(part)
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+    def agreement(self) -> pd.DataFrame:
+        """Return how much two encoders agree: a row per slide that both have mapped.
+
+        Columns as in `Agreement`: `slide_id`, `case_id`, `a`, `b`, `spearman`, `patches`,
+        `same_grid`.
+        """
+        import pandas as pd
+
+        from spade_bench.explain.agreement import Agreement, agreement
+
+        of_slide: dict[str, list[SlideMap]] = {}
+        for one in self._maps:
+            of_slide.setdefault(one.slide_id, []).append(one)
+        rows = [
+            agreement(maps[0], other).as_dict() for maps in of_slide.values() for other in maps[1:]
+        ]
+        return pd.DataFrame(rows, columns=[field.name for field in fields(Agreement)])
 
     def plot(self) -> Figure:
         """Draw the only map.
