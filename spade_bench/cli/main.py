@@ -32,6 +32,7 @@ _COMMANDS = {
     "run": ("run", "run"),
     "fit": ("fit", "fit"),
     "predict": ("predict", "predict"),
+    "explain": ("explain", "explain"),
     "report": ("report", "report"),
     "compare": ("report", "compare"),
     "demo": ("demo", "demo"),
