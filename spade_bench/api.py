@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from spade_bench.evaluation import EvaluationSettings
+    from spade_bench.evaluation.inputs import ChosenEncoders
     from spade_bench.evaluation.trainedmodel import TrainedModel
     from spade_bench.explain.attentionmap import AttentionMap
     from spade_bench.extraction import EncoderSource, PatchGroup, Summary
@@ -250,7 +251,8 @@ def evaluate(
     """Run encoders on tasks, with their controls, as `spade-bench run` does.
 
     Args:
-        encoders: Names or `LABEL=NAME`, loaded encoders of features, or a list of these.
+        encoders: Names or `LABEL=NAME`, loaded encoders, a list of these, or a mapping of label ->
+            any of these. An encoder that is registered nowhere runs as it is, on `features`.
         task: Name of a task, a `TaskCard`, a card file, `patho-bench:PATH`, or a list of these.
         table: Cohort table: csv or DataFrame; for several tasks a mapping TASK -> table.
         features: Folder, pack, bags or AnnData of the base features; or a mapping of encoder ->
@@ -270,15 +272,19 @@ def evaluate(
         DataError: When tables or features cannot be used.
     """
     from spade_bench import evaluation
+    from spade_bench.evaluation import EvaluationSettings, inputs
     from spade_bench.report.loadedresults import Results
 
     kept = tempfile.TemporaryDirectory(prefix="spade-bench-") if out is None else None
     folder = Path(kept.name if kept is not None else cast("Source", out))
     with left_unchanged():
+        from_file = _workspace(workspace)
+        said = EvaluationSettings.of({"seed": settings.get("seed")}, "keywords")
+        named = inputs.choose_encoders(encoders, said.resolved(from_file).seed)
         chosen = _settings(
-            encoders, task, folder, settings, table=table, features=features, weights=weights
+            named, task, folder, settings, table=table, features=features, weights=weights
         )
-        evaluation.run_settings(chosen, _workspace(workspace))
+        evaluation.run_settings(chosen, from_file, loaded=named.loaded)
     return Results((folder,), keep=kept)
 
 
@@ -313,7 +319,7 @@ def fit(
         UserError: When a name is unknown, or the head cannot be fitted and kept.
         DataError: When the table or the features cannot be used.
     """
-    from spade_bench.evaluation import resolve
+    from spade_bench.evaluation import EvaluationSettings, inputs, resolve
     from spade_bench.evaluation.modelfitting import fit_model
     from spade_bench.evaluation.settingchecks import PROTOCOLS_OF
 
@@ -326,10 +332,19 @@ def fit(
         settings["heads"] = (head,)
     with tempfile.TemporaryDirectory(prefix="spade-bench-") as temporary, left_unchanged():
         folder = Path(temporary)
+        from_file = _workspace(workspace)
+        said = EvaluationSettings.of({"seed": settings.get("seed")}, "keywords")
+        named = inputs.choose_encoders(encoder, said.resolved(from_file).seed)
+        if named.loaded:
+            raise UserError(
+                f"a model cannot name the encoder '{next(iter(named.loaded))}', so it could not "
+                "be loaded to predict: it is not registered, or has a precision or seed of its own",
+                fix="Register it and load it with load_encoder, or fit on its own features",
+            )
         chosen = _settings(
-            encoder, task, folder, settings, table=table, features=features, weights=weights
+            named, task, folder, settings, table=table, features=features, weights=weights
         )
-        return fit_model(resolve(chosen, _workspace(workspace)))
+        return fit_model(resolve(chosen, from_file))
 
 
 def explain(
@@ -477,7 +492,7 @@ def read_spots(
 
 
 def _settings(
-    encoders: Any,
+    encoders: ChosenEncoders,
     task: Any,
     folder: Path,
     settings: dict[str, Any],
@@ -493,19 +508,18 @@ def _settings(
     for name, keyword in _KEYWORDS.items():
         if name in settings:
             raise UserError(f"there is no keyword {name}=", fix=f"Write {keyword}=")
-    chosen = inputs.choose_encoders(encoders)
     if "test_table" in settings:
         settings["test_tables"] = settings.pop("test_table")
     values = {
         **settings,
         "test_tables": inputs.tables(settings.get("test_tables"), folder),
         "test_features": inputs.feature_folders(settings.get("test_features"), folder),
-        "encoders": chosen.names,
+        "encoders": encoders.names,
         "tasks": tuple(inputs.task_name(one, folder) for one in inputs.listed(task)),
         "tables": inputs.tables(table, folder),
         "features": inputs.feature_folders(features, folder),
-        "weights": {**chosen.weights, **inputs.by_name(weights)},
-        "set": config.merge(chosen.options, settings.get("set") or {}),
+        "weights": {**encoders.weights, **inputs.by_name(weights)},
+        "set": config.merge(encoders.options, settings.get("set") or {}),
         "out": folder,
     }
     return EvaluationSettings.of(values, "keywords")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from spade_bench import console
-from spade_bench.evaluation.request import EvaluationRequest
+from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
 from spade_bench.files import hash_obj, write_json
 from spade_bench.heads import Head
 
@@ -27,7 +27,7 @@ def store_config(request: EvaluationRequest, made: Mapping[str, Head]) -> None:
     """Write the resolved settings, named by their hash, and print them."""
     settings = request.settings
     content: dict[str, Any] = {
-        "encoders": [dataclasses.asdict(encoder) for encoder in request.encoders],
+        "encoders": [_described(encoder) for encoder in request.encoders],
         "tasks": [{**dataclasses.asdict(task.card), **_paths(task)} for task in request.tasks],
         "heads": {name: dict(head.params) for name, head in made.items()},
         **{name: getattr(settings, name) for name in _STORED},
@@ -59,3 +59,15 @@ def _protocol(request: EvaluationRequest) -> str:
 def _paths(task: object) -> dict[str, Path | None]:
     names = ("table", "test_table", "splits", "published")
     return {name: getattr(task, name) for name in names}
+
+
+def _described(encoder: EncoderRequest) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "name": encoder.name,
+        "label": encoder.label,
+        "weights": encoder.weights,
+        "options": dict(encoder.options),
+    }
+    if encoder.loaded is not None:
+        described["loaded"] = type(encoder.loaded).__qualname__
+    return described

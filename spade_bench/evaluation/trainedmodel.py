@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench import config
 from spade_bench.console import say
 from spade_bench.errors import ConfigError, DataError, UserError, name_some
-from spade_bench.evaluation.encoderfeatures import EncoderFeatures, find_features
+from spade_bench.evaluation.encoderfeatures import MISMATCH, EncoderFeatures, find_features
 from spade_bench.evaluation.inputs import feature_folders
 from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
 from spade_bench.evaluation.settings import EvaluationSettings
@@ -145,7 +145,7 @@ class TrainedModel:
         Returns:
             One row per case: `case_id`, `slide_id` (joined by `;`), `probability_CLASS` and
             `predicted`, or `risk` (higher is worse), and `trained_on`, which marks cases that the
-            model has seen.
+            model has seen; also `flags` where it was fitted on features that name another encoder.
 
         Raises:
             DataError: When the features are of another identity, unusable, or a slide is missing.
@@ -264,7 +264,12 @@ class TrainedModel:
                 f"The model was fitted on features sent through '{info.encoder}'",
                 fix="Give base features and the weights of that encoder with --weights",
             )
-        given = {"features": folder, "device": device, "seed": info.seed, "out": folder}
+        # Features that were fitted on under another name are those that are predicted on.
+        as_is = bool(self._mismatch) or not info.features.encoder
+        given = {
+            **{"features": folder, "device": device, "seed": info.seed, "out": folder},
+            "as_is": as_is,
+        }
         request = EvaluationRequest(EvaluationSettings.of(given), (encoder,), ())
         card = TaskCard(info.task, info.kind, info.task, info.task)
         source = find_features(request, encoder, card, FeatureFolders())
@@ -272,6 +277,13 @@ class TrainedModel:
             if only not in source.files:
                 raise DataError(f"no features of slide '{only}'", where=str(folder))
             source = replace(source, files={only: source.files[only]})
+        if not self._mismatch and (names := _mismatch(source.flags)):
+            raise DataError(
+                f"features of '{names[0].removeprefix(MISMATCH)}', but the model was fitted on "
+                f"those of '{info.encoder}'",
+                where=str(folder),
+                fix=f"Extract the slides with {info.encoder}",
+            )
         self._check_identity(features_identity(source), str(folder))
         infos = scan_bags(source.files)
         bad = {slide: found.problem for slide, found in infos.items() if found.problem}
@@ -310,6 +322,11 @@ class TrainedModel:
             return CaseBags(load, len(cases), self.fitted.info.dim)
 
         return list(by_slide), make
+
+    @property
+    def _mismatch(self) -> tuple[str, ...]:
+        """Flags of features that name another encoder, where the model was fitted on such."""
+        return _mismatch(self.info.flags)
 
     def _check_identity(self, found: FeaturesIdentity, where: str) -> None:
         """Refuse features that something else has made; what is not said is not held against them.
@@ -379,6 +396,8 @@ class TrainedModel:
             case in self.info.trained_on or bool(seen.intersection(slides))
             for case, slides in cases.items()
         ]
+        if self._mismatch:
+            frame["flags"] = ";".join(self._mismatch)
         if frame["trained_on"].any():
             say(f"{int(frame['trained_on'].sum())} of {len(frame)} cases trained this model; "
                 "the column trained_on marks them")  # fmt: skip
@@ -390,6 +409,10 @@ def _as_folder(bags: Sequence[Bag]) -> Iterator[Path]:
     """Bags as a folder of features, for as long as the block lasts."""
     with tempfile.TemporaryDirectory(prefix="spade-bench-") as folder:
         yield feature_folders(list(bags), Path(folder))["*"]
+
+
+def _mismatch(flags: Sequence[str]) -> tuple[str, ...]:
+    return tuple(flag for flag in flags if flag.startswith(MISMATCH))
 
 
 def slides_by_case(cases: Any, where: str = "table of cases") -> dict[str, Sequence[str]]:
