@@ -2,7 +2,7 @@
 
 Every verb takes names or objects, `str` or `Path`, a csv or a DataFrame, and leaves the session as
 it was: precision of products, random states and working folder. Errors are the classes of
-`spade_bench.errors`; nothing here ends the process.
+`spade_bench.errors` and speak of keywords; nothing here ends the process.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from spade_bench.errors import UserError
+from spade_bench.keywords import says_keywords
 from spade_bench.surroundings import left_unchanged
 from spade_bench.types import Bag, FeatureEncoder, LoadOptions, PatchEncoder, SlideEncoder
 
@@ -53,6 +54,7 @@ _KEYWORDS = {"encoders": "encoder", "tasks": "task", "tables": "table"}
 _OF_RUNS = ("protocol", "controls", "permutations", "splits", "keep_heads")
 
 
+@says_keywords
 def load_encoder(
     name: str,
     *,
@@ -120,6 +122,7 @@ def extract(
 ) -> Summary: ...
 
 
+@says_keywords
 def extract(
     slides: Source | Sequence[Source] | None = None,
     encoder: str | PatchEncoder | EncoderSource | None = None,
@@ -189,6 +192,7 @@ def extract(
         return extraction.extract_hest(samples, source, folder, settings=chosen, trust=trust)
 
 
+@says_keywords
 def encode(
     features: Bag | np.ndarray | AnnData | Source,
     encoder: str | FeatureEncoder | SlideEncoder,
@@ -237,6 +241,7 @@ def encode(
         return inmemory.encode_bag(bag, loaded).features
 
 
+@says_keywords
 def evaluate(
     encoders: Any,
     task: Any,
@@ -288,6 +293,7 @@ def evaluate(
     return Results((folder,), keep=kept)
 
 
+@says_keywords
 def fit(
     encoder: Any,
     task: Any,
@@ -347,6 +353,7 @@ def fit(
         return fit_model(resolve(chosen, from_file))
 
 
+@says_keywords
 def explain(
     model: TrainedModel | Source,
     slide: Source | None = None,
@@ -387,6 +394,7 @@ def explain(
         )
 
 
+@says_keywords
 def pretrain(
     *,
     out: Source,
@@ -455,6 +463,7 @@ def pretrain(
     return loaded
 
 
+@says_keywords
 def load_results(folders: Source | Sequence[Source]) -> Results:
     """Open the results that `run` or `evaluate` stored.
 
@@ -469,6 +478,7 @@ def load_results(folders: Source | Sequence[Source]) -> Results:
     return Results(_paths(folders))
 
 
+@says_keywords
 def read_features(
     folder: Source, *, encoder: str | None = None, slides: Sequence[str] | None = None
 ) -> AnnData:
@@ -478,6 +488,7 @@ def read_features(
     return annotated.read_features(Path(folder), encoder=encoder, slides=slides)
 
 
+@says_keywords
 def read_spots(
     path: Source,
     *,

@@ -25,6 +25,7 @@ from spade_bench.features.identity import read_identity, stored_identity
 from spade_bench.features.packs import split_path
 from spade_bench.files import atomic_dir, hash_file, hash_obj, parse_json, read_sealed, write_sealed
 from spade_bench.heads import FittedHead
+from spade_bench.keywords import says_keywords
 from spade_bench.types import Bag, TaskCard
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ class TrainedModel:
         """Names of the classes, in the order of the columns; empty for a risk."""
         return self.fitted.info.classes
 
+    @says_keywords
     def predict(
         self,
         features: str | Path | Bag | Sequence[Bag] | AnnData,
@@ -171,6 +173,7 @@ class TrainedModel:
         scores = self.fitted.predict(make(list(cases.values())))
         return self._frame(cases, scores)
 
+    @says_keywords
     def attention(
         self,
         features: str | Path | Bag,
@@ -207,6 +210,7 @@ class TrainedModel:
             _, make = self._from_folder(Path(features), weights, device, only=slide_id)
         return self.fitted.attention(make([(slide_id,)])[0])
 
+    @says_keywords
     def save(self, folder: str | Path) -> Path:
         """Write the model, whole or not at all: `model.json` and the head in `head/`.
 
@@ -224,6 +228,7 @@ class TrainedModel:
         return target
 
     @classmethod
+    @says_keywords
     def load(cls, folder: str | Path, device: str = "cpu") -> TrainedModel:
         """Read what `save` wrote.
 
