@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from spade_bench.evaluation import EvaluationSettings
     from spade_bench.evaluation.inputs import ChosenEncoders
     from spade_bench.evaluation.trainedmodel import TrainedModel
-    from spade_bench.explain.attentionmap import AttentionMap
+    from spade_bench.explain.maplist import Maps
+    from spade_bench.explain.slidemap import SlideMap
     from spade_bench.extraction import EncoderSource, PatchGroup, Summary
     from spade_bench.report.loadedresults import Results
     from spade_bench.workspace import Workspace
@@ -355,42 +356,81 @@ def fit(
 
 @says_keywords
 def explain(
-    model: TrainedModel | Source,
+    model: TrainedModel | Results | Source | Sequence[Source],
     slide: Source | None = None,
     *,
-    features: Bag | AnnData | Source,
+    features: Any = None,
+    slides: Source | None = None,
     slide_id: str | None = None,
-    weights: Source | None = None,
-) -> AttentionMap:
-    """Map the attention of a trained model over one slide.
+    cases: str | Sequence[str] | None = None,
+    encoder: str | None = None,
+    task: str | None = None,
+    head: str | None = None,
+    shots: int | None = None,
+    protocol: str | None = None,
+    against: str | None = None,
+    table: Source | None = None,
+    weights: Any = None,
+    device: str = "auto",
+    trained_too: bool | None = None,
+) -> SlideMap | Maps:
+    """Map what each patch of a slide did to a prediction: attention and signed contributions.
+
+    Of a run, the map of a case is the mean over the kept heads (`evaluate(..., keep_heads="all")`)
+    in which it was held out.
 
     Args:
-        model: What `fit` returned, or the folder that it was saved to.
-        slide: File of the slide, to draw the map on; its name must be that of the features, unless
-            `slide_id` says whose it is.
-        features: The bag of the slide, an AnnData of its patches, or a folder with its features.
-        slide_id: Name of the slide; None takes the name of its file.
-        weights: Weights of an encoder of features that base features are sent through.
+        model: What `fit` returned, or the folder that it was saved to; or results of a run, as an
+            object or as folders.
+        slide: One slide, by its file; its name must be that of the features, unless `slide_id` says
+            whose it is.
+        features: A folder of features; for a model also bags, or an AnnData of patches; for a run
+            also a mapping of encoder -> folder. None takes the folders that a run had.
+        slides: Folder of slides to draw maps on, for several.
+        slide_id: One slide by its name; None takes the name of the file.
+        cases: Cases, or slides, to map; None maps all, of a run those that were held out.
+        encoder: Which encoder of a run, where there are several; likewise the next four.
+        task: Which task.
+        head: Which head.
+        shots: Which number of shots; None takes the largest.
+        protocol: Which protocol.
+        against: A second encoder of the run to map beside the first.
+        table: Cohort table (csv) of a run, where it is not where the run had it; for a model a csv
+            of `case_id` and `slide_id`, where slides are not cases.
+        weights: Weights of an encoder of features; for a run also a mapping of encoder -> weights.
+        device: Where that encoder runs.
+        trained_too: Map cases that trained the model too, and mark them. None does so for one
+            slide of a model that is named, with a warning.
 
     Returns:
-        A map with `to_dataframe`, `plot` and `to_geojson`.
+        The map of one slide, with `to_dataframe`, `plot` and `to_geojson`, or several as a list.
 
     Raises:
-        UserError: When the head has no attention, or no slide is named.
-        DataError: When the features are of another identity than the model was fitted on.
+        UserError: When the head cannot say what a patch adds, a case trained the model, several
+            models fit, or no slide is named or there is none.
+        DataError: When features or weights are not those of the model, or a run kept no head.
     """
-    from spade_bench.evaluation.trainedmodel import TrainedModel
-    from spade_bench.explain.attentionmap import attention_map
+    from spade_bench.explain import explaining
+    from spade_bench.explain.keptmodels import Wanted
 
+    question = explaining.Question(
+        wanted=Wanted(encoder, task, head, shots, protocol),
+        against=against,
+        cases=[cases] if isinstance(cases, str) else cases,
+        features=features,
+        slides=None if slides is None else Path(slides),
+        table=None if table is None else Path(table),
+        weights=weights,
+        device=device,
+        trained_too=bool(trained_too),
+    )
     with left_unchanged():
-        if isinstance(model, (str, os.PathLike)):
-            model = TrainedModel.load(Path(model))
-        return attention_map(
+        return explaining.explain(
             model,
-            _bag_or_path(features),
+            question,
             slide=None if slide is None else Path(slide),
             slide_id=slide_id,
-            weights=None if weights is None else Path(weights),
+            marked=trained_too is None,
         )
 
 
@@ -548,12 +588,6 @@ def _paths(paths: Source | Sequence[Source]) -> list[Path]:
     """One path or several, as a list."""
     listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     return [Path(path) for path in listed]
-
-
-def _bag_or_path(features: Any) -> Bag | Path:
-    if isinstance(features, Bag):
-        return features
-    return Bag.from_anndata(features) if hasattr(features, "obsm") else Path(features)
 
 
 def _samples(hest: Source | None, manifest: Source | None) -> Any:

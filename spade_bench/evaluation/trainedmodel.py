@@ -7,6 +7,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "DESCRIPTION",
     "FeaturesIdentity",
     "ModelInfo",
+    "OpenFeatures",
     "TrainedModel",
     "check_target",
     "features_identity",
@@ -108,6 +111,24 @@ class ModelInfo:
     created_utc: str = ""
 
 
+@dataclass(frozen=True)
+class OpenFeatures:
+    """Features that a model may read.
+
+    Attributes:
+        slides: Slides that there are.
+        read: Returns the bag of a slide as it is stored: where patches lie, and what made them.
+        make: Makes the bags of cases of their slides, sent through the model's encoder.
+        by_patch: Whether a bag that is made has a row per patch; that of a slide encoder has one
+            per slide.
+    """
+
+    slides: tuple[str, ...]
+    read: Callable[[str], Bag]
+    make: Callable[[Sequence[Sequence[str]]], CaseBags]
+    by_patch: bool = True
+
+
 class TrainedModel:
     """A fitted head that knows its encoder, its classes and its training cases.
 
@@ -153,25 +174,19 @@ class TrainedModel:
             DataError: When the features are of another identity, unusable, or a slide is missing.
             UserError: When base features must be sent through an encoder and no weights are given.
         """
-        weights = self.weights if weights is None else Path(weights)
-        if self.info.features.through and not isinstance(features, (str, Path)):
-            with _as_folder(bags_in_memory(features)) as folder:
-                return self.predict(folder, cases=cases, weights=weights, device=device)
-        if isinstance(features, (str, Path)):
-            slides, make = self._from_folder(Path(features), weights, device)
-        else:
-            slides, make = self._from_memory(bags_in_memory(features))
-        cases = self._cases_of(slides) if cases is None else slides_by_case(cases)
-        missing = [s for listed in cases.values() for s in listed if s not in set(slides)]
-        if missing:
-            raise DataError(
-                f"no features of {len(missing)} slide(s): {name_some(missing)}",
-                fix="Extract them, or leave their cases out",
-            )
-        if not cases:
-            raise DataError("There is no case to predict")
-        scores = self.fitted.predict(make(list(cases.values())))
-        return self._frame(cases, scores)
+        with self.opened(features, weights=weights, device=device) as there:
+            chosen = self.cases_of(there.slides) if cases is None else slides_by_case(cases)
+            known = set(there.slides)
+            missing = [s for listed in chosen.values() for s in listed if s not in known]
+            if missing:
+                raise DataError(
+                    f"no features of {len(missing)} slide(s): {name_some(missing)}",
+                    fix="Extract them, or leave their cases out",
+                )
+            if not chosen:
+                raise DataError("There is no case to predict")
+            scores = self.fitted.predict(there.make(list(chosen.values())))
+        return self._frame(chosen, scores)
 
     @says_keywords
     def attention(
@@ -197,18 +212,45 @@ class TrainedModel:
             UserError: When the head has no attention, or no slide is named.
             DataError: When the features are of another identity, or lack the slide.
         """
-        weights = self.weights if weights is None else Path(weights)
-        if self.info.features.through and isinstance(features, Bag):
-            with _as_folder([features]) as folder:
-                return self.attention(folder, features.slide_id, weights=weights, device=device)
         if isinstance(features, Bag):
             slide_id = features.slide_id
-            _, make = self._from_memory([features])
-        elif slide_id is None:
+        if slide_id is None:
             raise UserError("No slide is named", fix="Name one of the folder's slides")
-        else:
-            _, make = self._from_folder(Path(features), weights, device, only=slide_id)
-        return self.fitted.attention(make([(slide_id,)])[0])
+        with self.opened(features, weights=weights, device=device, only=slide_id) as there:
+            return self.fitted.attention(there.make([(slide_id,)])[0])
+
+    @contextlib.contextmanager
+    def opened(
+        self,
+        features: str | Path | Bag | Sequence[Bag] | AnnData,
+        *,
+        weights: str | Path | None = None,
+        device: str = "auto",
+        only: str | None = None,
+    ) -> Iterator[OpenFeatures]:
+        """Open features for as long as the block lasts, and make sure that they fit the model.
+
+        Args:
+            features: See `predict`.
+            weights: See `predict`.
+            device: See `predict`.
+            only: Look at this slide of a folder only.
+
+        Raises:
+            DataError: When they are of another identity, unusable, or lack the slide.
+            UserError: When base features must be sent through an encoder and no weights are given.
+        """
+        weights = self.weights if weights is None else Path(weights)
+        if isinstance(features, (str, Path)):
+            yield self._from_folder(Path(features), weights, device, only)
+            return
+        bags = bags_in_memory(features)
+        if not self.info.features.through:
+            yield self._from_memory(bags)
+            return
+        with tempfile.TemporaryDirectory(prefix="spade-bench-") as folder:
+            place = feature_folders(bags, Path(folder))["*"]
+            yield self._from_folder(place, weights, device, only)
 
     @says_keywords
     def save(self, folder: str | Path) -> Path:
@@ -259,9 +301,9 @@ class TrainedModel:
         return cls(info, FittedHead.load(Path(folder) / HEAD, device))
 
     def _from_folder(
-        self, folder: Path, weights: Path | None, device: str, only: str | None = None
-    ) -> tuple[list[str], Callable[[Sequence[Sequence[str]]], CaseBags]]:
-        """Slides of a folder, or one of them, and how the bags of cases are made of them."""
+        self, folder: Path, weights: Path | None, device: str, only: str | None
+    ) -> OpenFeatures:
+        """The features in a folder, or those of one slide of it."""
         info = self.info
         encoder = EncoderRequest(info.encoder, info.encoder, weights, info.options)
         if info.features.through and weights is None:
@@ -300,12 +342,15 @@ class TrainedModel:
                 fix="Extract them again, or move them out of the folder",
             )
         dim = next(iter(infos.values())).dim
-        return list(source.files), lambda cases: source_bags(source, cases, dim)
+        return OpenFeatures(
+            tuple(source.files),
+            lambda slide: read_bag(source.files[slide]),
+            lambda cases: source_bags(source, cases, dim),
+            source.encode_slide is None,
+        )
 
-    def _from_memory(
-        self, bags: Sequence[Bag]
-    ) -> tuple[list[str], Callable[[Sequence[Sequence[str]]], CaseBags]]:
-        """Slides of bags in memory, and how the bags of cases are made of them."""
+    def _from_memory(self, bags: Sequence[Bag]) -> OpenFeatures:
+        """The features in bags."""
         import numpy as np
 
         by_slide = {bag.slide_id: bag for bag in bags}
@@ -326,7 +371,7 @@ class TrainedModel:
 
             return CaseBags(load, len(cases), self.fitted.info.dim)
 
-        return list(by_slide), make
+        return OpenFeatures(tuple(by_slide), by_slide.__getitem__, make)
 
     @property
     def _mismatch(self) -> tuple[str, ...]:
@@ -368,14 +413,22 @@ class TrainedModel:
                 fix="Give the weights that it was fitted with",
             )
 
-    def _cases_of(self, slides: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Each slide is a case, but the slides of a training case stay together."""
+    def cases_of(self, slides: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Return cases with their slides: a slide is a case, those of a training case together."""
         known = {s: case for case, listed in self.info.trained_on.items() for s in listed}
         out: dict[str, tuple[str, ...]] = {}
         for slide in slides:
             case = known.get(slide, slide)
             out[case] = (*out.get(case, ()), slide)
         return out
+
+    def trained_on(self, case_id: str, slides: Sequence[str]) -> bool:
+        """Whether a case, or one of its slides, trained the model."""
+        return case_id in self.info.trained_on or not self._seen.isdisjoint(slides)
+
+    @cached_property
+    def _seen(self) -> frozenset[str]:
+        return frozenset(slide for listed in self.info.trained_on.values() for slide in listed)
 
     def _frame(
         self, cases: Mapping[str, Sequence[str]], scores: NDArray[np.float64]
@@ -396,24 +449,13 @@ class TrainedModel:
                 frame[label] = [self.classes[at] for at in over]
             if not self.info.thresholds:
                 frame["predicted"] = [self.classes[at] for at in scores.argmax(axis=1)]
-        seen = {slide for slides in self.info.trained_on.values() for slide in slides}
-        frame["trained_on"] = [
-            case in self.info.trained_on or bool(seen.intersection(slides))
-            for case, slides in cases.items()
-        ]
+        frame["trained_on"] = [self.trained_on(case, slides) for case, slides in cases.items()]
         if self._mismatch:
             frame["flags"] = ";".join(self._mismatch)
         if frame["trained_on"].any():
             say(f"{int(frame['trained_on'].sum())} of {len(frame)} cases trained this model; "
                 "the column trained_on marks them")  # fmt: skip
         return frame
-
-
-@contextlib.contextmanager
-def _as_folder(bags: Sequence[Bag]) -> Iterator[Path]:
-    """Bags as a folder of features, for as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="spade-bench-") as folder:
-        yield feature_folders(list(bags), Path(folder))["*"]
 
 
 def _mismatch(flags: Sequence[str]) -> tuple[str, ...]:

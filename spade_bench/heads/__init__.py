@@ -9,6 +9,7 @@ comes with these.
 from __future__ import annotations
 
 from spade_bench.heads._base import Fit, HeadOptions, grid_points, parse_memory
+from spade_bench.heads._contribution import Contribution, Linear
 from spade_bench.heads._fitted import (
     FittedHead,
     FittingHead,
@@ -24,6 +25,7 @@ from spade_bench.heads._sklearn import sklearn_head
 from spade_bench.heads._stacked import TrainConfig, stacked_head
 
 __all__ = [
+    "Contribution",
     "Fit",
     "FittedHead",
     "FittingHead",
@@ -31,6 +33,7 @@ __all__ = [
     "Head",
     "HeadInfo",
     "HeadOptions",
+    "Linear",
     "Model",
     "PooledHead",
     "Solved",

@@ -12,6 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from spade_bench.errors import ConfigError, DataError, UserError, name_some
 from spade_bench.files import atomic_dir, hash_file, read_sealed, write_sealed
 from spade_bench.heads._base import Fit, HeadOptions
+from spade_bench.heads._contribution import (
+    Contribution,
+    Link,
+    gradient_times_input,
+    no_contributions,
+)
 from spade_bench.registry import heads
 from spade_bench.types import HeadCard
 
@@ -126,6 +132,29 @@ class FittedHead(ABC):
             DataError: When the bag is empty or of another width.
         """
         raise no_attention(self.info.head)
+
+    def contributions(self, bag: NDArray[np.floating]) -> Contribution:
+        """Say what each patch of a bag adds to the prediction of the bag.
+
+        A head with a method ``forward``, which maps a bag as a torch tensor (n, dim) to its logits
+        or its risk (n_outputs,), is explained by gradient x input; others override this.
+
+        Args:
+            bag: Features, (n, dim).
+
+        Raises:
+            UserError: When the head cannot say it.
+            DataError: When the bag is empty or of another width.
+        """
+        forward = getattr(self, "forward", None)
+        if forward is None:
+            raise no_contributions(self.info.head)
+        import torch
+
+        self.check_bag(bag)
+        x = torch.from_numpy(bag.astype("float32"))
+        link: Link = "softmax" if self.info.n_outputs > 1 else "risk"
+        return gradient_times_input(forward, x, torch.zeros(x.shape[1]), link)
 
     @abstractmethod
     def tensors(self) -> Tensors:
