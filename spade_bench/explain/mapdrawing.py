@@ -119,7 +119,12 @@ def draw_layer(
     colours = layer_colours(layer, raster.values, limits)  # (h, w, 3)
     cover = np.where(np.isnan(colours[..., :1]), 0.0, cover_of(background, style))
     pixels = np.concatenate([np.nan_to_num(colours), cover], axis=-1)  # (h, w, 4)
-    axes.imshow(pixels, extent=raster.extent, interpolation="nearest", zorder=2)
+    axes.imshow(
+        np.rint(255 * pixels).astype(np.uint8),
+        extent=raster.extent,
+        interpolation="nearest",
+        zorder=2,
+    )
     _show(axes, view or view_of([layer], background))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import UserError
@@ -23,7 +22,7 @@ from spade_bench.explain.mapdrawing import (
     slide_background,
     view_of,
 )
-from spade_bench.files import atomic_path
+from spade_bench.report.contactsheet import save_figure
 from spade_bench.report.pictures import new_figure
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ _LETTER, _BOLD_LETTER = 1.25, 1.75  # mm that a letter of a text, and one of a t
 _ACROSS = 3  # panels in a row
 _CROPS_ACROSS = 4
 _TEXT_PT, _TITLE_PT = 6.5, 8.0
-_DPI = 300
 
 
 def overlay_figure(
@@ -133,31 +131,6 @@ def panel_figure(
         draw_scale_bar(panels[0], view, background.mpp)
     _explain_colours(figure, plan, layers, limits, cover_of(background, style))
     return figure
-
-
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as the suffix of its path says; fonts are embedded in a PDF.
-
-    Args:
-        figure: The figure.
-        path: Its file, such as `map.png` or `map.pdf`.
-
-    Returns:
-        The file.
-    """
-    from matplotlib import rc_context
-
-    # Type 42 is TrueType: text that can be searched and edited, which journals ask for.
-    with atomic_path(path) as temporary, rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
-        figure.savefig(temporary, dpi=_DPI, metadata=_without_date(path))
-    return path
-
-
-def _without_date(path: Path) -> dict[str, Any]:
-    """Metadata that make the same figure the same file."""
-    if path.suffix == ".png":
-        return {"Software": None}
-    return {"CreationDate": None} if path.suffix == ".pdf" else {"Date": None}
 
 
 @dataclass(frozen=True)
