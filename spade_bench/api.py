@@ -2,7 +2,7 @@
 
 Every verb takes names or objects, `str` or `Path`, a csv or a DataFrame, and leaves the session as
 it was: precision of products, random states and working folder. Errors are the classes of
-`spade_bench.errors`; nothing here ends the process.
+`spade_bench.errors` and speak of keywords; nothing here ends the process.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from spade_bench.errors import UserError
+from spade_bench.keywords import says_keywords
 from spade_bench.surroundings import left_unchanged
 from spade_bench.types import Bag, FeatureEncoder, LoadOptions, PatchEncoder, SlideEncoder
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from spade_bench.evaluation import EvaluationSettings
+    from spade_bench.evaluation.inputs import ChosenEncoders
     from spade_bench.evaluation.trainedmodel import TrainedModel
     from spade_bench.explain.maplist import Maps
     from spade_bench.explain.slidemap import SlideMap
@@ -53,6 +55,7 @@ _KEYWORDS = {"encoders": "encoder", "tasks": "task", "tables": "table"}
 _OF_RUNS = ("protocol", "controls", "permutations", "splits", "keep_heads")
 
 
+@says_keywords
 def load_encoder(
     name: str,
     *,
@@ -120,6 +123,7 @@ def extract(
 ) -> Summary: ...
 
 
+@says_keywords
 def extract(
     slides: Source | Sequence[Source] | None = None,
     encoder: str | PatchEncoder | EncoderSource | None = None,
@@ -189,6 +193,7 @@ def extract(
         return extraction.extract_hest(samples, source, folder, settings=chosen, trust=trust)
 
 
+@says_keywords
 def encode(
     features: Bag | np.ndarray | AnnData | Source,
     encoder: str | FeatureEncoder | SlideEncoder,
@@ -237,6 +242,7 @@ def encode(
         return inmemory.encode_bag(bag, loaded).features
 
 
+@says_keywords
 def evaluate(
     encoders: Any,
     task: Any,
@@ -251,7 +257,8 @@ def evaluate(
     """Run encoders on tasks, with their controls, as `spade-bench run` does.
 
     Args:
-        encoders: Names or `LABEL=NAME`, loaded encoders of features, or a list of these.
+        encoders: Names or `LABEL=NAME`, loaded encoders, a list of these, or a mapping of label ->
+            any of these. An encoder that is registered nowhere runs as it is, on `features`.
         task: Name of a task, a `TaskCard`, a card file, `patho-bench:PATH`, or a list of these.
         table: Cohort table: csv or DataFrame; for several tasks a mapping TASK -> table.
         features: Folder, pack, bags or AnnData of the base features; or a mapping of encoder ->
@@ -271,18 +278,23 @@ def evaluate(
         DataError: When tables or features cannot be used.
     """
     from spade_bench import evaluation
+    from spade_bench.evaluation import EvaluationSettings, inputs
     from spade_bench.report.loadedresults import Results
 
     kept = tempfile.TemporaryDirectory(prefix="spade-bench-") if out is None else None
     folder = Path(kept.name if kept is not None else cast("Source", out))
     with left_unchanged():
+        from_file = _workspace(workspace)
+        said = EvaluationSettings.of({"seed": settings.get("seed")}, "keywords")
+        named = inputs.choose_encoders(encoders, said.resolved(from_file).seed)
         chosen = _settings(
-            encoders, task, folder, settings, table=table, features=features, weights=weights
+            named, task, folder, settings, table=table, features=features, weights=weights
         )
-        evaluation.run_settings(chosen, _workspace(workspace))
+        evaluation.run_settings(chosen, from_file, loaded=named.loaded)
     return Results((folder,), keep=kept)
 
 
+@says_keywords
 def fit(
     encoder: Any,
     task: Any,
@@ -314,7 +326,7 @@ def fit(
         UserError: When a name is unknown, or the head cannot be fitted and kept.
         DataError: When the table or the features cannot be used.
     """
-    from spade_bench.evaluation import resolve
+    from spade_bench.evaluation import EvaluationSettings, inputs, resolve
     from spade_bench.evaluation.modelfitting import fit_model
     from spade_bench.evaluation.settingchecks import PROTOCOLS_OF
 
@@ -327,12 +339,22 @@ def fit(
         settings["heads"] = (head,)
     with tempfile.TemporaryDirectory(prefix="spade-bench-") as temporary, left_unchanged():
         folder = Path(temporary)
+        from_file = _workspace(workspace)
+        said = EvaluationSettings.of({"seed": settings.get("seed")}, "keywords")
+        named = inputs.choose_encoders(encoder, said.resolved(from_file).seed)
+        if named.loaded:
+            raise UserError(
+                f"a model cannot name the encoder '{next(iter(named.loaded))}', so it could not "
+                "be loaded to predict: it is not registered, or has a precision or seed of its own",
+                fix="Register it and load it with load_encoder, or fit on its own features",
+            )
         chosen = _settings(
-            encoder, task, folder, settings, table=table, features=features, weights=weights
+            named, task, folder, settings, table=table, features=features, weights=weights
         )
-        return fit_model(resolve(chosen, _workspace(workspace)))
+        return fit_model(resolve(chosen, from_file))
 
 
+@says_keywords
 def explain(
     model: TrainedModel | Results | Source | Sequence[Source],
     slide: Source | None = None,
@@ -412,6 +434,7 @@ def explain(
         )
 
 
+@says_keywords
 def pretrain(
     *,
     out: Source,
@@ -480,6 +503,7 @@ def pretrain(
     return loaded
 
 
+@says_keywords
 def load_results(folders: Source | Sequence[Source]) -> Results:
     """Open the results that `run` or `evaluate` stored.
 
@@ -494,6 +518,7 @@ def load_results(folders: Source | Sequence[Source]) -> Results:
     return Results(_paths(folders))
 
 
+@says_keywords
 def read_features(
     folder: Source, *, encoder: str | None = None, slides: Sequence[str] | None = None
 ) -> AnnData:
@@ -503,6 +528,7 @@ def read_features(
     return annotated.read_features(Path(folder), encoder=encoder, slides=slides)
 
 
+@says_keywords
 def read_spots(
     path: Source,
     *,
@@ -517,7 +543,7 @@ def read_spots(
 
 
 def _settings(
-    encoders: Any,
+    encoders: ChosenEncoders,
     task: Any,
     folder: Path,
     settings: dict[str, Any],
@@ -533,19 +559,18 @@ def _settings(
     for name, keyword in _KEYWORDS.items():
         if name in settings:
             raise UserError(f"there is no keyword {name}=", fix=f"Write {keyword}=")
-    chosen = inputs.choose_encoders(encoders)
     if "test_table" in settings:
         settings["test_tables"] = settings.pop("test_table")
     values = {
         **settings,
         "test_tables": inputs.tables(settings.get("test_tables"), folder),
         "test_features": inputs.feature_folders(settings.get("test_features"), folder),
-        "encoders": chosen.names,
+        "encoders": encoders.names,
         "tasks": tuple(inputs.task_name(one, folder) for one in inputs.listed(task)),
         "tables": inputs.tables(table, folder),
         "features": inputs.feature_folders(features, folder),
-        "weights": {**chosen.weights, **inputs.by_name(weights)},
-        "set": config.merge(chosen.options, settings.get("set") or {}),
+        "weights": {**encoders.weights, **inputs.by_name(weights)},
+        "set": config.merge(encoders.options, settings.get("set") or {}),
         "out": folder,
     }
     return EvaluationSettings.of(values, "keywords")

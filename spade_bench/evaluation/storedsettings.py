@@ -35,7 +35,7 @@ def store_config(request: EvaluationRequest, made: Mapping[str, Head]) -> None:
     """Write the resolved settings, named by their hash, and print them."""
     settings = request.settings
     content: dict[str, Any] = {
-        "encoders": [dataclasses.asdict(encoder) for encoder in request.encoders],
+        "encoders": [_described(encoder) for encoder in request.encoders],
         "tasks": [{**dataclasses.asdict(task.card), **_paths(task)} for task in request.tasks],
         "heads": {name: dict(head.params) for name, head in made.items()},
         **{name: getattr(settings, name) for name in _STORED},
@@ -127,7 +127,9 @@ def _encoder(
         )
     options = dict(stored.get("options") or {})
     needed = path is not None and stored.get("weights")
-    return EncoderRequest(str(stored["name"]), label, Path(path) if needed else None, options)
+    return EncoderRequest(
+        str(stored["name"]), label, Path(path) if path is not None and needed else None, options
+    )
 
 
 def _task(stored: Mapping[str, Any], table: Path | None, out: Path) -> TaskRequest:
@@ -161,3 +163,15 @@ def _protocol(request: EvaluationRequest) -> str:
 
 def _paths(task: object) -> dict[str, Path | None]:
     return {name: getattr(task, name) for name in _PLACES}
+
+
+def _described(encoder: EncoderRequest) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "name": encoder.name,
+        "label": encoder.label,
+        "weights": encoder.weights,
+        "options": dict(encoder.options),
+    }
+    if encoder.loaded is not None:
+        described["loaded"] = type(encoder.loaded).__qualname__
+    return described

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench import config
 from spade_bench.console import say
 from spade_bench.errors import ConfigError, DataError, UserError, name_some
-from spade_bench.evaluation.encoderfeatures import EncoderFeatures, find_features
+from spade_bench.evaluation.encoderfeatures import MISMATCH, EncoderFeatures, find_features
 from spade_bench.evaluation.inputs import feature_folders
 from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
 from spade_bench.evaluation.settings import EvaluationSettings
@@ -26,6 +26,7 @@ from spade_bench.features.identity import read_identity, stored_identity
 from spade_bench.features.packs import split_path
 from spade_bench.files import atomic_dir, hash_file, hash_obj, parse_json, read_sealed, write_sealed
 from spade_bench.heads import FittedHead
+from spade_bench.keywords import says_keywords
 from spade_bench.types import Bag, TaskCard
 
 if TYPE_CHECKING:
@@ -145,6 +146,7 @@ class TrainedModel:
         """Names of the classes, in the order of the columns; empty for a risk."""
         return self.fitted.info.classes
 
+    @says_keywords
     def predict(
         self,
         features: str | Path | Bag | Sequence[Bag] | AnnData,
@@ -166,7 +168,7 @@ class TrainedModel:
         Returns:
             One row per case: `case_id`, `slide_id` (joined by `;`), `probability_CLASS` and
             `predicted`, or `risk` (higher is worse), and `trained_on`, which marks cases that the
-            model has seen.
+            model has seen; also `flags` where it was fitted on features that name another encoder.
 
         Raises:
             DataError: When the features are of another identity, unusable, or a slide is missing.
@@ -186,6 +188,7 @@ class TrainedModel:
             scores = self.fitted.predict(there.make(list(chosen.values())))
         return self._frame(chosen, scores)
 
+    @says_keywords
     def attention(
         self,
         features: str | Path | Bag,
@@ -249,6 +252,7 @@ class TrainedModel:
             place = feature_folders(bags, Path(folder))["*"]
             yield self._from_folder(place, weights, device, only)
 
+    @says_keywords
     def save(self, folder: str | Path) -> Path:
         """Write the model, whole or not at all: `model.json` and the head in `head/`.
 
@@ -266,6 +270,7 @@ class TrainedModel:
         return target
 
     @classmethod
+    @says_keywords
     def load(cls, folder: str | Path, device: str = "cpu") -> TrainedModel:
         """Read what `save` wrote.
 
@@ -306,7 +311,12 @@ class TrainedModel:
                 f"The model was fitted on features sent through '{info.encoder}'",
                 fix="Give base features and the weights of that encoder with --weights",
             )
-        given = {"features": folder, "device": device, "seed": info.seed, "out": folder}
+        # Features that were fitted on under another name are those that are predicted on.
+        as_is = bool(self._mismatch) or not info.features.encoder
+        given = {
+            **{"features": folder, "device": device, "seed": info.seed, "out": folder},
+            "as_is": as_is,
+        }
         request = EvaluationRequest(EvaluationSettings.of(given), (encoder,), ())
         card = TaskCard(info.task, info.kind, info.task, info.task)
         source = find_features(request, encoder, card, FeatureFolders())
@@ -314,6 +324,13 @@ class TrainedModel:
             if only not in source.files:
                 raise DataError(f"no features of slide '{only}'", where=str(folder))
             source = replace(source, files={only: source.files[only]})
+        if not self._mismatch and (names := _mismatch(source.flags)):
+            raise DataError(
+                f"features of '{names[0].removeprefix(MISMATCH)}', but the model was fitted on "
+                f"those of '{info.encoder}'",
+                where=str(folder),
+                fix=f"Extract the slides with {info.encoder}",
+            )
         self._check_identity(features_identity(source), str(folder))
         infos = scan_bags(source.files)
         bad = {slide: found.problem for slide, found in infos.items() if found.problem}
@@ -355,6 +372,11 @@ class TrainedModel:
             return CaseBags(load, len(cases), self.fitted.info.dim)
 
         return OpenFeatures(tuple(by_slide), by_slide.__getitem__, make)
+
+    @property
+    def _mismatch(self) -> tuple[str, ...]:
+        """Flags of features that name another encoder, where the model was fitted on such."""
+        return _mismatch(self.info.flags)
 
     def _check_identity(self, found: FeaturesIdentity, where: str) -> None:
         """Refuse features that something else has made; what is not said is not held against them.
@@ -428,10 +450,16 @@ class TrainedModel:
             if not self.info.thresholds:
                 frame["predicted"] = [self.classes[at] for at in scores.argmax(axis=1)]
         frame["trained_on"] = [self.trained_on(case, slides) for case, slides in cases.items()]
+        if self._mismatch:
+            frame["flags"] = ";".join(self._mismatch)
         if frame["trained_on"].any():
             say(f"{int(frame['trained_on'].sum())} of {len(frame)} cases trained this model; "
                 "the column trained_on marks them")  # fmt: skip
         return frame
+
+
+def _mismatch(flags: Sequence[str]) -> tuple[str, ...]:
+    return tuple(flag for flag in flags if flag.startswith(MISMATCH))
 
 
 def slides_by_case(cases: Any, where: str = "table of cases") -> dict[str, Sequence[str]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from spade_bench.errors import BROKEN_FILE, DataError
 from spade_bench.explain.slidemap import SlideMap
@@ -123,15 +123,16 @@ def _map_of(data: AnnData, where: str) -> SlideMap:
         for name in ("attention", "sd")
     }
     return SlideMap(
-        **{name: str(uns[name]) for name in _TEXTS},
+        **cast("dict[str, Any]", {name: str(uns[name]) for name in _TEXTS}),
         classes=tuple(map(str, data.var_names)),
         coords=np.asarray(data.obsm["spatial"]),
         side=int(uns["patch_size_level0"]),
         contribution=np.asarray(data.X, dtype=np.float64),
-        **column,
+        attention=column["attention"],
+        sd=column["sd"],
         predicted=tuple(float(value) for value in np.atleast_1d(uns["predicted"])),
         models=int(uns["models"]),
-        **{name: bool(uns[name]) for name in _MARKS},
+        **cast("dict[str, Any]", {name: bool(uns[name]) for name in _MARKS}),
         mpp=float(uns["mpp_level0"]) if "mpp_level0" in uns else None,
         about=parse_json(str(uns["about"]), where),
     )

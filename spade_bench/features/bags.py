@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.errors import DataError
+from spade_bench.errors import DataError, name_some
 from spade_bench.features.cache import KnownFiles
 from spade_bench.features.formats import (
     HDF5,
@@ -195,7 +195,8 @@ class FeatureFolder:
             encoder: Take this encoder's features only. A folder in which no file names an encoder
                 is taken as it is.
             unreadable: When given, takes the error of each file that cannot be read, and the
-                search goes on; otherwise the first such error is raised.
+                search goes on; otherwise one error names them: a damaged file is not taken for
+                a missing one, because nobody knows whose features it holds.
 
         Returns:
             Slide id -> file, sorted by slide id.
@@ -223,19 +224,20 @@ class FeatureFolder:
             self._files = _candidates(self.root)
         candidates, strangers = self._files
         headers: list[BagHeader] = []
-        try:
-            for path in candidates:
-                if path not in self._looks:
-                    self._looks[path] = self._look(path)
-                looked = self._looks[path]
-                if not isinstance(looked, DataError):
-                    headers += looked
-                elif unreadable is None:
-                    raise looked
-                else:
-                    unreadable.append(looked)
-        finally:
-            say_not_taken(self.root, [*strangers, *self._strangers.items()])
+        damaged: list[DataError] = []
+        for path in candidates:
+            if path not in self._looks:
+                self._looks[path] = self._look(path)
+            looked = self._looks[path]
+            if isinstance(looked, DataError):
+                damaged.append(looked)
+            else:
+                headers += looked
+        say_not_taken(self.root, [*strangers, *self._strangers.items()])
+        if unreadable is not None:
+            unreadable += damaged
+        elif damaged:
+            raise damaged[0] if candidates == [self.root] else _of_damaged(damaged)
         return headers
 
     def _look(self, path: Path) -> list[BagHeader] | DataError:
@@ -355,6 +357,19 @@ def same_encoder(named: str | None, wanted: str) -> bool:
     if named is None:
         return False
     return _ALIASES.get(named, named) == _ALIASES.get(wanted, wanted)
+
+
+def _of_damaged(errors: Sequence[DataError]) -> DataError:
+    """One error for the files of a folder that cannot be read, and how to go on without them."""
+    first, others = errors[0], [Path(error.where).name for error in errors[1:]]
+    more = f"; {len(others)} more cannot be read: {name_some(others)}" if others else ""
+    again = first.fix.rstrip(". ") or "Make it again"
+    return DataError(
+        f"{first.what}{more}",
+        where=first.where,
+        fix=f"{again}, or move it out of the folder; a run leaves slides without features out "
+        "with --allow-missing",
+    )
 
 
 def _only(root: Path, slide: str, headers: list[BagHeader]) -> Path:

@@ -10,7 +10,14 @@ from __future__ import annotations
 
 from spade_bench.heads._base import Fit, HeadOptions, grid_points, parse_memory
 from spade_bench.heads._contribution import Contribution, Linear
-from spade_bench.heads._fitted import FittedHead, FittingHead, Head, HeadInfo, fitting
+from spade_bench.heads._fitted import (
+    FittedHead,
+    FittingHead,
+    Head,
+    HeadInfo,
+    can_be_saved,
+    fitting,
+)
 from spade_bench.heads._model import Model
 from spade_bench.heads._outputs import checked_scores, fit, fit_predict
 from spade_bench.heads._pooled import Form, PooledHead, Solved, pooled_head
@@ -31,6 +38,7 @@ __all__ = [
     "PooledHead",
     "Solved",
     "TrainConfig",
+    "can_be_saved",
     "checked_scores",
     "fit",
     "fit_predict",

@@ -62,7 +62,7 @@ class Contribution:
         total = self.total
         if self.link == "softmax":
             return softmax(total)  # type: ignore[no-any-return]
-        return expit(total) if self.link == "log odds" else total  # type: ignore[no-any-return]
+        return expit(total) if self.link == "log odds" else total
 
 
 @dataclass(frozen=True)

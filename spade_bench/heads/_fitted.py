@@ -35,6 +35,7 @@ __all__ = [
     "Head",
     "HeadInfo",
     "Keep",
+    "can_be_saved",
     "check_tensors",
     "fitting",
     "no_attention",
@@ -176,7 +177,7 @@ class FittedHead(ABC):
             DataError: When the folder exists and is not a saved head.
             UserError: When this head cannot be saved.
         """
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         tensors = {name: _contiguous(tensor) for name, tensor in self.tensors().items()}
         target = Path(folder)
@@ -185,7 +186,8 @@ class FittedHead(ABC):
                 "exists and is not a saved head", where=str(target), fix="Name a new folder"
             )
         with atomic_dir(target) as inside:
-            save_file(tensors, inside / TENSORS)
+            # save_file would make it readable to its owner only
+            (inside / TENSORS).write_bytes(save(tensors))
             about = {"format": FORMAT, "version": VERSION, **asdict(self.info)}
             digest = hash_file(inside / TENSORS)
             write_sealed(inside / DESCRIPTION, {**about, "tensors": digest})
@@ -217,6 +219,16 @@ class FittedHead(ABC):
         tensors = _read(path, digest)
         check_tensors(tensors, able.layout(info), str(path))
         return able.restore(info, tensors)
+
+    @staticmethod
+    def check_files(folder: str | Path) -> None:
+        """Make sure that what `save` wrote is whole, without building the head.
+
+        Raises:
+            DataError: When a file is missing or damaged.
+        """
+        _, digest = _described(Path(folder) / DESCRIPTION)
+        _check_digest(Path(folder) / TENSORS, digest)
 
     def check_width(self, dim: int) -> None:
         """Refuse features of another width.
@@ -283,6 +295,18 @@ def fitting(head: Head) -> FittingHead | None:
     return head if able else None  # type: ignore[return-value]
 
 
+def can_be_saved(head: Head) -> bool:
+    """Whether what the head fits can be saved, as far as can be said before it is fitted."""
+    able = fitting(head)
+    if able is None:
+        return False
+    try:
+        able.layout(HeadInfo(head.card.name, able.resolve({}), n_outputs=2, dim=2))
+    except UserError:
+        return False
+    return True
+
+
 def no_attention(name: str) -> UserError:
     """Return the error of a head without attention."""
     return UserError(
@@ -346,14 +370,18 @@ def _read(path: Path, digest: str) -> Tensors:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    if not path.is_file():
-        raise DataError("no such file", where=str(path))
-    if hash_file(path) != digest:
-        raise DataError("damaged or edited: its checksum does not fit", where=str(path))
+    _check_digest(path, digest)
     try:
         return dict(load_file(path))
     except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype numpy lacks
         raise DataError(f"not a readable safetensors file ({error})", where=str(path)) from error
+
+
+def _check_digest(path: Path, digest: str) -> None:
+    if not path.is_file():
+        raise DataError("no such file", where=str(path))
+    if hash_file(path) != digest:
+        raise DataError("damaged or edited: its checksum does not fit", where=str(path))
 
 
 def _contiguous(tensor: NDArray[Any]) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import UserError
 from spade_bench.files import hash_obj
+from spade_bench.keywords import says_keywords
 from spade_bench.registry import suggest
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class Results:
         )
         return table.sort_values([*_PLACE], kind="stable", ignore_index=True)
 
+    @says_keywords
     def predictions(self, *, control: str | None = "", **wanted: Any) -> pd.DataFrame:
         """Return a row per case and cell: its true label or outcome, and what was predicted.
 
@@ -131,6 +133,7 @@ class Results:
             )
         return pd.concat(parts, ignore_index=True)
 
+    @says_keywords
     def leaderboard(self, metric: str = "primary") -> pd.DataFrame:
         """Return means over draws or folds with 95% intervals, controls beside them.
 
@@ -148,6 +151,7 @@ class Results:
         rows = leaderboard(self.series, self.resampler, metric)
         return pd.DataFrame([row.as_dict() for row in rows])
 
+    @says_keywords
     def compare(self, a: str, b: str, metric: str = "primary") -> pd.DataFrame:
         """Compare two encoders, a minus b, on the same episodes and test cases.
 
@@ -170,6 +174,7 @@ class Results:
         table.attrs["verdict"] = sentence
         return table
 
+    @says_keywords
     def differences(
         self, a: str, b: str, metric: str = "primary"
     ) -> tuple[list[Difference], list[Difference], str]:
@@ -212,6 +217,7 @@ class Results:
         table = pd.DataFrame(list(rows.values()), columns=columns)
         return table[table["finished"] < table["planned"]].reset_index(drop=True)
 
+    @says_keywords
     def plot(
         self,
         kind: str = "curve",
