@@ -23,6 +23,7 @@ from spade_bench.features.casebags import CaseBags, scan_bags
 from spade_bench.features.formats import HDF5, opened
 from spade_bench.features.identity import read_identity, stored_identity
 from spade_bench.features.packs import split_path
+from spade_bench.features.regionbags import PatchRule, RegionChoice, cut_bags
 from spade_bench.files import atomic_dir, hash_file, hash_obj, parse_json, read_sealed, write_sealed
 from spade_bench.heads import FittedHead
 from spade_bench.types import Bag, TaskCard
@@ -84,6 +85,8 @@ class ModelInfo:
         kind: Kind of the task.
         features: What made the features.
         trained_on: Training case -> its slides.
+        regions: Which patches of a slide it was fitted on, by what was outlined there; None for
+            all of them.
         thresholds: Name -> probability of the positive class from which a case counts as positive;
             empty unless there are two classes.
         seed: Seed of the fit.
@@ -105,6 +108,7 @@ class ModelInfo:
     flags: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     created_utc: str = ""
+    regions: PatchRule | None = None
 
 
 class TrainedModel:
@@ -131,6 +135,7 @@ class TrainedModel:
         cases: Mapping[str, str | Sequence[str]] | pd.DataFrame | None = None,
         weights: str | Path | None = None,
         device: str = "auto",
+        regions: str | Path | None = None,
     ) -> pd.DataFrame:
         """Predict the cases of a features folder, or of bags in memory.
 
@@ -141,6 +146,8 @@ class TrainedModel:
                 for a case, except that the slides of a training case stay together.
             weights: Weights of an encoder of features that the base features are sent through.
             device: Where that encoder runs.
+            regions: Folder with `SLIDE.geojson`, for a model that was fitted on the patches inside
+                regions; they are chosen as it was fitted.
 
         Returns:
             One row per case: `case_id`, `slide_id` (joined by `;`), `probability_CLASS` and
@@ -149,26 +156,37 @@ class TrainedModel:
 
         Raises:
             DataError: When the features are of another identity, unusable, or a slide is missing.
-            UserError: When base features must be sent through an encoder and no weights are given.
+            UserError: When base features must be sent through an encoder and no weights are given,
+                or regions are given or missing where the model was fitted otherwise.
         """
         weights = self.weights if weights is None else Path(weights)
-        if self.info.features.through and not isinstance(features, (str, Path)):
+        self._check_regions(regions is not None)
+        in_memory = not isinstance(features, (str, Path))
+        if in_memory and (self.info.features.through or regions is not None):
             with _as_folder(bags_in_memory(features)) as folder:
-                return self.predict(folder, cases=cases, weights=weights, device=device)
-        if isinstance(features, (str, Path)):
-            slides, make = self._from_folder(Path(features), weights, device)
-        else:
-            slides, make = self._from_memory(bags_in_memory(features))
-        cases = self._cases_of(slides) if cases is None else slides_by_case(cases)
-        missing = [s for listed in cases.values() for s in listed if s not in set(slides)]
-        if missing:
-            raise DataError(
-                f"no features of {len(missing)} slide(s): {name_some(missing)}",
-                fix="Extract them, or leave their cases out",
-            )
-        if not cases:
-            raise DataError("There is no case to predict")
-        scores = self.fitted.predict(make(list(cases.values())))
+                return self.predict(
+                    folder, cases=cases, weights=weights, device=device, regions=regions
+                )
+        cases = None if cases is None else slides_by_case(cases)
+        with contextlib.ExitStack() as stack:
+            if isinstance(features, (str, Path)):
+                inside = None
+                if regions is not None:
+                    wanted = [s for listed in (cases or {}).values() for s in listed]
+                    inside = self._inside(Path(regions), wanted, stack)
+                slides, make = self._from_folder(Path(features), weights, device, inside=inside)
+            else:
+                slides, make = self._from_memory(bags_in_memory(features))
+            cases = self._cases_of(slides) if cases is None else cases
+            missing = [s for listed in cases.values() for s in listed if s not in set(slides)]
+            if missing:
+                raise DataError(
+                    f"no features of {len(missing)} slide(s): {name_some(missing)}",
+                    fix="Extract them, or leave their cases out",
+                )
+            if not cases:
+                raise DataError("There is no case to predict")
+            scores = self.fitted.predict(make(list(cases.values())))
         return self._frame(cases, scores)
 
     def attention(
@@ -254,7 +272,12 @@ class TrainedModel:
         return cls(info, FittedHead.load(Path(folder) / HEAD, device))
 
     def _from_folder(
-        self, folder: Path, weights: Path | None, device: str, only: str | None = None
+        self,
+        folder: Path,
+        weights: Path | None,
+        device: str,
+        only: str | None = None,
+        inside: Callable[[EncoderFeatures], EncoderFeatures] | None = None,
     ) -> tuple[list[str], Callable[[Sequence[Sequence[str]]], CaseBags]]:
         """Slides of a folder, or one of them, and how the bags of cases are made of them."""
         info = self.info
@@ -273,6 +296,7 @@ class TrainedModel:
                 raise DataError(f"no features of slide '{only}'", where=str(folder))
             source = replace(source, files={only: source.files[only]})
         self._check_identity(features_identity(source), str(folder))
+        source = source if inside is None else inside(source)
         infos = scan_bags(source.files)
         bad = {slide: found.problem for slide, found in infos.items() if found.problem}
         if bad:
@@ -284,6 +308,51 @@ class TrainedModel:
             )
         dim = next(iter(infos.values())).dim
         return list(source.files), lambda cases: source_bags(source, cases, dim)
+
+    def _check_regions(self, given: bool) -> None:
+        """Refuse whole slides for a model of the patches inside regions, and the other way round.
+
+        Raises:
+            UserError: Saying which it was fitted on.
+        """
+        rule = self.info.regions
+        if rule is not None and not given:
+            raise UserError(
+                f"The model was fitted on {rule.words}, not on whole slides",
+                fix="Give the regions of these slides with --regions DIR",
+            )
+        if rule is None and given:
+            raise UserError(
+                "The model was fitted on whole slides",
+                where="--regions",
+                fix="Leave it out, or fit a model with --regions",
+            )
+
+    def _inside(
+        self, regions: Path, wanted: Sequence[str], stack: contextlib.ExitStack
+    ) -> Callable[[EncoderFeatures], EncoderFeatures]:
+        """What cuts features as those the model was fitted on; its files go with the stack.
+
+        Args:
+            regions: Folder of region files.
+            wanted: Slides to predict; empty for all of the folder.
+            stack: Removes the files.
+        """
+        choice = RegionChoice(regions, self.info.regions or PatchRule())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spade-bench-")))
+
+        def cut(source: EncoderFeatures) -> EncoderFeatures:
+            files = cut_bags(
+                source.files,
+                wanted or list(source.files),
+                choice,
+                folder,
+                label=source.label,
+                fix="Outline these slides, or leave them out with a table of the others",
+            ).files
+            return replace(source, files=files)
+
+        return cut
 
     def _from_memory(
         self, bags: Sequence[Bag]
