@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spade_bench.features.identity import with_base
-from spade_bench.features.regionbags import Cut, PatchRule, RegionChoice, cut_bags
 from spade_bench.files import file_name, hash_obj
+from spade_bench.regions.regionbags import Cut, PatchRule, RegionChoice, cut_bags
 
 if TYPE_CHECKING:
     from spade_bench.evaluation.encoderfeatures import EncoderFeatures

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from spade_bench.console import say
 from spade_bench.errors import UserError
 from spade_bench.evaluation.settings import EvaluationSettings, from_workspace
-from spade_bench.slides.regions import check_share
+from spade_bench.regions.outlines import check_share
 
 if TYPE_CHECKING:
     from spade_bench.evaluation.request import EvaluationRequest, TaskRequest

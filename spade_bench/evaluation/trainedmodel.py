@@ -23,9 +23,9 @@ from spade_bench.features.casebags import CaseBags, scan_bags
 from spade_bench.features.formats import HDF5, opened
 from spade_bench.features.identity import read_identity, stored_identity
 from spade_bench.features.packs import split_path
-from spade_bench.features.regionbags import PatchRule, RegionChoice, cut_bags
 from spade_bench.files import atomic_dir, hash_file, hash_obj, parse_json, read_sealed, write_sealed
 from spade_bench.heads import FittedHead
+from spade_bench.regions.regionbags import PatchRule, RegionChoice, cut_bags
 from spade_bench.types import Bag, TaskCard
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from spade_bench.features.identity import ATTRIBUTE, read_identity
 from spade_bench.features.packs import split_path
 from spade_bench.features.slideids import match_files
 from spade_bench.files import file_name, hash_obj
-from spade_bench.slides.regionfiles import find_regions, read_regions
-from spade_bench.slides.regions import CENTRE, SlideRegions, check_share
+from spade_bench.regions.outlines import CENTRE, SlideRegions, check_share
+from spade_bench.regions.regionfiles import find_regions, read_regions
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spade_bench.errors import DataError, UserError
-from spade_bench.slides.opening import open_slide
-from spade_bench.slides.regionfiles import (
+from spade_bench.regions.outlines import Region, SlideRegions
+from spade_bench.regions.regionfiles import (
     find_regions,
     read_regions,
     region_features,
     write_geojson,
 )
-from spade_bench.slides.regions import Region, SlideRegions
+from spade_bench.slides.opening import open_slide
 
 SQUARE = [[0, 0], [400, 0], [400, 400], [0, 400], [0, 0]]
 HOLE = [[100, 100], [300, 100], [300, 300], [100, 300], [100, 100]]

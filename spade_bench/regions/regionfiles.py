@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError, name_some
 from spade_bench.files import atomic_path, parse_json
-from spade_bench.slides.regions import Region, SlideRegions, no_such_region
+from spade_bench.regions.outlines import Region, SlideRegions, no_such_region
 
 if TYPE_CHECKING:
     import numpy as np
