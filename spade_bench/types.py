@@ -48,6 +48,8 @@ class Bag:
         barcodes: Spot barcodes, n of them, for spatial transcriptomics samples.
         identity: What made the features, as `spade_bench.features.identity` writes it (JSON); None
             when the file does not say.
+        offset: Level-0 pixel (x, y) where what was scanned begins, which QuPath calls (0, 0).
+        size: Level-0 width and height of the slide, or None when the file does not say.
     """
 
     slide_id: str
@@ -58,6 +60,8 @@ class Bag:
     encoder: str | None = None
     barcodes: tuple[str, ...] | None = None
     identity: str | None = None
+    offset: tuple[int, int] = (0, 0)
+    size: tuple[int, int] | None = None
 
     @classmethod
     def from_anndata(cls, data: AnnData, slide_id: str | None = None) -> Bag:

@@ -35,6 +35,8 @@ from spade_bench.files import atomic_hdf5, file_name, hash_file
 if TYPE_CHECKING:
     import numpy as np
 
+    from spade_bench.types import Bag
+
 __all__ = [
     "FeatureFolder",
     "FeatureFolders",
@@ -42,6 +44,7 @@ __all__ = [
     "bag_encoder",
     "features_folder",
     "find_bags",
+    "placement",
     "read_bag",
     "same_encoder",
     "source_hash",
@@ -58,6 +61,8 @@ _COORDS_ATTRS = frozenset(
         "overlap",
         "level0_width",
         "level0_height",
+        "bounds_x",
+        "bounds_y",
     }
 )
 # Names under which other toolkits know encoders of this registry.
@@ -138,6 +143,16 @@ def write_features(
             target = placed if key in _COORDS_ATTRS else stored
             target.attrs[key] = "None" if value is None else value
     return Path(path)
+
+
+def placement(bag: Bag) -> dict[str, int]:
+    """Return the attributes that say how a bag's pixels lie on its slide, where it knows them."""
+    names: dict[str, int] = {}
+    if any(bag.offset):
+        names |= {"bounds_x": bag.offset[0], "bounds_y": bag.offset[1]}
+    if bag.size is not None:
+        names |= {"level0_width": bag.size[0], "level0_height": bag.size[1]}
+    return names
 
 
 def bag_dim(path: Path | str) -> int:
