@@ -14,8 +14,9 @@ from spade_bench.device import resolve_device, setup_numerics
 from spade_bench.encoders.spade.routing import ROUTINGS
 from spade_bench.encoders.spade.spadecard import CARD
 from spade_bench.errors import ConfigError, DataError, WeightsError
+from spade_bench.features.routinggroup import routing_of
 from spade_bench.registry import suggest
-from spade_bench.types import Control, EncoderCard, LoadOptions
+from spade_bench.types import Control, EncoderCard, LoadOptions, Routing
 
 if TYPE_CHECKING:
     from spade_bench.encoders.spade.model import SpadeModel
@@ -165,6 +166,39 @@ class SpadeEncoder:
         Raises:
             DataError: When the width is not that of the base encoder.
         """
+        self._check_width(features)
+        out = np.empty((features.shape[0], self.dim), dtype=np.float32)
+        for start in range(0, len(out), self.batch):
+            block = np.asarray(features[start : start + self.batch], dtype=np.float32)  # (b, D)
+            out[start : start + self.batch] = self.model.encode(block, self.routing, self.tau)
+        return out
+
+    def route(self, features: Any) -> Routing:
+        """Say to which experts base features are sent.
+
+        Args:
+            features: (n, D) features of the base encoder, float16 or float32.
+
+        Returns:
+            The nearest expert, which is that of the nearest centroid whatever the routing, and the
+            weights as they are used; with `concat` every expert counts alike.
+
+        Raises:
+            DataError: When the width is not that of the base encoder.
+        """
+        self._check_width(features)
+        blocks = [
+            np.asarray(features[start : start + self.batch], dtype=np.float32)
+            for start in range(0, len(features), self.batch)
+        ] or [np.empty((0, self.model.in_dim), dtype=np.float32)]
+        # Of concat no weights are used at all; alike is what it does.
+        used = "mean" if self.routing == "concat" else self.routing
+        weights = [self.model.route(block, used, self.tau) for block in blocks]  # (b, K) each
+        nearest = [self.model.nearest(block) for block in blocks]
+        expert, distance = (np.concatenate(parts) for parts in zip(*nearest, strict=True))
+        return routing_of(np.concatenate(weights), expert, distance, mode=self.routing)
+
+    def _check_width(self, features: Any) -> None:
         width = features.shape[1] if getattr(features, "ndim", 0) == 2 else None
         if width != self.model.in_dim:
             raise DataError(
@@ -172,11 +206,6 @@ class SpadeEncoder:
                 f"{self.model.in_dim}",
                 fix=f"Give (n, {self.model.in_dim}) features of '{self.model.base_encoder}'",
             )
-        out = np.empty((features.shape[0], self.dim), dtype=np.float32)
-        for start in range(0, len(out), self.batch):
-            block = np.asarray(features[start : start + self.batch], dtype=np.float32)  # (b, D)
-            out[start : start + self.batch] = self.model.encode(block, self.routing, self.tau)
-        return out
 
 
 def _precision(name: str | None) -> Literal["fp32", "bf16"]:
