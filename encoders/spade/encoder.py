@@ -19,6 +19,7 @@ from spade_bench.registry import suggest
 from spade_bench.types import Control, EncoderCard, LoadOptions, Routing
 
 if TYPE_CHECKING:
+    from spade_bench.encoders.spade.genepredictor import GenePredictor
     from spade_bench.encoders.spade.model import SpadeModel
 
 __all__ = ["SpadeEncoder"]
@@ -197,6 +198,36 @@ class SpadeEncoder:
         nearest = [self.model.nearest(block) for block in blocks]
         expert, distance = (np.concatenate(parts) for parts in zip(*nearest, strict=True))
         return routing_of(np.concatenate(weights), expert, distance, mode=self.routing)
+
+    def gene_predictor(self, spots: Path | None = None, *, seed: int = 0) -> GenePredictor:
+        """Return what predicts the expression of genes from base features.
+
+        Args:
+            spots: The training spots: the folder that pretraining wrote or its `spots.h5ad`, or a
+                HEST folder with the training sections. None takes those beside the weights.
+            seed: Seed of the draw where there are very many spots.
+
+        Raises:
+            UserError: When the model has no gene heads.
+            DataError: When its training spots are not at hand.
+        """
+        from spade_bench.encoders.spade.genepredictor import GenePredictor, training_spots
+
+        if spots is None:
+            spots = self._own_spots()
+        return GenePredictor(self.model, *training_spots(self.model, Path(spots)), seed=seed)
+
+    def _own_spots(self) -> Path:
+        """The folder of the weights, or that of the model whose control it is."""
+        options = self._loaded_by
+        if options is None or options.weights is None:
+            raise DataError(
+                "the training spots of this model are not at hand",
+                fix="Name the folder that pretraining wrote, or the HEST folder it was given",
+            )
+        folder = Path(options.weights)
+        control = folder.parent.name == "controls" and not (folder / "spots.h5ad").is_file()
+        return folder.parent.parent if control else folder
 
     def _check_width(self, features: Any) -> None:
         width = features.shape[1] if getattr(features, "ndim", 0) == 2 else None
