@@ -21,12 +21,16 @@ class Verdict:
         lead: The answer in a few words.
         marks: What a reader of these few words must not miss, such as `simulated data`.
         detail: The numbers behind it.
+        won: Comparisons that favour the first encoder at 5% after Holm.
+        lost: Comparisons that favour the second one.
     """
 
     condition: tuple[str, ...]
     lead: str
     marks: tuple[str, ...]
     detail: str
+    won: int
+    lost: int
 
     def __str__(self) -> str:
         marks = f" ({'; '.join(self.marks)})" if self.marks else ""
@@ -86,6 +90,8 @@ def _of_condition(rows: Sequence[Difference]) -> Verdict:
         detail=f"{a} minus {b} is {mean:+.3f} in {metrics} on average over {tasks}; of {len(rows)} "
         f"{places} (task, head, protocol) {won} favour {a} and {lost} {b} at 5% after Holm, "
         f"{len(rows) - won - lost} are undecided{tail}.",
+        won=won,
+        lost=lost,
     )
 
 

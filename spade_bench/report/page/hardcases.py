@@ -76,7 +76,7 @@ class HardCases:
         task: Name of the task.
         survival: Whether what is predicted is a risk.
         encoders: Labels, in the order of the columns.
-        cases: The worst first.
+        cases: The worst first: those that are wrong more often than not.
         n_cases: Distinct test cases, of which these are some.
     """
 
@@ -111,7 +111,7 @@ def hard_cases(series: Sequence[Series], resampler: Resampler) -> list[HardCases
                 task=place[0],
                 survival=resampler.predictions(shown[0].rows[0]).survival,
                 encoders=tuple(one.encoder for one in shown),
-                cases=tuple(one for one in cases[:MOST_CASES] if one.wrong > 0),
+                cases=tuple(one for one in cases[:MOST_CASES] if one.wrong > 0.5),
                 n_cases=len(cases),
             )
         )

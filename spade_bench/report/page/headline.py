@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spade_bench.errors import DataError
-from spade_bench.report.differences import Difference, against_base, compare
+from spade_bench.report.differences import Difference, against_base, compare, summaries
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.overall import OverallRow
 from spade_bench.report.page.resultsview import ResultsView
 from spade_bench.report.verdict import Verdict, verdicts
 from spade_bench.results import absent_cells
 
-__all__ = ["Caution", "Pair", "cautions", "compared_pairs"]
+__all__ = ["Caution", "Pair", "against_controls", "cautions", "compared_pairs"]
 
 _MOST_PAIRS = 8
 
@@ -27,14 +27,29 @@ class Pair:
         b: Second encoder.
         differences: Of every metric.
         verdicts: What they amount to, one for each condition.
-        is_control: Whether the second stands as a control beside the first.
+        control: Name of this control, such as `k1`; empty for an encoder.
     """
 
     a: str
     b: str
     differences: tuple[Difference, ...]
     verdicts: tuple[Verdict, ...]
-    is_control: bool = False
+    control: str = ""
+
+    @property
+    def is_control(self) -> bool:
+        """Whether the second stands as a control beside the first."""
+        return bool(self.control)
+
+    @property
+    def main(self) -> tuple[Difference, ...]:
+        """One difference a task, head, protocol and condition, as the verdict counts them."""
+        return tuple(summaries(self.differences))
+
+    @property
+    def leads(self) -> tuple[str, ...]:
+        """The distinct answers over all conditions."""
+        return tuple(dict.fromkeys(one.lead for one in self.verdicts))
 
 
 @dataclass(frozen=True)
@@ -68,14 +83,14 @@ def compared_pairs(results: ResultsView, ranks: Sequence[OverallRow]) -> list[Pa
     for a in dict.fromkeys(pair.a for pair in pairs):
         known = {pair.b for pair in pairs if pair.a == a}
         controls = {
-            one.encoder
+            one.encoder: one.control
             for one in results.series
             if one.rows and one.control_of == a and one.control not in {"", "permuted-labels"}
         }
-        for b in sorted(controls - known - {a}):
+        for b in sorted(controls.keys() - known - {a}):
             found = _differences(results, a, b)
             if found:
-                pairs.append(_pair(a, b, found, is_control=True))
+                pairs.append(_pair(a, b, found, controls[b]))
     return pairs
 
 
@@ -97,8 +112,39 @@ def _differences(results: ResultsView, a: str, b: str) -> list[Difference]:
         return []
 
 
-def _pair(a: str, b: str, differences: Sequence[Difference], *, is_control: bool = False) -> Pair:
-    return Pair(a, b, tuple(differences), tuple(verdicts(differences)), is_control)
+def _pair(a: str, b: str, differences: Sequence[Difference], control: str = "") -> Pair:
+    return Pair(a, b, tuple(differences), tuple(verdicts(differences)), control)
+
+
+def against_controls(pairs: Sequence[Pair]) -> list[tuple[str, str]]:
+    """Say of each encoder from which of its controls it differs, in words.
+
+    Args:
+        pairs: What :func:`compared_pairs` found.
+
+    Returns:
+        The encoder, and a sentence on its controls.
+    """
+    out = []
+    for a in dict.fromkeys(pair.a for pair in pairs if pair.is_control):
+        groups: dict[str, list[str]] = {}
+        for pair in pairs:
+            if pair.is_control and pair.a == a:
+                won = sum(one.won for one in pair.verdicts)
+                lost = sum(one.lost for one in pair.verdicts)
+                words = _AGAINST[won > 0, lost > 0]
+                groups.setdefault(words, []).append(f"{pair.b} ({pair.control})")
+        parts = [f"{words} {', '.join(names)}" for words, names in groups.items()]
+        out.append((a, f"{a} is {'; it is '.join(parts)}."))
+    return out
+
+
+_AGAINST = {
+    (True, False): "in part or everywhere better than",
+    (False, True): "in part or everywhere worse than",
+    (True, True): "here better and there worse than",
+    (False, False): "not clearly different from",
+}
 
 
 def cautions(results: ResultsView, rows: Sequence[ReportRow]) -> list[Caution]:

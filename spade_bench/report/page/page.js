@@ -166,7 +166,7 @@
             el("span", {}, scale[0].toFixed(1)), el("span", {}, scale[1].toFixed(1))),
         );
     }
-    tr.append(el("th", { scope: "col" }, "Flags"));
+    tr.append(el("th", { scope: "col", class: "marks" }, "Flags"));
     return tr;
   };
 

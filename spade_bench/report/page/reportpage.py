@@ -19,7 +19,12 @@ from spade_bench.report.overall import OverallRow, overall
 from spade_bench.report.page import howmade, usedcards
 from spade_bench.report.page.cohortflow import cohort_flows, stored_cohorts
 from spade_bench.report.page.hardcases import hard_cases
-from spade_bench.report.page.headline import Pair, cautions, compared_pairs
+from spade_bench.report.page.headline import (
+    Pair,
+    against_controls,
+    cautions,
+    compared_pairs,
+)
 from spade_bench.report.page.maplinks import find_maps
 from spade_bench.report.page.resultsview import ResultsView
 from spade_bench.report.page.standings import (
@@ -101,12 +106,13 @@ def _content(results: ResultsView, maps: Path | None, home: Path) -> dict[str, A
         "tasks": list(dict.fromkeys(one.task for one in series)),
         "cautions": cautions(results, rows),
         "pairs": pairs,
+        "against_controls": against_controls(pairs),
         "summary": _summary(series, results, rows),
         "standings": tables,
         "standing_data": _data(tables, meanings, results),
         "meanings": meanings,
         "whole": whole,
-        "ranks": _by_place(ranks),
+        "ranks": [place for place in _by_place(ranks) if len(place[0].tasks) > 1],
         "figures": figures,
         "figures_left_out": [", ".join(one.words) for one in left_out],
         "splits": risk_split.risk_splits(series, resampler),
@@ -234,7 +240,13 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    environment.filters |= {"number": _number, "p": _p, "interval": _interval, "share": _share}
+    environment.filters |= {
+        "number": _number,
+        "p": _p,
+        "interval": _interval,
+        "share": _share,
+        "time": _time,
+    }
     environment.globals |= {"plot_scale": plot_scale, "place": _place}
     return environment
 
@@ -274,6 +286,11 @@ def _p(value: float | None) -> str:
     if value is None:
         return "\N{EN DASH}"
     return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _time(stamp: str) -> str:
+    """A time as people write it, of one in ISO 8601."""
+    return f"{stamp[:10]} {stamp[11:16]} UTC" if stamp.endswith("Z") else stamp
 
 
 def _share(value: float | None) -> str:
