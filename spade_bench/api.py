@@ -199,6 +199,7 @@ def encode(
     encoder: str | FeatureEncoder | SlideEncoder,
     *,
     out: Source | None = None,
+    with_routing: bool = False,
     **load: Any,
 ) -> Any:
     """Send features through an encoder of features, such as SPADE, or a slide encoder.
@@ -207,6 +208,8 @@ def encode(
         features: A bag, an (n, D) array, an AnnData of one slide, or with `out` a folder.
         encoder: Name of the encoder, or one that is loaded.
         out: Folder to write, for a folder of features.
+        with_routing: Also say to which experts of a mixture each patch was sent: as `routing` of a
+            bag, as columns of an AnnData, in the files of a folder.
         **load: Keywords of `load_encoder`, for an encoder that is given by name.
 
     Returns:
@@ -215,7 +218,8 @@ def encode(
         already, and what failed.
 
     Raises:
-        ConfigError: When the encoder takes images.
+        ConfigError: When the encoder takes images, or has no experts and routing is asked for.
+        UserError: When routing is asked for a bare array, which has no place for it.
         DataError: When the features are of another encoder than the one it takes.
     """
     from spade_bench.extraction import inmemory
@@ -231,13 +235,20 @@ def encode(
         if isinstance(features, (str, os.PathLike)):
             if out is None:
                 raise UserError("a folder of features is encoded into a folder", fix="Give out=")
-            return inmemory.encode_folder(Path(features), loaded, Path(out))
+            return inmemory.encode_folder(
+                Path(features), loaded, Path(out), with_routing=with_routing
+            )
         if out is not None:
             raise UserError("out= belongs to a folder of features", fix="Leave it out")
         if isinstance(features, Bag):
-            return inmemory.encode_bag(features, loaded)
+            return inmemory.encode_bag(features, loaded, with_routing=with_routing)
         if hasattr(features, "obsm"):
-            return inmemory.encode_anndata(features, loaded)
+            return inmemory.encode_anndata(features, loaded, with_routing=with_routing)
+        if with_routing:
+            raise UserError(
+                "an array has no place for routing",
+                fix="Give a Bag: sb.encode(Bag('slide', features), encoder, with_routing=True)",
+            )
         bag = Bag("features", cast("np.ndarray", features))
         return inmemory.encode_bag(bag, loaded).features
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spade_bench.cli.options import DeviceOption, TrustOption, parse_named_paths, parse_shard
+from spade_bench.cli.regionoptions import RegionNameOption, RegionShareOption, RegionsOption
 from spade_bench.cli.tableoptions import (
     CaseColumn,
     DaysColumn,
@@ -90,6 +91,9 @@ def run(
         list[str] | None,
         typer.Option(help="Its features folder, or ENCODER=DIR, where it has one of its own."),
     ] = None,
+    regions: RegionsOption = None,
+    region_name: RegionNameOption = None,
+    region_share: RegionShareOption = None,
     case_column: CaseColumn = None,
     slide_column: SlideColumn = None,
     label_column: LabelColumn = None,
@@ -186,6 +190,7 @@ _NO_SETTINGS = ("config", "shard", "dry_run")
 _FIELDS = {
     "encoder": "encoders",
     "task": "tasks",
+    "region_name": "region_names",
     "head": "heads",
     "table": "tables",
     "test_table": "test_tables",

@@ -226,7 +226,7 @@ def _features(features: Any, name: str, folder: Path) -> Path:
     if hasattr(features, "folder"):  # what `extract` returned
         return Path(features.folder)
     from spade_bench.features.annotated import bags_in_memory
-    from spade_bench.features.bags import write_features
+    from spade_bench.features.bags import placement, write_features
 
     bags = bags_in_memory(features)
     stem = "given" if name == _EVERY else file_name(name)
@@ -252,6 +252,7 @@ def _features(features: Any, name: str, folder: Path) -> Path:
                 "mpp": bag.mpp,
                 "patch_size_level0": bag.patch_size_level0,
                 **({} if bag.identity is None else {"identity": bag.identity}),
+                **placement(bag),
             },
         )
     return root

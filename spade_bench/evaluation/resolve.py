@@ -21,6 +21,7 @@ from spade_bench.evaluation.settingchecks import (
     check_kind_options,
     check_numbers,
     check_protocol_options,
+    check_regions,
     said_options,
 )
 from spade_bench.evaluation.settings import EvaluationSettings, path_of
@@ -65,6 +66,7 @@ def resolve(
     check_numbers(given)
     check_controls(given)
     check_cache_mode(given.cache or "digests")
+    check_regions(given)
     settings = given.resolved(workspace)
     protocol = _protocol_of(settings)
     if protocol:

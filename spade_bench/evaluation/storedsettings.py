@@ -44,6 +44,9 @@ def store_config(request: EvaluationRequest, made: Mapping[str, Head]) -> None:
         folders = getattr(settings, name)
         content[name] = {key: path for key, path in folders.items() if key != "*"}
         content[f"any_{name}"] = folders.get("*")
+    if settings.regions is not None:
+        names = ("regions", "region_names", "region_share")
+        content |= {name: getattr(settings, name) for name in names}
     key = hash_obj(content)
     path: Path = request.out / "configs" / f"run-{key[:8]}.json"
     write_json(path, content)

@@ -27,6 +27,7 @@ from spade_bench.features.packs import split_path
 from spade_bench.files import atomic_dir, hash_file, hash_obj, parse_json, read_sealed, write_sealed
 from spade_bench.heads import FittedHead
 from spade_bench.keywords import says_keywords
+from spade_bench.regions.regionbags import PatchRule, RegionChoice, cut_bags
 from spade_bench.types import Bag, TaskCard
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ class ModelInfo:
         kind: Kind of the task.
         features: What made the features.
         trained_on: Training case -> its slides.
+        regions: Which patches of a slide it was fitted on, by what was outlined there; None for
+            all of them.
         thresholds: Name -> probability of the positive class from which a case counts as positive;
             empty unless there are two classes.
         seed: Seed of the fit.
@@ -109,6 +112,7 @@ class ModelInfo:
     flags: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     created_utc: str = ""
+    regions: PatchRule | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +158,7 @@ class TrainedModel:
         cases: Mapping[str, str | Sequence[str]] | pd.DataFrame | None = None,
         weights: str | Path | None = None,
         device: str = "auto",
+        regions: str | Path | None = None,
     ) -> pd.DataFrame:
         """Predict the cases of a features folder, or of bags in memory.
 
@@ -164,6 +169,8 @@ class TrainedModel:
                 for a case, except that the slides of a training case stay together.
             weights: Weights of an encoder of features that the base features are sent through.
             device: Where that encoder runs.
+            regions: Folder with `SLIDE.geojson`, for a model that was fitted on the patches inside
+                regions; they are chosen as it was fitted.
 
         Returns:
             One row per case: `case_id`, `slide_id` (joined by `;`), `probability_CLASS` and
@@ -172,10 +179,20 @@ class TrainedModel:
 
         Raises:
             DataError: When the features are of another identity, unusable, or a slide is missing.
-            UserError: When base features must be sent through an encoder and no weights are given.
+            UserError: When base features must be sent through an encoder and no weights are given,
+                or regions are given or missing where the model was fitted otherwise.
         """
-        with self.opened(features, weights=weights, device=device) as there:
-            chosen = self.cases_of(there.slides) if cases is None else slides_by_case(cases)
+        self._check_regions(regions is not None)
+        cases = None if cases is None else slides_by_case(cases)
+        with contextlib.ExitStack() as stack:
+            inside = None
+            if regions is not None:
+                wanted = [s for listed in (cases or {}).values() for s in listed]
+                inside = self._inside(Path(regions), wanted, stack)
+            there = stack.enter_context(
+                self.opened(features, weights=weights, device=device, inside=inside)
+            )
+            chosen = self.cases_of(there.slides) if cases is None else cases
             known = set(there.slides)
             missing = [s for listed in chosen.values() for s in listed if s not in known]
             if missing:
@@ -227,6 +244,7 @@ class TrainedModel:
         weights: str | Path | None = None,
         device: str = "auto",
         only: str | None = None,
+        inside: Callable[[EncoderFeatures], EncoderFeatures] | None = None,
     ) -> Iterator[OpenFeatures]:
         """Open features for as long as the block lasts, and make sure that they fit the model.
 
@@ -235,6 +253,7 @@ class TrainedModel:
             weights: See `predict`.
             device: See `predict`.
             only: Look at this slide of a folder only.
+            inside: Cuts the features to the patches that count.
 
         Raises:
             DataError: When they are of another identity, unusable, or lack the slide.
@@ -242,15 +261,15 @@ class TrainedModel:
         """
         weights = self.weights if weights is None else Path(weights)
         if isinstance(features, (str, Path)):
-            yield self._from_folder(Path(features), weights, device, only)
+            yield self._from_folder(Path(features), weights, device, only, inside)
             return
         bags = bags_in_memory(features)
-        if not self.info.features.through:
+        if not self.info.features.through and inside is None:
             yield self._from_memory(bags)
             return
         with tempfile.TemporaryDirectory(prefix="spade-bench-") as folder:
             place = feature_folders(bags, Path(folder))["*"]
-            yield self._from_folder(place, weights, device, only)
+            yield self._from_folder(place, weights, device, only, inside)
 
     @says_keywords
     def save(self, folder: str | Path) -> Path:
@@ -301,7 +320,12 @@ class TrainedModel:
         return cls(info, FittedHead.load(Path(folder) / HEAD, device))
 
     def _from_folder(
-        self, folder: Path, weights: Path | None, device: str, only: str | None
+        self,
+        folder: Path,
+        weights: Path | None,
+        device: str,
+        only: str | None,
+        inside: Callable[[EncoderFeatures], EncoderFeatures] | None = None,
     ) -> OpenFeatures:
         """The features in a folder, or those of one slide of it."""
         info = self.info
@@ -332,6 +356,7 @@ class TrainedModel:
                 fix=f"Extract the slides with {info.encoder}",
             )
         self._check_identity(features_identity(source), str(folder))
+        source = source if inside is None else inside(source)
         infos = scan_bags(source.files)
         bad = {slide: found.problem for slide, found in infos.items() if found.problem}
         if bad:
@@ -348,6 +373,51 @@ class TrainedModel:
             lambda cases: source_bags(source, cases, dim),
             source.encode_slide is None,
         )
+
+    def _check_regions(self, given: bool) -> None:
+        """Refuse whole slides for a model of the patches inside regions, and the other way round.
+
+        Raises:
+            UserError: Saying which it was fitted on.
+        """
+        rule = self.info.regions
+        if rule is not None and not given:
+            raise UserError(
+                f"The model was fitted on {rule.words}, not on whole slides",
+                fix="Give the regions of these slides with --regions DIR",
+            )
+        if rule is None and given:
+            raise UserError(
+                "The model was fitted on whole slides",
+                where="--regions",
+                fix="Leave it out, or fit a model with --regions",
+            )
+
+    def _inside(
+        self, regions: Path, wanted: Sequence[str], stack: contextlib.ExitStack
+    ) -> Callable[[EncoderFeatures], EncoderFeatures]:
+        """What cuts features as those the model was fitted on; its files go with the stack.
+
+        Args:
+            regions: Folder of region files.
+            wanted: Slides to predict; empty for all of the folder.
+            stack: Removes the files.
+        """
+        choice = RegionChoice(regions, self.info.regions or PatchRule())
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spade-bench-")))
+
+        def cut(source: EncoderFeatures) -> EncoderFeatures:
+            files = cut_bags(
+                source.files,
+                wanted or list(source.files),
+                choice,
+                folder,
+                label=source.label,
+                fix="Outline these slides, or leave them out with a table of the others",
+            ).files
+            return replace(source, files=files)
+
+        return cut
 
     def _from_memory(self, bags: Sequence[Bag]) -> OpenFeatures:
         """The features in bags."""

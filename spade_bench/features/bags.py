@@ -30,10 +30,13 @@ from spade_bench.features.formats import (
 from spade_bench.features.identity import Identity, stored_identity
 from spade_bench.features.lookalikes import OTHERS, say_not_taken, unlike, why_no_features
 from spade_bench.features.packs import PACK_SUFFIX, is_pack, open_pack, split_path
+from spade_bench.features.routinggroup import write_routing
 from spade_bench.files import atomic_hdf5, file_name, hash_file
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from spade_bench.types import Bag, Routing
 
 __all__ = [
     "FeatureFolder",
@@ -42,6 +45,7 @@ __all__ = [
     "bag_encoder",
     "features_folder",
     "find_bags",
+    "placement",
     "read_bag",
     "same_encoder",
     "source_hash",
@@ -58,6 +62,8 @@ _COORDS_ATTRS = frozenset(
         "overlap",
         "level0_width",
         "level0_height",
+        "bounds_x",
+        "bounds_y",
     }
 )
 # Names under which other toolkits know encoders of this registry.
@@ -101,6 +107,7 @@ def write_features(
     encoder: str,
     barcodes: Sequence[str] | None = None,
     attrs: Mapping[str, Any] | None = None,
+    routing: Routing | None = None,
 ) -> Path:
     """Write one bag, atomically.
 
@@ -113,6 +120,7 @@ def write_features(
         barcodes: N spot barcodes.
         attrs: Further attributes (`mpp`, `patch_size_level0`, ...), each stored where TRIDENT
             keeps it. None is stored as the text `None`.
+        routing: How the patches were sent to experts; stored in a group of its own.
 
     Raises:
         DataError: When the shapes do not fit together.
@@ -122,7 +130,8 @@ def write_features(
     values = np.ascontiguousarray(features, dtype=np.float32)
     if values.ndim != 2:
         raise DataError(f"features of shape {values.shape} are not (N, D)", where=slide_id)
-    for name, other in (("coords", coords), ("barcodes", barcodes)):
+    experts = None if routing is None else routing.expert
+    for name, other in (("coords", coords), ("barcodes", barcodes), ("experts", experts)):
         if other is not None and len(other) != len(values):
             raise DataError(f"{len(other)} {name} for {len(values)} features", where=slide_id)
     with atomic_hdf5(path) as file:
@@ -137,7 +146,19 @@ def write_features(
         for key, value in (attrs or {}).items():
             target = placed if key in _COORDS_ATTRS else stored
             target.attrs[key] = "None" if value is None else value
+        if routing is not None:
+            write_routing(file, routing)
     return Path(path)
+
+
+def placement(bag: Bag) -> dict[str, int]:
+    """Return the attributes that say how a bag's pixels lie on its slide, where it knows them."""
+    names: dict[str, int] = {}
+    if any(bag.offset):
+        names |= {"bounds_x": bag.offset[0], "bounds_y": bag.offset[1]}
+    if bag.size is not None:
+        names |= {"level0_width": bag.size[0], "level0_height": bag.size[1]}
+    return names
 
 
 def bag_dim(path: Path | str) -> int:

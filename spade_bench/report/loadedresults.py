@@ -292,6 +292,20 @@ class Results:
             return survival_pictures(shown, self.resampler)
         return curve_pictures(leaderboard(shown, self.resampler, "primary"))
 
+    def to_html(self, path: str | Path, *, maps: str | Path | None = None) -> None:
+        """Write the whole report as one page that opens in any browser and needs no network.
+
+        Args:
+            path: The file.
+            maps: Folder that `explain` wrote, to which the worst-predicted cases are linked.
+
+        Raises:
+            DataError: When the folder of maps holds none.
+        """
+        from spade_bench.report.page.reportpage import write_page
+
+        write_page(self, Path(path), None if maps is None else Path(maps))
+
     def check_metric(self, metric: str, more: Sequence[str] = ()) -> None:
         """Refuse a metric that no task here has.
 
