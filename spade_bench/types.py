@@ -100,13 +100,10 @@ class Bag:
         barcodes: Spot barcodes, n of them, for spatial transcriptomics samples.
         identity: What made the features, as `spade_bench.features.identity` writes it (JSON); None
             when the file does not say.
-<<<<<<< HEAD
         offset: Level-0 pixel (x, y) where what was scanned begins, which QuPath calls (0, 0).
         size: Level-0 width and height of the slide, or None when the file does not say.
-=======
         routing: How the patches were sent to the experts of a mixture; None where it was not asked
             for.
->>>>>>> h_experts
     """
 
     slide_id: str
@@ -117,12 +114,9 @@ class Bag:
     encoder: str | None = None
     barcodes: tuple[str, ...] | None = None
     identity: str | None = None
-<<<<<<< HEAD
     offset: tuple[int, int] = (0, 0)
     size: tuple[int, int] | None = None
-=======
     routing: Routing | None = None
->>>>>>> h_experts
 
     @classmethod
     def from_anndata(cls, data: AnnData, slide_id: str | None = None) -> Bag:

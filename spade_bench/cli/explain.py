@@ -18,9 +18,7 @@ __all__ = ["explain"]
 def explain(
     subject: Annotated[
         list[Path],
-        typer.Argument(
-            help="Folder of a model of `fit`, or folders of results of `run`."
-        ),
+        typer.Argument(help="Folder of a model of `fit`, or folders of results of `run`."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for maps and pictures.")],
     slides: Annotated[
