@@ -314,6 +314,8 @@ class EncoderCard:
         level: `patch` when it makes one vector per patch, `slide` when it makes one per slide.
         dim: Width of its features; None when the weights decide (SPADE).
         description: One sentence.
+        title: What people write, such as `Prov-GigaPath`; where empty, print makes it from the
+            name (`uni` -> UNI).
         patch_px: Side of an input patch in pixels; of a slide encoder, that of the patches whose
             features it takes; None where any will do.
         mpp: Resolution of those patches in micrometres per pixel; None where any will do.
@@ -338,6 +340,7 @@ class EncoderCard:
         needs: Repository, files and packages that it needs.
         reference: Paper or page.
         notes: Choices worth knowing.
+        bibtex: The reference as a BibTeX entry; where empty, `cite` makes it from `reference`.
     """
 
     name: str
@@ -364,6 +367,8 @@ class EncoderCard:
     needs: Needs = field(default_factory=Needs)
     reference: str = ""
     notes: tuple[str, ...] = ()
+    title: str = ""
+    bibtex: str = ""
 
 
 @dataclass(frozen=True)
@@ -380,6 +385,7 @@ class HeadCard:
             is nothing to choose.
         cheap: Whether a fit costs next to nothing, so that controls may repeat it.
         reference: Paper of the method.
+        title: What people write; where empty, print makes it from the name.
     """
 
     name: str
@@ -390,6 +396,7 @@ class HeadCard:
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     cheap: bool = False
     reference: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True)

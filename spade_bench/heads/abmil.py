@@ -179,6 +179,7 @@ stacked_head(
 stacked_head(
     HeadCard(
         name="abmil-nll",
+        title="ABMIL (discrete time)",
         kinds=("survival",),
         description="Gated attention pooling with a discrete-time likelihood of the event",
         input="bag",
@@ -193,6 +194,7 @@ stacked_head(
 stacked_head(
     HeadCard(
         name="abmil-cox",
+        title="ABMIL (Cox)",
         kinds=("survival",),
         description="Gated attention pooling with the Cox partial likelihood of 32 cases per step",
         input="bag",

@@ -50,6 +50,7 @@ class CoxConfig:
 
 CARD = HeadCard(
     name="cox",
+    title="Cox regression",
     kinds=("survival",),
     description="Ridge Cox regression on principal components of mean-pooled features",
     input="pooled",

@@ -44,6 +44,7 @@ class LogisticConfig:
 
 CARD = HeadCard(
     name="logistic",
+    title="Logistic regression",
     kinds=("classification",),
     description="L2-penalised logistic regression on mean-pooled features, centred and scaled "
     "by one number in training",
