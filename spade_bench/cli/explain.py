@@ -11,6 +11,7 @@ from spade_bench.cli.options import DeviceOption, JsonOption, parse_named_paths
 
 if TYPE_CHECKING:
     from spade_bench.explain.mapfolder import Written
+    from spade_bench.explain.regionscores import RegionScores
 
 __all__ = ["explain"]
 
@@ -49,6 +50,17 @@ def explain(
         list[str] | None,
         typer.Option(help="Weights of an encoder of features, or ENCODER=PATH."),
     ] = None,
+    top: Annotated[
+        int, typer.Option(min=0, help="Patches of each end on the contact sheets; 0 for none.")
+    ] = 50,
+    blind: Annotated[
+        bool,
+        typer.Option("--blind", help="Contact sheets A, B, ... without names, and a key apart."),
+    ] = False,
+    regions: Annotated[
+        Path | None,
+        typer.Option(help="Outlines (SLIDE.geojson, or a folder) to draw and to measure against."),
+    ] = None,
     geojson: Annotated[bool, typer.Option("--geojson", help="Write files for QuPath too.")] = False,
     trained_too: Annotated[
         bool,
@@ -67,7 +79,7 @@ def explain(
     from spade_bench import workspace as ws
     from spade_bench.explain.explaining import Question, maps_of, open_subject
     from spade_bench.explain.keptmodels import Wanted
-    from spade_bench.explain.mapfolder import SCHEMA, write_maps
+    from spade_bench.explain.mapfolder import SCHEMA, Wishes, write_maps
     from spade_bench.surroundings import left_unchanged
 
     space = ws.load()
@@ -85,8 +97,9 @@ def explain(
         device=device,
         trained_too=trained_too,
     )
+    wishes = Wishes(geojson=geojson, top=top, blind=blind, regions=regions)
     with left_unchanged():
-        written = write_maps(maps_of(opened, question), out, geojson=geojson)
+        written = write_maps(maps_of(opened, question), out, wishes)
     if json_:
         content = {"out": str(out), "maps": written.maps, "mean_spearman": written.agreement}
         console.emit_json(SCHEMA.split("/")[1], content)
@@ -113,7 +126,7 @@ def _say(written: Written, out: Path) -> None:
     first = written.maps[0]
     models = sorted({one["models"] for one in written.maps})
     number = f"{models[0]}" if len(models) == 1 else f"{models[0]} to {models[-1]}"
-    encoders = " and ".join(dict.fromkeys(one["encoder"] for one in written.maps))
+    encoders = " and ".join(written.encoders)
     console.emit(
         f"{len(written.maps)} maps of {len(cases)} cases, {encoders} with {first['head']} on "
         f"{first['task']}, {number} model(s) each ({first['method']}): {out}"
@@ -128,3 +141,27 @@ def _say(written: Written, out: Path) -> None:
             f"{a} and {b} agree with a rank correlation of {mean}, "
             f"mean over {len(written.agreements)} slides"
         )
+    if written.regions is not None:
+        _say_regions(written.regions, written.encoders)
+
+
+def _say_regions(scores: RegionScores, encoders: tuple[str, ...]) -> None:
+    from spade_bench import console
+
+    def between(low: float | None, high: float | None) -> str:
+        return "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+
+    for one in scores.means():
+        if one.metric in ("auroc", "attention_share"):
+            what = "AUROC for" if one.metric == "auroc" else "share of attention in"
+            console.emit(
+                f"{one.encoder}: {what} the regions {one.mean:.3f}{between(one.low, one.high)}, "
+                f"{one.slides} slides"
+            )
+    if len(encoders) > 1:
+        for difference in scores.differences(encoders[0], encoders[1]):
+            if difference.metric == "auroc":
+                console.emit(
+                    f"{difference.a} minus {difference.b}: AUROC {difference.mean:+.3f}"
+                    f"{between(difference.low, difference.high)}"
+                )

@@ -28,7 +28,7 @@ _STORED = (
 _PLACES = ("table", "test_table", "splits", "published")
 # What finding cases and their features again depends on.
 _REPEATED = ("match_ids", "positive", "as_is", "allow_missing", "allow_leaky_splits", "seed",
-             "protocol")  # fmt: skip
+             "protocol", "regions", "region_names", "region_share")  # fmt: skip
 
 
 def store_config(request: EvaluationRequest, made: Mapping[str, Head]) -> None:

@@ -26,7 +26,6 @@ __all__ = [
     "RegionMean",
     "RegionScore",
     "RegionScores",
-    "rank_correlation",
     "score_slide",
     "score_slides",
 ]
@@ -301,39 +300,6 @@ def score_slides(
             fix="Name each region file after its slide, SLIDE.geojson",
         )
     return RegionScores(tuple(scores), tuple(dict.fromkeys(without)))
-
-
-def rank_correlation(first: SlideMap, second: SlideMap) -> float | None:
-    """Return Spearman's correlation of what two maps of a slide show, on the patches they share.
-
-    Args:
-        first: A map.
-        second: A map of the same slide, such as that of another encoder.
-
-    Returns:
-        The correlation; None where patches differ in size, fewer than three are shared, or one map
-        is the same everywhere.
-
-    Raises:
-        DataError: When they are of different slides.
-    """
-    import numpy as np
-    from scipy.stats import rankdata
-
-    if first.slide_id != second.slide_id:
-        raise DataError(f"the maps are of '{first.slide_id}' and of '{second.slide_id}'")
-    if first.side != second.side:
-        return None
-    places = np.concatenate([first.coords, second.coords])  # (n + m, 2)
-    numbers = np.unique(places, axis=0, return_inverse=True)[1].ravel()  # one number per place
-    of_first, of_second = np.split(numbers, [len(first.coords)])
-    shared, mine, theirs = np.intersect1d(of_first, of_second, return_indices=True)  # (m,) each
-    if len(shared) < 3:
-        return None
-    x, y = rankdata(first.shown[mine]), rankdata(second.shown[theirs])  # (m,)
-    if not x.std() or not y.std():
-        return None
-    return float(np.corrcoef(x, y)[0, 1])
 
 
 def _series(score: RegionScore) -> tuple[str, str, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.console import say, track
 from spade_bench.errors import DataError, UserError, name_some
 from spade_bench.evaluation.encoderfeatures import find_features, matched, with_test_files
+from spade_bench.evaluation.restriction import Restriction
 from spade_bench.evaluation.storedsettings import stored_request
 from spade_bench.evaluation.taskcohort import load_cases
 from spade_bench.evaluation.trainedmodel import source_bags
@@ -124,6 +125,7 @@ def _source(kept: KeptModels, place: Place) -> tuple[EncoderFeatures, dict[str, 
     slides_of = {case.case_id: case.slide_ids for case in cases.cohort.cases}
     every = [slide for listed in slides_of.values() for slide in listed]
     files, _ = matched(request, source.files, every, source.label)
+    source = Restriction.of(request, every, folders).features(replace(source, files=files))
     made_by = "" if source.made_by is None else source.made_by.digest
     if row.identity and made_by and row.identity != made_by:
         raise DataError(
@@ -132,7 +134,7 @@ def _source(kept: KeptModels, place: Place) -> tuple[EncoderFeatures, dict[str, 
             where=str(next(iter(source.files.values())).parent),
             fix="Give the features and weights that the run used",
         )
-    return replace(source, files=files), slides_of
+    return source, slides_of
 
 
 def _chosen(

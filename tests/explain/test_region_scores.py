@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from spade_bench.errors import DataError
 from spade_bench.explain.regionscores import (
     METRICS,
-    rank_correlation,
     score_slide,
     score_slides,
 )
@@ -181,21 +178,3 @@ def test_rows_are_written_with_a_schema(tmp_path: Path) -> None:
     assert content["without_region"] == ["s12"]
     assert [d["a"] for d in content["differences"]] == ["spade"] * 3
     assert len(content["means"]) == 6
-
-
-def test_rank_correlation_is_spearmans_on_shared_patches() -> None:
-    rng = np.random.default_rng(2)
-    first, second = rng.integers(1, 9, size=100), rng.integers(1, 9, size=100)
-    one = slide_map(first)
-    order = rng.permutation(100)[:60]
-    part = slide_map(second, contribution=np.zeros((100, 2)))
-    assert part.attention is not None
-    other = replace(part, coords=GRID[order], attention=part.attention[order],
-                    contribution=np.zeros((60, 2)))  # fmt: skip
-    expected = spearmanr(first[order], second[order]).statistic
-    assert rank_correlation(one, other) == pytest.approx(expected)
-    assert rank_correlation(one, one) == pytest.approx(1.0)
-    assert rank_correlation(one, slide_map(np.ones(100))) is None
-    assert rank_correlation(one, replace(one, side=50)) is None
-    with pytest.raises(DataError, match="of 's' and of 'x'"):
-        rank_correlation(one, slide_map(first, "x"))

@@ -230,6 +230,6 @@ def test_predictions_are_compared_on_their_own_scale(planted) -> None:
     (head,) = heads.get("logistic").load(HeadOptions()).fit(bags, [job], 2)
     given = case_bag("c", ["case001-s0"], lambda _: bag, bag.features)
     subject, truth = Subject("mine", "logistic", "t"), head.predict(bags, [0])[0]
-    assert case_maps(given, [Model("r", head, truth + [5e-5, -5e-5])], subject)
+    assert case_maps(given, [Model("r", head, truth + np.array([5e-5, -5e-5]))], subject)
     with pytest.raises(DataError, match="is stored with run r"):
-        case_maps(given, [Model("r", head, truth + [2e-4, -2e-4])], subject)
+        case_maps(given, [Model("r", head, truth + np.array([2e-4, -2e-4]))], subject)
