@@ -77,21 +77,21 @@ def in_keywords(text: str, names: Collection[str] = ()) -> str:
             there, which takes all of its values.
     """
 
-    def keyword(found: re.Match[str]) -> str:
-        flag = found["name"]
+    def keyword(match: re.Match[str]) -> str:
+        flag = match["name"]
         if flag in SWITCHES:
-            return f"{_name(flag, names)}=True{found[0].removeprefix(f'--{flag}')}"
+            return f"{_name(flag, names)}=True{match[0].removeprefix(f'--{flag}')}"
         if flag.startswith("no-") and flag[3:] in SWITCHES:
-            return f"{_name(flag[3:], names)}=False{found[0].removeprefix(f'--{flag}')}"
-        name, word = _name(flag, names), found["word"]
-        if found["pair"]:
-            key, _, value = found["pair"].partition("=")
+            return f"{_name(flag[3:], names)}=False{match[0].removeprefix(f'--{flag}')}"
+        name, word = _name(flag, names), match["word"]
+        if match["pair"]:
+            key, _, value = match["pair"].partition("=")
             return f"{name}={{'{key}': {value}}}"
         if word in _PROSE:
             return f"{name}= {word}"
         if word:
             return f"{name}='{word}'"
-        return f"{name}={found['place'] or found['number'] or ''}"
+        return f"{name}={match['place'] or match['number'] or ''}"
 
     parts = _COMMAND.split(text)
     return "".join(part if part[:1] == "`" else _FLAG.sub(keyword, part) for part in parts)

@@ -192,8 +192,8 @@ def weights_hash(path: Path) -> str:
     if path.is_file():
         return hash_file(path)
     kinds = {".safetensors", ".pt", ".pth", ".bin", ".npy"}
-    found = sorted(p for p in path.iterdir() if p.is_file() and p.suffix in kinds)
-    return hash_obj([[p.name, hash_file(p)] for p in found])
+    files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix in kinds)
+    return hash_obj([[p.name, hash_file(p)] for p in files])
 
 
 def _beyond_weights(card: EncoderCard, made_by: Identity) -> dict[str, Any]:
@@ -202,13 +202,13 @@ def _beyond_weights(card: EncoderCard, made_by: Identity) -> dict[str, Any]:
     It is part of a run's id, so nothing is named for an encoder of this package with weights of a
     path, or those that its card pins: the ids of older runs stay.
     """
-    found: dict[str, Any] = {"code": made_by.code} if made_by.code else {}
+    parts: dict[str, Any] = {"code": made_by.code} if made_by.code else {}
     commit = made_by.source.rpartition("@")[2]
     if made_by.source.startswith("hub ") and commit != card.revision:
-        found["source"] = made_by.source
+        parts["source"] = made_by.source
     if (card.remote_code or made_by.code) and made_by.weights:
-        found["files"] = hash_obj(made_by.weights)
-    return found
+        parts["files"] = hash_obj(made_by.weights)
+    return parts
 
 
 def _precomputed(

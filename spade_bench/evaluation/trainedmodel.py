@@ -291,7 +291,7 @@ class TrainedModel:
             )
         self._check_identity(features_identity(source), str(folder))
         infos = scan_bags(source.files)
-        bad = {slide: found.problem for slide, found in infos.items() if found.problem}
+        bad = {slide: file_info.problem for slide, file_info in infos.items() if file_info.problem}
         if bad:
             slide, problem = next(iter(bad.items()))
             raise DataError(
@@ -333,35 +333,36 @@ class TrainedModel:
         """Flags of features that name another encoder, where the model was fitted on such."""
         return _mismatch(self.info.flags)
 
-    def _check_identity(self, found: FeaturesIdentity, where: str) -> None:
+    def _check_identity(self, made_by: FeaturesIdentity, where: str) -> None:
         """Refuse features that something else has made; what is not said is not held against them.
 
         Raises:
             DataError: Naming both.
         """
-        mine = self.info.features
-        if found.mpp and mine.mpp and abs(found.mpp - mine.mpp) > _TOLERANCE * mine.mpp:
+        wanted = self.info.features
+        if made_by.mpp and wanted.mpp and abs(made_by.mpp - wanted.mpp) > _TOLERANCE * wanted.mpp:
             raise DataError(
-                f"features at {found.mpp:g} µm/px, but the model was fitted on {mine.mpp:g} µm/px",
+                f"features at {made_by.mpp:g} µm/px, but the model was fitted on "
+                f"{wanted.mpp:g} µm/px",
                 where=where,
-                fix=f"Extract the slides with --mpp {mine.mpp:g}",
+                fix=f"Extract the slides with --mpp {wanted.mpp:g}",
             )
-        if found.encoder and mine.encoder and not same_encoder(found.encoder, mine.encoder):
+        if made_by.encoder and wanted.encoder and not same_encoder(made_by.encoder, wanted.encoder):
             raise DataError(
-                f"features of '{found.encoder}', but the model was fitted on those of "
-                f"'{mine.encoder}'",
+                f"features of '{made_by.encoder}', but the model was fitted on those of "
+                f"'{wanted.encoder}'",
                 where=where,
-                fix=f"Extract the slides with {mine.encoder}",
+                fix=f"Extract the slides with {wanted.encoder}",
             )
-        comparable = found.digest.startswith(_RECIPE) == mine.digest.startswith(_RECIPE)
-        if found.digest and mine.digest and comparable and found.digest != mine.digest:
+        comparable = made_by.digest.startswith(_RECIPE) == wanted.digest.startswith(_RECIPE)
+        if made_by.digest and wanted.digest and comparable and made_by.digest != wanted.digest:
             raise DataError(
-                f"features of '{mine.encoder}' with other weights or options than the model was "
+                f"features of '{wanted.encoder}' with other weights or options than the model was "
                 "fitted on",
                 where=where,
                 fix="Extract the slides as the training slides were extracted",
             )
-        if hash_obj(found.through) != hash_obj(mine.through):
+        if hash_obj(made_by.through) != hash_obj(wanted.through):
             raise DataError(
                 f"'{self.info.encoder}' has other weights or options than the model was fitted on",
                 where=where,
