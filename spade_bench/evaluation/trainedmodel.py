@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 from spade_bench import config
 from spade_bench.console import say
 from spade_bench.errors import ConfigError, DataError, UserError, name_some
-from spade_bench.evaluation.encoderfeatures import MISMATCH, EncoderFeatures, find_features
+from spade_bench.evaluation.encoderfeatures import (
+    MISMATCH,
+    EncoderFeatures,
+    find_features,
+    source_bags,
+)
 from spade_bench.evaluation.inputs import feature_folders
 from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
 from spade_bench.evaluation.settings import EvaluationSettings
@@ -43,7 +48,6 @@ __all__ = [
     "check_target",
     "features_identity",
     "slides_by_case",
-    "source_bags",
 ]
 
 FORMAT, VERSION = "spade-bench model", 1
@@ -349,7 +353,7 @@ class TrainedModel:
         self._check_identity(features_identity(source), str(folder))
         source = source if inside is None else inside(source)
         infos = scan_bags(source.files)
-        bad = {slide: found.problem for slide, found in infos.items() if found.problem}
+        bad = {slide: file_info.problem for slide, file_info in infos.items() if file_info.problem}
         if bad:
             slide, problem = next(iter(bad.items()))
             raise DataError(
@@ -439,35 +443,36 @@ class TrainedModel:
         """Flags of features that name another encoder, where the model was fitted on such."""
         return _mismatch(self.info.flags)
 
-    def _check_identity(self, found: FeaturesIdentity, where: str) -> None:
+    def _check_identity(self, made_by: FeaturesIdentity, where: str) -> None:
         """Refuse features that something else has made; what is not said is not held against them.
 
         Raises:
             DataError: Naming both.
         """
-        mine = self.info.features
-        if found.mpp and mine.mpp and abs(found.mpp - mine.mpp) > _TOLERANCE * mine.mpp:
+        wanted = self.info.features
+        if made_by.mpp and wanted.mpp and abs(made_by.mpp - wanted.mpp) > _TOLERANCE * wanted.mpp:
             raise DataError(
-                f"features at {found.mpp:g} µm/px, but the model was fitted on {mine.mpp:g} µm/px",
+                f"features at {made_by.mpp:g} µm/px, but the model was fitted on "
+                f"{wanted.mpp:g} µm/px",
                 where=where,
-                fix=f"Extract the slides with --mpp {mine.mpp:g}",
+                fix=f"Extract the slides with --mpp {wanted.mpp:g}",
             )
-        if found.encoder and mine.encoder and not same_encoder(found.encoder, mine.encoder):
+        if made_by.encoder and wanted.encoder and not same_encoder(made_by.encoder, wanted.encoder):
             raise DataError(
-                f"features of '{found.encoder}', but the model was fitted on those of "
-                f"'{mine.encoder}'",
+                f"features of '{made_by.encoder}', but the model was fitted on those of "
+                f"'{wanted.encoder}'",
                 where=where,
-                fix=f"Extract the slides with {mine.encoder}",
+                fix=f"Extract the slides with {wanted.encoder}",
             )
-        comparable = found.digest.startswith(FROM_RECIPE) == mine.digest.startswith(FROM_RECIPE)
-        if found.digest and mine.digest and comparable and found.digest != mine.digest:
+        comparable = made_by.digest.startswith(FROM_RECIPE) == wanted.digest.startswith(FROM_RECIPE)
+        if made_by.digest and wanted.digest and comparable and made_by.digest != wanted.digest:
             raise DataError(
-                f"features of '{mine.encoder}' with other weights or options than the model was "
+                f"features of '{wanted.encoder}' with other weights or options than the model was "
                 "fitted on",
                 where=where,
                 fix="Extract the slides as the training slides were extracted",
             )
-        if hash_obj(found.through) != hash_obj(mine.through):
+        if hash_obj(made_by.through) != hash_obj(wanted.through):
             raise DataError(
                 f"'{self.info.encoder}' has other weights or options than the model was fitted on",
                 where=where,
@@ -564,22 +569,6 @@ def _is_model(folder: Path) -> bool:
         return read_sealed(folder / DESCRIPTION).get("format") == FORMAT
     except DataError:
         return False
-
-
-def source_bags(source: EncoderFeatures, cases: Sequence[Sequence[str]], dim: int) -> CaseBags:
-    """Bags of cases, sent through the encoder where it takes another one's features.
-
-    Args:
-        source: The encoder with its files.
-        cases: Slides of each case.
-        dim: Width of the features in the files.
-    """
-    bags = CaseBags.from_files([[source.files[slide] for slide in case] for case in cases], dim)
-    if source.encode_slide is not None and source.dim is not None:
-        return bags.map_slides(source.encode_slide, source.dim)
-    if source.encode is not None and source.dim is not None:
-        return bags.map(source.encode, source.dim)
-    return bags
 
 
 def features_identity(source: EncoderFeatures) -> FeaturesIdentity:

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.console import say, track
 from spade_bench.errors import DataError, UserError, name_some
-from spade_bench.evaluation.encoderfeatures import find_features, matched, with_test_files
+from spade_bench.evaluation.encoderfeatures import (
+    find_features,
+    matched,
+    source_bags,
+    with_test_files,
+)
 from spade_bench.evaluation.restriction import Restriction
 from spade_bench.evaluation.storedsettings import stored_request
 from spade_bench.evaluation.taskcohort import load_cases
-from spade_bench.evaluation.trainedmodel import source_bags
 from spade_bench.explain.casemaps import Subject, case_bag, case_maps
 from spade_bench.explain.keptmodels import KeptModels
 from spade_bench.features.bags import FeatureFolders, bag_dim, read_bag
