@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ __all__ = ["SlideNote", "slide_notes", "write_slide_sheet"]
 
 _ACROSS, _DOWN = 6, 6
 _TILE, _GAP, _TEXT_PX, _HEAD_PX = 300, 12, 15, 20
-_LINES = 3
+_LINES, _LETTERS = 4, 36
 _FEWER = 0.1  # of the median number of patches: worth a look
 _FEWEST = 20
 _FLAG = (176, 32, 0)
@@ -58,7 +60,10 @@ def slide_notes(
 
     usual = statistics.median([n for n, _ in counts.values()] or [0])
     fewest = max(_FEWEST, _FEWER * usual)
-    notes = [SlideNote(name, 0, (why,)) for name, why in failed.items()]
+    notes = [
+        SlideNote(name, 0, (re.sub(rf"^{re.escape(name)}(\.\w+)?: ", "", why),))
+        for name, why in failed.items()
+    ]
     for name, (patches, assumed) in counts.items():
         if name in failed:
             continue
@@ -143,8 +148,9 @@ def _page(notes: Sequence[SlideNote], folder: Path, title: str) -> Image:
         left, top = _GAP + right * (_TILE + _GAP), head + down * row
         _paste(page, preview_path(folder, note.slide_id), (left, top))
         count = "failed" if not note.patches else f"{note.patches:,} patches"
-        for number, text in enumerate((note.slide_id, count, "; ".join(note.flags))):
-            colour = _FLAG if number == 2 else (0, 0, 0)
+        flags = textwrap.wrap("; ".join(note.flags), _LETTERS)[: _LINES - 2]
+        for number, text in enumerate((note.slide_id, count, *flags)):
+            colour = _FLAG if number > 1 else (0, 0, 0)
             place = (left, top + _TILE + 2 + number * line)
             draw.text(place, _fitting(text), fill=colour, font=lettering(_TEXT_PX))
         if note.flags:
@@ -164,7 +170,9 @@ def _paste(page: Image, preview: Path, corner: tuple[int, int]) -> None:
             opened.thumbnail((_TILE, _TILE))
             page.paste(opened, (left + (_TILE - opened.width) // 2, top))
     except BROKEN_FILE:
-        ImageDraw.Draw(page).rectangle([left, top, left + _TILE, top + _TILE], fill=(235, 235, 235))
+        draw = ImageDraw.Draw(page)
+        draw.rectangle([left, top, left + _TILE, top + _TILE], fill=(235, 235, 235))
+        draw.text((left + _GAP, top + _GAP), "no preview", fill="black", font=lettering(_TEXT_PX))
 
 
 def _fitting(text: str) -> str:
