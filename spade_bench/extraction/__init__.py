@@ -11,6 +11,7 @@ from spade_bench.extraction.engine import Summary, run_jobs
 from spade_bench.extraction.groups import PatchGroup, group_patches
 from spade_bench.extraction.jobs import FolderJob, SlideJob, SpotJob
 from spade_bench.extraction.recipe import EncoderSource, Settings
+from spade_bench.extraction.slidesheet import write_slide_sheet
 
 if TYPE_CHECKING:
     from spade_bench.spatial.sample import StSample
@@ -64,7 +65,10 @@ def extract_slides(
                     fix="Rename one, or extract each into a folder of its own",
                 )
     jobs = [SlideJob(name, path, source, chosen) for name, path in by_name.items()]
-    return run_jobs(jobs, source, chosen, out)
+    done = run_jobs(jobs, source, chosen, out)
+    if chosen.preview:
+        write_slide_sheet(done)
+    return done
 
 
 def extract_hest(
