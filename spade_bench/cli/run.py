@@ -145,8 +145,9 @@ def run(
     keep_heads: Annotated[
         str | None,
         typer.Option(
-            help="Whose fitted heads to keep for `explain`: none, folds (of cv) or all. "
-            "Default: folds."
+            help="Whose fitted heads to keep for `explain`: none, folds (of cv) or all. Where it "
+            "is given, finished cells whose head is missing or damaged are trained again for it. "
+            "Default: folds, of the cells that run."
         ),
     ] = None,
     trust_remote_code: TrustOption = False,
@@ -248,6 +249,8 @@ def _finish(request: EvaluationRequest, summary: RunSummary) -> None:
             f"{summary.done} cells done, {summary.skipped} finished before, {summary.failed} "
             f"failed; see them with `spade-bench report {request.out}`"
         )
+    if summary.keeper is not None:
+        summary.keeper.check()
     if summary.failed or summary.first_error:
         # Why was said when it happened.
         if request.dry_run:

@@ -11,6 +11,7 @@ from spade_bench.cohorts.episodes import save_episodes
 from spade_bench.cohorts.tables import cohort_hash, keep_covered
 from spade_bench.console import say, warn
 from spade_bench.errors import ConfigError, DataError, UserError, printable
+from spade_bench.evaluation.cohortrecord import store_cohort
 from spade_bench.evaluation.controls import RANDOM_WEIGHTS, random_weight_features, variants
 from spade_bench.evaluation.encoderfeatures import (
     EncoderFeatures,
@@ -141,6 +142,15 @@ def prepare(request: EvaluationRequest, task: TaskRequest, folders: FeatureFolde
         about = {"task": card.name, "cohort": hashes["cohort"], "settings": settings}
         name = f"{file_name(card.name)}-{episodes[0].protocol}-{hash_obj(about)[:8]}.json"
         save_episodes(request.out / "episodes" / name, episodes, about)
+        store_cohort(
+            request.out,
+            task,
+            digest=hashes["cohort"],
+            whole=cases.cohort,
+            kept=cohort,
+            rows=rows,
+            infos=infos,
+        )
     flags = (
         *(("simulated",) if cohort.simulated else ()),
         *(() if complete else ("missing-slides",)),

@@ -7,13 +7,14 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench import config
 from spade_bench.console import say
 from spade_bench.errors import ConfigError, DataError, UserError, name_some
-from spade_bench.evaluation.encoderfeatures import EncoderFeatures, find_features
+from spade_bench.evaluation.encoderfeatures import MISMATCH, EncoderFeatures, find_features
 from spade_bench.evaluation.inputs import feature_folders
 from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
 from spade_bench.evaluation.settings import EvaluationSettings
@@ -25,6 +26,7 @@ from spade_bench.features.identity import read_identity, stored_identity
 from spade_bench.features.packs import split_path
 from spade_bench.files import atomic_dir, hash_file, hash_obj, parse_json, read_sealed, write_sealed
 from spade_bench.heads import FittedHead
+from spade_bench.keywords import says_keywords
 from spade_bench.regions.regionbags import PatchRule, RegionChoice, cut_bags
 from spade_bench.types import Bag, TaskCard
 
@@ -35,8 +37,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "DESCRIPTION",
     "FeaturesIdentity",
     "ModelInfo",
+    "OpenFeatures",
     "TrainedModel",
     "check_target",
     "features_identity",
@@ -111,6 +115,24 @@ class ModelInfo:
     regions: PatchRule | None = None
 
 
+@dataclass(frozen=True)
+class OpenFeatures:
+    """Features that a model may read.
+
+    Attributes:
+        slides: Slides that there are.
+        read: Returns the bag of a slide as it is stored: where patches lie, and what made them.
+        make: Makes the bags of cases of their slides, sent through the model's encoder.
+        by_patch: Whether a bag that is made has a row per patch; that of a slide encoder has one
+            per slide.
+    """
+
+    slides: tuple[str, ...]
+    read: Callable[[str], Bag]
+    make: Callable[[Sequence[Sequence[str]]], CaseBags]
+    by_patch: bool = True
+
+
 class TrainedModel:
     """A fitted head that knows its encoder, its classes and its training cases.
 
@@ -128,6 +150,7 @@ class TrainedModel:
         """Names of the classes, in the order of the columns; empty for a risk."""
         return self.fitted.info.classes
 
+    @says_keywords
     def predict(
         self,
         features: str | Path | Bag | Sequence[Bag] | AnnData,
@@ -152,43 +175,37 @@ class TrainedModel:
         Returns:
             One row per case: `case_id`, `slide_id` (joined by `;`), `probability_CLASS` and
             `predicted`, or `risk` (higher is worse), and `trained_on`, which marks cases that the
-            model has seen.
+            model has seen; also `flags` where it was fitted on features that name another encoder.
 
         Raises:
             DataError: When the features are of another identity, unusable, or a slide is missing.
             UserError: When base features must be sent through an encoder and no weights are given,
                 or regions are given or missing where the model was fitted otherwise.
         """
-        weights = self.weights if weights is None else Path(weights)
         self._check_regions(regions is not None)
-        in_memory = not isinstance(features, (str, Path))
-        if in_memory and (self.info.features.through or regions is not None):
-            with _as_folder(bags_in_memory(features)) as folder:
-                return self.predict(
-                    folder, cases=cases, weights=weights, device=device, regions=regions
-                )
         cases = None if cases is None else slides_by_case(cases)
         with contextlib.ExitStack() as stack:
-            if isinstance(features, (str, Path)):
-                inside = None
-                if regions is not None:
-                    wanted = [s for listed in (cases or {}).values() for s in listed]
-                    inside = self._inside(Path(regions), wanted, stack)
-                slides, make = self._from_folder(Path(features), weights, device, inside=inside)
-            else:
-                slides, make = self._from_memory(bags_in_memory(features))
-            cases = self._cases_of(slides) if cases is None else cases
-            missing = [s for listed in cases.values() for s in listed if s not in set(slides)]
+            inside = None
+            if regions is not None:
+                wanted = [s for listed in (cases or {}).values() for s in listed]
+                inside = self._inside(Path(regions), wanted, stack)
+            there = stack.enter_context(
+                self.opened(features, weights=weights, device=device, inside=inside)
+            )
+            chosen = self.cases_of(there.slides) if cases is None else cases
+            known = set(there.slides)
+            missing = [s for listed in chosen.values() for s in listed if s not in known]
             if missing:
                 raise DataError(
                     f"no features of {len(missing)} slide(s): {name_some(missing)}",
                     fix="Extract them, or leave their cases out",
                 )
-            if not cases:
+            if not chosen:
                 raise DataError("There is no case to predict")
-            scores = self.fitted.predict(make(list(cases.values())))
-        return self._frame(cases, scores)
+            scores = self.fitted.predict(there.make(list(chosen.values())))
+        return self._frame(chosen, scores)
 
+    @says_keywords
     def attention(
         self,
         features: str | Path | Bag,
@@ -212,19 +229,49 @@ class TrainedModel:
             UserError: When the head has no attention, or no slide is named.
             DataError: When the features are of another identity, or lack the slide.
         """
-        weights = self.weights if weights is None else Path(weights)
-        if self.info.features.through and isinstance(features, Bag):
-            with _as_folder([features]) as folder:
-                return self.attention(folder, features.slide_id, weights=weights, device=device)
         if isinstance(features, Bag):
             slide_id = features.slide_id
-            _, make = self._from_memory([features])
-        elif slide_id is None:
+        if slide_id is None:
             raise UserError("No slide is named", fix="Name one of the folder's slides")
-        else:
-            _, make = self._from_folder(Path(features), weights, device, only=slide_id)
-        return self.fitted.attention(make([(slide_id,)])[0])
+        with self.opened(features, weights=weights, device=device, only=slide_id) as there:
+            return self.fitted.attention(there.make([(slide_id,)])[0])
 
+    @contextlib.contextmanager
+    def opened(
+        self,
+        features: str | Path | Bag | Sequence[Bag] | AnnData,
+        *,
+        weights: str | Path | None = None,
+        device: str = "auto",
+        only: str | None = None,
+        inside: Callable[[EncoderFeatures], EncoderFeatures] | None = None,
+    ) -> Iterator[OpenFeatures]:
+        """Open features for as long as the block lasts, and make sure that they fit the model.
+
+        Args:
+            features: See `predict`.
+            weights: See `predict`.
+            device: See `predict`.
+            only: Look at this slide of a folder only.
+            inside: Cuts the features to the patches that count.
+
+        Raises:
+            DataError: When they are of another identity, unusable, or lack the slide.
+            UserError: When base features must be sent through an encoder and no weights are given.
+        """
+        weights = self.weights if weights is None else Path(weights)
+        if isinstance(features, (str, Path)):
+            yield self._from_folder(Path(features), weights, device, only, inside)
+            return
+        bags = bags_in_memory(features)
+        if not self.info.features.through and inside is None:
+            yield self._from_memory(bags)
+            return
+        with tempfile.TemporaryDirectory(prefix="spade-bench-") as folder:
+            place = feature_folders(bags, Path(folder))["*"]
+            yield self._from_folder(place, weights, device, only, inside)
+
+    @says_keywords
     def save(self, folder: str | Path) -> Path:
         """Write the model, whole or not at all: `model.json` and the head in `head/`.
 
@@ -242,6 +289,7 @@ class TrainedModel:
         return target
 
     @classmethod
+    @says_keywords
     def load(cls, folder: str | Path, device: str = "cpu") -> TrainedModel:
         """Read what `save` wrote.
 
@@ -276,10 +324,10 @@ class TrainedModel:
         folder: Path,
         weights: Path | None,
         device: str,
-        only: str | None = None,
+        only: str | None,
         inside: Callable[[EncoderFeatures], EncoderFeatures] | None = None,
-    ) -> tuple[list[str], Callable[[Sequence[Sequence[str]]], CaseBags]]:
-        """Slides of a folder, or one of them, and how the bags of cases are made of them."""
+    ) -> OpenFeatures:
+        """The features in a folder, or those of one slide of it."""
         info = self.info
         encoder = EncoderRequest(info.encoder, info.encoder, weights, info.options)
         if info.features.through and weights is None:
@@ -287,7 +335,12 @@ class TrainedModel:
                 f"The model was fitted on features sent through '{info.encoder}'",
                 fix="Give base features and the weights of that encoder with --weights",
             )
-        given = {"features": folder, "device": device, "seed": info.seed, "out": folder}
+        # Features that were fitted on under another name are those that are predicted on.
+        as_is = bool(self._mismatch) or not info.features.encoder
+        given = {
+            **{"features": folder, "device": device, "seed": info.seed, "out": folder},
+            "as_is": as_is,
+        }
         request = EvaluationRequest(EvaluationSettings.of(given), (encoder,), ())
         card = TaskCard(info.task, info.kind, info.task, info.task)
         source = find_features(request, encoder, card, FeatureFolders())
@@ -295,6 +348,13 @@ class TrainedModel:
             if only not in source.files:
                 raise DataError(f"no features of slide '{only}'", where=str(folder))
             source = replace(source, files={only: source.files[only]})
+        if not self._mismatch and (names := _mismatch(source.flags)):
+            raise DataError(
+                f"features of '{names[0].removeprefix(MISMATCH)}', but the model was fitted on "
+                f"those of '{info.encoder}'",
+                where=str(folder),
+                fix=f"Extract the slides with {info.encoder}",
+            )
         self._check_identity(features_identity(source), str(folder))
         source = source if inside is None else inside(source)
         infos = scan_bags(source.files)
@@ -307,7 +367,12 @@ class TrainedModel:
                 fix="Extract them again, or move them out of the folder",
             )
         dim = next(iter(infos.values())).dim
-        return list(source.files), lambda cases: source_bags(source, cases, dim)
+        return OpenFeatures(
+            tuple(source.files),
+            lambda slide: read_bag(source.files[slide]),
+            lambda cases: source_bags(source, cases, dim),
+            source.encode_slide is None,
+        )
 
     def _check_regions(self, given: bool) -> None:
         """Refuse whole slides for a model of the patches inside regions, and the other way round.
@@ -354,10 +419,8 @@ class TrainedModel:
 
         return cut
 
-    def _from_memory(
-        self, bags: Sequence[Bag]
-    ) -> tuple[list[str], Callable[[Sequence[Sequence[str]]], CaseBags]]:
-        """Slides of bags in memory, and how the bags of cases are made of them."""
+    def _from_memory(self, bags: Sequence[Bag]) -> OpenFeatures:
+        """The features in bags."""
         import numpy as np
 
         by_slide = {bag.slide_id: bag for bag in bags}
@@ -378,7 +441,12 @@ class TrainedModel:
 
             return CaseBags(load, len(cases), self.fitted.info.dim)
 
-        return list(by_slide), make
+        return OpenFeatures(tuple(by_slide), by_slide.__getitem__, make)
+
+    @property
+    def _mismatch(self) -> tuple[str, ...]:
+        """Flags of features that name another encoder, where the model was fitted on such."""
+        return _mismatch(self.info.flags)
 
     def _check_identity(self, found: FeaturesIdentity, where: str) -> None:
         """Refuse features that something else has made; what is not said is not held against them.
@@ -415,14 +483,22 @@ class TrainedModel:
                 fix="Give the weights that it was fitted with",
             )
 
-    def _cases_of(self, slides: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Each slide is a case, but the slides of a training case stay together."""
+    def cases_of(self, slides: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Return cases with their slides: a slide is a case, those of a training case together."""
         known = {s: case for case, listed in self.info.trained_on.items() for s in listed}
         out: dict[str, tuple[str, ...]] = {}
         for slide in slides:
             case = known.get(slide, slide)
             out[case] = (*out.get(case, ()), slide)
         return out
+
+    def trained_on(self, case_id: str, slides: Sequence[str]) -> bool:
+        """Whether a case, or one of its slides, trained the model."""
+        return case_id in self.info.trained_on or not self._seen.isdisjoint(slides)
+
+    @cached_property
+    def _seen(self) -> frozenset[str]:
+        return frozenset(slide for listed in self.info.trained_on.values() for slide in listed)
 
     def _frame(
         self, cases: Mapping[str, Sequence[str]], scores: NDArray[np.float64]
@@ -443,22 +519,17 @@ class TrainedModel:
                 frame[label] = [self.classes[at] for at in over]
             if not self.info.thresholds:
                 frame["predicted"] = [self.classes[at] for at in scores.argmax(axis=1)]
-        seen = {slide for slides in self.info.trained_on.values() for slide in slides}
-        frame["trained_on"] = [
-            case in self.info.trained_on or bool(seen.intersection(slides))
-            for case, slides in cases.items()
-        ]
+        frame["trained_on"] = [self.trained_on(case, slides) for case, slides in cases.items()]
+        if self._mismatch:
+            frame["flags"] = ";".join(self._mismatch)
         if frame["trained_on"].any():
             say(f"{int(frame['trained_on'].sum())} of {len(frame)} cases trained this model; "
                 "the column trained_on marks them")  # fmt: skip
         return frame
 
 
-@contextlib.contextmanager
-def _as_folder(bags: Sequence[Bag]) -> Iterator[Path]:
-    """Bags as a folder of features, for as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="spade-bench-") as folder:
-        yield feature_folders(list(bags), Path(folder))["*"]
+def _mismatch(flags: Sequence[str]) -> tuple[str, ...]:
+    return tuple(flag for flag in flags if flag.startswith(MISMATCH))
 
 
 def slides_by_case(cases: Any, where: str = "table of cases") -> dict[str, Sequence[str]]:
