@@ -384,6 +384,7 @@ def explain(
     weights: Any = None,
     device: str = "auto",
     trained_too: bool | None = None,
+    inside: Source | None = None,
 ) -> SlideMap | Maps:
     """Map what each patch of a slide did to a prediction: attention and signed contributions.
 
@@ -412,6 +413,8 @@ def explain(
         device: Where that encoder runs.
         trained_too: Map cases that trained the model too, and mark them. None does so for one
             slide of a model that is named, with a warning.
+        inside: Folder of region files, for a model that was fitted inside regions; of a run None
+            takes those of the run.
 
     Returns:
         The map of one slide, with `to_dataframe`, `plot` and `to_geojson`, or several as a list.
@@ -434,6 +437,7 @@ def explain(
         weights=weights,
         device=device,
         trained_too=bool(trained_too),
+        inside=None if inside is None else Path(inside),
     )
     with left_unchanged():
         return explaining.explain(

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.explain.detections import MAX_DETECTIONS, write_detections
 from spade_bench.explain.layers import SHARE, SIGNED, Layer, percentiles
-from spade_bench.files import write_json
+from spade_bench.slides.opening import slide_offset
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,30 +122,23 @@ class SlideMap:
 
         return draw_map(self)
 
-    def to_geojson(self, path: str | Path) -> Path:
+    def to_geojson(self, path: str | Path, *, max_detections: int = MAX_DETECTIONS) -> Path:
         """Write the patches as QuPath detections with their values as measurements.
 
         Args:
-            path: File to write.
+            path: File to write, `.geojson` or `.geojson.gz`.
+            max_detections: Most patches to write; of more, those of which most is shown.
 
         Returns:
             The file.
         """
-        features = []
-        columns = self.to_dataframe().drop(columns=["slide_id", "x", "y"]).to_dict("records")
-        for (x, y), values in zip(self.coords.tolist(), columns, strict=True):
-            right, bottom = x + self.side, y + self.side
-            ring = [[x, y], [right, y], [right, bottom], [x, bottom], [x, y]]
-            features.append(
-                {
-                    "type": "Feature",
-                    "geometry": {"type": "Polygon", "coordinates": [ring]},
-                    "properties": {"objectType": "detection", "measurements": values},
-                }
-            )
-        target = Path(path)
-        write_json(target, {"type": "FeatureCollection", "features": features})
-        return target
+        values = self.to_dataframe().drop(columns=["slide_id", "x", "y"])
+        measured = {str(name): column.to_numpy(dtype=float) for name, column in values.items()}
+        offset = (0, 0) if self.slide is None else slide_offset(self.slide)
+        return write_detections(
+            path, self.layers(), measurements=measured, offset=offset,
+            max_detections=max_detections,
+        ).path  # fmt: skip
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row per patch: `slide_id`, `x`, `y` (level-0 pixels), and what is known of it.
