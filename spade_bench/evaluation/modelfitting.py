@@ -21,13 +21,13 @@ from spade_bench.evaluation.trainedmodel import (
     ModelInfo,
     TrainedModel,
     features_identity,
-    package_versions,
     source_bags,
 )
 from spade_bench.features.bags import FeatureFolders
 from spade_bench.features.casebags import scan_bags
 from spade_bench.heads import Fit, FittedHead, Head, HeadOptions, fit, fitting
 from spade_bench.registry import heads, kinds
+from spade_bench.version import package_versions
 
 if TYPE_CHECKING:
     import numpy as np

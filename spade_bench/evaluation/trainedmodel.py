@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,12 +19,11 @@ from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
 from spade_bench.evaluation.restriction import cutting
 from spade_bench.evaluation.settings import EvaluationSettings
 from spade_bench.features.annotated import bags_in_memory
-from spade_bench.features.bags import FeatureFolders, bag_encoder, read_bag, same_encoder
+from spade_bench.features.bags import FeatureFolders, read_bag, same_encoder
 from spade_bench.features.casebags import CaseBags, scan_bags
-from spade_bench.features.formats import HDF5, opened
-from spade_bench.features.identity import read_identity, stored_identity
-from spade_bench.features.packs import split_path
-from spade_bench.files import atomic_dir, hash_file, hash_obj, parse_json, read_sealed, write_sealed
+from spade_bench.features.identity import read_identity
+from spade_bench.features.makers import FROM_RECIPE, maker_in
+from spade_bench.files import atomic_dir, hash_file, hash_obj, read_sealed, write_sealed
 from spade_bench.heads import FittedHead
 from spade_bench.keywords import says_keywords
 from spade_bench.regions.regionbags import PatchRule
@@ -45,20 +43,13 @@ __all__ = [
     "TrainedModel",
     "check_target",
     "features_identity",
-    "package_versions",
     "slides_by_case",
     "source_bags",
 ]
 
 FORMAT, VERSION = "spade-bench model", 1
-_RECIPE = "recipe:"  # of files from before they said their identity
 _TOLERANCE = 0.02  # magnifications are written rounded
 DESCRIPTION, HEAD = "model.json", "head"
-_OF_THE_ENCODER = (
-    *("source", "revision", "patch_px", "interpolation", "crop_pct", "precision"),
-    *("seed", "options", "weights", "mpp", "overlap"),
-)
-"""What of the recipe of a feature file holds for every slide of an extraction."""
 
 
 @dataclass(frozen=True)
@@ -427,7 +418,7 @@ class TrainedModel:
                 where=where,
                 fix=f"Extract the slides with {mine.encoder}",
             )
-        comparable = found.digest.startswith(_RECIPE) == mine.digest.startswith(_RECIPE)
+        comparable = found.digest.startswith(FROM_RECIPE) == mine.digest.startswith(FROM_RECIPE)
         if found.digest and mine.digest and comparable and found.digest != mine.digest:
             raise DataError(
                 f"features of '{mine.encoder}' with other weights or options than the model was "
@@ -556,9 +547,9 @@ def features_identity(source: EncoderFeatures) -> FeaturesIdentity:
     Raises:
         DataError: When the files were made in different ways.
     """
-    makers = {_said_in(path): path for path in source.files.values()}
+    makers = {maker_in(path): path for path in source.files.values()}
     # Older files say less: what they say is compared among them only.
-    older = {said: path for said, path in makers.items() if said[1].startswith(_RECIPE)}
+    older = {said: path for said, path in makers.items() if said[1].startswith(FROM_RECIPE)}
     makers = {said: path for said, path in makers.items() if said not in older} or older
     if len({said for said in makers if said[1]}) > 1 or len({said[0] for said in makers}) > 1:
         first, second = list(makers.values())[:2]
@@ -571,44 +562,3 @@ def features_identity(source: EncoderFeatures) -> FeaturesIdentity:
     encoder, digest = max(makers, key=lambda said: bool(said[1]))
     mpp = read_bag(next(iter(source.files.values()))).mpp
     return FeaturesIdentity(encoder, digest, config.merge(source.identity), mpp)
-
-
-def _said_in(path: Path) -> tuple[str, str]:
-    """Encoder of a feature file, and a hash of what it says of weights and options.
-
-    Files say it in `identity`; older ones in `recipe`, beside what is the slide's own, or, where
-    `encode` wrote them, in attributes `recipe_*`.
-    """
-    encoder = bag_encoder(path) or ""
-    identity = stored_identity(path)
-    if identity is not None:
-        return encoder, identity.digest
-    if path.suffix not in HDF5 or split_path(path) is not None:
-        return encoder, ""
-    with opened(path) as file:
-        attrs = dict(file["features"].attrs) if "features" in file else {}
-    said = {
-        key: str(value)
-        for key, value in attrs.items()
-        if key.startswith("recipe_") and key != "recipe_hash"  # that one is of the slide too
-    }
-    recipe = str(attrs.get("recipe", ""))
-    if recipe.startswith("{"):
-        content = parse_json(recipe, str(path))
-        said |= {key: content[key] for key in _OF_THE_ENCODER if key in content}
-    return encoder, f"{_RECIPE}{hash_obj(said)}" if said else ""
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of what makes the numbers."""
-    import numpy as np
-    import torch
-
-    from spade_bench.version import __version__
-
-    return {
-        "spade-bench": __version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": str(torch.__version__),
-    }
