@@ -49,7 +49,8 @@ __all__ = [
 ]
 
 
-_KEYWORDS = {"encoders": "encoder", "tasks": "task", "tables": "table"}
+_KEYWORDS = {"encoders": "encoder", "tasks": "task", "tables": "table",
+             "region_names": "region_name"}  # fmt: skip
 """Fields of the settings that have a keyword of another name here."""
 
 _OF_RUNS = ("protocol", "controls", "permutations", "splits", "keep_heads")
@@ -574,8 +575,9 @@ def _settings(
     for name, keyword in _KEYWORDS.items():
         if name in settings:
             raise UserError(f"there is no keyword {name}=", fix=f"Write {keyword}=")
-    if "test_table" in settings:
-        settings["test_tables"] = settings.pop("test_table")
+    for keyword, name in {"test_table": "test_tables", "region_name": "region_names"}.items():
+        if keyword in settings:
+            settings[name] = settings.pop(keyword)
     values = {
         **settings,
         "test_tables": inputs.tables(settings.get("test_tables"), folder),
