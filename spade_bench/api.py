@@ -48,7 +48,8 @@ __all__ = [
 ]
 
 
-_KEYWORDS = {"encoders": "encoder", "tasks": "task", "tables": "table"}
+_KEYWORDS = {"encoders": "encoder", "tasks": "task", "tables": "table",
+             "region_names": "region_name"}  # fmt: skip
 """Fields of the settings that have a keyword of another name here."""
 
 _OF_RUNS = ("protocol", "controls", "permutations", "splits", "keep_heads")
@@ -377,6 +378,7 @@ def explain(
     weights: Any = None,
     device: str = "auto",
     trained_too: bool | None = None,
+    inside: Source | None = None,
 ) -> SlideMap | Maps:
     """Map what each patch of a slide did to a prediction: attention and signed contributions.
 
@@ -405,6 +407,8 @@ def explain(
         device: Where that encoder runs.
         trained_too: Map cases that trained the model too, and mark them. None does so for one
             slide of a model that is named, with a warning.
+        inside: Folder of region files, for a model that was fitted inside regions; of a run None
+            takes those of the run.
 
     Returns:
         The map of one slide, with `to_dataframe`, `plot` and `to_geojson`, or several as a list.
@@ -427,6 +431,7 @@ def explain(
         weights=weights,
         device=device,
         trained_too=bool(trained_too),
+        inside=None if inside is None else Path(inside),
     )
     with left_unchanged():
         return explaining.explain(
@@ -551,8 +556,9 @@ def _settings(
     for name, keyword in _KEYWORDS.items():
         if name in settings:
             raise UserError(f"there is no keyword {name}=", fix=f"Write {keyword}=")
-    if "test_table" in settings:
-        settings["test_tables"] = settings.pop("test_table")
+    for keyword, name in {"test_table": "test_tables", "region_name": "region_names"}.items():
+        if keyword in settings:
+            settings[name] = settings.pop(keyword)
     values = {
         **settings,
         "test_tables": inputs.tables(settings.get("test_tables"), folder),

@@ -91,7 +91,7 @@ def fit(
         positive=positive,
         as_is=as_is or None,
         regions=regions,
-        region_names=tuple(region_name or ()),
+        region_name=tuple(region_name or ()),
         region_share=region_share,
         case_column=case_column,
         slide_column=slide_column,

@@ -21,6 +21,7 @@ from spade_bench.evaluation.encoderfeatures import (
 )
 from spade_bench.evaluation.inputs import feature_folders
 from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
+from spade_bench.evaluation.restriction import cutting
 from spade_bench.evaluation.settings import EvaluationSettings
 from spade_bench.features.annotated import bags_in_memory
 from spade_bench.features.bags import FeatureFolders, read_bag, same_encoder
@@ -30,7 +31,7 @@ from spade_bench.features.makers import FROM_RECIPE, maker_in
 from spade_bench.files import atomic_dir, hash_file, hash_obj, read_sealed, write_sealed
 from spade_bench.heads import FittedHead
 from spade_bench.keywords import says_keywords
-from spade_bench.regions.regionbags import PatchRule, RegionChoice, cut_bags
+from spade_bench.regions.regionbags import PatchRule
 from spade_bench.types import Bag, TaskCard
 
 if TYPE_CHECKING:
@@ -177,13 +178,10 @@ class TrainedModel:
             UserError: When base features must be sent through an encoder and no weights are given,
                 or regions are given or missing where the model was fitted otherwise.
         """
-        self._check_regions(regions is not None)
         cases = None if cases is None else slides_by_case(cases)
         with contextlib.ExitStack() as stack:
-            inside = None
-            if regions is not None:
-                wanted = [s for listed in (cases or {}).values() for s in listed]
-                inside = self._inside(Path(regions), wanted, stack)
+            wanted = [s for listed in (cases or {}).values() for s in listed]
+            inside = cutting(self.info.regions, regions, wanted, stack)
             there = stack.enter_context(
                 self.opened(features, weights=weights, device=device, inside=inside)
             )
@@ -208,6 +206,7 @@ class TrainedModel:
         *,
         weights: str | Path | None = None,
         device: str = "auto",
+        regions: str | Path | None = None,
     ) -> NDArray[np.float64]:
         """Say how much each patch of a slide weighs, in the order of its features.
 
@@ -216,6 +215,7 @@ class TrainedModel:
             slide_id: The slide; needed for a folder.
             weights: See `predict`.
             device: See `predict`.
+            regions: See `predict`; the patches inside are then all there are.
 
         Returns:
             Weights that sum to one, (n,).
@@ -228,7 +228,11 @@ class TrainedModel:
             slide_id = features.slide_id
         if slide_id is None:
             raise UserError("No slide is named", fix="Name one of the folder's slides")
-        with self.opened(features, weights=weights, device=device, only=slide_id) as there:
+        with contextlib.ExitStack() as stack:
+            inside = cutting(self.info.regions, regions, [slide_id], stack)
+            there = stack.enter_context(
+                self.opened(features, weights=weights, device=device, only=slide_id, inside=inside)
+            )
             return self.fitted.attention(there.make([(slide_id,)])[0])
 
     @contextlib.contextmanager
@@ -368,51 +372,6 @@ class TrainedModel:
             lambda cases: source_bags(source, cases, dim),
             source.encode_slide is None,
         )
-
-    def _check_regions(self, given: bool) -> None:
-        """Refuse whole slides for a model of the patches inside regions, and the other way round.
-
-        Raises:
-            UserError: Saying which it was fitted on.
-        """
-        rule = self.info.regions
-        if rule is not None and not given:
-            raise UserError(
-                f"The model was fitted on {rule.words}, not on whole slides",
-                fix="Give the regions of these slides with --regions DIR",
-            )
-        if rule is None and given:
-            raise UserError(
-                "The model was fitted on whole slides",
-                where="--regions",
-                fix="Leave it out, or fit a model with --regions",
-            )
-
-    def _inside(
-        self, regions: Path, wanted: Sequence[str], stack: contextlib.ExitStack
-    ) -> Callable[[EncoderFeatures], EncoderFeatures]:
-        """What cuts features as those the model was fitted on; its files go with the stack.
-
-        Args:
-            regions: Folder of region files.
-            wanted: Slides to predict; empty for all of the folder.
-            stack: Removes the files.
-        """
-        choice = RegionChoice(regions, self.info.regions or PatchRule())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spade-bench-")))
-
-        def cut(source: EncoderFeatures) -> EncoderFeatures:
-            files = cut_bags(
-                source.files,
-                wanted or list(source.files),
-                choice,
-                folder,
-                label=source.label,
-                fix="Outline these slides, or leave them out with a table of the others",
-            ).files
-            return replace(source, files=files)
-
-        return cut
 
     def _from_memory(self, bags: Sequence[Bag]) -> OpenFeatures:
         """The features in bags."""
