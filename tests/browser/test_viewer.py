@@ -70,7 +70,7 @@ def point_at(page: Page, x: float, y: float) -> None:
 
 
 def shown_value(page: Page, number: int) -> str:
-    return page.locator("#layers output").nth(number).inner_text()
+    return page.locator("#layers output").nth(number).inner_text().replace("\N{MINUS SIGN}", "-")
 
 
 def test_it_opens_by_double_click_and_says_what_it_is(page: Page, view: SlideView) -> None:

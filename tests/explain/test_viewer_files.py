@@ -18,7 +18,7 @@ from viewed_slides import coloured_slide, view_of_slide
 
 from spade_bench.errors import DataError, UserError
 from spade_bench.explain.layers import CATEGORY, Layer
-from spade_bench.explain.viewer.slideview import SlideView, TopPatch
+from spade_bench.explain.viewer.slideview import SlideView, TopPatch, ViewedRegion
 from spade_bench.explain.viewer.viewerfiles import write_viewer
 
 WriteSlide = Callable[..., Path]
@@ -119,6 +119,16 @@ def test_a_plain_image_is_a_slide_too(tmp_path: Path, view: SlideView) -> None:
     write_viewer(tmp_path / "out", [replace(view, path=path, mpp=0.25)])
     described = argument(tmp_path / "out" / "slides" / view.slide_id / "slide.js")
     assert described["mpp"] == 0.25
+
+
+def test_a_region_keeps_its_parts_and_holes() -> None:
+    shapely = pytest.importorskip("shapely")
+    ring = shapely.box(0, 0, 9, 9).difference(shapely.box(3, 3, 6, 6))
+    one = ViewedRegion.of(ring, "a")
+    assert one.name == "a"
+    assert sorted({tuple(np.ptp(line, axis=0)) for line in one.rings}) == [(3, 3), (9, 9)]
+    two = ViewedRegion.of(shapely.union(ring, shapely.box(20, 0, 21, 1)), "b")
+    assert len(two.rings) == 3
 
 
 def broken(layer: Layer, what: str) -> Layer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError, UserError
 from spade_bench.explain.layers import CATEGORY, SCALES, Layer
@@ -52,6 +52,15 @@ class ViewedRegion:
 
     name: str
     rings: Sequence[Ring]
+
+    @classmethod
+    def of(cls, shape: Any, name: str) -> ViewedRegion:
+        """Return a region of a shapely `Polygon` or `MultiPolygon` in level-0 pixels."""
+        import numpy as np
+
+        parts = getattr(shape, "geoms", (shape,))
+        lines = [line for part in parts for line in (part.exterior, *part.interiors)]
+        return cls(name, [np.asarray(line.coords, dtype=np.float64)[:, :2] for line in lines])
 
 
 @dataclass(frozen=True)
@@ -137,10 +146,12 @@ def check_inside(view: SlideView, width: int, height: int) -> None:
     Raises:
         DataError: When a patch lies outside by more than half its side.
     """
+    import numpy as np
+
     for layer in view.layers:
         middle = layer.coords + layer.side / 2  # (n, 2)
         inside = (middle >= 0) & (middle <= (width, height))  # (n, 2)
-        outside: NDArray[np.bool_] = ~inside.all(axis=1)
+        outside = ~np.asarray(inside.all(axis=1))  # (n,)
         if outside.any():
             x, y = layer.coords[outside][0]
             raise DataError(

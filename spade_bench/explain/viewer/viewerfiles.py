@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["VIEWER_PX", "write_viewer"]
 
-VIEWER_PX = 16384
-"""Longer side of the largest picture of a whole slide; at most 1,365 tiles, mostly 5 to 50 MB."""
+VIEWER_PX = 8192
+"""Longer side of the largest picture of a whole slide; at most 341 tiles, mostly 2 to 15 MB."""
 
 _SCRIPTS = ("pyramid.js", "layers.js", "panel.js", "viewer.js")
 _LEFT_OUT = ("page.html", "index.html")  # filled in, not copied

@@ -149,8 +149,8 @@ class ValueLayer {
     return ValueLayer.number(value);
   }
 
-  static number(value) {
-    return String(Number(value.toPrecision(6)));
+  static number(value, digits = 6) {
+    return String(Number(value.toPrecision(digits))).replace("-", "\u2212"); // a minus sign
   }
 
   shows(i) {

@@ -61,10 +61,11 @@ class Panel {
       this.outputs();
       viewer.redraw();
     });
-    for (const id of ["grey", "grid", "regions"]) {
+    // Some browsers keep what was chosen before the page was opened again.
+    for (const [id, first] of [["on", true], ["grey", true], ["grid", false], ["regions", true]]) {
+      byId(id).checked = first;
       byId(id).addEventListener("change", () => viewer.redraw());
     }
-    byId("grey").checked = true;
     const names = [...new Set(viewer.regions.map((one) => one.name))];
     byId("regions-row").hidden = !names.length;
     byId("regions-row").lastElementChild.textContent = `Regions: ${names.join(", ")}`;
@@ -84,7 +85,7 @@ class Panel {
     const from = this.from(viewer.shown);
     byId("from-row").hidden = layer.isCategory;
     byId("from-value").textContent = Number.isFinite(from)
-      ? String(Number(from.toPrecision(3))) : "none";
+      ? ValueLayer.number(from, 3) : "none";
   }
 
   // Follow what the viewer shows.
@@ -135,7 +136,7 @@ class Panel {
     const tiny = (high - low) * 1e-6;
     const under = known.some((value) => value < low - tiny) ? "≤ " : "";
     const over = known.some((value) => value > high + tiny) ? "≥ " : "";
-    const text = (value) => String(Number(value.toPrecision(3))).replace("-", "−");
+    const text = (value) => ValueLayer.number(value, 3);
     for (const label of [under + text(low), text((low + high) / 2), over + text(high)]) {
       labels.append(element("span", label));
     }
@@ -174,7 +175,7 @@ class Panel {
     if (!found) return;
     const pane = viewer.paneAt(pointer.x, pointer.y);
     const value = found[pane.layer];
-    tip.hidden = value === null || !viewer.on;
+    tip.hidden = value === null || !byId("on").checked;
     if (tip.hidden) return;
     tip.textContent = viewer.layers[pane.layer].text(value);
     const right = pointer.x > viewer.width - 120;
@@ -190,7 +191,7 @@ class Panel {
     const titles = new Map(viewer.layers.map((layer) => [layer.key, layer]));
     const groups = new Map(); // layer and end -> numbers of patches
     top.forEach((patch, number) => {
-      const name = `${titles.get(patch.layer).title}, ${patch.lowest ? "lowest" : "highest"}`;
+      const name = `${patch.lowest ? "Lowest" : "Highest"}: ${titles.get(patch.layer).title}`;
       if (!groups.has(name)) groups.set(name, []);
       groups.get(name).push(number);
     });
@@ -216,7 +217,7 @@ class Panel {
       byId("stage").scrollIntoView({ block: "nearest" });
     });
     const picture = element("img");
-    const score = patch.score === null ? "none" : String(Number(patch.score.toPrecision(FINE)));
+    const score = patch.score === null ? "none" : ValueLayer.number(patch.score, 4);
     Object.assign(picture, { src: `top/${number}.jpg`, alt: "", loading: "lazy", width: 64,
                              height: 64 });
     link.append(picture, element("b", `${patch.rank}`), element("span", score));
@@ -235,7 +236,7 @@ class Panel {
     const ten = 10 ** Math.floor(Math.log10(most));
     const length = [5, 2, 1].map((n) => n * ten).find((n) => n <= most);
     byId("scale-bar").style.width = `${length / each}px`;
-    const plain = (value) => String(Number(value.toPrecision(3)));
+    const plain = (value) => ValueLayer.number(value, 3);
     if (!mpp) byId("scale-text").textContent = `${plain(length)} px`;
     else byId("scale-text").textContent =
       length >= 1000 ? `${plain(length / 1000)} mm` : `${plain(length)} µm`;

@@ -32,7 +32,6 @@ function element(tag, text = "", className = "") {
 }
 
 const MOST_ZOOM = 8; // screen pixels per level-0 pixel
-const FINE = 4; // digits of labels on the colour bar and in lists
 
 class Viewer {
   constructor(slide, values) {
@@ -47,7 +46,6 @@ class Viewer {
     this.view = { x: slide.width / 2, y: slide.height / 2, scale: 1 };
     this.shown = 0; // number of the layer
     this.beside = -1; // number of the layer in the second pane, or none
-    this.on = true;
     this.spot = null; // the patch that a link led to
     this.pointer = null; // {x, y} on the canvas, in CSS pixels
     this.atHome = true;
@@ -188,7 +186,6 @@ class Viewer {
 
   show(number) {
     this.shown = (number + this.layers.length) % this.layers.length;
-    this.on = true;
     this.panel.follow();
     this.redraw();
   }
@@ -241,7 +238,7 @@ class Viewer {
     this.pyramid.draw(context, place, box, place.scale);
     const layer = this.layers[pane.layer];
     const opacity = byId("opacity").value / 100;
-    if (this.on && opacity) {
+    if (byId("on").checked && opacity) {
       if (byId("grey").checked) {
         // Below colours that are values, tissue has no colour of its own.
         context.save();
@@ -401,7 +398,7 @@ class Viewer {
       ArrowDown: () => this.move(0, step),
       "[": () => this.show(this.shown - 1),
       "]": () => this.show(this.shown + 1),
-      o: () => this.toggle(),
+      o: () => byId("on").click(),
       g: () => byId("grid").click(),
       r: () => byId("regions").click(),
     };
@@ -409,10 +406,5 @@ class Viewer {
     if (!act) return;
     event.preventDefault();
     act();
-  }
-
-  toggle() {
-    this.on = !this.on;
-    this.redraw();
   }
 }
