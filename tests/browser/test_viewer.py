@@ -13,7 +13,7 @@ import pytest
 from viewed_slides import coloured_slide, patch_places, view_of_slide
 
 from spade_bench.explain.layers import VALUE, Layer
-from spade_bench.explain.viewer.slideview import SlideView, TopPatch, ViewedRegion
+from spade_bench.explain.viewer.slideview import SlideView, TopPatch
 from spade_bench.explain.viewer.viewerfiles import write_viewer
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def view(tmp_path: Path, write_slide: Callable[..., Path]) -> SlideView:
 @pytest.fixture
 def page(tmp_path: Path, view: SlideView, open_page: Any) -> Page:
     write_viewer(tmp_path / "out", [view])
-    return settled(open_page(tmp_path / "out" / "slides" / view.slide_id / "index.html"))
+    return settled(open_page(tmp_path / "out" / "slides" / f"{view.slide_id}.html"))
 
 
 def settled(page: Page) -> Page:
@@ -199,7 +199,7 @@ def test_a_link_leads_to_its_patch(page: Page, view: SlideView) -> None:
 
 def test_an_address_leads_to_a_place(tmp_path: Path, view: SlideView, open_page: Any) -> None:
     write_viewer(tmp_path / "out", [view])
-    path = tmp_path / "out" / "slides" / view.slide_id / "index.html"
+    path = tmp_path / "out" / "slides" / f"{view.slide_id}.html"
     page = settled(open_page(path, fragment="at=200,300,100&layer=spade.expert"))
     assert (state(page)["x"], state(page)["y"]) == (250, 350)
     assert page.locator("#layers input").nth(2).is_checked()
@@ -274,7 +274,7 @@ def test_without_a_resolution_the_scale_bar_counts_pixels(
 ) -> None:
     path = write_slide(tmp_path / "plain.tif", coloured_slide(), mpp=None)
     write_viewer(tmp_path / "out", [replace(view, path=path)])
-    page = settled(open_page(tmp_path / "out" / "slides" / view.slide_id / "index.html"))
+    page = settled(open_page(tmp_path / "out" / "slides" / f"{view.slide_id}.html"))
     assert re.fullmatch(r"\d+ px", page.locator("#scale-text").inner_text())
 
 
@@ -286,7 +286,7 @@ def test_names_of_strangers_are_text(
     layer = replace(view.layers[0], key=name, title=name, legend=name)
     kinds = replace(view.layers[2], key="kinds", title="kinds", names=(name, f"{name}2", "c"))
     hostile = SlideView(
-        name, view.path, [layer, kinds], [ViewedRegion(name, view.regions[0].rings)],
+        name, view.path, [layer, kinds], [replace(view.regions[0], label=name)],
         [TopPatch(name, 1, 0.5, 200, 300)], (name,), None, {name: name},
     )  # fmt: skip
     index = write_viewer(tmp_path / "out", [hostile, view])
@@ -315,7 +315,7 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
     tmp_path: Path, view: SlideView, open_page: Any, dark: bool
 ) -> None:
     write_viewer(tmp_path / "out", [view])
-    path = tmp_path / "out" / "slides" / view.slide_id / "index.html"
+    path = tmp_path / "out" / "slides" / f"{view.slide_id}.html"
     page = settled(open_page(path, PHONE, dark=dark))
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
     assert page.locator("#stage").bounding_box()["height"] > 400
@@ -335,7 +335,7 @@ def test_glass_without_tiles_is_drawn_and_asks_for_no_missing_file(
 ) -> None:
     path = write_slide(tmp_path / "wide.tif", coloured_slide(3000, 1500), levels=2)
     write_viewer(tmp_path / "out", [replace(view, path=path)])
-    page = settled(open_page(tmp_path / "out" / "slides" / view.slide_id / "index.html"))
+    page = settled(open_page(tmp_path / "out" / "slides" / f"{view.slide_id}.html"))
     written = page.evaluate("viewer.slide.levels.map(level => level.tiles.length)")
     assert written[0] < 18  # of 6 x 3
     for _ in range(3):
@@ -347,9 +347,9 @@ def test_glass_without_tiles_is_drawn_and_asks_for_no_missing_file(
 
 def test_a_page_alone_says_what_is_missing(tmp_path: Path, view: SlideView, open_page: Any) -> None:
     write_viewer(tmp_path / "out", [view])
-    folder = tmp_path / "out" / "slides" / view.slide_id
-    (folder / "layers" / "3.js").write_text("")
-    page = open_page(folder / "index.html")
+    page_file = tmp_path / "out" / "slides" / f"{view.slide_id}.html"
+    (page_file.with_suffix("") / "layers" / "3.js").write_text("")
+    page = open_page(page_file)
     assert "missing" in page.locator("#name").inner_text()
 
 
@@ -366,7 +366,7 @@ def test_a_hundred_thousand_patches_stay_fluid(
     layers = [Layer(f"layer.{n}", f"Layer {n}", "value", coords, 16, rng.random(len(coords)), VALUE)
               for n in range(8)]  # fmt: skip
     write_viewer(tmp_path / "out", [replace(view, path=path, layers=layers, top=())])
-    page = settled(open_page(tmp_path / "out" / "slides" / view.slide_id / "index.html"))
+    page = settled(open_page(tmp_path / "out" / "slides" / f"{view.slide_id}.html"))
     assert page.evaluate("!!viewer.layers[0].grid.lattice") is regular
     times = page.evaluate(
         """async () => {

@@ -18,8 +18,9 @@ from viewed_slides import coloured_slide, view_of_slide
 
 from spade_bench.errors import DataError, UserError
 from spade_bench.explain.layers import CATEGORY, Layer
-from spade_bench.explain.viewer.slideview import SlideView, TopPatch, ViewedRegion
+from spade_bench.explain.viewer.slideview import SlideView, TopPatch
 from spade_bench.explain.viewer.viewerfiles import write_viewer
+from spade_bench.regions.outlines import Region
 
 WriteSlide = Callable[..., Path]
 
@@ -121,14 +122,16 @@ def test_a_plain_image_is_a_slide_too(tmp_path: Path, view: SlideView) -> None:
     assert described["mpp"] == 0.25
 
 
-def test_a_region_keeps_its_parts_and_holes() -> None:
-    shapely = pytest.importorskip("shapely")
+def test_a_region_keeps_its_parts_and_holes(tmp_path: Path, view: SlideView) -> None:
+    import shapely
+
     ring = shapely.box(0, 0, 9, 9).difference(shapely.box(3, 3, 6, 6))
-    one = ViewedRegion.of(ring, "a")
-    assert one.name == "a"
-    assert sorted({tuple(np.ptp(line, axis=0)) for line in one.rings}) == [(3, 3), (9, 9)]
-    two = ViewedRegion.of(shapely.union(ring, shapely.box(20, 0, 21, 1)), "b")
-    assert len(two.rings) == 3
+    both = Region(shapely.union(ring, shapely.box(20, 0, 21, 1)), name="b")
+    write_viewer(tmp_path / "out", [replace(view, regions=[Region(ring, "a", "Tumour"), both])])
+    described = argument(tmp_path / "out" / "slides" / view.slide_id / "slide.js")["regions"]
+    assert [one["name"] for one in described] == ["Tumour", "b"]
+    widths = [sorted(np.ptp(line, axis=0).tolist() for line in one["rings"]) for one in described]
+    assert widths == [[[3, 3], [9, 9]], [[1, 1], [3, 3], [9, 9]]]
 
 
 def broken(layer: Layer, what: str) -> Layer:

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import shapely
 
 from spade_bench.explain.layers import CATEGORY, SIGNED, VALUE, Layer
-from spade_bench.explain.viewer.slideview import SlideView, TopPatch, ViewedRegion
+from spade_bench.explain.viewer.slideview import SlideView, TopPatch
+from spade_bench.regions.outlines import Region
 
 SIDE = 100
 
@@ -54,7 +56,6 @@ def view_of_slide(
            for rank, row in enumerate(order[:5], start=1)]  # fmt: skip
     top += [TopPatch("base.shown", rank, float(share[row]), *map(int, coords[row]), lowest=True)
             for rank, row in enumerate(order[::-1][:5], start=1)]  # fmt: skip
-    square = np.array([[0, 0], [400, 0], [400, 400], [0, 400]], dtype=float) + 100
-    hole = np.array([[100, 100], [200, 100], [200, 200], [100, 200]], dtype=float) + 100
-    return SlideView(slide_id, path, layers, [ViewedRegion("Tumour", [square, hole])], top,
+    shape = shapely.box(100, 100, 500, 500).difference(shapely.box(200, 200, 300, 300))
+    return SlideView(slide_id, path, layers, [Region(shape, label="Tumour")], top,
                      ("Simulated data",), None, {"Case": "case-1"})  # fmt: skip

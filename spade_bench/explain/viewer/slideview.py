@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spade_bench.errors import DataError, UserError
 from spade_bench.explain.layers import CATEGORY, SCALES, Layer
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from spade_bench.regions.outlines import Region
 
-    Ring = NDArray[np.float64]
-
-__all__ = ["SlideView", "TopPatch", "ViewedRegion", "check_inside", "check_views"]
+__all__ = ["SlideView", "TopPatch", "check_inside", "check_views"]
 
 
 @dataclass(frozen=True)
@@ -41,29 +38,6 @@ class TopPatch:
 
 
 @dataclass(frozen=True)
-class ViewedRegion:
-    """A region that somebody outlined.
-
-    Attributes:
-        name: Its name.
-        rings: Closed borders in level-0 pixels, (k, 2) each as (x, y); those of holes are rings
-            like any.
-    """
-
-    name: str
-    rings: Sequence[Ring]
-
-    @classmethod
-    def of(cls, shape: Any, name: str) -> ViewedRegion:
-        """Return a region of a shapely `Polygon` or `MultiPolygon` in level-0 pixels."""
-        import numpy as np
-
-        parts = getattr(shape, "geoms", (shape,))
-        lines = [line for part in parts for line in (part.exterior, *part.interiors)]
-        return cls(name, [np.asarray(line.coords, dtype=np.float64)[:, :2] for line in lines])
-
-
-@dataclass(frozen=True)
 class SlideView:
     """One slide of the viewer.
 
@@ -81,7 +55,7 @@ class SlideView:
     slide_id: str
     path: Path
     layers: Sequence[Layer]
-    regions: Sequence[ViewedRegion] = ()
+    regions: Sequence[Region] = ()
     top: Sequence[TopPatch] = ()
     marks: tuple[str, ...] = ()
     mpp: float | None = None

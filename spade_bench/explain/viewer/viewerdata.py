@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.explain.colours import category_colours, colour_map
 from spade_bench.explain.layers import CATEGORY, Layer
-from spade_bench.explain.viewer.slideview import SlideView, ViewedRegion
+from spade_bench.explain.viewer.slideview import SlideView
 from spade_bench.explain.viewer.tilepyramid import TILE, TileLevel
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from spade_bench.regions.outlines import Region
 
 __all__ = ["layer_script", "slide_script"]
 
@@ -23,12 +25,17 @@ _COLOURS = 256  # steps of a colour bar
 
 
 def slide_script(
-    view: SlideView, size: tuple[int, int], mpp: float | None, levels: Sequence[TileLevel]
+    view: SlideView,
+    folder: str,
+    size: tuple[int, int],
+    mpp: float | None,
+    levels: Sequence[TileLevel],
 ) -> str:
     """Return the script that describes a slide: everything but the values of its layers.
 
     Args:
         view: The slide's view.
+        folder: The folder of its files, as the page names it.
         size: Level-0 width and height of the slide.
         mpp: Micrometres per pixel at level 0, or None.
         levels: Its tiles.
@@ -36,6 +43,7 @@ def slide_script(
     grids: dict[tuple[int, bytes], int] = {}  # layers of one encoder share their places
     content = {
         "slide": view.slide_id,
+        "folder": folder,
         "width": size[0],
         "height": size[1],
         "mpp": mpp,
@@ -96,9 +104,12 @@ def _colours(layer: Layer) -> NDArray[np.uint8]:
     return np.rint(colours * 255).astype(np.uint8)
 
 
-def _region(region: ViewedRegion) -> dict[str, Any]:
-    rings = [ring.round(1).tolist() for ring in region.rings]
-    return {"name": region.name, "rings": rings}
+def _region(region: Region) -> dict[str, Any]:
+    """Name and closed borders of a region; a hole is a border like any."""
+    parts = getattr(region.shape, "geoms", (region.shape,))
+    lines = [line for part in parts for line in (part.exterior, *part.interiors)]
+    rings = [[[round(x, 1), round(y, 1)] for x, y, *_ in line.coords] for line in lines]
+    return {"name": region.label or region.name or "no name", "rings": rings}
 
 
 def _number(value: float) -> float | None:

@@ -43,6 +43,9 @@ def write_viewer(
 ) -> Path:
     """Write a folder whose `index.html` opens by double click, without a server or network.
 
+    It leads to `slides/SLIDE.html`, which also opens by itself, and at a place:
+    `SLIDE.html#at=LEFT,TOP,SIDE&layer=KEY`, in level-0 pixels.
+
     Tiles that an earlier call wrote of the same slide file stay.
 
     Args:
@@ -68,7 +71,7 @@ def write_viewer(
         if asset.name not in _LEFT_OUT:
             write_text(folder / "assets" / asset.name, asset.read_text(encoding="utf-8"))
     pictures = [
-        _write_slide(folder / "slides" / file_name(view.slide_id), view, viewer_px, len(slides) > 1)
+        _write_slide(folder / "slides", view, viewer_px, len(slides) > 1)
         for view in track(slides, "Viewer", unit="slides")
     ]
     index = folder / "index.html"
@@ -84,8 +87,10 @@ def _template(name: str) -> string.Template:
     return string.Template((_assets() / name).read_text(encoding="utf-8"))
 
 
-def _write_slide(folder: Path, view: SlideView, viewer_px: int, several: bool) -> str:
-    """Write the page of a slide; return its smallest picture, relative to the folder."""
+def _write_slide(pages: Path, view: SlideView, viewer_px: int, several: bool) -> str:
+    """Write `SLIDE.html` and the folder `SLIDE`; return the address of its smallest picture."""
+    folder = pages / file_name(view.slide_id)
+    address = quote(folder.name)
     with open_slide(view.path, slide_id=view.slide_id, mpp=view.mpp,
                     assume_mpp=_UNKNOWN_MPP) as slide:  # fmt: skip
         check_inside(view, slide.width, slide.height)
@@ -95,16 +100,19 @@ def _write_slide(folder: Path, view: SlideView, viewer_px: int, several: bool) -
         size = (slide.width, slide.height)
     for number, layer in enumerate(view.layers):
         write_text(folder / "layers" / f"{number}.js", layer_script(number, layer))
-    write_text(folder / "slide.js", slide_script(view, size, known, levels))
-    scripts = [*(f"../../assets/{name}" for name in _SCRIPTS), "slide.js",
-               *(f"layers/{number}.js" for number in range(len(view.layers)))]  # fmt: skip
+    write_text(folder / "slide.js", slide_script(view, address, size, known, levels))
+    scripts = [
+        *(f"../assets/{name}" for name in _SCRIPTS),
+        f"{address}/slide.js",
+        *(f"{address}/layers/{number}.js" for number in range(len(view.layers))),
+    ]
     lines = "\n".join(f'<script src="{script}"></script>' for script in scripts)
-    way_back = '<a class="back" href="../../index.html">All slides</a>' if several else ""
+    way_back = '<a class="back" href="../index.html">All slides</a>' if several else ""
     page = _template("page.html").substitute(
         title=html.escape(view.slide_id), scripts=lines, back=way_back
     )
-    write_text(folder / "index.html", page)
-    return f"tiles/{levels[-1].folder}/0_0.jpg"
+    write_text(folder.with_name(f"{folder.name}.html"), page)
+    return f"slides/{address}/tiles/{levels[-1].folder}/0_0.jpg"
 
 
 def _tiles(folder: Path, slide: Slide, view: SlideView, viewer_px: int) -> list[TileLevel]:
@@ -145,14 +153,14 @@ def _side(view: SlideView, patch: TopPatch) -> int:
 def _index_page(slides: Sequence[SlideView], pictures: Sequence[str]) -> str:
     cards = []
     for view, picture in zip(slides, pictures, strict=True):
-        place = f"slides/{quote(file_name(view.slide_id))}"
+        page = f"slides/{quote(file_name(view.slide_id))}.html"
         facts = "".join(
             f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd></div>"
             for name, value in view.facts.items()
         )
         marks = "".join(f'<span class="mark">{html.escape(mark)}</span>' for mark in view.marks)
         cards.append(
-            f'<li><a href="{place}/index.html"><img src="{place}/{picture}" alt="">'
+            f'<li><a href="{page}"><img src="{picture}" alt="">'
             f"<strong>{html.escape(view.slide_id)}</strong></a>{marks}<dl>{facts}</dl></li>"
         )
     count = "1 slide" if len(slides) == 1 else f"{len(slides)} slides"

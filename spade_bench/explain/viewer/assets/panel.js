@@ -218,8 +218,8 @@ class Panel {
     });
     const picture = element("img");
     const score = patch.score === null ? "none" : ValueLayer.number(patch.score, 4);
-    Object.assign(picture, { src: `top/${number}.jpg`, alt: "", loading: "lazy", width: 64,
-                             height: 64 });
+    Object.assign(picture, { src: `${viewer.slide.folder}/top/${number}.jpg`, alt: "",
+                             loading: "lazy", width: 64, height: 64 });
     link.append(picture, element("b", `${patch.rank}`), element("span", score));
     link.title = `Rank ${patch.rank}, ${score}`;
     const item = element("li");

@@ -4,6 +4,7 @@
 class TilePyramid {
   // levels: the finest first; each with folder, downsample, width, height and its tiles.
   constructor(slide, redraw) {
+    this.folder = `${slide.folder}/tiles`; // already an address: nothing in it needs escaping
     this.tile = slide.tile;
     this.redraw = redraw;
     this.levels = slide.levels.map((level) => ({
@@ -45,7 +46,7 @@ class TilePyramid {
   }
 
   drawTile(context, place, level, column, row) {
-    const image = this.image(`tiles/${level.folder}/${column}_${row}.jpg`);
+    const image = this.image(`${this.folder}/${level.folder}/${column}_${row}.jpg`);
     if (!image.ready) return;
     const span = this.tile * level.downsample;
     // Edges on whole pixels: no seams between neighbours.
