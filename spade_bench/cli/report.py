@@ -42,6 +42,19 @@ def report(
     plots: Annotated[
         bool, typer.Option("--plots/--no-plots", help="Draw pictures into FOLDER/plots.")
     ] = True,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the whole report as one page, such as report.html, that any browser "
+            "opens without a network."
+        ),
+    ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that `explain` wrote: the page links its worst-predicted cases to them."
+        ),
+    ] = None,
 ) -> None:
     """Print the leaderboard: means with 95% intervals, controls beside them."""
     from spade_bench import api, console
@@ -54,6 +67,8 @@ def report(
 
     if as_json + as_csv + as_markdown > 1:
         raise UserError("--json, --csv and --markdown exclude each other")
+    if maps is not None and html is None:
+        raise UserError("--maps is for the page", fix="Give --html FILE too")
     results = api.load_results(_folders(folders))
     series, resampler = results.series, results.resampler
     machine = as_json or as_csv or as_markdown
@@ -75,6 +90,9 @@ def report(
     _absent(results)
     if plots:
         _plot(results)
+    if html is not None:
+        results.to_html(html, maps=maps)
+        console.say(f"the report as a page: {html}")
     _left_out(results)
 
 
