@@ -36,6 +36,10 @@ def encode(
     tau: Annotated[
         float | None, typer.Option(help="Routing temperature. Default: the model's own.")
     ] = None,
+    with_routing: Annotated[
+        bool,
+        typer.Option("--with-routing", help="Also store to which experts each patch is sent."),
+    ] = False,
     device: DeviceOption = None,
     batch_size: BatchSizeOption = 8192,
     trust_remote_code: TrustOption = False,
@@ -66,6 +70,7 @@ def encode(
         features,
         encoder,
         out=out,
+        with_routing=with_routing,
         weights=weights,
         device=device or "auto",
         revision=revision,

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.explain.layers import SHARE, SIGNED, Layer, percentiles
+from spade_bench.files import write_json
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -32,8 +34,10 @@ class SlideMap:
         classes: What the columns of ``contribution`` speak of: class names, or `risk` alone.
         coords: Level-0 pixel of each patch's top-left corner, (n, 2) as (x, y).
         side: Side of a patch in level-0 pixels.
-        attention: Mean weight of each patch over the models, (n,); None where a head has none.
-        contribution: Mean signed share of each patch in each class's logit or the risk, (n, C).
+        attention: Mean weight of each patch over the models, (n,), which sums to one over all
+            slides of the case; None where a head has none.
+        contribution: Mean signed share of each patch in each class's logit or the risk of the
+            case, (n, C).
         sd: Standard deviation over the models of the percentile of what is shown, (n,); None
             where there is one model.
         method: How the contribution was computed, in words, such as "gradient x input".
@@ -100,6 +104,47 @@ class SlideMap:
                       *place, self.sd, SHARE)
             )  # fmt: skip
         return layers
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What must stand beside the map wherever it is shown."""
+        marks = ["trained on this case"] if self.trained else []
+        return (*marks, *(["simulated data"] if self.simulated else []))
+
+    def plot(self) -> Figure:
+        """Draw what is shown over the slide; see `spade_bench.explain.mapplot`.
+
+        Returns:
+            A matplotlib figure, ready for `savefig`.
+        """
+        from spade_bench.explain.mapplot import draw_map
+
+        return draw_map(self)
+
+    def to_geojson(self, path: str | Path) -> Path:
+        """Write the patches as QuPath detections with their values as measurements.
+
+        Args:
+            path: File to write.
+
+        Returns:
+            The file.
+        """
+        features = []
+        columns = self.to_dataframe().drop(columns=["slide_id", "x", "y"]).to_dict("records")
+        for (x, y), values in zip(self.coords.tolist(), columns, strict=True):
+            right, bottom = x + self.side, y + self.side
+            ring = [[x, y], [right, y], [right, bottom], [x, bottom], [x, y]]
+            features.append(
+                {
+                    "type": "Feature",
+                    "geometry": {"type": "Polygon", "coordinates": [ring]},
+                    "properties": {"objectType": "detection", "measurements": values},
+                }
+            )
+        target = Path(path)
+        write_json(target, {"type": "FeatureCollection", "features": features})
+        return target
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row per patch: `slide_id`, `x`, `y` (level-0 pixels), and what is known of it.

@@ -42,6 +42,7 @@ def over_bags(
     recipe: Mapping[str, Any] | None,
     target_of: Callable[[str, Path], Path],
     write: Callable[[Path, Path, dict[str, Any]], object],
+    lacks: Callable[[Path], str] | None = None,
 ) -> EncodedFolder:
     """Write a file for every bag under a folder that has no current one.
 
@@ -57,6 +58,8 @@ def over_bags(
         recipe: What is recorded of the encoder in words; None for what can be told from it.
         target_of: Tells the file of a slide id and its bag.
         write: Encodes a bag into a file with these attributes beside its own.
+        lacks: Says what is asked for and missing in a file that is current, so that it is made
+            again; empty for nothing.
 
     Raises:
         DataError: When the folder holds no features of the upstream encoder, or features of
@@ -86,10 +89,14 @@ def over_bags(
             before, identity = _made_from(target), with_base(made_by, stored_identity(source))
             stored = stored_identity(target)
             changes = () if stored is None else stored.differences(identity)
-            if before.get("recipe") == key and not changes:
+            current = before.get("recipe") == key and not changes
+            lacking = lacks(target) if current and lacks is not None else ""
+            if current and not lacking:
                 skipped[slide_id] = target
             else:
-                if before.get("source_hash", content) != content:
+                if lacking:
+                    remade[lacking] += 1
+                elif before.get("source_hash", content) != content:
                     changed.append(slide_id)
                 elif before:
                     remade["; ".join(changes) or "other settings"] += 1
