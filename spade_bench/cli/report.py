@@ -49,6 +49,19 @@ def report(
         bool, typer.Option("--plots/--no-plots", help="Draw pictures into FOLDER/plots.")
     ] = True,
     figures: FiguresOption = "png",
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the whole report as one page, such as report.html, that any browser "
+            "opens without a network."
+        ),
+    ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that `explain` wrote: the page links its worst-predicted cases to them."
+        ),
+    ] = None,
 ) -> None:
     """Print the leaderboard: means with 95% intervals, controls beside them."""
     from spade_bench import api, console
@@ -63,6 +76,8 @@ def report(
     formats = figure_formats(figures)
     if as_json + as_csv + as_markdown > 1:
         raise UserError("--json, --csv and --markdown exclude each other")
+    if maps is not None and html is None:
+        raise UserError("--maps is for the page", fix="Give --html FILE too")
     results = api.load_results(_folders(folders))
     series, resampler = results.series, results.resampler
     machine = as_json or as_csv or as_markdown
@@ -84,6 +99,9 @@ def report(
     _absent(results)
     if plots:
         _plot(results, formats)
+    if html is not None:
+        results.to_html(html, maps=maps)
+        console.say(f"the report as a page: {html}")
     _left_out(results)
 
 
