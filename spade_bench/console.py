@@ -179,8 +179,13 @@ def table(
     screen = Console(file=sys.stdout, width=width, highlight=False)
     if title:
         paragraph(title)
-    for block in _blocks(widths, width, keys):
-        screen.print(_grid([heads[i] for i in block], [[row[i] for i in block] for row in cells]))
+    if not keys or sum(widths) + _FRAME * len(widths) + 1 <= width:
+        screen.print(_grid(heads, cells))
+        return
+    cap = _key_width(widths, width, keys)
+    for block in _blocks(widths, width, keys, cap):
+        part = [[row[i] for i in block] for row in cells]
+        screen.print(_grid([heads[i] for i in block], part, [cap] * keys))
 
 
 def _width() -> int | None:
@@ -199,15 +204,22 @@ def _folded(line: str, width: int, indent: int) -> list[str]:
     )  # fmt: skip
 
 
+_NARROWEST = 6
 _FRAME = 3  # columns that a cell takes beside its text; the table takes one more
 
 
-def _blocks(widths: Sequence[int], width: int, keys: int) -> list[list[int]]:
+def _key_width(widths: Sequence[int], width: int, keys: int) -> int:
+    """Most columns that a key may take, so that the widest other column fits beside all of them."""
+    room = width - 1 - max(widths[keys:]) - _FRAME
+    cap = max(widths[:keys])
+    while cap > _NARROWEST and sum(min(w, cap) + _FRAME for w in widths[:keys]) > room:
+        cap -= 1
+    return cap
+
+
+def _blocks(widths: Sequence[int], width: int, keys: int, cap: int) -> list[list[int]]:
     """Share columns out to tables that fit, each beginning with the key columns."""
-    if not keys or sum(widths) + _FRAME * len(widths) + 1 <= width:
-        return [list(range(len(widths)))]
-    # Names may be folded to a third of the line before anything else has to give way.
-    named = sum(min(widths[i], max(12, width // (3 * keys))) + _FRAME for i in range(keys)) + 1
+    named = sum(min(w, cap) + _FRAME for w in widths[:keys]) + 1
     blocks: list[list[int]] = []
     room = 0
     for column in range(keys, len(widths)):
@@ -220,13 +232,17 @@ def _blocks(widths: Sequence[int], width: int, keys: int) -> list[list[int]]:
     return blocks
 
 
-def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
+def _grid(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], caps: Sequence[int] = ()
+) -> RichTable:
+    """A table whose first columns are at most so wide; longer text in them is folded."""
     from rich.table import Table
     from rich.text import Text
 
     grid = Table()
-    for column in columns:
-        grid.add_column(column, overflow="fold")
+    for at, column in enumerate(columns):
+        most = caps[at] if at < len(caps) else None
+        grid.add_column(column, overflow="fold", max_width=most)
     for row in rows:
         grid.add_row(*map(Text, row))
     return grid

@@ -34,6 +34,7 @@ _COMMANDS = {
     "predict": ("predict", "predict"),
     "report": ("report", "report"),
     "compare": ("report", "compare"),
+    "cite": ("cite", "cite"),
     "demo": ("demo", "demo"),
 }
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from spade_bench.report import OverallRow, ReportRow, Resampler, RiskSplit, Series
     from spade_bench.report.loadedresults import Results
 
-__all__ = ["compare", "report"]
+__all__ = ["compare", "folders_of", "report"]
 
 
 FoldersArgument = Annotated[
@@ -86,7 +86,7 @@ def report(
     form = _form(as_json, as_csv, as_markdown, as_latex, out)
     if long and form in {"", "json"}:
         raise UserError("--long is for --csv, --markdown and --latex")
-    results = api.load_results(_folders(folders))
+    results = api.load_results(folders_of(folders))
     series, resampler = results.series, results.resampler
     wanted = metric or ("all" if long or form == "json" else "primary")
     splits = risk_splits(series, resampler)
@@ -169,7 +169,7 @@ def compare(
         raise UserError("two encoders are needed", fix="Give --a NAME --b NAME")
     if a == b:
         raise UserError(f"'{a}' is compared with itself", fix="Give two encoders")
-    results = api.load_results(_folders(folders))
+    results = api.load_results(folders_of(folders))
     wanted = metric or ("all" if form == "json" else "primary")
     differences, shown, sentence = results.differences(a, b, wanted)
     if form == "json":
@@ -308,7 +308,12 @@ def _plot(results: Results, formats: Sequence[str]) -> None:
     draw_pictures(pictures, results.folders[0] / "plots", formats)
 
 
-def _folders(folders: Sequence[Path] | None) -> list[Path]:
+def folders_of(folders: Sequence[Path] | None) -> list[Path]:
+    """Return the folders that were named, or the workspace's.
+
+    Raises:
+        UserError: When there is neither.
+    """
     from spade_bench import workspace as ws
 
     if folders:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from spade_bench.escaping import csv_cell, latex_cell, markdown_cell
@@ -67,7 +67,8 @@ def wide_grids(tables: Sequence[WideTable], words: Mapping[str, str]) -> list[Gr
 def _wide(table: WideTable, words: Mapping[str, str]) -> Grid:
     heads = dict.fromkeys(column.head for column in table.columns if column.head != "all")
     several = len(heads) > 1
-    flags = [f for row in table.rows for f in row.flags if f not in _CELL and f != "ensemble"]
+    flags = [f for row in table.rows for f in row.flags
+             if f not in _CELL and f != "ensemble" and not f.startswith("tasks:")]  # fmt: skip
     short = {flag: code(flag) for flag in flags}
     title = [protocol_title(table.protocol)]
     title += [f"k={table.k_shot}"] if table.k_shot else []
@@ -234,8 +235,7 @@ def markdown(grids: Sequence[Grid]) -> str:
         lines += ["| " + " | ".join(map(markdown_cell, grid.columns)) + " |"]
         lines += ["|" + " --- |" * len(grid.columns)]
         for row in grid.rows:
-            lines.append("| " + " | ".join(_bold(cell, markdown_cell, "**", "**", "&nbsp;&nbsp;")
-                                           for cell in row) + " |")  # fmt: skip
+            lines.append("| " + " | ".join(map(_in_markdown, row)) + " |")
         for note in grid.notes:
             lines += ["", markdown_cell(note)]
         out.append("\n".join(lines))
@@ -257,11 +257,7 @@ def latex(grids: Sequence[Grid]) -> str:
             r"\toprule",
             rf"{heads} \\",
             r"\midrule",
-            *(
-                " & ".join(_bold(cell, latex_cell, r"\textbf{", "}", r"\quad ") for cell in row)
-                + r" \\"
-                for row in grid.rows
-            ),
+            *(" & ".join(map(_in_latex, row)) + r" \\" for row in grid.rows),
             r"\bottomrule",
             r"\end{tabular}",
             *(rf"\par\smallskip {latex_cell(note)}" for note in grid.notes),
@@ -271,15 +267,21 @@ def latex(grids: Sequence[Grid]) -> str:
     return "\n\n".join(out)
 
 
-def _bold(cell: Cell, escape: Callable[[object], str], start: str, end: str, indent: str) -> str:
-    """Escape a cell and put its number, not its interval, in bold; controls are indented."""
-    text = escape(cell.text)
-    if cell.text.startswith("  "):
-        text = indent + text
-    if not cell.bold:
-        return text
-    value, space, rest = text.partition(" ")
-    return f"{start}{value}{end}{space}{rest}"
+def _in_markdown(cell: Cell) -> str:
+    """A cell of Markdown: its number in bold where it is the best, controls indented."""
+    value, space, rest = markdown_cell(cell.text).partition(" ")
+    indent = "&nbsp;&nbsp;" if cell.text.startswith("  ") else ""
+    return f"{indent}**{value}**{space}{rest}" if cell.bold else f"{indent}{value}{space}{rest}"
+
+
+def _in_latex(cell: Cell) -> str:
+    """A cell of LaTeX: an interval stands below its number, which makes columns narrow."""
+    value, bracket, rest = latex_cell(cell.text).partition(" [")
+    value = rf"\textbf{{{value}}}" if cell.bold else value
+    indent = r"\quad " if cell.text.startswith("  ") else ""
+    if not bracket:
+        return f"{indent}{value}"
+    return rf"\shortstack{{{value} \\ {{\scriptsize [{rest}}}}}"
 
 
 def _stacked(name: str) -> str:

@@ -90,8 +90,8 @@ def print_differences(differences: Sequence[Difference], title: str) -> None:
     common = shared([one.flags for one in differences])
     several = len({(one.a, one.b) for one in differences}) > 1
     apart = any(one.condition for one in differences)
-    columns = ["task", "head", "protocol", "k", "metric", "difference [95% interval]", "better",
-               "p", "p Holm", "p BH", "test", "flags"]  # fmt: skip
+    columns = ["task", "head", "protocol", "k", "difference [95% interval]", "better", "p",
+               "p Holm", "p BH", "metric", "test", "flags"]  # fmt: skip
     if apart:
         columns.insert(3, "condition")
     if several:
@@ -108,15 +108,15 @@ def print_differences(differences: Sequence[Difference], title: str) -> None:
                 one.protocol,
                 *((", ".join(one.condition) or "-",) if apart else ()),
                 shot,
-                one.metric,
                 f"{one.mean:+.3f} [{one.ci_low:+.3f}, {one.ci_high:+.3f}]",
                 one.better or "?",
                 *(_p(value) for value in (one.p, one.p_adjusted, one.p_bh)),
+                one.metric,
                 one.test,
                 _codes(rest),
             )
         )
-    _table(f"{title}{_common(common)}", columns, cells, keys=columns.index("metric"))
+    _table(f"{title}{_common(common)}", columns, cells, keys=columns.index("k") + 1)
     ways = dict.fromkeys(one.covers for one in differences)
     console.paragraph(f"[95% interval {'; '.join(ways)}]")
 

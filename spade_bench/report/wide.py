@@ -201,6 +201,12 @@ def _rows(
         version = next((flag for flag in row.flags if flag.startswith("inputs:")), "")
         key = (row.encoder, row.control, row.control_of, version)
         cells.setdefault(key, {})[Column(row.task, row.head, row.metric)] = row
+    # A control that was never run here says nothing; an encoder that was not is missed.
+    cells = {
+        key: of_key
+        for key, of_key in cells.items()
+        if key[1] in {"", "base"} or any(row.mean is not None for row in of_key.values())
+    }
     places: dict[str, list[float]] = {}
     first: dict[str, Column] = {}
     for row in rows:
