@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
 
-    from spade_bench.evaluation import EvaluationSettings
-    from spade_bench.evaluation.inputs import ChosenEncoders
     from spade_bench.evaluation.trainedmodel import TrainedModel
     from spade_bench.explain.maplist import Maps
     from spade_bench.explain.slidemap import SlideMap
@@ -46,11 +44,6 @@ __all__ = [
     "read_features",
     "read_spots",
 ]
-
-
-_KEYWORDS = {"encoders": "encoder", "tasks": "task", "tables": "table",
-             "region_names": "region_name"}  # fmt: skip
-"""Fields of the settings that have a keyword of another name here."""
 
 _OF_RUNS = ("protocol", "controls", "permutations", "splits", "keep_heads")
 
@@ -292,7 +285,7 @@ def evaluate(
         from_file = _workspace(workspace)
         said = EvaluationSettings.of({"seed": settings.get("seed")}, "keywords")
         named = inputs.choose_encoders(encoders, said.resolved(from_file).seed)
-        chosen = _settings(
+        chosen = inputs.settings_of(
             named, task, folder, settings, table=table, features=features, weights=weights
         )
         evaluation.run_settings(chosen, from_file, loaded=named.loaded)
@@ -353,7 +346,7 @@ def fit(
                 "be loaded to predict: it is not registered, or has a precision or seed of its own",
                 fix="Register it and load it with load_encoder, or fit on its own features",
             )
-        chosen = _settings(
+        chosen = inputs.settings_of(
             named, task, folder, settings, table=table, features=features, weights=weights
         )
         return fit_model(resolve(chosen, from_file))
@@ -537,41 +530,6 @@ def read_spots(
     from spade_bench.spatial import spotdata
 
     return spotdata.read_spots(Path(path), technology=technology, sample=sample, spot_um=spot_um)
-
-
-def _settings(
-    encoders: ChosenEncoders,
-    task: Any,
-    folder: Path,
-    settings: dict[str, Any],
-    *,
-    table: Any,
-    features: Any,
-    weights: Any,
-) -> EvaluationSettings:
-    """Settings of a run from names and objects; what lies in memory is written to the folder."""
-    from spade_bench import config
-    from spade_bench.evaluation import EvaluationSettings, inputs
-
-    for name, keyword in _KEYWORDS.items():
-        if name in settings:
-            raise UserError(f"there is no keyword {name}=", fix=f"Write {keyword}=")
-    for keyword, name in {"test_table": "test_tables", "region_name": "region_names"}.items():
-        if keyword in settings:
-            settings[name] = settings.pop(keyword)
-    values = {
-        **settings,
-        "test_tables": inputs.tables(settings.get("test_tables"), folder),
-        "test_features": inputs.feature_folders(settings.get("test_features"), folder),
-        "encoders": encoders.names,
-        "tasks": tuple(inputs.task_name(one, folder) for one in inputs.listed(task)),
-        "tables": inputs.tables(table, folder),
-        "features": inputs.feature_folders(features, folder),
-        "weights": {**encoders.weights, **inputs.by_name(weights)},
-        "set": config.merge(encoders.options, settings.get("set") or {}),
-        "out": folder,
-    }
-    return EvaluationSettings.of(values, "keywords")
 
 
 def _workspace(workspace: Source | Workspace | None) -> Workspace | None:
