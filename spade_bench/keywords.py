@@ -26,7 +26,7 @@ SWITCHES = frozenset(
         *("allow-leaky-splits", "allow-missing", "as-is", "controls", "csv", "drop-blur"),
         *("drop-pen", "dry-run", "float32", "force", "group-by-site", "json", "keep-redacted"),
         *("keep-zero-times", "markdown", "overwrite", "plots", "preview", "scan-k", "select"),
-        "trust-remote-code",
+        *("blind", "geojson", "trained-too", "trust-remote-code"),
     }
 )
 """Flags that take no value."""
