@@ -105,7 +105,7 @@ def _reason(slide: str, rows: Sequence[Variant], infos: Mapping[Path, BagInfo]) 
     missing, unusable = [], {}
     for row in rows:
         if slide not in row.files:
-            missing.append(row.label)
+            missing.append(row.base or row.label)
         elif (info := infos.get(row.files[slide])) is not None and info.problem:
             unusable[info.problem] = None
     parts = [f"no features of {', '.join(dict.fromkeys(missing))}"] if missing else []

@@ -21,7 +21,11 @@
   };
   const interval = (cell) =>
     cell[cells.low] === null ? "" : `[${cell[cells.low].toFixed(3)}, ${cell[cells.high].toFixed(3)}]`;
-  const cellOf = (line, metric, shot) => (line.cells[metric] || {})[shot];
+  // One that failed before its shots were known stands under none: it counts for all.
+  const cellOf = (line, metric, shot) => {
+    const byShot = line.cells[metric] || {};
+    return byShot[shot] || byShot[0];
+  };
   const named = (cell, name) => cell && cell[cells.flags].some((at) => data.flags[at][0] === name);
   const lack = (cell) =>
     named(cell, "undefined") ? "undefined" : named(cell, "failed") ? "failed" : "missing";
@@ -128,7 +132,7 @@
       const td = el("td", { class: "value" });
       if (shots.length > 1) td.setAttribute("data-shot", `k=${shot}`);
       if (cell && cell[cells.mean] !== null)
-        td.append(text(cell[cells.mean], metric), el("small", {}, interval(cell)));
+        td.append(text(cell[cells.mean], metric), " ", el("small", {}, interval(cell)));
       else td.append(el("span", { class: "none" }, lack(cell)));
       tr.append(td);
       if (shots.length === 1) {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.errors import printable
 from spade_bench.files import write_text
 from spade_bench.report import risk_split
+from spade_bench.report.flags import shared
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.mainseries import main_series
 from spade_bench.report.overall import OverallRow, overall
@@ -247,7 +248,7 @@ def _environment() -> Environment:
         "share": _share,
         "time": _time,
     }
-    environment.globals |= {"plot_scale": plot_scale, "place": _place}
+    environment.globals |= {"plot_scale": plot_scale, "place": _place, "shared": shared}
     return environment
 
 

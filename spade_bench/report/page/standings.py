@@ -48,7 +48,8 @@ class Line:
         """How good its number is, for sorting: the best first, what is missing last."""
         from spade_bench.statistics.evaluate import direction
 
-        row = self.cells.get(metric, {}).get(shot)
+        by_shot = self.cells.get(metric, {})
+        row = by_shot.get(shot, by_shot.get(0))
         sign = 1 if metric == risk_split.METRIC else -(direction(metric) or 1)
         return float("inf") if row is None or row.mean is None else sign * row.mean
 
@@ -140,7 +141,8 @@ def _standing(
         line = lines.setdefault(key, Line(row.encoder, row.head, row.control))
         line.cells.setdefault(row.metric, {})[row.k_shot or 0] = row
     metrics = tuple(dict.fromkeys(row.metric for row in rows))
-    shots = tuple(sorted({row.k_shot or 0 for row in rows}))
+    known = {row.k_shot for row in rows} - {None, 0}
+    shots = tuple(sorted(known)) or (0,)  # cells that failed early know of no shots
     common = shared([row.flags for row in rows if not row.control and row.mean is not None])
     way = part or ("fold models" if (task, protocol) in held else protocol)
     return Standing(
