@@ -56,15 +56,15 @@ def extract_slides(
     from spade_bench.slides.opening import find_slides
 
     source, chosen = _source(encoder, options), settings or Settings()
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for place in [slides] if isinstance(slides, Path) else slides:
         for name, path in find_slides(place).items():
-            if found.setdefault(name, path) != path:
+            if by_name.setdefault(name, path) != path:
                 raise DataError(
-                    f"several slides are named '{name}' ({found[name]}, {path})",
+                    f"several slides are named '{name}' ({by_name[name]}, {path})",
                     fix="Rename one, or extract each into a folder of its own",
                 )
-    jobs = [SlideJob(name, path, source, chosen) for name, path in found.items()]
+    jobs = [SlideJob(name, path, source, chosen) for name, path in by_name.items()]
     done = run_jobs(jobs, source, chosen, out)
     if chosen.preview:
         write_slide_sheet(done)
