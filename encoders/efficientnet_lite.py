@@ -36,6 +36,7 @@ def card(variant: int) -> EncoderCard:
     """The card of EfficientNet-Lite ``variant``."""
     return EncoderCard(
         name=f"efficientnet-lite{variant}",
+        title=f"EfficientNet-Lite{variant}",
         input="image",
         dim=1280,
         description=f"EfficientNet-Lite{variant}, ImageNet weights that need no hub.",
@@ -61,6 +62,7 @@ def card(variant: int) -> EncoderCard:
 
 RANDOM_CARD = EncoderCard(
     name="random-lite0",
+    title="EfficientNet-Lite0 (random weights)",
     input="image",
     dim=1280,
     description="EfficientNet-Lite0 with seeded random weights: a control, not an encoder.",

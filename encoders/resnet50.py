@@ -28,6 +28,7 @@ _FILES = ("model.safetensors", "pytorch_model.bin")
 
 CARD = EncoderCard(
     name="resnet50",
+    title="ResNet-50",
     input="image",
     dim=1024,
     description="ResNet-50 on ImageNet, third stage, average-pooled.",

@@ -2,7 +2,7 @@
 
 Every verb takes names or objects, `str` or `Path`, a csv or a DataFrame, and leaves the session as
 it was: precision of products, random states and working folder. Errors are the classes of
-`spade_bench.errors`; nothing here ends the process.
+`spade_bench.errors` and speak of keywords; nothing here ends the process.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from spade_bench.errors import UserError
+from spade_bench.keywords import says_keywords
 from spade_bench.surroundings import left_unchanged
 from spade_bench.types import Bag, FeatureEncoder, LoadOptions, PatchEncoder, SlideEncoder
 
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from spade_bench.evaluation import EvaluationSettings
+    from spade_bench.evaluation.inputs import ChosenEncoders
     from spade_bench.evaluation.trainedmodel import TrainedModel
-    from spade_bench.explain.attentionmap import AttentionMap
+    from spade_bench.explain.maplist import Maps
+    from spade_bench.explain.slidemap import SlideMap
     from spade_bench.extraction import EncoderSource, PatchGroup, Summary
     from spade_bench.report.loadedresults import Results
     from spade_bench.workspace import Workspace
@@ -52,6 +55,7 @@ _KEYWORDS = {"encoders": "encoder", "tasks": "task", "tables": "table"}
 _OF_RUNS = ("protocol", "controls", "permutations", "splits", "keep_heads")
 
 
+@says_keywords
 def load_encoder(
     name: str,
     *,
@@ -119,6 +123,7 @@ def extract(
 ) -> Summary: ...
 
 
+@says_keywords
 def extract(
     slides: Source | Sequence[Source] | None = None,
     encoder: str | PatchEncoder | EncoderSource | None = None,
@@ -188,6 +193,7 @@ def extract(
         return extraction.extract_hest(samples, source, folder, settings=chosen, trust=trust)
 
 
+@says_keywords
 def encode(
     features: Bag | np.ndarray | AnnData | Source,
     encoder: str | FeatureEncoder | SlideEncoder,
@@ -247,6 +253,7 @@ def encode(
         return inmemory.encode_bag(bag, loaded).features
 
 
+@says_keywords
 def evaluate(
     encoders: Any,
     task: Any,
@@ -261,7 +268,8 @@ def evaluate(
     """Run encoders on tasks, with their controls, as `spade-bench run` does.
 
     Args:
-        encoders: Names or `LABEL=NAME`, loaded encoders of features, or a list of these.
+        encoders: Names or `LABEL=NAME`, loaded encoders, a list of these, or a mapping of label ->
+            any of these. An encoder that is registered nowhere runs as it is, on `features`.
         task: Name of a task, a `TaskCard`, a card file, `patho-bench:PATH`, or a list of these.
         table: Cohort table: csv or DataFrame; for several tasks a mapping TASK -> table.
         features: Folder, pack, bags or AnnData of the base features; or a mapping of encoder ->
@@ -281,18 +289,23 @@ def evaluate(
         DataError: When tables or features cannot be used.
     """
     from spade_bench import evaluation
+    from spade_bench.evaluation import EvaluationSettings, inputs
     from spade_bench.report.loadedresults import Results
 
     kept = tempfile.TemporaryDirectory(prefix="spade-bench-") if out is None else None
     folder = Path(kept.name if kept is not None else cast("Source", out))
     with left_unchanged():
+        from_file = _workspace(workspace)
+        said = EvaluationSettings.of({"seed": settings.get("seed")}, "keywords")
+        named = inputs.choose_encoders(encoders, said.resolved(from_file).seed)
         chosen = _settings(
-            encoders, task, folder, settings, table=table, features=features, weights=weights
+            named, task, folder, settings, table=table, features=features, weights=weights
         )
-        evaluation.run_settings(chosen, _workspace(workspace))
+        evaluation.run_settings(chosen, from_file, loaded=named.loaded)
     return Results((folder,), keep=kept)
 
 
+@says_keywords
 def fit(
     encoder: Any,
     task: Any,
@@ -324,7 +337,7 @@ def fit(
         UserError: When a name is unknown, or the head cannot be fitted and kept.
         DataError: When the table or the features cannot be used.
     """
-    from spade_bench.evaluation import resolve
+    from spade_bench.evaluation import EvaluationSettings, inputs, resolve
     from spade_bench.evaluation.modelfitting import fit_model
     from spade_bench.evaluation.settingchecks import PROTOCOLS_OF
 
@@ -337,52 +350,102 @@ def fit(
         settings["heads"] = (head,)
     with tempfile.TemporaryDirectory(prefix="spade-bench-") as temporary, left_unchanged():
         folder = Path(temporary)
+        from_file = _workspace(workspace)
+        said = EvaluationSettings.of({"seed": settings.get("seed")}, "keywords")
+        named = inputs.choose_encoders(encoder, said.resolved(from_file).seed)
+        if named.loaded:
+            raise UserError(
+                f"a model cannot name the encoder '{next(iter(named.loaded))}', so it could not "
+                "be loaded to predict: it is not registered, or has a precision or seed of its own",
+                fix="Register it and load it with load_encoder, or fit on its own features",
+            )
         chosen = _settings(
-            encoder, task, folder, settings, table=table, features=features, weights=weights
+            named, task, folder, settings, table=table, features=features, weights=weights
         )
-        return fit_model(resolve(chosen, _workspace(workspace)))
+        return fit_model(resolve(chosen, from_file))
 
 
+@says_keywords
 def explain(
-    model: TrainedModel | Source,
+    model: TrainedModel | Results | Source | Sequence[Source],
     slide: Source | None = None,
     *,
-    features: Bag | AnnData | Source,
+    features: Any = None,
+    slides: Source | None = None,
     slide_id: str | None = None,
-    weights: Source | None = None,
-) -> AttentionMap:
-    """Map the attention of a trained model over one slide.
+    cases: str | Sequence[str] | None = None,
+    encoder: str | None = None,
+    task: str | None = None,
+    head: str | None = None,
+    shots: int | None = None,
+    protocol: str | None = None,
+    against: str | None = None,
+    table: Source | None = None,
+    weights: Any = None,
+    device: str = "auto",
+    trained_too: bool | None = None,
+) -> SlideMap | Maps:
+    """Map what each patch of a slide did to a prediction: attention and signed contributions.
+
+    Of a run, the map of a case is the mean over the kept heads (`evaluate(..., keep_heads="all")`)
+    in which it was held out.
 
     Args:
-        model: What `fit` returned, or the folder that it was saved to.
-        slide: File of the slide, to draw the map on; its name must be that of the features, unless
-            `slide_id` says whose it is.
-        features: The bag of the slide, an AnnData of its patches, or a folder with its features.
-        slide_id: Name of the slide; None takes the name of its file.
-        weights: Weights of an encoder of features that base features are sent through.
+        model: What `fit` returned, or the folder that it was saved to; or results of a run, as an
+            object or as folders.
+        slide: One slide, by its file; its name must be that of the features, unless `slide_id` says
+            whose it is.
+        features: A folder of features; for a model also bags, or an AnnData of patches; for a run
+            also a mapping of encoder -> folder. None takes the folders that a run had.
+        slides: Folder of slides to draw maps on, for several.
+        slide_id: One slide by its name; None takes the name of the file.
+        cases: Cases, or slides, to map; None maps all, of a run those that were held out.
+        encoder: Which encoder of a run, where there are several; likewise the next four.
+        task: Which task.
+        head: Which head.
+        shots: Which number of shots; None takes the largest.
+        protocol: Which protocol.
+        against: A second encoder of the run to map beside the first.
+        table: Cohort table (csv) of a run, where it is not where the run had it; for a model a csv
+            of `case_id` and `slide_id`, where slides are not cases.
+        weights: Weights of an encoder of features; for a run also a mapping of encoder -> weights.
+        device: Where that encoder runs.
+        trained_too: Map cases that trained the model too, and mark them. None does so for one
+            slide of a model that is named, with a warning.
 
     Returns:
-        A map with `to_dataframe`, `plot` and `to_geojson`.
+        The map of one slide, with `to_dataframe`, `plot` and `to_geojson`, or several as a list.
 
     Raises:
-        UserError: When the head has no attention, or no slide is named.
-        DataError: When the features are of another identity than the model was fitted on.
+        UserError: When the head cannot say what a patch adds, a case trained the model, several
+            models fit, or no slide is named or there is none.
+        DataError: When features or weights are not those of the model, or a run kept no head.
     """
-    from spade_bench.evaluation.trainedmodel import TrainedModel
-    from spade_bench.explain.attentionmap import attention_map
+    from spade_bench.explain import explaining
+    from spade_bench.explain.keptmodels import Wanted
 
+    question = explaining.Question(
+        wanted=Wanted(encoder, task, head, shots, protocol),
+        against=against,
+        cases=[cases] if isinstance(cases, str) else cases,
+        features=features,
+        slides=None if slides is None else Path(slides),
+        table=None if table is None else Path(table),
+        weights=weights,
+        device=device,
+        trained_too=bool(trained_too),
+    )
     with left_unchanged():
-        if isinstance(model, (str, os.PathLike)):
-            model = TrainedModel.load(Path(model))
-        return attention_map(
+        return explaining.explain(
             model,
-            _bag_or_path(features),
+            question,
             slide=None if slide is None else Path(slide),
             slide_id=slide_id,
-            weights=None if weights is None else Path(weights),
+            marked=trained_too is None,
         )
 
 
+@says_keywords
 def pretrain(
     *,
     out: Source,
@@ -451,6 +514,7 @@ def pretrain(
     return loaded
 
 
+@says_keywords
 def load_results(folders: Source | Sequence[Source]) -> Results:
     """Open the results that `run` or `evaluate` stored.
 
@@ -465,6 +529,7 @@ def load_results(folders: Source | Sequence[Source]) -> Results:
     return Results(_paths(folders))
 
 
+@says_keywords
 def read_features(
     folder: Source, *, encoder: str | None = None, slides: Sequence[str] | None = None
 ) -> AnnData:
@@ -474,6 +539,7 @@ def read_features(
     return annotated.read_features(Path(folder), encoder=encoder, slides=slides)
 
 
+@says_keywords
 def read_spots(
     path: Source,
     *,
@@ -488,7 +554,7 @@ def read_spots(
 
 
 def _settings(
-    encoders: Any,
+    encoders: ChosenEncoders,
     task: Any,
     folder: Path,
     settings: dict[str, Any],
@@ -504,19 +570,18 @@ def _settings(
     for name, keyword in _KEYWORDS.items():
         if name in settings:
             raise UserError(f"there is no keyword {name}=", fix=f"Write {keyword}=")
-    chosen = inputs.choose_encoders(encoders)
     if "test_table" in settings:
         settings["test_tables"] = settings.pop("test_table")
     values = {
         **settings,
         "test_tables": inputs.tables(settings.get("test_tables"), folder),
         "test_features": inputs.feature_folders(settings.get("test_features"), folder),
-        "encoders": chosen.names,
+        "encoders": encoders.names,
         "tasks": tuple(inputs.task_name(one, folder) for one in inputs.listed(task)),
         "tables": inputs.tables(table, folder),
         "features": inputs.feature_folders(features, folder),
-        "weights": {**chosen.weights, **inputs.by_name(weights)},
-        "set": config.merge(chosen.options, settings.get("set") or {}),
+        "weights": {**encoders.weights, **inputs.by_name(weights)},
+        "set": config.merge(encoders.options, settings.get("set") or {}),
         "out": folder,
     }
     return EvaluationSettings.of(values, "keywords")
@@ -534,12 +599,6 @@ def _paths(paths: Source | Sequence[Source]) -> list[Path]:
     """One path or several, as a list."""
     listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     return [Path(path) for path in listed]
-
-
-def _bag_or_path(features: Any) -> Bag | Path:
-    if isinstance(features, Bag):
-        return features
-    return Bag.from_anndata(features) if hasattr(features, "obsm") else Path(features)
 
 
 def _samples(hest: Source | None, manifest: Source | None) -> Any:

@@ -100,6 +100,8 @@ class Bag:
         barcodes: Spot barcodes, n of them, for spatial transcriptomics samples.
         identity: What made the features, as `spade_bench.features.identity` writes it (JSON); None
             when the file does not say.
+        offset: Level-0 pixel (x, y) where what was scanned begins, which QuPath calls (0, 0).
+        size: Level-0 width and height of the slide, or None when the file does not say.
         routing: How the patches were sent to the experts of a mixture; None where it was not asked
             for.
     """
@@ -112,6 +114,8 @@ class Bag:
     encoder: str | None = None
     barcodes: tuple[str, ...] | None = None
     identity: str | None = None
+    offset: tuple[int, int] = (0, 0)
+    size: tuple[int, int] | None = None
     routing: Routing | None = None
 
     @classmethod
@@ -310,6 +314,8 @@ class EncoderCard:
         level: `patch` when it makes one vector per patch, `slide` when it makes one per slide.
         dim: Width of its features; None when the weights decide (SPADE).
         description: One sentence.
+        title: What people write, such as `Prov-GigaPath`; where empty, print makes it from the
+            name (`uni` -> UNI).
         patch_px: Side of an input patch in pixels; of a slide encoder, that of the patches whose
             features it takes; None where any will do.
         mpp: Resolution of those patches in micrometres per pixel; None where any will do.
@@ -334,6 +340,7 @@ class EncoderCard:
         needs: Repository, files and packages that it needs.
         reference: Paper or page.
         notes: Choices worth knowing.
+        bibtex: The reference as a BibTeX entry; where empty, `cite` makes it from `reference`.
     """
 
     name: str
@@ -360,6 +367,8 @@ class EncoderCard:
     needs: Needs = field(default_factory=Needs)
     reference: str = ""
     notes: tuple[str, ...] = ()
+    title: str = ""
+    bibtex: str = ""
 
 
 @dataclass(frozen=True)
@@ -376,6 +385,7 @@ class HeadCard:
             is nothing to choose.
         cheap: Whether a fit costs next to nothing, so that controls may repeat it.
         reference: Paper of the method.
+        title: What people write; where empty, print makes it from the name.
     """
 
     name: str
@@ -386,6 +396,7 @@ class HeadCard:
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     cheap: bool = False
     reference: str = ""
+    title: str = ""
 
 
 @dataclass(frozen=True)

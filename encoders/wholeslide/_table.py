@@ -44,12 +44,18 @@ def _needs(repo: str, *modules: str, transformers_below: int | None = None) -> N
     )
 
 
+def _feather_title(name: str) -> str:
+    patches = name.partition("-")[2].upper()
+    return f"FEATHER ({patches})" if patches else "FEATHER"
+
+
 def _feather(
     name: str, upstream: str, in_dim: int, patch_px: int, part: str, *, commit: str = ""
 ) -> SlideRow:
     repo = f"MahmoodLab/abmil.base.{part}.pc108-24k"
     card = EncoderCard(
         name=name,
+        title=_feather_title(name),
         input="features",
         level="slide",
         dim=512,

@@ -12,6 +12,39 @@ from spade_bench.types import EncoderCard, Needs, Normalisation
 
 __all__ = ["entry", "variant"]
 
+_TITLES = {
+    "uni2": "UNI2-h",
+    "conch_v15": "CONCH v1.5",
+    "ctranspath": "CTransPath",
+    "ctranspath-chief": "CHIEF (CTransPath)",
+    "dinov2-vitl14": "DINOv2 ViT-L/14",
+    "dinov2-vitl14-reg4": "DINOv2 ViT-L/14 (reg4)",
+    "dinov3-vitl16": "DINOv3 ViT-L/16",
+    "gigapath": "Prov-GigaPath",
+    "h-optimus-0": "H-optimus-0",
+    "h-optimus-1": "H-optimus-1",
+    "h0-mini": "H0-mini",
+    "hibou-b": "Hibou-B",
+    "hibou-l": "Hibou-L",
+    "kaiko-vitb16": "Kaiko ViT-B/16",
+    "kaiko-vitb8": "Kaiko ViT-B/8",
+    "kaiko-vitl14": "Kaiko ViT-L/14",
+    "kaiko-vits16": "Kaiko ViT-S/16",
+    "kaiko-vits8": "Kaiko ViT-S/8",
+    "lunit-dino-s16": "Lunit DINO S/16",
+    "lunit-dino-s8": "Lunit DINO S/8",
+    "midnight": "Midnight-12k",
+    "openmidnight": "OpenMidnight",
+    "phikon": "Phikon",
+    "phikon_v2": "Phikon-v2",
+    "rudolfv2": "RudolfV-2",
+    "rudolfv2-b": "RudolfV-2 B",
+    "rudolfv2-s": "RudolfV-2 S",
+    "virchow": "Virchow",
+    "virchow2": "Virchow2",
+}
+"""What people write where `spade_bench.report.naming` would not guess it from the name."""
+
 _TOKENS = {
     "cls": "Feature: class token.",
     "cls+mean": "Feature: class token, then the mean of the patch tokens after {prefix} prefix "
@@ -64,6 +97,7 @@ def entry(
         input="image",
         dim=dim,
         description=description,
+        title=_TITLES.get(name, ""),
         normalisation=norm,
         source=source or f"hub {repos[0]}",
         licence=licence,
@@ -94,11 +128,20 @@ def variant(of: Entry, name: str, note: str, **changes: Any) -> Entry:
     card = dataclasses.replace(
         of.card,
         name=name,
+        title=_variant_title(of.card, base, name),
         notes=(*lead, f"Variant of {of.card.name}: {note}", *kept),
         needs=dataclasses.replace(of.card.needs, folders=(base,), **of_needs),
         **of_card,
     )
     return dataclasses.replace(of, card=card, **{"base": base, **of_entry})
+
+
+def _variant_title(card: EncoderCard, base: str, name: str) -> str:
+    """Name what is other in brackets: `conch-224` -> CONCH (224)."""
+    other = name.removeprefix(base).strip("-_").replace("-", " ")
+    if name in _TITLES or not other:
+        return _TITLES.get(name, "")
+    return f"{_TITLES.get(base) or base.upper()} ({other})"
 
 
 def _sorted(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from spade_bench.cli.options import DeviceOption, SeedOption, TrustOption
+from spade_bench.cli.regionoptions import RegionNameOption, RegionShareOption, RegionsOption
 from spade_bench.cli.tableoptions import (
     CaseColumn,
     DaysColumn,
@@ -47,6 +48,9 @@ def fit(
     as_is: Annotated[
         bool, typer.Option("--as-is", help="Take files that name another encoder, and flag it.")
     ] = False,
+    regions: RegionsOption = None,
+    region_name: RegionNameOption = None,
+    region_share: RegionShareOption = None,
     case_column: CaseColumn = None,
     slide_column: SlideColumn = None,
     label_column: LabelColumn = None,
@@ -85,6 +89,9 @@ def fit(
         allow_missing=allow_missing or None,
         positive=positive,
         as_is=as_is or None,
+        regions=regions,
+        region_names=tuple(region_name or ()),
+        region_share=region_share,
         case_column=case_column,
         slide_column=slide_column,
         label_column=label_column,

@@ -23,6 +23,12 @@ FoldersArgument = Annotated[
         help="Folders that `run` wrote; several are read as one. Default: the workspace's."
     ),
 ]
+FiguresOption = Annotated[
+    str,
+    typer.Option(
+        help="Formats of the pictures, such as pdf,svg,png; numbers lie beside each as csv."
+    ),
+]
 
 
 def report(
@@ -42,6 +48,7 @@ def report(
     plots: Annotated[
         bool, typer.Option("--plots/--no-plots", help="Draw pictures into FOLDER/plots.")
     ] = True,
+    figures: FiguresOption = "png",
 ) -> None:
     """Print the leaderboard: means with 95% intervals, controls beside them."""
     from spade_bench import api, console
@@ -51,7 +58,9 @@ def report(
     from spade_bench.report.leaderboard import as_csv as to_csv
     from spade_bench.report.leaderboard import as_markdown as to_markdown
     from spade_bench.report.overall import as_report_rows
+    from spade_bench.report.pictures import figure_formats
 
+    formats = figure_formats(figures)
     if as_json + as_csv + as_markdown > 1:
         raise UserError("--json, --csv and --markdown exclude each other")
     results = api.load_results(_folders(folders))
@@ -74,7 +83,7 @@ def report(
         _print(series, resampler, rows, ranks, splits)
     _absent(results)
     if plots:
-        _plot(results)
+        _plot(results, formats)
     _left_out(results)
 
 
@@ -90,14 +99,16 @@ def compare(
     plots: Annotated[
         bool, typer.Option("--plots/--no-plots", help="Draw a forest plot into FOLDER/plots.")
     ] = True,
+    figures: FiguresOption = "png",
 ) -> None:
     """Compare two encoders, a minus b, on the same episodes and test cases."""
     from spade_bench import api, console
     from spade_bench.errors import UserError
     from spade_bench.report import terminal as tables
-    from spade_bench.report.forest import forest_picture
-    from spade_bench.report.pictures import draw_pictures
+    from spade_bench.report.figures.forest import forest_picture
+    from spade_bench.report.pictures import Look, draw_pictures, figure_formats
 
+    formats = figure_formats(figures)
     if not a or not b:
         raise UserError("two encoders are needed", fix="Give --a NAME --b NAME")
     if a == b:
@@ -115,7 +126,8 @@ def compare(
         console.emit(sentence)
     _absent(results)
     if plots:
-        draw_pictures([forest_picture(differences)], results.folders[0] / "plots")
+        picture = forest_picture(differences, Look.of(results.series))
+        draw_pictures([picture], results.folders[0] / "plots", formats)
     _left_out(results)
 
 
@@ -184,11 +196,13 @@ def _print(
         console.emit(f"also computed: {', '.join(rest)} (--metric NAME, or --metric all)")
 
 
-def _plot(results: Results) -> None:
+def _plot(results: Results, formats: Sequence[str]) -> None:
+    from spade_bench.report.loadedresults import KINDS
     from spade_bench.report.pictures import draw_pictures
 
-    pictures = [p for kind in ("curve", "survival", "calibration") for p in results.pictures(kind)]
-    draw_pictures(pictures, results.folders[0] / "plots")
+    kinds = [kind for kind in KINDS if kind != "forest"]  # of a pair, which `compare` draws
+    pictures = [picture for kind in kinds for picture in results.pictures(kind)]
+    draw_pictures(pictures, results.folders[0] / "plots", formats)
 
 
 def _folders(folders: Sequence[Path] | None) -> list[Path]:

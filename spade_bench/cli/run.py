@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spade_bench.cli.options import DeviceOption, TrustOption, parse_named_paths, parse_shard
+from spade_bench.cli.regionoptions import RegionNameOption, RegionShareOption, RegionsOption
 from spade_bench.cli.tableoptions import (
     CaseColumn,
     DaysColumn,
@@ -90,6 +91,9 @@ def run(
         list[str] | None,
         typer.Option(help="Its features folder, or ENCODER=DIR, where it has one of its own."),
     ] = None,
+    regions: RegionsOption = None,
+    region_name: RegionNameOption = None,
+    region_share: RegionShareOption = None,
     case_column: CaseColumn = None,
     slide_column: SlideColumn = None,
     label_column: LabelColumn = None,
@@ -141,8 +145,9 @@ def run(
     keep_heads: Annotated[
         str | None,
         typer.Option(
-            help="Whose fitted heads to keep for `explain`: none, folds (of cv) or all. "
-            "Default: folds."
+            help="Whose fitted heads to keep for `explain`: none, folds (of cv) or all. Where it "
+            "is given, finished cells whose head is missing or damaged are trained again for it. "
+            "Default: folds, of the cells that run."
         ),
     ] = None,
     trust_remote_code: TrustOption = False,
@@ -185,6 +190,7 @@ _NO_SETTINGS = ("config", "shard", "dry_run")
 _FIELDS = {
     "encoder": "encoders",
     "task": "tasks",
+    "region_name": "region_names",
     "head": "heads",
     "table": "tables",
     "test_table": "test_tables",
@@ -243,6 +249,8 @@ def _finish(request: EvaluationRequest, summary: RunSummary) -> None:
             f"{summary.done} cells done, {summary.skipped} finished before, {summary.failed} "
             f"failed; see them with `spade-bench report {request.out}`"
         )
+    if summary.keeper is not None:
+        summary.keeper.check()
     if summary.failed or summary.first_error:
         # Why was said when it happened.
         if request.dry_run:

@@ -38,6 +38,9 @@ class EvaluationSettings:
         test_tables: Task -> table of another cohort to test on; `*` for every task.
         test_features: Like `features`, for the other cohort.
         splits: Task -> CLAM split files; `*` for every task.
+        regions: Folder with `SLIDE.geojson`, to whose regions bags are restricted.
+        region_names: Classes or names of regions to take; empty takes all.
+        region_share: Least share of a patch's area inside; None asks for its centre.
         case_column: Column of the case in every table; likewise the next four.
         slide_column: Column of the slide.
         label_column: Column of the label.
@@ -82,6 +85,9 @@ class EvaluationSettings:
     test_tables: Mapping[str, Path] = _UNSET
     test_features: Mapping[str, Path] = _UNSET
     splits: Mapping[str, Path] = _UNSET
+    regions: Path | None = None
+    region_names: tuple[str, ...] = _UNSET
+    region_share: float | None = None
     case_column: str | None = None
     slide_column: str | None = None
     label_column: str | None = None
@@ -177,6 +183,7 @@ DEFAULTS = EvaluationSettings(
     test_tables={},
     test_features={},
     splits={},
+    region_names=(),
     match_ids="exact",
     protocol="",
     shots=(1, 2, 4, 8, 16, 32),
@@ -223,8 +230,9 @@ def read_settings(path: Path) -> EvaluationSettings:
         name: {key: near / value for key, value in getattr(settings, name).items()}
         for name in _PATHS & settings.said()
     }
-    if settings.out is not None:
-        changes["out"] = near / settings.out
+    for name in ("regions", "out"):
+        if getattr(settings, name) is not None:
+            changes[name] = near / getattr(settings, name)
     return dataclasses.replace(settings, **changes)
 
 

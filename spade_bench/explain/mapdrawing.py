@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["BORDERS", "SQUARES", "STYLES", "Background", "Outline", "draw_layer", "draw_outline",
+__all__ = ["BORDERS", "SQUARES", "STYLES", "Background", "Outline", "View",
+           "cover_of", "draw_layer", "draw_outline",
            "draw_scale_bar", "draw_slide", "slide_background", "view_of"]  # fmt: skip
 
 SQUARES, BORDERS = "squares", "borders"
@@ -36,7 +37,7 @@ _COVER = 0.6  # how much of the tissue a square hides
 _DARKEST = 0.3  # grey of black tissue below squares
 _UNKNOWN_MPP = 0.25  # taken to open a slide that does not say its resolution, then forgotten
 _MARGIN = 0.03  # of the longer side of the patches' extent, around them
-_TEXT_PT = 6.5
+_TEXT_PT, _BAR_PT = 6.5, 2.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def draw_layer(
 ) -> None:
     """Draw a layer over its slide on axes in level-0 pixels, without smoothing.
 
-    The tissue below is grey, so that every colour is a value; it shows through the squares.
+    The tissue below squares is grey, so that every colour is a value; it shows through them.
 
     Args:
         axes: Axes of matplotlib.
@@ -111,15 +112,25 @@ def draw_layer(
     import numpy as np
 
     _check_inside(layer, background)
-    bare = background.picture is None
     if background.picture is not None:
-        _draw_picture(axes, _greyed(background.picture), background)
+        below = _greyed(background.picture) if style == SQUARES else background.picture
+        _draw_picture(axes, below, background)
     raster = rasterise_borders(layer) if style == BORDERS else rasterise(layer)
     colours = layer_colours(layer, raster.values, limits)  # (h, w, 3)
-    cover = np.where(np.isnan(colours[..., :1]), 0.0, 1.0 if bare or style == BORDERS else _COVER)
+    cover = np.where(np.isnan(colours[..., :1]), 0.0, cover_of(background, style))
     pixels = np.concatenate([np.nan_to_num(colours), cover], axis=-1)  # (h, w, 4)
-    axes.imshow(pixels, extent=raster.extent, interpolation="nearest", zorder=2)
+    axes.imshow(
+        np.rint(255 * pixels).astype(np.uint8),
+        extent=raster.extent,
+        interpolation="nearest",
+        zorder=2,
+    )
     _show(axes, view or view_of([layer], background))
+
+
+def cover_of(background: Background, style: str) -> float:
+    """Return how much of what lies below a patch's colour hides, in 0..1."""
+    return _COVER if style == SQUARES and background.picture is not None else 1.0
 
 
 def draw_slide(axes: Any, background: Background, view: View) -> None:
@@ -147,17 +158,15 @@ def draw_scale_bar(axes: Any, view: View, mpp: float, share: float = 0.25) -> No
         mpp: Micrometres per pixel at level 0.
         share: Largest share of the width that the bar may take.
     """
-    from matplotlib.patches import Rectangle
-
     left, top, right, bottom = view
     length, words = bar_length((right - left) * mpp, share)
-    pad = 0.02 * max(right - left, bottom - top)
-    x, y, thick = left + 1.5 * pad, bottom - 1.5 * pad, 0.35 * pad
-    bar = Rectangle((x, y - thick), length / mpp, thick, color="black", linewidth=0, zorder=6)
-    axes.add_patch(bar)
+    x, y = left + 0.03 * (right - left), bottom - 0.03 * max(right - left, bottom - top)
+    # Butt ends, or the line's caps would make the bar longer than it says.
+    axes.plot([x, x + length / mpp], [y, y], color="black", linewidth=_BAR_PT,
+              solid_capstyle="butt", zorder=6)  # fmt: skip
     ground = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.6}
-    axes.annotate(words, (x, y - thick), xytext=(0, 1.8), textcoords="offset points", va="bottom",
-                  fontsize=_TEXT_PT, zorder=6, bbox=ground)  # fmt: skip
+    axes.annotate(words, (x, y), xytext=(0, _BAR_PT / 2 + 1.5), textcoords="offset points",
+                  va="bottom", fontsize=_TEXT_PT, zorder=6, bbox=ground)  # fmt: skip
 
 
 def view_of(layers: Sequence[Layer], background: Background) -> View:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import UserError
@@ -15,6 +14,7 @@ from spade_bench.explain.mapdrawing import (
     Background,
     Outline,
     View,
+    cover_of,
     draw_layer,
     draw_outline,
     draw_scale_bar,
@@ -22,7 +22,7 @@ from spade_bench.explain.mapdrawing import (
     slide_background,
     view_of,
 )
-from spade_bench.files import atomic_path
+from spade_bench.report.contactsheet import save_figure
 from spade_bench.report.pictures import new_figure
 
 if TYPE_CHECKING:
@@ -38,11 +38,13 @@ _WIDEST = 180.0  # mm: a page's two columns
 _TALLEST_MAP = 120.0  # mm
 _NARROWEST = 85.0  # mm: one column
 _GAP, _CROP_GAP, _MARGIN, _LINE = 3.0, 1.0, 2.0, 3.2  # mm
-_BAR = 17.0  # mm for the colour bar and its labels, or the legend of categories
+_BAR = 16.0  # mm for the colour bar and its labels
+_TALLEST_BAR = 50.0  # mm
+_SMALL_FRAME = 8.0  # mm
+_LETTER, _BOLD_LETTER = 1.25, 1.75  # mm that a letter of a text, and one of a title, takes
 _ACROSS = 3  # panels in a row
 _CROPS_ACROSS = 4
 _TEXT_PT, _TITLE_PT = 6.5, 8.0
-_DPI = 300
 
 
 def overlay_figure(
@@ -105,57 +107,30 @@ def panel_figure(
     limits = _common_limits(layers)
     view = view_of(layers, background)
     alone = slide and background.picture is not None
-    plan = _Plan.of(len(layers) + alone, view, max(map(len, crops), default=0), bool(marks))
+    titles = ["H&E"] * alone + [layer.title for layer in layers]
+    plan = _Plan.of(titles, view, (title, bool(marks)), _key_width(layers[0]),
+                    max(map(len, crops), default=0))  # fmt: skip
     figure = new_figure(plan.width / _INCH, plan.height / _INCH)
     figure.set_layout_engine("none")
-    figure.text(_MARGIN / plan.width, 1 - _MARGIN / plan.height, title, va="top",
-                fontsize=_TITLE_PT, fontweight="bold")  # fmt: skip
-    if marks:
-        figure.text(_MARGIN / plan.width, _MARGIN / plan.height, "; ".join(marks), va="bottom",
-                    fontsize=_TEXT_PT, fontstyle="italic")  # fmt: skip
-    first = None
+    figure.text(_MARGIN / plan.width, 1 - _MARGIN / plan.height, plan.title, va="top",
+                fontsize=_TITLE_PT, fontweight="bold", linespacing=1.1)  # fmt: skip
+    figure.text(_MARGIN / plan.width, _MARGIN / plan.height, "; ".join(marks), va="bottom",
+                fontsize=_TEXT_PT, fontstyle="italic")  # fmt: skip
+    panels = [plan.axes(figure, at) for at in range(len(titles))]
     if alone:
-        first = plan.axes(figure, 0)
-        draw_slide(first, background, view)
-        _title(first, "H&E", plan)
-        draw_outline(first, outline)
+        draw_slide(panels[0], background, view)
     for at, layer in enumerate(layers):
-        axes = plan.axes(figure, at + alone)
+        axes = panels[at + alone]
         draw_layer(axes, layer, background, limits=limits, style=style, view=view)
-        draw_outline(axes, outline)
-        _title(axes, layer.title, plan)
-        first = first or axes
         if at < len(crops):
             _draw_crops(figure, axes, crops[at], plan, background.mpp)
+    for axes, words in zip(panels, plan.titles, strict=True):
+        axes.set_title(words, fontsize=_TEXT_PT, loc="left", pad=2.0, linespacing=1.1)
+        draw_outline(axes, outline)
     if background.mpp is not None:
-        draw_scale_bar(first, view, background.mpp)
-    _explain_colours(figure, plan, layers, limits)
+        draw_scale_bar(panels[0], view, background.mpp)
+    _explain_colours(figure, plan, layers, limits, cover_of(background, style))
     return figure
-
-
-def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a figure as the suffix of its path says; fonts are embedded in a PDF.
-
-    Args:
-        figure: The figure.
-        path: Its file, such as `map.png` or `map.pdf`.
-
-    Returns:
-        The file.
-    """
-    from matplotlib import rc_context
-
-    # Type 42 is TrueType: text that can be searched and edited, which journals ask for.
-    with atomic_path(path) as temporary, rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
-        figure.savefig(temporary, dpi=_DPI, metadata=_without_date(path))
-    return path
-
-
-def _without_date(path: Path) -> dict[str, Any]:
-    """Metadata that make the same figure the same file."""
-    if path.suffix == ".png":
-        return {"Software": None}
-    return {"CreationDate": None} if path.suffix == ".pdf" else {"Date": None}
 
 
 @dataclass(frozen=True)
@@ -168,9 +143,10 @@ class _Plan:
         map_width: Width of a map.
         map_height: Height of a map.
         crop: Width of a crop.
-        crop_rows: Rows of crops below a map.
+        cell: Height of a panel with its title and crops.
         across: Panels in a row.
-        below: Room at the foot for marks.
+        title: Title of the figure, on as many lines as it takes.
+        titles: Titles of the panels, on two lines at most.
     """
 
     width: float
@@ -178,26 +154,44 @@ class _Plan:
     map_width: float
     map_height: float
     crop: float
-    crop_rows: int
+    cell: float
     across: int
-    below: float
+    title: str
+    titles: tuple[str, ...]
 
     @classmethod
-    def of(cls, panels: int, view: View, crops: int, marked: bool) -> _Plan:
-        """Make the maps as large as the page allows."""
+    def of(
+        cls,
+        titles: Sequence[str],
+        view: View,
+        head: tuple[str, bool],
+        key: float,
+        crops: int,
+    ) -> _Plan:
+        """Make the maps as large as the page allows.
+
+        Args:
+            titles: Titles of the panels.
+            view: What each shows.
+            head: Title of the figure, and whether marks stand at its foot.
+            key: Room for the meaning of the colours in mm.
+            crops: Most crops of a panel.
+        """
         left, top, right, bottom = view
         shape = (bottom - top) / (right - left)
-        across = min(panels, _ACROSS)
-        room = _WIDEST - 2 * _MARGIN - _GAP - _BAR - (across - 1) * _GAP
-        wide = min(room / across, _TALLEST_MAP / shape)
-        width = max(_NARROWEST, wide * across + _WIDEST - room)
-        crop_rows = -(-crops // _CROPS_ACROSS)
+        across = min(len(titles), _ACROSS)
+        taken = 2 * _MARGIN + across * _GAP + key
+        wide = min((_WIDEST - taken) / across, _TALLEST_MAP / shape)
+        width = min(_WIDEST, max(_NARROWEST, wide * across + taken))
+        wrapped = [_wrapped(words, wide / _LETTER, 2) for words in titles]
+        lines = max(words.count("\n") + 1 for words in wrapped)
+        above = _wrapped(head[0], (width - 2 * _MARGIN) / _BOLD_LETTER, 3)
         crop = (wide - (_CROPS_ACROSS - 1) * _CROP_GAP) / _CROPS_ACROSS
-        below = _LINE + _CROP_GAP if marked else 0.0
-        cell = 2 * _LINE + wide * shape + crop_rows * (crop + _CROP_GAP)
-        down = -(-panels // across)
-        height = 2 * _MARGIN + 1.5 * _LINE + down * cell + (down - 1) * _GAP + below
-        return cls(width, height, wide, wide * shape, crop, crop_rows, across, below)
+        cell = lines * _LINE + wide * shape + -(-crops // _CROPS_ACROSS) * (crop + _CROP_GAP)
+        down = -(-len(titles) // across)
+        height = 2 * _MARGIN + _head(above) + down * cell + (down - 1) * _GAP
+        height += _LINE + _CROP_GAP if head[1] else 0.0
+        return cls(width, height, wide, wide * shape, crop, cell, across, above, tuple(wrapped))
 
     def axes(self, figure: Figure, panel: int) -> Any:
         """Make the axes of a panel."""
@@ -215,9 +209,9 @@ class _Plan:
     def corner(self, panel: int) -> tuple[float, float]:
         """Left and top of a panel's map."""
         row, column = divmod(panel, self.across)
-        cell = 2 * _LINE + self.map_height + self.crop_rows * (self.crop + _CROP_GAP)
+        lines = max(words.count("\n") + 1 for words in self.titles)
         left = _MARGIN + column * (self.map_width + _GAP)
-        return left, _MARGIN + 1.5 * _LINE + row * (cell + _GAP) + 2 * _LINE
+        return left, _MARGIN + _head(self.title) + row * (self.cell + _GAP) + lines * _LINE
 
     def box(self, figure: Figure, left: float, top: float, width: float, height: float) -> Any:
         """Make axes at a place that is counted from the top left."""
@@ -250,19 +244,33 @@ def _common_limits(layers: Sequence[Layer]) -> tuple[float, float]:
     return min(low for low, _ in limits), max(high for _, high in limits)
 
 
-def _title(axes: Any, words: str, plan: _Plan) -> None:
-    """Write what a panel shows above it, on two lines at most."""
+def _wrapped(words: str, letters: float, most: int) -> str:
+    """Break words into lines of so many letters; what does not fit ends in dots."""
     import textwrap
 
-    fits = max(12, int(plan.map_width / 1.15))  # a character takes about 1.15 mm
-    lines = textwrap.wrap(words, fits, max_lines=2, placeholder=" ...")
-    axes.set_title("\n".join(lines), fontsize=_TEXT_PT, loc="left", pad=2.0)
+    return "\n".join(
+        textwrap.wrap(words, max(12, int(letters)), max_lines=most, placeholder=" ...")
+    )
+
+
+def _head(title: str) -> float:
+    """Height of the title of a figure in mm."""
+    return (title.count("\n") + 1) * 1.2 * _LINE + 1.0
+
+
+def _key_width(layer: Layer) -> float:
+    """Width of the colour bar and its labels in mm, or of the legend of categories."""
+    if layer.scale != CATEGORY:
+        return _BAR
+    letters = max((len(name) for name in (*layer.names, layer.legend)), default=0)
+    return min(6.0 + letters * _LETTER, _WIDEST / 4)
 
 
 def _draw_crops(
     figure: Figure, axes: Any, crops: Sequence[Crop], places: _Plan, mpp: float | None
 ) -> None:
     """Draw crops below their map and a numbered frame for each on it."""
+    import numpy as np
     from matplotlib.patches import Rectangle
 
     ground = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.6}
@@ -271,7 +279,10 @@ def _draw_crops(
         frame = Rectangle((crop.x, crop.y), crop.side, crop.side, fill=False, zorder=5)
         frame.set(edgecolor="black", linewidth=0.9)
         axes.add_patch(frame)
-        axes.annotate(str(at + 1), (crop.x, crop.y), xytext=(1.6, -1.6),
+        # In a small frame a number would hide what is framed.
+        small = crop.side / np.ptp(axes.get_xlim()) * places.map_width < _SMALL_FRAME
+        corner = (crop.x + crop.side if small else crop.x, crop.y)
+        axes.annotate(str(at + 1), corner, xytext=(1.6, 1.0 if small else -1.6),
                       textcoords="offset points", **label)  # fmt: skip
         inset = places.crop_axes(figure, axes, at)
         inset.imshow(crop.pixels, interpolation="antialiased", extent=(0, crop.side, crop.side, 0))
@@ -282,32 +293,44 @@ def _draw_crops(
 
 
 def _explain_colours(
-    figure: Figure, plan: _Plan, layers: Sequence[Layer], limits: tuple[float, float]
+    figure: Figure,
+    plan: _Plan,
+    layers: Sequence[Layer],
+    limits: tuple[float, float],
+    cover: float,
 ) -> None:
-    """Draw a colour bar right of the first row, or a legend of the categories."""
+    """Draw a colour bar right of the first row, or a legend of the categories.
+
+    The colours are those of squares on glass, as pale as on the map.
+    """
+    import numpy as np
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import ListedColormap, Normalize
     from matplotlib.patches import Patch
 
     left = _MARGIN + plan.across * (plan.map_width + _GAP)
     _, top = plan.corner(0)
-    legends = list(dict.fromkeys(layer.legend for layer in layers))
+    legends = "\n".join(dict.fromkeys(layer.legend for layer in layers))
     if layers[0].scale == CATEGORY:
         names = layers[0].names
+        shades = cover * category_colours(len(names)) + (1 - cover)
         handles = [
-            Patch(color=tuple(colour), label=name)
-            for colour, name in zip(category_colours(len(names)), names, strict=True)
+            Patch(facecolor=tuple(shade), edgecolor="0.4", linewidth=0.3, label=name)
+            for shade, name in zip(shades, names, strict=True)
         ]
-        figure.legend(handles=handles, title=legends[0], fontsize=_TEXT_PT - 0.5,
-                      title_fontsize=_TEXT_PT, frameon=False, loc="upper left", borderpad=0,
-                      handlelength=1.0, handleheight=1.0,
-                      bbox_to_anchor=(left / plan.width, 1 - top / plan.height))  # fmt: skip
+        figure.legend(
+            handles=handles, title=legends, fontsize=_TEXT_PT - 0.5, title_fontsize=_TEXT_PT,
+            frameon=False, loc="upper left", borderpad=0, handlelength=1.0, handleheight=1.0,
+            alignment="left", borderaxespad=0, labelspacing=0.35,
+            bbox_to_anchor=(left / plan.width, 1 - top / plan.height),
+        )  # fmt: skip
         return
-    tall = min(plan.map_height, 45.0)
+    tall = min(plan.map_height, _TALLEST_BAR)
     box = plan.box(figure, left, top + (plan.map_height - tall) / 2, 3.0, tall)
-    colours = ScalarMappable(Normalize(*limits), colour_map(layers[0].scale))
+    colours = colour_map(layers[0].scale)(np.linspace(0, 1, 256))[:, :3]
+    shown = ListedColormap(cover * colours + (1 - cover))
     extend = "neither" if layers[0].scale == SHARE else "both"
-    bar = figure.colorbar(colours, cax=box, extend=extend)
+    bar = figure.colorbar(ScalarMappable(Normalize(*limits), shown), cax=box, extend=extend)
     bar.outline.set_linewidth(0.4)
     bar.ax.tick_params(labelsize=_TEXT_PT - 0.5, width=0.4, length=2)
-    bar.set_label("\n".join(legends), fontsize=_TEXT_PT)
+    bar.set_label(_wrapped(legends, tall / _LETTER, 3), fontsize=_TEXT_PT)

@@ -89,7 +89,7 @@ def rasterise_borders(layer: Layer) -> Raster:
         return rasterise(layer)
     (left, top, pixel), boxes, shape = _fine(coords, layer.side)
     painted = np.full(shape, np.nan)
-    thick = max(1, round(layer.side / pixel[0] / 12))
+    thick = max(1, round(layer.side / pixel[0] / 20))
     for row in np.argsort(values, kind="stable"):
         x0, y0, x1, y1 = boxes[row]
         value = values[row]

@@ -124,6 +124,8 @@ class SlideJob:
             "level0_mpp": slide.mpp,
             "level0_mpp_source": slide.mpp_source,
         }
+        if any(slide.offset):  # regions that were drawn in QuPath are counted from there
+            attrs |= {"bounds_x": slide.offset[0], "bounds_y": slide.offset[1]}
         keep = sharp if self.settings.drop_blur else None
         n = len(grid.coords)
         return PatchReader(n, read, grid.coords, None, attrs, keep, finish, slide.close)

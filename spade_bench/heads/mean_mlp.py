@@ -57,6 +57,7 @@ def forward(
 stacked_head(
     HeadCard(
         name="mean-mlp",
+        title="MLP on the mean",
         kinds=("classification",),
         description="One hidden layer on mean-pooled features",
         input="pooled",

@@ -69,6 +69,7 @@ class PrototypeConfig:
 
 KNN = HeadCard(
     name="knn",
+    title="Nearest neighbours",
     kinds=("classification",),
     description="Vote of the nearest training cases, on mean-pooled features",
     input="pooled",
@@ -80,6 +81,7 @@ KNN = HeadCard(
 
 PROTOTYPE = HeadCard(
     name="prototype",
+    title="Class prototypes",
     kinds=("classification",),
     description="Nearest class mean after centring on the training cases and scaling to length 1",
     input="pooled",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import UserError
 from spade_bench.files import hash_obj
+from spade_bench.keywords import says_keywords
 from spade_bench.registry import suggest
 
 if TYPE_CHECKING:
@@ -23,10 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Results"]
 
-KINDS = ("curve", "forest", "calibration", "survival")
+KINDS = ("curve", "cv", "dots", "heat", "ranks", "roc", "pr", "calibration", "survival", "forest")
 """Pictures that :meth:`Results.plot` draws."""
 
 _NEEDED = {
+    "cv": "Run cross-validation, and choose a task and head that were run",
+    "dots": "Choose a task that was run",
+    "heat": "Run two encoders or more on the same task",
+    "ranks": "Run two encoders or more on the same two tasks or more",
+    "roc": "Choose a task of two classes",
+    "pr": "Choose a task of two classes",
     "curve": "Run the few-shot protocol, and choose a task and head that were run",
     "forest": "Choose a task and head that both encoders were run on",
     "calibration": "Choose a task of two classes",
@@ -93,6 +100,7 @@ class Results:
         )
         return table.sort_values([*_PLACE], kind="stable", ignore_index=True)
 
+    @says_keywords
     def predictions(self, *, control: str | None = "", **wanted: Any) -> pd.DataFrame:
         """Return a row per case and cell: its true label or outcome, and what was predicted.
 
@@ -131,6 +139,7 @@ class Results:
             )
         return pd.concat(parts, ignore_index=True)
 
+    @says_keywords
     def leaderboard(self, metric: str = "primary") -> pd.DataFrame:
         """Return means over draws or folds with 95% intervals, controls beside them.
 
@@ -148,6 +157,7 @@ class Results:
         rows = leaderboard(self.series, self.resampler, metric)
         return pd.DataFrame([row.as_dict() for row in rows])
 
+    @says_keywords
     def compare(self, a: str, b: str, metric: str = "primary") -> pd.DataFrame:
         """Compare two encoders, a minus b, on the same episodes and test cases.
 
@@ -170,6 +180,7 @@ class Results:
         table.attrs["verdict"] = sentence
         return table
 
+    @says_keywords
     def differences(
         self, a: str, b: str, metric: str = "primary"
     ) -> tuple[list[Difference], list[Difference], str]:
@@ -212,6 +223,7 @@ class Results:
         table = pd.DataFrame(list(rows.values()), columns=columns)
         return table[table["finished"] < table["planned"]].reset_index(drop=True)
 
+    @says_keywords
     def plot(
         self,
         kind: str = "curve",
@@ -224,8 +236,10 @@ class Results:
         """Draw one picture.
 
         Args:
-            kind: `curve` (metric against shots), `forest` (a minus b on every task),
-                `calibration` of binary tasks, or `survival` (Kaplan-Meier curves by risk).
+            kind: `curve` (metric against shots), `cv` (folds), `dots` and `heat` (encoders x
+                tasks), `ranks` (mean ranks, and which no test tells apart), `roc`, `pr` and
+                `calibration` of binary tasks, `survival` (Kaplan-Meier curves by risk), or
+                `forest` (a minus b on every task).
             task: Which task, where there are several.
             head: Which head, where there are several.
             a: First encoder, for `forest`.
@@ -263,13 +277,21 @@ class Results:
         b: str | None = None,
     ) -> list[Picture]:
         """Return every picture of a kind, not drawn yet; see :meth:`plot`."""
-        from spade_bench.report.calibration_plot import calibration_pictures
-        from spade_bench.report.curves import curve_pictures
         from spade_bench.report.differences import compare
-        from spade_bench.report.forest import forest_picture
+        from spade_bench.report.figures import (
+            calibration_plot,
+            curves,
+            foldplot,
+            forest,
+            grids,
+            rankdiagram,
+            rocpr,
+            survival_plot,
+        )
         from spade_bench.report.leaderboard import leaderboard
-        from spade_bench.report.survival_plot import survival_pictures
+        from spade_bench.report.pictures import Look
 
+        look = Look.of(self.series)
         wanted = {"task": task, "head": head}
         shown = [
             one
@@ -279,12 +301,35 @@ class Results:
         if kind == "forest":
             if not a or not b:
                 raise UserError("a forest plot compares two encoders", fix="Give a= and b=")
-            return [forest_picture(compare(shown, self.resampler, a, b))]
-        if kind == "calibration":
-            return calibration_pictures(shown, self.resampler)
-        if kind == "survival":
-            return survival_pictures(shown, self.resampler)
-        return curve_pictures(leaderboard(shown, self.resampler, "primary"))
+            return [forest.forest_picture(compare(shown, self.resampler, a, b), look)]
+        if kind == "curve":
+            rows = leaderboard(shown, self.resampler, "primary")
+            return curves.curve_pictures(rows, look)
+        if kind in rocpr.KINDS:
+            return rocpr.rocpr_pictures(kind, shown, self.resampler, look)
+        of_series = {
+            "cv": foldplot.fold_pictures,
+            "dots": grids.dot_pictures,
+            "heat": grids.heat_pictures,
+            "ranks": rankdiagram.rank_pictures,
+            "calibration": calibration_plot.calibration_pictures,
+            "survival": survival_plot.survival_pictures,
+        }
+        return of_series[kind](shown, self.resampler, look)
+
+    def to_html(self, path: str | Path, *, maps: str | Path | None = None) -> None:
+        """Write the whole report as one page that opens in any browser and needs no network.
+
+        Args:
+            path: The file.
+            maps: Folder that `explain` wrote, to which the worst-predicted cases are linked.
+
+        Raises:
+            DataError: When the folder of maps holds none.
+        """
+        from spade_bench.report.page.reportpage import write_page
+
+        write_page(self, Path(path), None if maps is None else Path(maps))
 
     def check_metric(self, metric: str, more: Sequence[str] = ()) -> None:
         """Refuse a metric that no task here has.

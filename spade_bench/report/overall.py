@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from spade_bench.report.leaderboard import ReportRow
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Cell = tuple[float, Floats]
 
-__all__ = ["OverallRow", "as_report_rows", "overall"]
+__all__ = ["OverallRow", "TaskScores", "as_report_rows", "overall", "task_scores"]
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,48 @@ def overall(series: Sequence[Series], resampler: Resampler) -> list[OverallRow]:
         Rows by protocol and condition, best mean rank first; none for one with a single encoder
         or no task that all have finished.
     """
-    out: list[OverallRow] = []
+    return [row for scores in task_scores(series, resampler) for row in _ranked(scores, resampler)]
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Scores of encoders on the tasks that all of them have finished, of one protocol.
+
+    Attributes:
+        protocol: Protocol.
+        condition: Cases, splits, seed or settings where the folder holds several, in words.
+        labels: Labels of the E encoders.
+        tasks: Names of the T tasks that count.
+        left_out: Tasks that do not, because some encoder has no result there.
+        scores: (E, T) primary metric, mean over the heads and shots that all encoders have, turned
+            so that more is better.
+        boot: (E, T, B) the same on resamples of the test cases.
+        series: The series that took part.
+    """
+
+    protocol: str
+    condition: tuple[str, ...]
+    labels: tuple[str, ...]
+    tasks: tuple[str, ...]
+    left_out: tuple[str, ...]
+    scores: Floats
+    boot: Floats
+    series: tuple[Series, ...]
+
+
+def task_scores(series: Sequence[Series], resampler: Resampler) -> list[TaskScores]:
+    """Score encoders and the bases that stand as their controls on each task.
+
+    Returns:
+        One for each protocol and condition that has two encoders or more and a task that all have
+        finished.
+    """
     taking = [one for one in series if _takes_part(one)]
+    out = []
     for protocol, condition in dict.fromkeys((one.protocol, one.condition) for one in taking):
         alike = [one for one in taking if (one.protocol, one.condition) == (protocol, condition)]
-        out += [replace(row, condition=condition) for row in _protocol(protocol, alike, resampler)]
+        found = _scored(protocol, condition, alike, resampler)
+        out += [found] if found is not None else []
     return out
 
 
@@ -102,10 +139,10 @@ def _takes_part(one: Series) -> bool:
     return not one.control or one.control == "base"
 
 
-def _protocol(protocol: str, series: Sequence[Series], resampler: Resampler) -> list[OverallRow]:
+def _scored(
+    protocol: str, condition: tuple[str, ...], series: Sequence[Series], resampler: Resampler
+) -> TaskScores | None:
     import numpy as np
-
-    from spade_bench.statistics.ranks import mean_ranks, signed_rank
 
     labels = sorted({one.encoder for one in series})
     tasks = sorted({one.task for one in series})
@@ -113,34 +150,50 @@ def _protocol(protocol: str, series: Sequence[Series], resampler: Resampler) -> 
              for task in tasks}  # fmt: skip
     counted = [task for task in tasks if cells[task] is not None]
     if len(labels) < 2 or not counted:
-        return []
+        return None
     table = [cells[task] or {} for task in counted]
     scores = np.array([[row[label][0] for row in table] for label in labels])  # (E, T)
     boot = np.array([[row[label][1] for row in table] for label in labels])  # (E, T, B)
-    boot = np.where(np.isfinite(boot), boot, scores[:, :, None])
-    ranks = mean_ranks(scores, boot, seed=resampler.seed)
+    return TaskScores(
+        protocol=protocol,
+        condition=condition,
+        labels=tuple(labels),
+        tasks=tuple(counted),
+        left_out=tuple(task for task in tasks if task not in counted),
+        scores=scores,
+        boot=np.where(np.isfinite(boot), boot, scores[:, :, None]),
+        series=tuple(series),
+    )
+
+
+def _ranked(found: TaskScores, resampler: Resampler) -> list[OverallRow]:
+    from spade_bench.statistics.ranks import mean_ranks, signed_rank
+
+    ranks = mean_ranks(found.scores, found.boot, seed=resampler.seed)
     best = int(ranks.rank.argmin())
     n_cases = sum(
-        max(resampler.cases(s) for s in series if s.task == task and s.rows) for task in counted
+        max(resampler.cases(s) for s in found.series if s.task == task and s.rows)
+        for task in found.tasks
     )
-    counting = {label: [s for s in series if s.encoder == label and s.task in counted]
-                for label in labels}  # fmt: skip
+    counting = {label: [s for s in found.series if s.encoder == label and s.task in found.tasks]
+                for label in found.labels}  # fmt: skip
     out = [
         OverallRow(
             encoder=label,
-            protocol=protocol,
+            protocol=found.protocol,
             rank=float(ranks.rank[i]),
             ci_low=float(ranks.low[i]),
             ci_high=float(ranks.high[i]),
-            p_best=None if i == best else signed_rank(scores[best] - scores[i]).p,
-            tasks=tuple(counted),
-            left_out=tuple(task for task in tasks if task not in counted),
+            p_best=None if i == best else signed_rank(found.scores[best] - found.scores[i]).p,
+            tasks=found.tasks,
+            left_out=found.left_out,
             n_cases=n_cases,
             flags=_flags(counting[label]),
+            condition=found.condition,
             control=max(s.control for s in counting[label]),
             control_of=max(s.control_of for s in counting[label]),
         )
-        for i, label in enumerate(labels)
+        for i, label in enumerate(found.labels)
     ]
     return sorted(out, key=lambda row: (row.rank, row.encoder))
 

@@ -1,94 +1,98 @@
-"""Sections with planted drivers and the simulator's genes, with features instead of pictures."""
+"""A small cohort whose informative patches are known, with features that say where they lie."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import anndata
 import numpy as np
-import pandas as pd
 import pytest
-import scipy.sparse as sp
-from toy_pretraining import SETTINGS
 
-from spade_bench.config import build
-from spade_bench.encoders.spade.pretraining.pipeline import run_pretrain
-from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
 from spade_bench.features.bags import write_features
-from spade_bench.simulate.counts import Genome, draw_genome, sample_counts
-from spade_bench.simulate.studysettings import GeneSettings
+from spade_bench.registry import encoders
+from spade_bench.types import EncoderCard
 
-ORGANS = ("Bowel", "Breast")
-SECTIONS, SPOTS, DIM = 14, 64, 24
-HELD_OUT = ("S12", "S13")  # one of each organ
+DIM, SIDE, ACROSS = 10, 100, 6
 
 
 @dataclass(frozen=True)
 class Planted:
-    """Sections, the model that was trained on them, and what was planted.
+    """Table and features of a cohort, and which patches of its slides were planted."""
 
-    Attributes:
-        hest: Folder in HEST layout.
-        features: Folder of the base features, one file per section.
-        model: Folder of the model.
-        drivers: Section -> (spots, drivers) planted at each spot.
-        organ: Section -> its organ.
-        genome: Genes, with the markers of each driver.
-    """
-
-    hest: Path
+    table: Path
     features: Path
-    model: Path
-    drivers: dict[str, np.ndarray]
-    organ: dict[str, str]
-    genome: Genome
+    cases: dict[str, list[str]]
+    informative: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-@pytest.fixture(scope="session")
-def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
-    """Fourteen sections of two organs; the last of each organ is held out."""
-    root = tmp_path_factory.mktemp("planted")
-    rng = np.random.default_rng(0)
-    settings = replace(GeneSettings(), n_genes=700, n_markers=8, n_organ=60, n_missing=0)
-    genome = draw_genome(settings, len(ORGANS), rng)
-    seen = rng.normal(size=(len(genome.loadings), DIM))  # how each driver looks
-    looks = 4.0 * rng.normal(size=(len(ORGANS), DIM))  # and each organ
-    drivers, organ = {}, {}
-    lines = ["id,organ,patient,st_technology,species"]
-    (root / "hest" / "st").mkdir(parents=True)
-    for i in range(SECTIONS):
-        name, o = f"S{i:02d}", i % len(ORGANS)
-        planted = np.tanh(rng.normal(size=(SPOTS, len(genome.loadings))))
-        counts, present = sample_counts(genome, planted, o, rng)
-        barcodes = [f"b{j}" for j in range(SPOTS)]
-        spatial = 200.0 * np.stack(np.divmod(np.arange(SPOTS), 8), axis=1) + 100
-        anndata.AnnData(
-            sp.csr_matrix(counts.astype(np.float32)),
-            obs=pd.DataFrame(index=barcodes),
-            var=pd.DataFrame(index=[genome.names[g] for g in present]),
-            obsm={"spatial": spatial},
-        ).write_h5ad(root / "hest" / "st" / f"{name}.h5ad")
-        values = looks[o] + planted @ seen + 0.5 * rng.normal(size=(SPOTS, DIM))
-        write_features(
-            root / "features" / f"{name}.h5", values, (spatial - 100).astype(int), slide_id=name,
-            encoder="toy", barcodes=barcodes, attrs={"patch_size_level0": 200, "mpp": 0.5},
-        )  # fmt: skip
-        drivers[name], organ[name] = planted, ORGANS[o]
-        lines.append(f"{name},{ORGANS[o]},P{i},Visium,Homo sapiens")
-    (root / "hest" / "HEST_v1_0_0.csv").write_text("\n".join(lines) + "\n")
-    _pretrain(root)
-    return Planted(root / "hest", root / "features", root / "spade", drivers, organ, genome)
+def write_planted(
+    folder: Path, n: int = 40, name: str = "case", encoder: str = "mine", seed: int = 0
+) -> Planted:
+    """Write n cases of two classes; a quarter of the patches of each carries its class.
+
+    Every fifth case has two slides. Patches lie on a grid of `SIDE` level-0 pixels.
+    """
+    rng = np.random.default_rng(seed)
+    lines = ["case_id,slide_id,label"]
+    planted = Planted(folder / "table.csv", folder / f"features_{encoder}", {})
+    for i in range(n):
+        case, label = f"{name}{i:03d}", "tumor" if i % 2 else "normal"
+        for j in range(2 if i % 5 == 0 else 1):
+            slide, count = f"{case}-s{j}", int(rng.integers(16, 33))
+            cells = np.sort(rng.choice(ACROSS**2, count, replace=False))
+            coords = np.stack([cells % ACROSS, cells // ACROSS], axis=1) * SIDE
+            inside = np.zeros(count, dtype=bool)
+            inside[rng.choice(count, count // 4, replace=False)] = True
+            x = rng.normal(size=(count, DIM))
+            x[inside, i % 2] += 3.0
+            write_features(
+                planted.features / f"{slide}.h5", x, coords, slide_id=slide, encoder=encoder,
+                attrs={"mpp": 0.5, "patch_size_level0": SIDE},
+            )  # fmt: skip
+            lines.append(f"{case},{slide},{label}")
+            planted.cases.setdefault(case, []).append(slide)
+            planted.informative[slide] = inside
+    planted.table.write_text("\n".join(lines) + "\n")
+    return planted
 
 
-def _pretrain(root: Path) -> None:
-    changes: dict[str, Any] = {
-        "samples": {"hest": root / "hest", "features": root / "features", "min_genes": 0},
-        "genes": {"n_top": 60, "min_shared": 10},
-        "clustering": {"k_organ": 1, "k_experts": 2},
-        "training": {"epochs": 25, "batch_size": 64, "proj_dim": 32, "lr": 2e-3, "workers": 1},
-        "split": {"test_samples": list(HELD_OUT)},
-        "controls": {"untrained_seeds": 1},
-    }
-    run_pretrain(build(PretrainConfig, {**SETTINGS, **changes}), root / "spade", device="cpu")
+@pytest.fixture
+def planted(tmp_path: Path) -> Planted:
+    return write_planted(tmp_path)
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> Planted:
+    """Another cohort, which trains nothing."""
+    return write_planted(tmp_path / "others", n=12, name="other", seed=1)
+
+
+class HalfEncoder:
+    """Keeps the first half of the base features."""
+
+    dim = DIM // 2
+
+    def __init__(self, card: EncoderCard) -> None:
+        self.card = card
+
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        return np.asarray(features[:, : self.dim])
+
+
+@pytest.fixture
+def half() -> Iterator[str]:
+    """A registered encoder of features called `half`, on top of `mine`."""
+    card = EncoderCard("half", "features", DIM // 2, "Keeps half.", upstream="mine")
+    encoders.names()
+    encoders.add(card, lambda options: HalfEncoder(card))
+    yield card.name
+    del encoders._plugins[card.name]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A weights folder."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "experts.safetensors").write_bytes(b"w")
+    return tmp_path / "weights"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from spade_bench.report import Resampler, collect, compare, leaderboard, risk_splits
-from spade_bench.report.calibration_plot import reliability
+from spade_bench.report.figures.calibration_plot import reliability
 from spade_bench.results import Predictions
 
 N, SLIDES = 60, 4

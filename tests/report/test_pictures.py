@@ -11,10 +11,10 @@ import pytest
 
 from spade_bench.cli.main import main
 from spade_bench.report import Resampler, collect
-from spade_bench.report.calibration_plot import reliability
+from spade_bench.report.figures.calibration_plot import reliability
+from spade_bench.report.figures.survival_plot import km_band
 from spade_bench.report.mainseries import main_series
-from spade_bench.report.pictures import Picture, draw_pictures, new_figure, picture_name
-from spade_bench.report.survival_plot import km_band
+from spade_bench.report.pictures import Drawn, Picture, draw_pictures, new_figure, picture_name
 from spade_bench.statistics.kaplan_meier import survival_curve
 
 N = 90
@@ -165,15 +165,17 @@ def test_names_of_pictures_do_not_meet() -> None:
     names = [picture_name(word, "logistic") for word in words]
     assert len(set(names)) == len(words)
     assert all(" " not in name and "/" not in name for name in names)
-    assert picture_name("crc_braf", "cox", "few-shot") == "crc_braf-cox-few-shot.png"
+    assert picture_name("crc_braf", "cox", "few-shot") == "crc_braf-cox-few-shot"
 
 
 def test_pictures_of_one_name_are_all_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     places = [("a", "b-c"), ("a-b", "c"), ("other",)]
-    pictures = [Picture("curve", place, lambda: new_figure(1.0, 1.0)) for place in places]
-    paths = draw_pictures([*pictures, Picture("band", ("x",), pictures[0].draw)], tmp_path)
+    pictures = [
+        Picture("curve", place, lambda: Drawn(new_figure(1.0, 1.0), [])) for place in places
+    ]
+    paths = draw_pictures([*pictures, Picture("band", ("x",), pictures[0].make)], tmp_path)
     assert len(set(paths)) == 4
     assert [path.name for path in paths[2:]] == ["other.png", "x.png"]
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in paths)

@@ -8,14 +8,23 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.report.mainseries import main_series
-from spade_bench.report.pictures import Picture, described, panels
+from spade_bench.report.pictures import (
+    DOUBLE_MM,
+    GREY,
+    SINGLE_MM,
+    Drawn,
+    Look,
+    Picture,
+    described,
+    panels,
+    wrapped,
+)
 from spade_bench.report.series import Series
 from spade_bench.report.values import Resampler
 from spade_bench.results import Predictions
 
 if TYPE_CHECKING:
     import numpy as np
-    from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -106,29 +115,45 @@ def _cases(of_rows: Sequence[Predictions]) -> tuple[Predictions, NDArray[np.int6
     return whole, at
 
 
-def calibration_pictures(series: Sequence[Series], resampler: Resampler) -> list[Picture]:
+def calibration_pictures(
+    series: Sequence[Series], resampler: Resampler, look: Look
+) -> list[Picture]:
     """Return a picture for every binary task and protocol: a panel per encoder, of its main head.
 
     Args:
         series: What :func:`spade_bench.report.series` found.
         resampler: Reads predictions and resamples cases.
+        look: Names and colours.
     """
     return [
-        Picture("calibration picture", (*place, "calibration"), partial(_draw, shown, resampler))
+        Picture(
+            "calibration picture", (*place, "calibration"), partial(_draw, shown, resampler, look)
+        )
         for place, shown in main_series(series, resampler).items()
         if len(resampler.predictions(shown[0].rows[0]).classes) == 2
     ]
 
 
-def _draw(shown: Sequence[Series], resampler: Resampler) -> Figure:
+def _draw(shown: Sequence[Series], resampler: Resampler, look: Look) -> Drawn:
     positive = resampler.predictions(shown[0].rows[0]).classes[1]
-    figure, grid = panels(len(shown), height=3.7)
+    figure, grid = panels(len(shown), height_mm=56)
+    numbers: list[dict[str, Any]] = []
     for axes, one in zip(grid, shown, strict=False):
-        _panel(axes, reliability(one, resampler), positive)
-        axes.set_title(f"{one.encoder}\n{_numbers(one, resampler)}", fontsize=9)
-    grid[0].set_ylabel(f"share that is {positive}", fontsize=8)
-    figure.suptitle(f"{described(shown)}: calibration, 95% intervals over cases", fontsize=9)
-    return figure
+        curve = reliability(one, resampler)
+        _panel(axes, curve, positive, look.colour(one.encoder))
+        axes.set_title(f"{look.name(one.encoder)}\n{_numbers(one, resampler)}")
+        numbers += [
+            {"task": one.task, "head": one.head, "protocol": one.protocol, "encoder": one.encoder,
+             "name": look.name(one.encoder), "predicted": curve.predicted[i],
+             "observed": curve.observed[i], "ci_low": curve.low[i], "ci_high": curve.high[i],
+             "predictions": curve.count[i]}
+            for i in range(len(curve.predicted))
+        ]  # fmt: skip
+    grid[0].set_ylabel(f"Share that is {positive}")
+    width = SINGLE_MM if len(grid) == 1 else DOUBLE_MM
+    title = f"{described(shown)}: calibration, 95% intervals over cases"
+    figure.suptitle(wrapped(title, width - 4, 7.5))
+    return Drawn(figure, numbers)
 
 
 def _numbers(one: Series, resampler: Resampler) -> str:
@@ -145,18 +170,17 @@ def _numbers(one: Series, resampler: Resampler) -> str:
     return f"{f'slope {slope:.2f}, ' if math.isfinite(slope) else ''}Brier {error:.3f}"
 
 
-def _panel(axes: Any, curve: Reliability, positive: str) -> None:
+def _panel(axes: Any, curve: Reliability, positive: str, colour: str) -> None:
     import numpy as np
 
-    axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, zorder=0)
+    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.7, zorder=0)
     errors = np.stack([curve.observed - curve.low, curve.high - curve.observed]).clip(min=0)
-    axes.errorbar(curve.predicted, curve.observed, errors, fmt="o-", color="tab:blue",
-                  markersize=3.5, linewidth=1.4, elinewidth=0.9, capsize=2)  # fmt: skip
+    axes.errorbar(curve.predicted, curve.observed, errors, fmt="o-", color=colour,
+                  elinewidth=0.7, capsize=1.5)  # fmt: skip
     height, edges = np.histogram(curve.every, bins=25, range=(0, 1))
     axes.bar(edges[:-1], 0.15 * height / max(1, height.max()), np.diff(edges), align="edge",
-             color="0.8", zorder=0)  # fmt: skip
+             color="0.85", zorder=0)  # fmt: skip
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     axes.set_aspect("equal")
-    axes.set_xlabel(f"predicted probability of {positive}", fontsize=8)
-    axes.tick_params(labelsize=7)
+    axes.set_xlabel(f"Predicted probability of {positive}")
