@@ -22,6 +22,7 @@ from spade_bench.explain.experts.expertshares import (
     shares_by,
     slide_facts,
 )
+from spade_bench.explain.experts.expertsheet import expert_sheet
 from spade_bench.explain.experts.patchumap import SAMPLE, patch_umap, plot_umap
 from spade_bench.explain.experts.predictedgenes import gene_predictor, predicted_layers
 from spade_bench.explain.overlay import (
@@ -95,7 +96,7 @@ def write_expert_maps(
         table: Cohort table with `slide_id`, by whose columns shares and UMAP are shown.
         genes: Genes whose expression is predicted.
         spots: Where the encoder's training spots lie; None looks beside its weights.
-        top: Patches of each expert that are listed.
+        top: Patches of each expert that are listed; the first 20 are shown where slides are given.
         sample: Patches of the UMAP; 0 leaves it out.
         seed: Seed of whatever is drawn at random.
         marks: What every picture must say, such as "simulated data".
@@ -131,7 +132,7 @@ def write_expert_maps(
     _check_alike(maps)
     facts = None if table is None else slide_facts(table, [one.slide_id for one in maps])
     work.tables(maps, facts)
-    work.top(maps, top)
+    work.top(maps, top, slides or {})
     if sample:
         work.umap(source, maps, facts, sample, seed)
     return work.made
@@ -246,13 +247,18 @@ class _Writing:
                 self.picture(plot_shares(grouped, title, marks=self.marks),
                              f"expert_shares_by_{word}")  # fmt: skip
 
-    def top(self, maps: Sequence[ExpertMap], most: int) -> None:
+    def top(self, maps: Sequence[ExpertMap], most: int, slides: Mapping[str, Path]) -> None:
         import pandas as pd
 
-        experts = range(maps[0].routing.n_experts)
-        found = [patch for e in experts for patch in top_patches(maps, e, most)]
-        self.table(pd.DataFrame([vars(patch) for patch in found]).set_index("expert"),
-                   "top_patches")  # fmt: skip
+        n_experts = maps[0].routing.n_experts
+        found = [patch for e in range(n_experts) for patch in top_patches(maps, e, most)]
+        frame = pd.DataFrame([vars(patch) for patch in found])
+        self.table(frame.set_index("expert"), "top_patches")
+        names = {e: expert_name(e, n_experts) for e in range(n_experts)}
+        title = f"{maps[0].encoder}: patches that are most each expert's own"
+        sheet = expert_sheet(found, slides, names, title, marks=self.marks)
+        if sheet is not None:
+            self.picture(sheet, "top_patches")
 
     def umap(
         self,
