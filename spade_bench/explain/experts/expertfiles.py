@@ -66,8 +66,8 @@ class ExpertFiles:
 
 
 def write_expert_maps(
-    out: Path,
-    features: Path | Any,
+    out: str | Path,
+    features: str | Path | Any,
     *,
     encoder: Any = None,
     slides: Mapping[str, Path] | None = None,
@@ -118,7 +118,7 @@ def write_expert_maps(
     predictor = gene_predictor(encoder, spots, seed=seed) if genes else None
     if predictor is not None:
         predictor.predict(source.bag(chosen[0]).features[:0], genes, nearest=1)  # names, at once
-    work = _Writing(out, tuple(marks), tuple(formats), ExpertFiles())
+    work = _Writing(Path(out), tuple(marks), tuple(formats), ExpertFiles())
     maps: list[ExpertMap] = []
     for slide, one in source.maps():
         maps.append(one)
@@ -148,7 +148,7 @@ class _Source:
     route: Callable[[Any], Routing] | None
 
     @classmethod
-    def of(cls, features: Path | Any, encoder: Any) -> _Source:
+    def of(cls, features: str | Path | Any, encoder: Any) -> _Source:
         route = None if encoder is None else routes_of(encoder)
         if isinstance(features, (str, Path)):
             takes = None if encoder is None else encoder.card.upstream
