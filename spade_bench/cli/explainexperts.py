@@ -26,14 +26,16 @@ SpotsOption = Annotated[
 def encoder_of(folder: Path) -> Plugin[EncoderCard] | None:
     """Return the encoder of features whose weights a folder holds; None for any other folder.
 
-    An encoder says on its card which files its weights folder consists of.
+    An encoder says on its card which files its weights folder consists of; the one that describes
+    the folder is called after it, which tells it from others that read the same folder.
     """
     from spade_bench.registry import encoders
 
     for name in encoders.names():
         plugin = encoders.get(name)
         parts = plugin.card.needs.parts
-        if plugin.card.input == "features" and parts and all((folder / p).is_file() for p in parts):
+        named = plugin.card.input == "features" and f"{plugin.name}.json" in parts
+        if named and all((folder / part).is_file() for part in parts):
             return plugin
     return None
 

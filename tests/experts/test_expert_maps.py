@@ -19,10 +19,12 @@ from spade_bench.explain.experts.expertmaps import (
     top_patches,
 )
 from spade_bench.explain.experts.expertshares import expert_shares, shares_by, slide_facts
+from spade_bench.explain.experts.expertsheet import expert_sheet
 from spade_bench.explain.experts.patchumap import CAUTION, patch_umap, plot_umap
 from spade_bench.explain.layers import CATEGORY, SHARE, VALUE
 from spade_bench.features.bags import read_bag
 from spade_bench.features.routinggroup import routing_of
+from spade_bench.report.pictures import new_figure
 from spade_bench.types import Bag
 
 HELD_OUT = ("S12", "S13")
@@ -280,3 +282,30 @@ def test_a_bag_without_routing_says_how_to_get_it():
     bag = Bag("A", np.zeros((1, 2), np.float32), np.zeros((1, 2), int), 10)
     with pytest.raises(DataError, match="--with-routing"):
         expert_map(bag)
+
+
+def test_a_sheet_has_a_row_per_expert_and_its_title_on_one_line(write_slide, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (1024, 1024, 3)).astype(np.uint8)
+    slides = {"a": write_slide(tmp_path / "a.tif", pixels)}
+    patches = top_patches([made_map("a", np.repeat(np.eye(2), 30, axis=0))], 0, 5)
+    names = {0: "expert 0", 1: "expert 1"}
+    figure = expert_sheet(patches, slides, names, "Patches of each expert", each=4)
+    words = [text.get_text() for text in figure.findobj(has_text)]
+    assert "Patches of each expert" in words
+    assert sum(word.startswith("expert ") for word in words) == 1  # none of the other is at hand
+    assert expert_sheet(patches, {}, names, "t") is None
+
+
+@pytest.mark.parametrize("flag", [1, 0])
+def test_pictures_of_simulated_data_say_so(planted, encoder, tmp_path, monkeypatch, flag):
+    marked = []
+    monkeypatch.setattr(
+        "spade_bench.explain.experts.expertfiles.plot_shares",
+        lambda shares, title, marks: marked.append(marks) or new_figure(1, 1),
+    )
+    table = table_of(planted).assign(simulated=flag)
+    write_expert_maps(
+        tmp_path, planted.features, encoder=encoder, table=table, mapped=["S12"], sample=0,
+        formats=(), marks=("mine",),
+    )  # fmt: skip
+    assert set(marked) == {("mine", "simulated data") if flag else ("mine",)}

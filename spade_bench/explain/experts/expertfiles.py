@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench import console
+from spade_bench.cohorts.spelling import read_flag
 from spade_bench.errors import DataError, UserError, name_some
 from spade_bench.explain.experts.expertmaps import (
     ExpertMap,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExpertFiles", "write_expert_maps"]
 
+SIMULATED = "simulated data"
 _WEIGHTS_SHOWN = 5  # experts whose weights stand beside each other for a slide
 
 
@@ -118,7 +120,10 @@ def write_expert_maps(
     predictor = gene_predictor(encoder, spots, seed=seed) if genes else None
     if predictor is not None:
         predictor.predict(source.bag(chosen[0]).features[:0], genes, nearest=1)  # names, at once
-    work = _Writing(Path(out), tuple(marks), tuple(formats), ExpertFiles())
+    facts = None if table is None else slide_facts(table, list(source.places))
+    work = _Writing(
+        Path(out), _with_simulated(marks, encoder, facts), tuple(formats), ExpertFiles()
+    )
     maps: list[ExpertMap] = []
     for slide, one in source.maps():
         maps.append(one)
@@ -130,7 +135,6 @@ def write_expert_maps(
                 layers += work.draw_genes(source, slide, predictor, genes, below)
             work.made.layers[slide] = layers
     _check_alike(maps)
-    facts = None if table is None else slide_facts(table, [one.slide_id for one in maps])
     work.tables(maps, facts)
     work.top(maps, top, slides or {})
     if sample:
@@ -296,6 +300,16 @@ class _Writing:
         with atomic_path(path) as temporary:
             frame.to_csv(temporary, float_format="%.6g")
         self.made.files.append(path)
+
+
+def _with_simulated(
+    marks: Sequence[str], encoder: Any, facts: pd.DataFrame | None
+) -> tuple[str, ...]:
+    """The marks of all pictures; simulated data say so whether or not the caller does."""
+    flags = () if facts is None or "simulated" not in facts else facts["simulated"]
+    simulated = bool(getattr(encoder, "simulated", False)) or any(map(read_flag, flags))
+    known = [SIMULATED] if simulated and SIMULATED not in marks else []
+    return (*marks, *known)
 
 
 def _background(one: ExpertMap, slides: Mapping[str, Path] | None) -> Background:
