@@ -7,7 +7,6 @@ it was: precision of products, random states and working folder. Errors are the 
 
 from __future__ import annotations
 
-import inspect
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from spade_bench.errors import UserError
-from spade_bench.keywords import says_keywords
+from spade_bench.keywords import check_keywords, says_keywords
 from spade_bench.surroundings import left_unchanged
 from spade_bench.types import Bag, FeatureEncoder, LoadOptions, PatchEncoder, SlideEncoder
 
@@ -49,7 +48,8 @@ __all__ = [
 ]
 
 
-_KEYWORDS = {"encoders": "encoder", "tasks": "task", "tables": "table"}
+_KEYWORDS = {"encoders": "encoder", "tasks": "task", "tables": "table",
+             "region_names": "region_name"}  # fmt: skip
 """Fields of the settings that have a keyword of another name here."""
 
 _OF_RUNS = ("protocol", "controls", "permutations", "splits", "keep_heads")
@@ -162,12 +162,7 @@ def extract(
     from spade_bench import config, extraction
     from spade_bench.extraction import inmemory
 
-    given = [source for source in (slides, hest, manifest, patches) if source is not None]
-    if len(given) != 1:
-        raise UserError(
-            f"{len(given)} kinds of input are given",
-            fix="Give one of slides, hest=, manifest= and patches=",
-        )
+    _check_one_input((slides, hest, manifest, patches))
     if encoder is None:
         raise UserError("no encoder is given", fix="Give a name or a loaded patch encoder")
     given_settings = {key: value for key, value in settings.items() if value is not None}
@@ -176,14 +171,13 @@ def extract(
     if not isinstance(source, extraction.EncoderSource):
         source = extraction.EncoderSource(source, load)
     with left_unchanged():
-        if slides is not None:
-            paths = _paths(slides)
-            if out is None:
-                return inmemory.extract_bag(paths, source, chosen)
-            return extraction.extract_slides(paths, source, Path(out), settings=chosen)
+        if slides is not None and out is None:
+            return inmemory.extract_bag(_paths(slides), source, chosen)
         if out is None:
             raise UserError("only a slide can be extracted into memory", fix="Give out=FOLDER")
         folder = Path(out)
+        if slides is not None:
+            return extraction.extract_slides(_paths(slides), source, folder, settings=chosen)
         if patches is not None:
             groups = patches
             if isinstance(groups, (str, os.PathLike)):
@@ -384,6 +378,7 @@ def explain(
     weights: Any = None,
     device: str = "auto",
     trained_too: bool | None = None,
+    inside: Source | None = None,
 ) -> SlideMap | Maps:
     """Map what each patch of a slide did to a prediction: attention and signed contributions.
 
@@ -412,6 +407,8 @@ def explain(
         device: Where that encoder runs.
         trained_too: Map cases that trained the model too, and mark them. None does so for one
             slide of a model that is named, with a warning.
+        inside: Folder of region files, for a model that was fitted inside regions; of a run None
+            takes those of the run.
 
     Returns:
         The map of one slide, with `to_dataframe`, `plot` and `to_geojson`, or several as a list.
@@ -434,6 +431,7 @@ def explain(
         weights=weights,
         device=device,
         trained_too=bool(trained_too),
+        inside=None if inside is None else Path(inside),
     )
     with left_unchanged():
         return explaining.explain(
@@ -482,19 +480,7 @@ def pretrain(
     from spade_bench.encoders.spade.pretraining import pipeline
     from spade_bench.encoders.spade.pretraining.pretrainrequest import resolve_request
 
-    known = {
-        name
-        for function in (pipeline.pretrain, resolve_request)
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
-    unknown = sorted(set(more) - known)
-    if unknown:
-        raise UserError(
-            f"there is no keyword {unknown[0]}=",
-            fix=f"Give a setting as settings={{'training.{unknown[0]}': ...}}, or use one of "
-            f"{', '.join(sorted(known))}",
-        )
+    check_keywords(more, pipeline.pretrain, resolve_request)
     with left_unchanged():
         folder = pipeline.pretrain(
             out=Path(out),
@@ -570,8 +556,9 @@ def _settings(
     for name, keyword in _KEYWORDS.items():
         if name in settings:
             raise UserError(f"there is no keyword {name}=", fix=f"Write {keyword}=")
-    if "test_table" in settings:
-        settings["test_tables"] = settings.pop("test_table")
+    for keyword, name in {"test_table": "test_tables", "region_name": "region_names"}.items():
+        if keyword in settings:
+            settings[name] = settings.pop(keyword)
     values = {
         **settings,
         "test_tables": inputs.tables(settings.get("test_tables"), folder),
@@ -599,6 +586,15 @@ def _paths(paths: Source | Sequence[Source]) -> list[Path]:
     """One path or several, as a list."""
     listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
     return [Path(path) for path in listed]
+
+
+def _check_one_input(inputs: Sequence[Any]) -> None:
+    given = sum(source is not None for source in inputs)
+    if given != 1:
+        raise UserError(
+            f"{given} kinds of input are given",
+            fix="Give one of slides, hest=, manifest= and patches=",
+        )
 
 
 def _samples(hest: Source | None, manifest: Source | None) -> Any:

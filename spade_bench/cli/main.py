@@ -32,8 +32,10 @@ _COMMANDS = {
     "run": ("run", "run"),
     "fit": ("fit", "fit"),
     "predict": ("predict", "predict"),
+    "explain": ("explain", "explain"),
     "report": ("report", "report"),
     "compare": ("report", "compare"),
+    "cite": ("cite", "cite"),
     "demo": ("demo", "demo"),
 }
 

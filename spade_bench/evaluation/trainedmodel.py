@@ -13,9 +13,15 @@ from typing import TYPE_CHECKING, Any
 from spade_bench import config
 from spade_bench.console import say
 from spade_bench.errors import ConfigError, DataError, UserError, name_some
-from spade_bench.evaluation.encoderfeatures import MISMATCH, EncoderFeatures, find_features
+from spade_bench.evaluation.encoderfeatures import (
+    MISMATCH,
+    EncoderFeatures,
+    find_features,
+    source_bags,
+)
 from spade_bench.evaluation.inputs import feature_folders
 from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
+from spade_bench.evaluation.restriction import cutting
 from spade_bench.evaluation.settings import EvaluationSettings
 from spade_bench.features.annotated import bags_in_memory
 from spade_bench.features.bags import FeatureFolders, read_bag, same_encoder
@@ -25,7 +31,7 @@ from spade_bench.features.makers import FROM_RECIPE, maker_in
 from spade_bench.files import atomic_dir, hash_file, hash_obj, read_sealed, write_sealed
 from spade_bench.heads import FittedHead
 from spade_bench.keywords import says_keywords
-from spade_bench.regions.regionbags import PatchRule, RegionChoice, cut_bags
+from spade_bench.regions.regionbags import PatchRule
 from spade_bench.types import Bag, TaskCard
 
 if TYPE_CHECKING:
@@ -43,7 +49,6 @@ __all__ = [
     "check_target",
     "features_identity",
     "slides_by_case",
-    "source_bags",
 ]
 
 FORMAT, VERSION = "spade-bench model", 1
@@ -173,13 +178,10 @@ class TrainedModel:
             UserError: When base features must be sent through an encoder and no weights are given,
                 or regions are given or missing where the model was fitted otherwise.
         """
-        self._check_regions(regions is not None)
         cases = None if cases is None else slides_by_case(cases)
         with contextlib.ExitStack() as stack:
-            inside = None
-            if regions is not None:
-                wanted = [s for listed in (cases or {}).values() for s in listed]
-                inside = self._inside(Path(regions), wanted, stack)
+            wanted = [s for listed in (cases or {}).values() for s in listed]
+            inside = cutting(self.info.regions, regions, wanted, stack)
             there = stack.enter_context(
                 self.opened(features, weights=weights, device=device, inside=inside)
             )
@@ -204,6 +206,7 @@ class TrainedModel:
         *,
         weights: str | Path | None = None,
         device: str = "auto",
+        regions: str | Path | None = None,
     ) -> NDArray[np.float64]:
         """Say how much each patch of a slide weighs, in the order of its features.
 
@@ -212,6 +215,7 @@ class TrainedModel:
             slide_id: The slide; needed for a folder.
             weights: See `predict`.
             device: See `predict`.
+            regions: See `predict`; the patches inside are then all there are.
 
         Returns:
             Weights that sum to one, (n,).
@@ -224,7 +228,11 @@ class TrainedModel:
             slide_id = features.slide_id
         if slide_id is None:
             raise UserError("No slide is named", fix="Name one of the folder's slides")
-        with self.opened(features, weights=weights, device=device, only=slide_id) as there:
+        with contextlib.ExitStack() as stack:
+            inside = cutting(self.info.regions, regions, [slide_id], stack)
+            there = stack.enter_context(
+                self.opened(features, weights=weights, device=device, only=slide_id, inside=inside)
+            )
             return self.fitted.attention(there.make([(slide_id,)])[0])
 
     @contextlib.contextmanager
@@ -349,7 +357,7 @@ class TrainedModel:
         self._check_identity(features_identity(source), str(folder))
         source = source if inside is None else inside(source)
         infos = scan_bags(source.files)
-        bad = {slide: found.problem for slide, found in infos.items() if found.problem}
+        bad = {slide: file_info.problem for slide, file_info in infos.items() if file_info.problem}
         if bad:
             slide, problem = next(iter(bad.items()))
             raise DataError(
@@ -364,51 +372,6 @@ class TrainedModel:
             lambda cases: source_bags(source, cases, dim),
             source.encode_slide is None,
         )
-
-    def _check_regions(self, given: bool) -> None:
-        """Refuse whole slides for a model of the patches inside regions, and the other way round.
-
-        Raises:
-            UserError: Saying which it was fitted on.
-        """
-        rule = self.info.regions
-        if rule is not None and not given:
-            raise UserError(
-                f"The model was fitted on {rule.words}, not on whole slides",
-                fix="Give the regions of these slides with --regions DIR",
-            )
-        if rule is None and given:
-            raise UserError(
-                "The model was fitted on whole slides",
-                where="--regions",
-                fix="Leave it out, or fit a model with --regions",
-            )
-
-    def _inside(
-        self, regions: Path, wanted: Sequence[str], stack: contextlib.ExitStack
-    ) -> Callable[[EncoderFeatures], EncoderFeatures]:
-        """What cuts features as those the model was fitted on; its files go with the stack.
-
-        Args:
-            regions: Folder of region files.
-            wanted: Slides to predict; empty for all of the folder.
-            stack: Removes the files.
-        """
-        choice = RegionChoice(regions, self.info.regions or PatchRule())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spade-bench-")))
-
-        def cut(source: EncoderFeatures) -> EncoderFeatures:
-            files = cut_bags(
-                source.files,
-                wanted or list(source.files),
-                choice,
-                folder,
-                label=source.label,
-                fix="Outline these slides, or leave them out with a table of the others",
-            ).files
-            return replace(source, files=files)
-
-        return cut
 
     def _from_memory(self, bags: Sequence[Bag]) -> OpenFeatures:
         """The features in bags."""
@@ -439,35 +402,36 @@ class TrainedModel:
         """Flags of features that name another encoder, where the model was fitted on such."""
         return _mismatch(self.info.flags)
 
-    def _check_identity(self, found: FeaturesIdentity, where: str) -> None:
+    def _check_identity(self, made_by: FeaturesIdentity, where: str) -> None:
         """Refuse features that something else has made; what is not said is not held against them.
 
         Raises:
             DataError: Naming both.
         """
-        mine = self.info.features
-        if found.mpp and mine.mpp and abs(found.mpp - mine.mpp) > _TOLERANCE * mine.mpp:
+        wanted = self.info.features
+        if made_by.mpp and wanted.mpp and abs(made_by.mpp - wanted.mpp) > _TOLERANCE * wanted.mpp:
             raise DataError(
-                f"features at {found.mpp:g} µm/px, but the model was fitted on {mine.mpp:g} µm/px",
+                f"features at {made_by.mpp:g} µm/px, but the model was fitted on "
+                f"{wanted.mpp:g} µm/px",
                 where=where,
-                fix=f"Extract the slides with --mpp {mine.mpp:g}",
+                fix=f"Extract the slides with --mpp {wanted.mpp:g}",
             )
-        if found.encoder and mine.encoder and not same_encoder(found.encoder, mine.encoder):
+        if made_by.encoder and wanted.encoder and not same_encoder(made_by.encoder, wanted.encoder):
             raise DataError(
-                f"features of '{found.encoder}', but the model was fitted on those of "
-                f"'{mine.encoder}'",
+                f"features of '{made_by.encoder}', but the model was fitted on those of "
+                f"'{wanted.encoder}'",
                 where=where,
-                fix=f"Extract the slides with {mine.encoder}",
+                fix=f"Extract the slides with {wanted.encoder}",
             )
-        comparable = found.digest.startswith(FROM_RECIPE) == mine.digest.startswith(FROM_RECIPE)
-        if found.digest and mine.digest and comparable and found.digest != mine.digest:
+        comparable = made_by.digest.startswith(FROM_RECIPE) == wanted.digest.startswith(FROM_RECIPE)
+        if made_by.digest and wanted.digest and comparable and made_by.digest != wanted.digest:
             raise DataError(
-                f"features of '{mine.encoder}' with other weights or options than the model was "
+                f"features of '{wanted.encoder}' with other weights or options than the model was "
                 "fitted on",
                 where=where,
                 fix="Extract the slides as the training slides were extracted",
             )
-        if hash_obj(found.through) != hash_obj(mine.through):
+        if hash_obj(made_by.through) != hash_obj(wanted.through):
             raise DataError(
                 f"'{self.info.encoder}' has other weights or options than the model was fitted on",
                 where=where,
@@ -564,22 +528,6 @@ def _is_model(folder: Path) -> bool:
         return read_sealed(folder / DESCRIPTION).get("format") == FORMAT
     except DataError:
         return False
-
-
-def source_bags(source: EncoderFeatures, cases: Sequence[Sequence[str]], dim: int) -> CaseBags:
-    """Bags of cases, sent through the encoder where it takes another one's features.
-
-    Args:
-        source: The encoder with its files.
-        cases: Slides of each case.
-        dim: Width of the features in the files.
-    """
-    bags = CaseBags.from_files([[source.files[slide] for slide in case] for case in cases], dim)
-    if source.encode_slide is not None and source.dim is not None:
-        return bags.map_slides(source.encode_slide, source.dim)
-    if source.encode is not None and source.dim is not None:
-        return bags.map(source.encode, source.dim)
-    return bags
 
 
 def features_identity(source: EncoderFeatures) -> FeaturesIdentity:

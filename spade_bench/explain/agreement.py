@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Agreement", "agreement", "matching_patches"]
 
+_FEWEST = 3  # two patches always agree, or never
+
 
 @dataclass(frozen=True)
 class Agreement:
@@ -25,7 +27,8 @@ class Agreement:
         case_id: Its case.
         a: First encoder.
         b: Second encoder.
-        spearman: Rank correlation of what the maps show; None where one of them is constant.
+        spearman: Rank correlation of what the maps show; None where one of them is constant, or
+            fewer than three patches have a partner.
         patches: Patches of the first map that have a partner.
         same_grid: Whether both maps have the same patches; else partners are nearest centres.
     """
@@ -62,7 +65,7 @@ def agreement(a: SlideMap, b: SlideMap) -> Agreement:
             fix="Give features of both encoders that were extracted from the same slide",
         )
     x, y = a.shown[of_a], b.shown[of_b]
-    varied = len(x) > 1 and np.ptp(x) > 0 and np.ptp(y) > 0
+    varied = len(x) >= _FEWEST and np.ptp(x) > 0 and np.ptp(y) > 0
     rho = float(spearmanr(x, y).statistic) if varied else None
     return Agreement(a.slide_id, a.case_id, a.encoder, b.encoder, rho, len(of_a), same)
 
@@ -80,13 +83,12 @@ def matching_patches(a: SlideMap, b: SlideMap) -> tuple[NDArray[np.int64], NDArr
     from scipy.spatial import cKDTree
 
     if a.side == b.side:
-        at = {tuple(place): i for i, place in enumerate(b.coords.tolist())}
-        pairs = [
-            (i, at[place]) for i, xy in enumerate(a.coords.tolist()) if (place := tuple(xy)) in at
-        ]
-        if len(pairs) * 2 >= min(len(a.coords), len(b.coords)):
-            both = np.array(pairs, dtype=np.int64).reshape(-1, 2)
-            return both[:, 0], both[:, 1], True
+        places = np.concatenate([a.coords, b.coords])  # (n + m, 2)
+        numbers = np.unique(places, axis=0, return_inverse=True)[1].ravel()  # one per place
+        of_a, of_b = np.split(numbers, [len(a.coords)])
+        shared, mine, theirs = np.intersect1d(of_a, of_b, return_indices=True)
+        if len(shared) * 2 >= min(len(a.coords), len(b.coords)):
+            return mine, theirs, True
     reach = max(a.side, b.side) / 2
     tree = cKDTree(b.coords + b.side / 2)
     distance, nearest = tree.query(a.coords + a.side / 2, distance_upper_bound=reach * 1.0001)

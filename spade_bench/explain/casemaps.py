@@ -72,12 +72,14 @@ class _Patches:
         coords: Level-0 pixel of each patch's top-left corner, (n, 2) as (x, y).
         side: Side of a patch in level-0 pixels.
         identity: Digest of what made the stored features; empty where they do not say.
+        offset: Level-0 pixel (x, y) that QuPath calls (0, 0).
     """
 
     slide_id: str
     coords: NDArray[np.int64]
     side: int
     identity: str
+    offset: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def case_bag(
         identity = read_identity(bag.identity)
         digest = "" if identity is None else identity.digest
         coords = np.asarray(bag.coords, dtype=np.int64)
-        places.append(_Patches(slide, coords, bag.patch_size_level0, digest))
+        places.append(_Patches(slide, coords, bag.patch_size_level0, digest, bag.offset))
     n = sum(len(place.coords) for place in places)
     if n != len(features):
         raise DataError(
@@ -175,7 +177,12 @@ def case_maps(
         )
     if not names:
         raise DataError("No model judges the case", where=bag.case_id)
-    about = {**subject.about, "models": names, "slides_of_case": [s.slide_id for s in bag.slides]}
+    about = {
+        **subject.about,
+        "models": names,
+        "slides_of_case": [place.slide_id for place in bag.slides],
+        "patches_of_case": len(bag.features),
+    }
     maps = []
     for place, rows, sd in mean.of_slides():
         file = (slides or {}).get(place.slide_id)
@@ -198,7 +205,7 @@ def case_maps(
                 models=len(names),
                 trained=trained,
                 simulated=subject.simulated,
-                mpp=None if file is None else _mpp(file),
+                **({"offset": place.offset} if file is None else _said_by(file)),
                 slide=file,
                 about={**about, "identity": place.identity},
             )
@@ -278,7 +285,8 @@ def _numbers(values: Floats) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
 
 
-def _mpp(slide: Path) -> float | None:
-    """Resolution at level 0; None where the file does not say it."""
+def _said_by(slide: Path) -> dict[str, Any]:
+    """Resolution at level 0, None where the file does not say it, and where its scan begins."""
     with open_slide(slide, assume_mpp=1.0) as opened:
-        return None if opened.mpp_source == "assumed" else opened.mpp
+        mpp = None if opened.mpp_source == "assumed" else opened.mpp
+        return {"mpp": mpp, "offset": opened.offset}

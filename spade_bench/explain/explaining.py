@@ -43,6 +43,8 @@ class Question:
         weights: Weights of an encoder of features; of a run also a mapping of encoder -> weights.
         device: Where that encoder runs.
         trained_too: Whether cases that trained the models are mapped too, and marked.
+        inside: Region files of the slides, where the models were fitted inside regions; None
+            takes those of the run.
     """
 
     wanted: Wanted = field(default_factory=Wanted)
@@ -54,6 +56,7 @@ class Question:
     weights: Any = None
     device: str = "auto"
     trained_too: bool = False
+    inside: Path | None = None
 
 
 def explain(
@@ -181,6 +184,7 @@ def _by_model(
         weights=None if question.weights is None else Path(question.weights),
         device=question.device,
         trained_too=question.trained_too,
+        regions=question.inside,
     )
 
 
@@ -195,7 +199,11 @@ def _by_run(
         like = Wanted(question.against, row.task, row.head, row.k_shot, row.protocol)
         kept.append(choose_models(folders, like))
     place = Place(
-        by_name(question.features), by_name(question.weights), question.table, question.device
+        by_name(question.features),
+        by_name(question.weights),
+        question.table,
+        question.device,
+        question.inside,
     )
     for one in kept:
         yield from run_maps(

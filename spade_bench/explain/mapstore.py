@@ -5,7 +5,8 @@ centre, in level-0 pixels as (x, y). `obs` has `attention` (where the head has i
 what is shown, and `sd` over the models (where there are several); `X` what each patch adds to each
 class's logit or to the risk, a column per class of `var`. `uns` says of what and by what: `format`,
 `version`, `encoder`, `head`, `task`, `slide_id`, `case_id`, `method`, `predicted`, `models`,
-`trained`, `simulated`, `patch_size_level0`, `mpp_level0`, and in `about` (JSON) the run ids, what
+`trained`, `simulated`, `patch_size_level0`, `mpp_level0`, `offset` (the level-0 pixel that QuPath
+calls (0, 0)), and in `about` (JSON) the run ids, what
 made the features, flags, protocol and shots. `anndata.read_h5ad` opens it.
 """
 
@@ -67,6 +68,7 @@ def to_anndata(shown: SlideMap) -> AnnData:
         "models": shown.models,
         "predicted": np.asarray(shown.predicted, dtype=np.float64),
         "patch_size_level0": shown.side,
+        "offset": np.asarray(shown.offset, dtype=np.int64),
         "about": json.dumps(dict(shown.about), sort_keys=True),
     }
     if shown.mpp is not None:
@@ -134,6 +136,7 @@ def _map_of(data: AnnData, where: str) -> SlideMap:
         models=int(uns["models"]),
         **cast("dict[str, Any]", {name: bool(uns[name]) for name in _MARKS}),
         mpp=float(uns["mpp_level0"]) if "mpp_level0" in uns else None,
+        offset=(int(uns["offset"][0]), int(uns["offset"][1])),
         about=parse_json(str(uns["about"]), where),
     )
 

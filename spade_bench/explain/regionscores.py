@@ -26,13 +26,12 @@ __all__ = [
     "RegionMean",
     "RegionScore",
     "RegionScores",
-    "rank_correlation",
     "score_slide",
     "score_slides",
 ]
 
 SCHEMA = "spade-bench/region-scores/1"
-METRICS = ("attention_share", "ratio", "auroc")
+METRICS = ("attention_share", "ratio", "auroc", "contribution_auroc")
 _FEWEST_CASES = 2  # one case has no spread
 
 
@@ -53,8 +52,11 @@ class RegionScore:
         area_share: Share of the patches that lies inside: what blind attention would give.
         attention_share: Share of the attention inside; None where the head has no attention.
         ratio: The one over the other: 1 is blind, above 1 attends to the region.
-        auroc: Chance that a patch inside weighs more than one outside, ties counted half; None
-            where all patches lie on one side.
+        auroc: Chance that more is shown of a patch inside than of one outside, ties counted half;
+            None where all patches lie on one side.
+        contribution_auroc: The same of the signed contribution. Attention does not say what a patch
+            speaks for: where a case is of the other class, it may well lie outside.
+        towards: What the contribution speaks for: the last class, or `risk`.
         trained: Whether the case trained a model that drew the map.
     """
 
@@ -71,6 +73,8 @@ class RegionScore:
     attention_share: float | None
     ratio: float | None
     auroc: float | None
+    contribution_auroc: float | None = None
+    towards: str = ""
     trained: bool = False
 
 
@@ -268,6 +272,8 @@ def score_slide(
         attention_share=within,
         ratio=None if within is None or not k else within / of_area,
         auroc=_auroc(slide_map.shown, inside),
+        contribution_auroc=_auroc(slide_map.contribution[:, -1], inside),
+        towards=slide_map.classes[-1],
         trained=slide_map.trained,
     )
 
@@ -301,39 +307,6 @@ def score_slides(
             fix="Name each region file after its slide, SLIDE.geojson",
         )
     return RegionScores(tuple(scores), tuple(dict.fromkeys(without)))
-
-
-def rank_correlation(first: SlideMap, second: SlideMap) -> float | None:
-    """Return Spearman's correlation of what two maps of a slide show, on the patches they share.
-
-    Args:
-        first: A map.
-        second: A map of the same slide, such as that of another encoder.
-
-    Returns:
-        The correlation; None where patches differ in size, fewer than three are shared, or one map
-        is the same everywhere.
-
-    Raises:
-        DataError: When they are of different slides.
-    """
-    import numpy as np
-    from scipy.stats import rankdata
-
-    if first.slide_id != second.slide_id:
-        raise DataError(f"the maps are of '{first.slide_id}' and of '{second.slide_id}'")
-    if first.side != second.side:
-        return None
-    places = np.concatenate([first.coords, second.coords])  # (n + m, 2)
-    numbers = np.unique(places, axis=0, return_inverse=True)[1].ravel()  # one number per place
-    of_first, of_second = np.split(numbers, [len(first.coords)])
-    shared, mine, theirs = np.intersect1d(of_first, of_second, return_indices=True)  # (m,) each
-    if len(shared) < 3:
-        return None
-    x, y = rankdata(first.shown[mine]), rankdata(second.shown[theirs])  # (m,)
-    if not x.std() or not y.std():
-        return None
-    return float(np.corrcoef(x, y)[0, 1])
 
 
 def _series(score: RegionScore) -> tuple[str, str, str]:

@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.console import say, track
 from spade_bench.errors import DataError, UserError, name_some
-from spade_bench.evaluation.encoderfeatures import find_features, matched, with_test_files
+from spade_bench.evaluation.encoderfeatures import (
+    find_features,
+    matched,
+    source_bags,
+    with_test_files,
+)
+from spade_bench.evaluation.restriction import REGIONS, Restriction
 from spade_bench.evaluation.storedsettings import stored_request
 from spade_bench.evaluation.taskcohort import load_cases
-from spade_bench.evaluation.trainedmodel import source_bags
 from spade_bench.explain.casemaps import Subject, case_bag, case_maps
 from spade_bench.explain.keptmodels import KeptModels
 from spade_bench.features.bags import FeatureFolders, bag_dim, read_bag
@@ -34,12 +39,14 @@ class Place:
         weights: Label -> weights, `*` for every one.
         table: Table of the task.
         device: Device.
+        regions: Regions of a run that was restricted to them.
     """
 
     features: Mapping[str, Path] | None = None
     weights: Mapping[str, Path] | None = None
     table: Path | None = None
     device: str = "auto"
+    regions: Path | None = None
 
 
 def run_maps(
@@ -110,6 +117,8 @@ def _source(kept: KeptModels, place: Place) -> tuple[EncoderFeatures, dict[str, 
         features=place.features,
         weights=place.weights,
         device=place.device,
+        inside=REGIONS in row.inputs,
+        regions=place.regions if REGIONS in row.inputs else None,
     )
     (task,), (encoder,), folders = request.tasks, request.encoders, FeatureFolders()
     cases = load_cases(request, task, kinds.get(task.card.kind).load())
@@ -124,6 +133,7 @@ def _source(kept: KeptModels, place: Place) -> tuple[EncoderFeatures, dict[str, 
     slides_of = {case.case_id: case.slide_ids for case in cases.cohort.cases}
     every = [slide for listed in slides_of.values() for slide in listed]
     files, _ = matched(request, source.files, every, source.label)
+    source = Restriction.of(request, every, folders).features(replace(source, files=files))
     made_by = "" if source.made_by is None else source.made_by.digest
     if row.identity and made_by and row.identity != made_by:
         raise DataError(
@@ -132,7 +142,7 @@ def _source(kept: KeptModels, place: Place) -> tuple[EncoderFeatures, dict[str, 
             where=str(next(iter(source.files.values())).parent),
             fix="Give the features and weights that the run used",
         )
-    return replace(source, files=files), slides_of
+    return source, slides_of
 
 
 def _chosen(

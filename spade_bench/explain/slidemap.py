@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.explain.layers import SHARE, SIGNED, Layer, percentiles
-from spade_bench.files import write_json
+from spade_bench.explain.detections import MAX_DETECTIONS, write_detections
+from spade_bench.explain.layers import SHARE, SIGNED, VALUE, Layer, percentiles
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
+
+    from spade_bench.explain.overlay import Background
 
     Floats = NDArray[np.float64]
 
@@ -47,6 +49,7 @@ class SlideMap:
         simulated: Whether the data are simulated.
         mpp: Micrometres per pixel at level 0; None where unknown.
         slide: File of the slide, or None.
+        offset: Level-0 pixel (x, y) that QuPath calls (0, 0).
         about: What else is worth storing: run ids, draws, folds.
     """
 
@@ -68,6 +71,7 @@ class SlideMap:
     simulated: bool = False
     mpp: float | None = None
     slide: Path | None = None
+    offset: tuple[int, int] = (0, 0)
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -111,40 +115,55 @@ class SlideMap:
         marks = ["trained on this case"] if self.trained else []
         return (*marks, *(["simulated data"] if self.simulated else []))
 
+    @property
+    def background(self) -> Background:
+        """The slide below the map, without its picture where its file is not at hand."""
+        from spade_bench.explain.overlay import Background, slide_background
+
+        if self.slide is None:
+            return Background.of(self.layers()[0], self.mpp)
+        return slide_background(self.slide, mpp=self.mpp)
+
+    def strength(self) -> Layer:
+        """Return what is shown so that patches of several slides can be ranked.
+
+        It is the attention over that of a patch of the same case on average; without attention,
+        the contribution that a bag of such patches would have.
+        """
+        times = float(self.about.get("patches_of_case", len(self.coords)))
+        words = "attention, times the mean of the case"
+        if self.attention is None:
+            words = f"towards {self.classes[-1]}, contribution times the patches of the case"
+        first = self.layers()[0]
+        key = f"{self.encoder}.{self.head}.strength"
+        return replace(first, key=key, legend=words, values=self.shown * times, scale=VALUE)
+
     def plot(self) -> Figure:
-        """Draw what is shown over the slide; see `spade_bench.explain.mapplot`.
+        """Draw what is shown over the slide; see `spade_bench.explain.overlay`.
 
         Returns:
             A matplotlib figure, ready for `savefig`.
         """
-        from spade_bench.explain.mapplot import draw_map
+        from spade_bench.explain.overlay import overlay_figure
 
-        return draw_map(self)
+        return overlay_figure(self.layers()[0], self.background, self.slide_id, marks=self.marks)
 
-    def to_geojson(self, path: str | Path) -> Path:
+    def to_geojson(self, path: str | Path, *, max_detections: int = MAX_DETECTIONS) -> Path:
         """Write the patches as QuPath detections with their values as measurements.
 
         Args:
-            path: File to write.
+            path: File to write, `.geojson` or `.geojson.gz`.
+            max_detections: Most patches to write; of more, those of which most is shown.
 
         Returns:
             The file.
         """
-        features = []
-        columns = self.to_dataframe().drop(columns=["slide_id", "x", "y"]).to_dict("records")
-        for (x, y), values in zip(self.coords.tolist(), columns, strict=True):
-            right, bottom = x + self.side, y + self.side
-            ring = [[x, y], [right, y], [right, bottom], [x, bottom], [x, y]]
-            features.append(
-                {
-                    "type": "Feature",
-                    "geometry": {"type": "Polygon", "coordinates": [ring]},
-                    "properties": {"objectType": "detection", "measurements": values},
-                }
-            )
-        target = Path(path)
-        write_json(target, {"type": "FeatureCollection", "features": features})
-        return target
+        values = self.to_dataframe().drop(columns=["slide_id", "x", "y"])
+        measured = {str(name): column.to_numpy(dtype=float) for name, column in values.items()}
+        return write_detections(
+            path, self.layers(), measurements=measured, offset=self.offset,
+            max_detections=max_detections,
+        ).path  # fmt: skip
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row per patch: `slide_id`, `x`, `y` (level-0 pixels), and what is known of it.

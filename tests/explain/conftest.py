@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 from spade_bench.features.bags import write_features
+from spade_bench.registry import encoders
+from spade_bench.types import EncoderCard
 
 DIM, SIDE, ACROSS = 10, 100, 6
 
@@ -63,3 +66,33 @@ def planted(tmp_path: Path) -> Planted:
 def others(tmp_path: Path) -> Planted:
     """Another cohort, which trains nothing."""
     return write_planted(tmp_path / "others", n=12, name="other", seed=1)
+
+
+class HalfEncoder:
+    """Keeps the first half of the base features."""
+
+    dim = DIM // 2
+
+    def __init__(self, card: EncoderCard) -> None:
+        self.card = card
+
+    def encode(self, features: np.ndarray) -> np.ndarray:
+        return np.asarray(features[:, : self.dim])
+
+
+@pytest.fixture
+def half() -> Iterator[str]:
+    """A registered encoder of features called `half`, on top of `mine`."""
+    card = EncoderCard("half", "features", DIM // 2, "Keeps half.", upstream="mine")
+    encoders.names()
+    encoders.add(card, lambda options: HalfEncoder(card))
+    yield card.name
+    del encoders._plugins[card.name]
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A weights folder."""
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "experts.safetensors").write_bytes(b"w")
+    return tmp_path / "weights"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from spade_bench.errors import DataError
-from spade_bench.explain.regionscores import (
-    METRICS,
-    rank_correlation,
-    score_slide,
-    score_slides,
-)
+from spade_bench.explain.regionscores import METRICS, score_slide, score_slides
 from spade_bench.explain.slidemap import SlideMap
 from spade_bench.regions.outlines import Region, SlideRegions
 
@@ -78,6 +71,15 @@ def test_heads_without_attention_are_ranked_by_contribution() -> None:
     assert score.auroc == pytest.approx(roc_auc_score(INSIDE, contribution[:, 1]))
 
 
+def test_contributions_are_scored_beside_attention() -> None:
+    rng = np.random.default_rng(0)
+    contribution = rng.normal(size=(100, 2))
+    score = score_slide(slide_map(~INSIDE, contribution=contribution), square())
+    assert (score.auroc, score.towards) == (0.0, "yes")
+    expected = roc_auc_score(INSIDE, contribution[:, 1])
+    assert score.contribution_auroc == pytest.approx(expected)
+
+
 def test_a_region_without_or_with_every_patch_has_no_auroc() -> None:
     for box, inside in ((shapely.box(0, 0, 10, 10), 0), (shapely.box(0, 0, 1000, 1000), 100)):
         score = score_slide(slide_map(np.ones(100)), SlideRegions("s", (Region(box),)))
@@ -116,6 +118,7 @@ def test_differences_are_paired_over_slides_and_resample_cases() -> None:
     of = {d.metric: d for d in scores.differences("spade", "uni")}
     assert set(of) == set(METRICS)
     table = pd.DataFrame([vars(s) for s in scores.slides])
+    assert of.pop("contribution_auroc").mean == 0.0  # of contributions that are all zero
     for metric, found in of.items():
         wide = table.pivot(index=["case_id", "slide_id"], columns="encoder", values=metric)
         by_case = (wide["spade"] - wide["uni"]).groupby("case_id").mean()
@@ -179,23 +182,5 @@ def test_rows_are_written_with_a_schema(tmp_path: Path) -> None:
     content = json.loads(about.read_text())
     assert content["schema"] == "spade-bench/region-scores/1"
     assert content["without_region"] == ["s12"]
-    assert [d["a"] for d in content["differences"]] == ["spade"] * 3
-    assert len(content["means"]) == 6
-
-
-def test_rank_correlation_is_spearmans_on_shared_patches() -> None:
-    rng = np.random.default_rng(2)
-    first, second = rng.integers(1, 9, size=100), rng.integers(1, 9, size=100)
-    one = slide_map(first)
-    order = rng.permutation(100)[:60]
-    part = slide_map(second, contribution=np.zeros((100, 2)))
-    assert part.attention is not None
-    other = replace(part, coords=GRID[order], attention=part.attention[order],
-                    contribution=np.zeros((60, 2)))  # fmt: skip
-    expected = spearmanr(first[order], second[order]).statistic
-    assert rank_correlation(one, other) == pytest.approx(expected)
-    assert rank_correlation(one, one) == pytest.approx(1.0)
-    assert rank_correlation(one, slide_map(np.ones(100))) is None
-    assert rank_correlation(one, replace(one, side=50)) is None
-    with pytest.raises(DataError, match="of 's' and of 'x'"):
-        rank_correlation(one, slide_map(first, "x"))
+    assert [d["a"] for d in content["differences"]] == ["spade"] * len(METRICS)
+    assert len(content["means"]) == 2 * len(METRICS)
