@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test test-slow lint types docs hooks check benchmarks clean help
+.PHONY: demo test test-slow test-browser lint types docs hooks check benchmarks clean help
 
 help:
 	@echo "make demo        install, run the whole main job on simulated data, print a leaderboard"
 	@echo "make test        install, run the test suite"
 	@echo "make test-slow   the tests that take longer, such as the installed wheel's demo"
+	@echo "make test-browser  the pages in a headless Chromium, where there is one"
 	@echo "make lint types  ruff and mypy"
 	@echo "make docs        the links, flags and examples of the documentation"
 	@echo "make hooks       run ruff and mypy before every commit"
@@ -35,10 +36,13 @@ demo: $(VENV)/.installed
 	$(BIN)/spade-bench demo --out demo
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not browser"
 
 test-slow: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow
+
+test-browser: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m browser tests/browser
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

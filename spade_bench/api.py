@@ -2,12 +2,11 @@
 
 Every verb takes names or objects, `str` or `Path`, a csv or a DataFrame, and leaves the session as
 it was: precision of products, random states and working folder. Errors are the classes of
-`spade_bench.errors`; nothing here ends the process.
+`spade_bench.errors` and speak of keywords; nothing here ends the process.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from spade_bench.errors import UserError
+from spade_bench.keywords import check_keywords, says_keywords
 from spade_bench.surroundings import left_unchanged
 from spade_bench.types import Bag, FeatureEncoder, LoadOptions, PatchEncoder, SlideEncoder
 
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from spade_bench.evaluation import EvaluationSettings
+    from spade_bench.evaluation.inputs import ChosenEncoders
     from spade_bench.evaluation.trainedmodel import TrainedModel
-    from spade_bench.explain.attentionmap import AttentionMap
+    from spade_bench.explain.maplist import Maps
+    from spade_bench.explain.slidemap import SlideMap
     from spade_bench.extraction import EncoderSource, PatchGroup, Summary
     from spade_bench.report.loadedresults import Results
     from spade_bench.workspace import Workspace
@@ -46,12 +48,14 @@ __all__ = [
 ]
 
 
-_KEYWORDS = {"encoders": "encoder", "tasks": "task", "tables": "table"}
+_KEYWORDS = {"encoders": "encoder", "tasks": "task", "tables": "table",
+             "region_names": "region_name"}  # fmt: skip
 """Fields of the settings that have a keyword of another name here."""
 
 _OF_RUNS = ("protocol", "controls", "permutations", "splits", "keep_heads")
 
 
+@says_keywords
 def load_encoder(
     name: str,
     *,
@@ -119,6 +123,7 @@ def extract(
 ) -> Summary: ...
 
 
+@says_keywords
 def extract(
     slides: Source | Sequence[Source] | None = None,
     encoder: str | PatchEncoder | EncoderSource | None = None,
@@ -157,12 +162,7 @@ def extract(
     from spade_bench import config, extraction
     from spade_bench.extraction import inmemory
 
-    given = [source for source in (slides, hest, manifest, patches) if source is not None]
-    if len(given) != 1:
-        raise UserError(
-            f"{len(given)} kinds of input are given",
-            fix="Give one of slides, hest=, manifest= and patches=",
-        )
+    _check_one_input((slides, hest, manifest, patches))
     if encoder is None:
         raise UserError("no encoder is given", fix="Give a name or a loaded patch encoder")
     given_settings = {key: value for key, value in settings.items() if value is not None}
@@ -171,14 +171,13 @@ def extract(
     if not isinstance(source, extraction.EncoderSource):
         source = extraction.EncoderSource(source, load)
     with left_unchanged():
-        if slides is not None:
-            paths = _paths(slides)
-            if out is None:
-                return inmemory.extract_bag(paths, source, chosen)
-            return extraction.extract_slides(paths, source, Path(out), settings=chosen)
+        if slides is not None and out is None:
+            return inmemory.extract_bag(_paths(slides), source, chosen)
         if out is None:
             raise UserError("only a slide can be extracted into memory", fix="Give out=FOLDER")
         folder = Path(out)
+        if slides is not None:
+            return extraction.extract_slides(_paths(slides), source, folder, settings=chosen)
         if patches is not None:
             groups = patches
             if isinstance(groups, (str, os.PathLike)):
@@ -188,11 +187,13 @@ def extract(
         return extraction.extract_hest(samples, source, folder, settings=chosen, trust=trust)
 
 
+@says_keywords
 def encode(
     features: Bag | np.ndarray | AnnData | Source,
     encoder: str | FeatureEncoder | SlideEncoder,
     *,
     out: Source | None = None,
+    with_routing: bool = False,
     **load: Any,
 ) -> Any:
     """Send features through an encoder of features, such as SPADE, or a slide encoder.
@@ -201,6 +202,8 @@ def encode(
         features: A bag, an (n, D) array, an AnnData of one slide, or with `out` a folder.
         encoder: Name of the encoder, or one that is loaded.
         out: Folder to write, for a folder of features.
+        with_routing: Also say to which experts of a mixture each patch was sent: as `routing` of a
+            bag, as columns of an AnnData, in the files of a folder.
         **load: Keywords of `load_encoder`, for an encoder that is given by name.
 
     Returns:
@@ -209,7 +212,8 @@ def encode(
         already, and what failed.
 
     Raises:
-        ConfigError: When the encoder takes images.
+        ConfigError: When the encoder takes images, or has no experts and routing is asked for.
+        UserError: When routing is asked for a bare array, which has no place for it.
         DataError: When the features are of another encoder than the one it takes.
     """
     from spade_bench.extraction import inmemory
@@ -225,17 +229,25 @@ def encode(
         if isinstance(features, (str, os.PathLike)):
             if out is None:
                 raise UserError("a folder of features is encoded into a folder", fix="Give out=")
-            return inmemory.encode_folder(Path(features), loaded, Path(out))
+            return inmemory.encode_folder(
+                Path(features), loaded, Path(out), with_routing=with_routing
+            )
         if out is not None:
             raise UserError("out= belongs to a folder of features", fix="Leave it out")
         if isinstance(features, Bag):
-            return inmemory.encode_bag(features, loaded)
+            return inmemory.encode_bag(features, loaded, with_routing=with_routing)
         if hasattr(features, "obsm"):
-            return inmemory.encode_anndata(features, loaded)
+            return inmemory.encode_anndata(features, loaded, with_routing=with_routing)
+        if with_routing:
+            raise UserError(
+                "an array has no place for routing",
+                fix="Give a Bag: sb.encode(Bag('slide', features), encoder, with_routing=True)",
+            )
         bag = Bag("features", cast("np.ndarray", features))
         return inmemory.encode_bag(bag, loaded).features
 
 
+@says_keywords
 def evaluate(
     encoders: Any,
     task: Any,
@@ -250,7 +262,8 @@ def evaluate(
     """Run encoders on tasks, with their controls, as `spade-bench run` does.
 
     Args:
-        encoders: Names or `LABEL=NAME`, loaded encoders of features, or a list of these.
+        encoders: Names or `LABEL=NAME`, loaded encoders, a list of these, or a mapping of label ->
+            any of these. An encoder that is registered nowhere runs as it is, on `features`.
         task: Name of a task, a `TaskCard`, a card file, `patho-bench:PATH`, or a list of these.
         table: Cohort table: csv or DataFrame; for several tasks a mapping TASK -> table.
         features: Folder, pack, bags or AnnData of the base features; or a mapping of encoder ->
@@ -270,18 +283,23 @@ def evaluate(
         DataError: When tables or features cannot be used.
     """
     from spade_bench import evaluation
+    from spade_bench.evaluation import EvaluationSettings, inputs
     from spade_bench.report.loadedresults import Results
 
     kept = tempfile.TemporaryDirectory(prefix="spade-bench-") if out is None else None
     folder = Path(kept.name if kept is not None else cast("Source", out))
     with left_unchanged():
+        from_file = _workspace(workspace)
+        said = EvaluationSettings.of({"seed": settings.get("seed")}, "keywords")
+        named = inputs.choose_encoders(encoders, said.resolved(from_file).seed)
         chosen = _settings(
-            encoders, task, folder, settings, table=table, features=features, weights=weights
+            named, task, folder, settings, table=table, features=features, weights=weights
         )
-        evaluation.run_settings(chosen, _workspace(workspace))
+        evaluation.run_settings(chosen, from_file, loaded=named.loaded)
     return Results((folder,), keep=kept)
 
 
+@says_keywords
 def fit(
     encoder: Any,
     task: Any,
@@ -313,7 +331,7 @@ def fit(
         UserError: When a name is unknown, or the head cannot be fitted and kept.
         DataError: When the table or the features cannot be used.
     """
-    from spade_bench.evaluation import resolve
+    from spade_bench.evaluation import EvaluationSettings, inputs, resolve
     from spade_bench.evaluation.modelfitting import fit_model
     from spade_bench.evaluation.settingchecks import PROTOCOLS_OF
 
@@ -326,52 +344,106 @@ def fit(
         settings["heads"] = (head,)
     with tempfile.TemporaryDirectory(prefix="spade-bench-") as temporary, left_unchanged():
         folder = Path(temporary)
+        from_file = _workspace(workspace)
+        said = EvaluationSettings.of({"seed": settings.get("seed")}, "keywords")
+        named = inputs.choose_encoders(encoder, said.resolved(from_file).seed)
+        if named.loaded:
+            raise UserError(
+                f"a model cannot name the encoder '{next(iter(named.loaded))}', so it could not "
+                "be loaded to predict: it is not registered, or has a precision or seed of its own",
+                fix="Register it and load it with load_encoder, or fit on its own features",
+            )
         chosen = _settings(
-            encoder, task, folder, settings, table=table, features=features, weights=weights
+            named, task, folder, settings, table=table, features=features, weights=weights
         )
-        return fit_model(resolve(chosen, _workspace(workspace)))
+        return fit_model(resolve(chosen, from_file))
 
 
+@says_keywords
 def explain(
-    model: TrainedModel | Source,
+    model: TrainedModel | Results | Source | Sequence[Source],
     slide: Source | None = None,
     *,
-    features: Bag | AnnData | Source,
+    features: Any = None,
+    slides: Source | None = None,
     slide_id: str | None = None,
-    weights: Source | None = None,
-) -> AttentionMap:
-    """Map the attention of a trained model over one slide.
+    cases: str | Sequence[str] | None = None,
+    encoder: str | None = None,
+    task: str | None = None,
+    head: str | None = None,
+    shots: int | None = None,
+    protocol: str | None = None,
+    against: str | None = None,
+    table: Source | None = None,
+    weights: Any = None,
+    device: str = "auto",
+    trained_too: bool | None = None,
+    inside: Source | None = None,
+) -> SlideMap | Maps:
+    """Map what each patch of a slide did to a prediction: attention and signed contributions.
+
+    Of a run, the map of a case is the mean over the kept heads (`evaluate(..., keep_heads="all")`)
+    in which it was held out.
 
     Args:
-        model: What `fit` returned, or the folder that it was saved to.
-        slide: File of the slide, to draw the map on; its name must be that of the features, unless
-            `slide_id` says whose it is.
-        features: The bag of the slide, an AnnData of its patches, or a folder with its features.
-        slide_id: Name of the slide; None takes the name of its file.
-        weights: Weights of an encoder of features that base features are sent through.
+        model: What `fit` returned, or the folder that it was saved to; or results of a run, as an
+            object or as folders.
+        slide: One slide, by its file; its name must be that of the features, unless `slide_id` says
+            whose it is.
+        features: A folder of features; for a model also bags, or an AnnData of patches; for a run
+            also a mapping of encoder -> folder. None takes the folders that a run had.
+        slides: Folder of slides to draw maps on, for several.
+        slide_id: One slide by its name; None takes the name of the file.
+        cases: Cases, or slides, to map; None maps all, of a run those that were held out.
+        encoder: Which encoder of a run, where there are several; likewise the next four.
+        task: Which task.
+        head: Which head.
+        shots: Which number of shots; None takes the largest.
+        protocol: Which protocol.
+        against: A second encoder of the run to map beside the first.
+        table: Cohort table (csv) of a run, where it is not where the run had it; for a model a csv
+            of `case_id` and `slide_id`, where slides are not cases.
+        weights: Weights of an encoder of features; for a run also a mapping of encoder -> weights.
+        device: Where that encoder runs.
+        trained_too: Map cases that trained the model too, and mark them. None does so for one
+            slide of a model that is named, with a warning.
+        inside: Folder of region files, for a model that was fitted inside regions; of a run None
+            takes those of the run.
 
     Returns:
-        A map with `to_dataframe`, `plot` and `to_geojson`.
+        The map of one slide, with `to_dataframe`, `plot` and `to_geojson`, or several as a list.
 
     Raises:
-        UserError: When the head has no attention, or no slide is named.
-        DataError: When the features are of another identity than the model was fitted on.
+        UserError: When the head cannot say what a patch adds, a case trained the model, several
+            models fit, or no slide is named or there is none.
+        DataError: When features or weights are not those of the model, or a run kept no head.
     """
-    from spade_bench.evaluation.trainedmodel import TrainedModel
-    from spade_bench.explain.attentionmap import attention_map
+    from spade_bench.explain import explaining
+    from spade_bench.explain.keptmodels import Wanted
 
+    question = explaining.Question(
+        wanted=Wanted(encoder, task, head, shots, protocol),
+        against=against,
+        cases=[cases] if isinstance(cases, str) else cases,
+        features=features,
+        slides=None if slides is None else Path(slides),
+        table=None if table is None else Path(table),
+        weights=weights,
+        device=device,
+        trained_too=bool(trained_too),
+        inside=None if inside is None else Path(inside),
+    )
     with left_unchanged():
-        if isinstance(model, (str, os.PathLike)):
-            model = TrainedModel.load(Path(model))
-        return attention_map(
+        return explaining.explain(
             model,
-            _bag_or_path(features),
+            question,
             slide=None if slide is None else Path(slide),
             slide_id=slide_id,
-            weights=None if weights is None else Path(weights),
+            marked=trained_too is None,
         )
 
 
+@says_keywords
 def pretrain(
     *,
     out: Source,
@@ -408,19 +480,7 @@ def pretrain(
     from spade_bench.encoders.spade.pretraining import pipeline
     from spade_bench.encoders.spade.pretraining.pretrainrequest import resolve_request
 
-    known = {
-        name
-        for function in (pipeline.pretrain, resolve_request)
-        for name, parameter in inspect.signature(function).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
-    unknown = sorted(set(more) - known)
-    if unknown:
-        raise UserError(
-            f"there is no keyword {unknown[0]}=",
-            fix=f"Give a setting as settings={{'training.{unknown[0]}': ...}}, or use one of "
-            f"{', '.join(sorted(known))}",
-        )
+    check_keywords(more, pipeline.pretrain, resolve_request)
     with left_unchanged():
         folder = pipeline.pretrain(
             out=Path(out),
@@ -440,6 +500,7 @@ def pretrain(
     return loaded
 
 
+@says_keywords
 def load_results(folders: Source | Sequence[Source]) -> Results:
     """Open the results that `run` or `evaluate` stored.
 
@@ -454,6 +515,7 @@ def load_results(folders: Source | Sequence[Source]) -> Results:
     return Results(_paths(folders))
 
 
+@says_keywords
 def read_features(
     folder: Source, *, encoder: str | None = None, slides: Sequence[str] | None = None
 ) -> AnnData:
@@ -463,6 +525,7 @@ def read_features(
     return annotated.read_features(Path(folder), encoder=encoder, slides=slides)
 
 
+@says_keywords
 def read_spots(
     path: Source,
     *,
@@ -477,7 +540,7 @@ def read_spots(
 
 
 def _settings(
-    encoders: Any,
+    encoders: ChosenEncoders,
     task: Any,
     folder: Path,
     settings: dict[str, Any],
@@ -493,19 +556,19 @@ def _settings(
     for name, keyword in _KEYWORDS.items():
         if name in settings:
             raise UserError(f"there is no keyword {name}=", fix=f"Write {keyword}=")
-    chosen = inputs.choose_encoders(encoders)
-    if "test_table" in settings:
-        settings["test_tables"] = settings.pop("test_table")
+    for keyword, name in {"test_table": "test_tables", "region_name": "region_names"}.items():
+        if keyword in settings:
+            settings[name] = settings.pop(keyword)
     values = {
         **settings,
         "test_tables": inputs.tables(settings.get("test_tables"), folder),
         "test_features": inputs.feature_folders(settings.get("test_features"), folder),
-        "encoders": chosen.names,
+        "encoders": encoders.names,
         "tasks": tuple(inputs.task_name(one, folder) for one in inputs.listed(task)),
         "tables": inputs.tables(table, folder),
         "features": inputs.feature_folders(features, folder),
-        "weights": {**chosen.weights, **inputs.by_name(weights)},
-        "set": config.merge(chosen.options, settings.get("set") or {}),
+        "weights": {**encoders.weights, **inputs.by_name(weights)},
+        "set": config.merge(encoders.options, settings.get("set") or {}),
         "out": folder,
     }
     return EvaluationSettings.of(values, "keywords")
@@ -525,10 +588,13 @@ def _paths(paths: Source | Sequence[Source]) -> list[Path]:
     return [Path(path) for path in listed]
 
 
-def _bag_or_path(features: Any) -> Bag | Path:
-    if isinstance(features, Bag):
-        return features
-    return Bag.from_anndata(features) if hasattr(features, "obsm") else Path(features)
+def _check_one_input(inputs: Sequence[Any]) -> None:
+    given = sum(source is not None for source in inputs)
+    if given != 1:
+        raise UserError(
+            f"{given} kinds of input are given",
+            fix="Give one of slides, hest=, manifest= and patches=",
+        )
 
 
 def _samples(hest: Source | None, manifest: Source | None) -> Any:

@@ -8,7 +8,7 @@ import re
 import struct
 import unicodedata
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 __all__ = [
     "BROKEN_FILE",
@@ -87,10 +87,18 @@ class UserError(SpadeBenchError):
         self.what = _one_line(what)
         self.where = _one_line(where)
         self.fix = _one_line(fix)
+        super().__init__(self._message())
+
+    def rephrase(self, change: Callable[[str], str]) -> None:
+        """Say it in other words: ``change`` takes and returns each part of the message."""
+        self.what, self.where, self.fix = map(change, (self.what, self.where, self.fix))
+        self.args = (self._message(),)
+
+    def _message(self) -> str:
         parts = [f"{self.where}: {self.what}" if self.where else _capitalised(self.what)]
         if self.fix:
             parts.append(_capitalised(self.fix))
-        super().__init__(" ".join(_stopped(part) for part in parts))
+        return " ".join(_stopped(part) for part in parts)
 
     def at(self, where: str) -> str:
         """The message with a place; the error's own place wins where it has one."""

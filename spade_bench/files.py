@@ -40,7 +40,9 @@ __all__ = [
     "remember",
     "remembered",
     "remove_leftovers",
+    "replace_folder",
     "sync",
+    "temporary_beside",
     "write_json",
     "write_sealed",
     "write_text",
@@ -114,14 +116,31 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterat
 @contextlib.contextmanager
 def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; it takes the place of ``path`` on success."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(target.parent)
-    temporary = _temporary(target, target.name, "tmp", "")
-    retired = _temporary(target, target.name, "old", "")
+    temporary = temporary_beside(path)
     temporary.mkdir()
     try:
         yield temporary
+        replace_folder(path, temporary)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def temporary_beside(path: str | os.PathLike[str]) -> Path:
+    """Return a new name beside ``path``, for a folder that :func:`replace_folder` moves there.
+
+    What a killed process leaves under such a name is removed by the next one that writes there.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target.parent)
+    return _temporary(target, target.name, "tmp", "")
+
+
+def replace_folder(path: str | os.PathLike[str], temporary: Path) -> None:
+    """Move a folder, once its files have reached the disk, to ``path``; an older one goes."""
+    target = Path(path)
+    retired = _temporary(target, target.name, "old", "")
+    try:
         for file in temporary.rglob("*"):
             if file.is_file():
                 sync(file)
@@ -135,7 +154,6 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise
         sync(target.parent)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(retired, ignore_errors=True)
 
 

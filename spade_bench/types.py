@@ -29,9 +29,61 @@ __all__ = [
     "Needs",
     "Normalisation",
     "PatchEncoder",
+    "Routing",
     "SlideEncoder",
     "TaskCard",
 ]
+
+
+@dataclass(frozen=True)
+class Routing:
+    """How the patches of a slide were sent to the experts of a mixture.
+
+    Attributes:
+        expert: The nearest expert of each patch, (n,) integers in 0..n_experts-1.
+        distance: How far the patch lies from that expert, in the space of the base features, (n,).
+        weights: Weights of the experts. All of them in order, (n, n_experts), where ``kept`` is
+            None; else the largest, largest first, (n, m).
+        entropy: Entropy of all the weights of a patch in nats, (n,): 0 for one expert alone.
+        n_experts: Number of experts K.
+        kept: Which experts ``weights`` speaks of, (n, m); None for all.
+        mode: How patches are routed, such as `soft`.
+    """
+
+    expert: np.ndarray
+    distance: np.ndarray
+    weights: np.ndarray
+    entropy: np.ndarray
+    n_experts: int
+    kept: np.ndarray | None = None
+    mode: str = ""
+
+    def weight_of(self, expert: int) -> np.ndarray:
+        """Return an expert's weight for each patch, (n,) float32; 0 where it was not kept."""
+        import numpy as np
+
+        weights = np.asarray(self.weights, dtype=np.float32)  # (n, m)
+        if self.kept is None:
+            column: np.ndarray = weights[:, expert]
+            return column
+        total: np.ndarray = np.where(self.kept == expert, weights, 0).sum(axis=1)  # (n,)
+        return total
+
+    def shares(self) -> np.ndarray:
+        """Return the share of the patches that is nearest to each expert, (n_experts,)."""
+        import numpy as np
+
+        counts = np.bincount(np.asarray(self.expert, dtype=np.int64), minlength=self.n_experts)
+        shares: np.ndarray = counts / max(1, len(self.expert))
+        return shares
+
+    def mean_weights(self) -> np.ndarray:
+        """Return the mean weight of each expert over the patches, (n_experts,)."""
+        import numpy as np
+
+        if not len(self.expert):
+            return np.zeros(self.n_experts)
+        return np.array([float(self.weight_of(e).mean()) for e in range(self.n_experts)])
 
 
 @dataclass(frozen=True)
@@ -48,6 +100,10 @@ class Bag:
         barcodes: Spot barcodes, n of them, for spatial transcriptomics samples.
         identity: What made the features, as `spade_bench.features.identity` writes it (JSON); None
             when the file does not say.
+        offset: Level-0 pixel (x, y) where what was scanned begins, which QuPath calls (0, 0).
+        size: Level-0 width and height of the slide, or None when the file does not say.
+        routing: How the patches were sent to the experts of a mixture; None where it was not asked
+            for.
     """
 
     slide_id: str
@@ -58,6 +114,9 @@ class Bag:
     encoder: str | None = None
     barcodes: tuple[str, ...] | None = None
     identity: str | None = None
+    offset: tuple[int, int] = (0, 0)
+    size: tuple[int, int] | None = None
+    routing: Routing | None = None
 
     @classmethod
     def from_anndata(cls, data: AnnData, slide_id: str | None = None) -> Bag:
@@ -110,6 +169,7 @@ class Bag:
         """Return the bag as an AnnData: `X` (n, dim), `obs` a row per patch, `obsm['spatial']`.
 
         `obsm['spatial']` holds the top-left corner of each patch in level-0 pixels, as (x, y).
+        Of a bag with routing, `obs` has `expert`, `expert_distance` and `routing_entropy`.
         """
         import anndata
         import numpy as np
@@ -120,6 +180,10 @@ class Bag:
         obs["slide_id"] = pd.Categorical([self.slide_id] * n, categories=[self.slide_id])
         if self.barcodes is not None:
             obs["barcode"] = list(self.barcodes)
+        if self.routing is not None:
+            obs["expert"] = pd.Categorical(np.asarray(self.routing.expert).astype(str))
+            obs["expert_distance"] = np.asarray(self.routing.distance, dtype=np.float32)
+            obs["routing_entropy"] = np.asarray(self.routing.entropy, dtype=np.float32)
         known = {
             "encoder": self.encoder,
             "identity": self.identity,

@@ -14,10 +14,12 @@ from spade_bench.device import resolve_device, setup_numerics
 from spade_bench.encoders.spade.routing import ROUTINGS
 from spade_bench.encoders.spade.spadecard import CARD
 from spade_bench.errors import ConfigError, DataError, WeightsError
+from spade_bench.features.routinggroup import routing_of
 from spade_bench.registry import suggest
-from spade_bench.types import Control, EncoderCard, LoadOptions
+from spade_bench.types import Control, EncoderCard, LoadOptions, Routing
 
 if TYPE_CHECKING:
+    from spade_bench.encoders.spade.genepredictor import GenePredictor
     from spade_bench.encoders.spade.model import SpadeModel
 
 __all__ = ["SpadeEncoder"]
@@ -165,6 +167,69 @@ class SpadeEncoder:
         Raises:
             DataError: When the width is not that of the base encoder.
         """
+        self._check_width(features)
+        out = np.empty((features.shape[0], self.dim), dtype=np.float32)
+        for start in range(0, len(out), self.batch):
+            block = np.asarray(features[start : start + self.batch], dtype=np.float32)  # (b, D)
+            out[start : start + self.batch] = self.model.encode(block, self.routing, self.tau)
+        return out
+
+    def route(self, features: Any) -> Routing:
+        """Say to which experts base features are sent.
+
+        Args:
+            features: (n, D) features of the base encoder, float16 or float32.
+
+        Returns:
+            The nearest expert, which is that of the nearest centroid whatever the routing, and the
+            weights as they are used; with `concat` every expert counts alike.
+
+        Raises:
+            DataError: When the width is not that of the base encoder.
+        """
+        self._check_width(features)
+        blocks = [
+            np.asarray(features[start : start + self.batch], dtype=np.float32)
+            for start in range(0, len(features), self.batch)
+        ] or [np.empty((0, self.model.in_dim), dtype=np.float32)]
+        # Of concat no weights are used at all; alike is what it does.
+        used = "mean" if self.routing == "concat" else self.routing
+        weights = [self.model.route(block, used, self.tau) for block in blocks]  # (b, K) each
+        nearest = [self.model.nearest(block) for block in blocks]
+        expert, distance = (np.concatenate(parts) for parts in zip(*nearest, strict=True))
+        return routing_of(np.concatenate(weights), expert, distance, mode=self.routing)
+
+    def gene_predictor(self, spots: Path | None = None, *, seed: int = 0) -> GenePredictor:
+        """Return what predicts the expression of genes from base features.
+
+        Args:
+            spots: The training spots: the folder that pretraining wrote or its `spots.h5ad`, or a
+                HEST folder with the training sections. None takes those beside the weights.
+            seed: Seed of the draw where there are very many spots.
+
+        Raises:
+            UserError: When the model has no gene heads.
+            DataError: When its training spots are not at hand.
+        """
+        from spade_bench.encoders.spade.genepredictor import GenePredictor, training_spots
+
+        if spots is None:
+            spots = self._own_spots()
+        return GenePredictor(self.model, *training_spots(self.model, Path(spots)), seed=seed)
+
+    def _own_spots(self) -> Path:
+        """The folder of the weights, or that of the model whose control it is."""
+        options = self._loaded_by
+        if options is None or options.weights is None:
+            raise DataError(
+                "the training spots of this model are not at hand",
+                fix="Name the folder that pretraining wrote, or the HEST folder it was given",
+            )
+        folder = Path(options.weights)
+        control = folder.parent.name == "controls" and not (folder / "spots.h5ad").is_file()
+        return folder.parent.parent if control else folder
+
+    def _check_width(self, features: Any) -> None:
         width = features.shape[1] if getattr(features, "ndim", 0) == 2 else None
         if width != self.model.in_dim:
             raise DataError(
@@ -172,11 +237,6 @@ class SpadeEncoder:
                 f"{self.model.in_dim}",
                 fix=f"Give (n, {self.model.in_dim}) features of '{self.model.base_encoder}'",
             )
-        out = np.empty((features.shape[0], self.dim), dtype=np.float32)
-        for start in range(0, len(out), self.batch):
-            block = np.asarray(features[start : start + self.batch], dtype=np.float32)  # (b, D)
-            out[start : start + self.batch] = self.model.encode(block, self.routing, self.tau)
-        return out
 
 
 def _precision(name: str | None) -> Literal["fp32", "bf16"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 from spade_bench import console
 from spade_bench.errors import DataError
 
-__all__ = ["GenePanel"]
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+    from spade_bench.spatial.expression import Expression
+
+__all__ = ["GenePanel", "panel_matrix"]
 
 
 class GenePanel:
@@ -89,6 +94,40 @@ class GenePanel:
         ones = np.ones(len(target), dtype=np.float32)
         chooser = sparse.csr_matrix((ones, (source, target)), shape=(x.shape[1], len(self)))
         return sparse.csr_matrix(x) @ chooser
+
+
+def panel_matrix(data: Expression, panel: Sequence[str], expression: str) -> sp.csr_matrix:
+    """Return a section's expression over the panel as a model is trained on it.
+
+    Args:
+        data: The section as read.
+        panel: G gene names.
+        expression: `lognorm` or `raw`.
+
+    Returns:
+        (spots, G) CSR float32.
+
+    Raises:
+        DataError: When the section lacks a gene of the panel, or its values are scaled.
+    """
+    import scipy.sparse as sp
+
+    from spade_bench.spatial.scales import lognorm
+
+    place = {gene: i for i, gene in enumerate(data.genes.tolist())}
+    missing = [gene for gene in panel if gene not in place]
+    if missing:
+        raise DataError(f"{len(missing)} panel genes are missing, such as {missing[0]}")
+    if expression == "lognorm":
+        values = lognorm(data.values, data.kind)  # over ALL measured genes, then the panel
+    else:
+        values = data.values.copy()
+        if data.kind == "log-counts":
+            values.data = np.rint(np.expm1(values.data))
+    matrix = values[:, [place[gene] for gene in panel]]  # (spots, G)
+    matrix.eliminate_zeros()
+    matrix.sort_indices()
+    return sp.csr_matrix(matrix, dtype=np.float32)
 
 
 def _refuse_duplicates(genes: tuple[str, ...], where: str) -> None:

@@ -159,6 +159,25 @@ class SpadeModel:
         return self._blockwise(features, lambda x: self._weights(x, routing, tau), self.n_experts)
 
     @torch.no_grad()
+    def nearest(self, features: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the expert of the nearest centroid of each patch, and how far that lies.
+
+        Args:
+            features: Base features (n, D).
+
+        Returns:
+            Experts (n,) int64 and Euclidean distances (n,) float32 in the space of the features.
+
+        Raises:
+            DataError: When the width is not D or a feature is not finite.
+        """
+        found = self._blockwise(
+            features, lambda x: routes.nearest_centroid(x, self._centroids), 2
+        )  # (n, 2)
+        found = _tensor(found).cpu().numpy()
+        return self.experts.centroid_expert[found[:, 0].astype(np.int64)], found[:, 1]
+
+    @torch.no_grad()
     def encode(
         self,
         features: Any,

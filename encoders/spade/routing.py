@@ -19,7 +19,8 @@ from torch.nn import functional
 from spade_bench.encoders.spade.numerics import exact_float32
 from spade_bench.errors import ConfigError
 
-__all__ = ["NEGLIGIBLE", "ROUTINGS", "expert_weights", "mix_all", "mix_experts", "mix_sparse"]
+__all__ = ["NEGLIGIBLE", "ROUTINGS", "expert_weights", "mix_all", "mix_experts", "mix_sparse",
+           "nearest_centroid"]  # fmt: skip
 
 ROUTINGS = ("soft", "hard", "mean", "random", "concat")
 NEGLIGIBLE = 1e-6
@@ -74,6 +75,21 @@ def expert_weights(
     share = torch.softmax(distances / -tau, dim=1)  # (n, C)
     weights = torch.zeros(n, n_experts, device=features.device)  # (n, K)
     return weights.index_add_(1, centroid_expert, share)
+
+
+def nearest_centroid(features: Tensor, centroids: Tensor) -> Tensor:
+    """Return the nearest step-1 centroid of each patch and its Euclidean distance.
+
+    Args:
+        features: Base features (n, D).
+        centroids: Step-1 centroids (C, D) float32.
+
+    Returns:
+        (n, 2) float32: row of the centroid, which float32 holds exactly, and distance.
+    """
+    with exact_float32(features.device):
+        distance, row = _distances(features.float(), centroids).min(dim=1)  # (n,) each
+    return torch.stack([row.float(), distance], dim=1)  # (n, 2)
 
 
 def mix_experts(features: Tensor, weights: Tensor, head: Head, dim: int) -> Tensor:

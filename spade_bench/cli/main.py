@@ -32,6 +32,7 @@ _COMMANDS = {
     "run": ("run", "run"),
     "fit": ("fit", "fit"),
     "predict": ("predict", "predict"),
+    "explain": ("explain", "explain"),
     "report": ("report", "report"),
     "compare": ("report", "compare"),
     "cite": ("cite", "cite"),
@@ -91,8 +92,11 @@ def main(argv: list[str] | None = None) -> NoReturn:
             stream.reconfigure(errors="backslashreplace")
     arguments = _globals_first(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    from spade_bench.keywords import command_line
+
     try:
-        code = app(arguments or ["--help"], standalone_mode=False)
+        with command_line():
+            code = app(arguments or ["--help"], standalone_mode=False)
         if code == 130:  # newer Typer turns Ctrl-C into an exit code instead of raising
             raise KeyboardInterrupt
     except (KeyboardInterrupt, typer.Abort):

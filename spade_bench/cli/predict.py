@@ -40,6 +40,10 @@ def predict(
     assume_mpp: Annotated[
         float | None, typer.Option(help="Resolution, µm/px, of slides that do not say it.")
     ] = None,
+    regions: Annotated[
+        Path | None,
+        typer.Option(help="Folder with SLIDE.geojson, for a model that was fitted with --regions."),
+    ] = None,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
@@ -70,7 +74,11 @@ def predict(
         device=device, assume_mpp=assume_mpp, trust=trust_remote_code,
     ) as folder:  # fmt: skip
         frame = trained.predict(
-            folder, cases=cases, weights=weights if chained else None, device=device
+            folder,
+            cases=cases,
+            weights=weights if chained else None,
+            device=device,
+            regions=regions,
         )
     with atomic_path(out) as temporary:
         frame.to_csv(temporary, index=False)
@@ -111,8 +119,8 @@ def _features_of(
     if slides is None:  # pragma: no cover - the caller checked
         raise AssertionError
     name = model.info.features.encoder or model.info.encoder
-    own = {} if model.info.features.through else dict(model.info.options)
-    options = {**own, "trust_remote_code": True} if trust else own
+    fitted_with = {} if model.info.features.through else dict(model.info.options)
+    options = {**fitted_with, "trust_remote_code": True} if trust else fitted_with
     source = EncoderSource(name, LoadOptions(weights=weights, device=device, options=options))
     with contextlib.ExitStack() as stack:
         folder = features_out

@@ -70,12 +70,25 @@ def report(
         bool, typer.Option("--plots/--no-plots", help="Draw pictures into FOLDER/plots.")
     ] = True,
     figures: FiguresOption = "png",
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the whole report as one page, such as report.html, that any browser "
+            "opens without a network."
+        ),
+    ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that `explain` wrote: the page links its worst-predicted cases to them."
+        ),
+    ] = None,
 ) -> None:
     """Print the leaderboard: means with 95% intervals, controls beside them.
 
     Example: spade-bench report runs/ --latex --out table.tex --figures pdf
     """
-    from spade_bench import api
+    from spade_bench import api, console
     from spade_bench.errors import UserError
     from spade_bench.report import leaderboard, overall, risk_splits
     from spade_bench.report import risk_split as logrank
@@ -86,6 +99,8 @@ def report(
     form = _form(as_json, as_csv, as_markdown, as_latex, out)
     if long and form in {"", "json"}:
         raise UserError("--long is for --csv, --markdown and --latex")
+    if maps is not None and html is None:
+        raise UserError("--maps is for the page", fix="Give --html FILE too")
     results = api.load_results(folders_of(folders))
     series, resampler = results.series, results.resampler
     wanted = metric or ("all" if long or form == "json" else "primary")
@@ -104,6 +119,9 @@ def report(
     _absent(results)
     if plots:
         _plot(results, formats)
+    if html is not None:
+        results.to_html(html, maps=maps)
+        console.say(f"the report as a page: {html}")
     _left_out(results)
 
 

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spade_bench.cli.options import DeviceOption, TrustOption, parse_named_paths, parse_shard
+from spade_bench.cli.options import (
+    AllowMissingOption,
+    AsIsOption,
+    DeviceOption,
+    PositiveOption,
+    SetOption,
+    TrustOption,
+    parse_named_paths,
+    parse_shard,
+)
+from spade_bench.cli.regionoptions import RegionNameOption, RegionShareOption, RegionsOption
 from spade_bench.cli.tableoptions import (
     CaseColumn,
     DaysColumn,
@@ -90,6 +100,9 @@ def run(
         list[str] | None,
         typer.Option(help="Its features folder, or ENCODER=DIR, where it has one of its own."),
     ] = None,
+    regions: RegionsOption = None,
+    region_name: RegionNameOption = None,
+    region_share: RegionShareOption = None,
     case_column: CaseColumn = None,
     slide_column: SlideColumn = None,
     label_column: LabelColumn = None,
@@ -110,21 +123,13 @@ def run(
             "Default: 5 where a fit is cheap, else 1.",
         ),
     ] = None,
-    allow_missing: Annotated[
-        bool | None,
-        typer.Option("--allow-missing", help="Leave out slides and labels that are missing."),
-    ] = None,
+    allow_missing: AllowMissingOption = False,
     allow_leaky_splits: Annotated[
         bool | None,
         typer.Option("--allow-leaky-splits", help="Accept splits that leak, and flag every row."),
     ] = None,
-    positive: Annotated[
-        str | None, typer.Option(help="The positive one of a task's two classes.")
-    ] = None,
-    as_is: Annotated[
-        bool | None,
-        typer.Option("--as-is", help="Take files that name another encoder; flag every row."),
-    ] = None,
+    positive: PositiveOption = None,
+    as_is: AsIsOption = False,
     pretrained_on: Annotated[
         list[str] | None,
         typer.Option(
@@ -141,8 +146,9 @@ def run(
     keep_heads: Annotated[
         str | None,
         typer.Option(
-            help="Whose fitted heads to keep for `explain`: none, folds (of cv) or all. "
-            "Default: folds."
+            help="Whose fitted heads to keep for `explain`: none, folds (of cv) or all. Where it "
+            "is given, finished cells whose head is missing or damaged are trained again for it. "
+            "Default: folds, of the cells that run."
         ),
     ] = None,
     trust_remote_code: TrustOption = False,
@@ -159,10 +165,7 @@ def run(
             "most a quarter of the free disk), off."
         ),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Setting of a head or encoder: logistic.C=0.5. Repeatable."),
-    ] = None,
+    set_: SetOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for results. Default: the workspace's.")
     ] = None,
@@ -185,6 +188,7 @@ _NO_SETTINGS = ("config", "shard", "dry_run")
 _FIELDS = {
     "encoder": "encoders",
     "task": "tasks",
+    "region_name": "region_names",
     "head": "heads",
     "table": "tables",
     "test_table": "test_tables",
@@ -204,7 +208,8 @@ def _settings(flags: dict[str, Any]) -> EvaluationSettings:
         flags[name] = _paths(flags[name], f"--{name.replace('_', '-')}")
     flags["shots"] = _shots(flags["shots"])
     flags["set_"] = parse_set(flags["set_"] or [])
-    flags["trust_remote_code"] = flags["trust_remote_code"] or None  # there is no flag that denies
+    for name in ("trust_remote_code", "allow_missing", "as_is"):  # there is no flag that denies
+        flags[name] = flags[name] or None
     fields = {_FIELDS.get(name, name): value for name, value in flags.items()}
     return EvaluationSettings.of(fields, "flags")
 
@@ -243,6 +248,8 @@ def _finish(request: EvaluationRequest, summary: RunSummary) -> None:
             f"{summary.done} cells done, {summary.skipped} finished before, {summary.failed} "
             f"failed; see them with `spade-bench report {request.out}`"
         )
+    if summary.keeper is not None:
+        summary.keeper.check()
     if summary.failed or summary.first_error:
         # Why was said when it happened.
         if request.dry_run:

@@ -203,8 +203,8 @@ def _fitted(probe: Probe) -> Iterator[Finding]:
     job, bags = probe.job(), probe.bags()
     (scores,) = probe.scores(bags, [job])
     (fitted,) = fit(probe.head, bags, [job], probe.n_outputs, name=probe.name)
-    own = fitted.predict(bags, job.test.tolist())
-    off = float(abs(own - scores).max()) if own.shape == scores.shape else float("inf")
+    scored = fitted.predict(bags, job.test.tolist())
+    off = float(abs(scored - scores).max()) if scored.shape == scores.shape else float("inf")
     yield _finding("fitted object predicts what `run` scores", off <= 1e-5, _apart(off))
     try:
         weights = fitted.attention(probe.features[0])
@@ -212,6 +212,7 @@ def _fitted(probe: Probe) -> Iterator[Finding]:
         yield _finding("attention", bool(good), f"{weights.shape}, sums to {weights.sum():.6g}")
     except UserError:
         yield Finding("attention", "pass", "none, and it says so")
+    yield from _contributions(probe, fitted, job)
     with tempfile.TemporaryDirectory() as folder:
         try:
             fitted.save(Path(folder) / "head")
@@ -221,6 +222,27 @@ def _fitted(probe: Probe) -> Iterator[Finding]:
         again = FittedHead.load(Path(folder) / "head")
         same = np.array_equal(again.predict(bags), fitted.predict(bags))
     yield _finding("save and load", same, "predicts the same bits" if same else "differs")
+
+
+def _contributions(probe: Probe, fitted: FittedHead, job: Fit) -> Iterator[Finding]:
+    """What patches add must make up the prediction, and belong to the patches."""
+    case = int(job.test[0])
+    bag = probe.features[case]
+    try:
+        parts = fitted.contributions(bag)
+    except UserError as error:
+        yield Finding("contributions", "pass", f"none, and it says so ({error.what})")
+        return
+    wanted = len(bag), probe.n_outputs
+    if parts.values.shape != wanted:
+        yield Finding("contributions", "fail", f"shape {parts.values.shape}, not {wanted}")
+        return
+    off = float(abs(parts.prediction() - fitted.predict(probe.bags(), [case])[0]).max())
+    detail = f"{parts.method}; add up to the prediction within {off:.1g}"
+    yield _finding("contributions", off <= 1e-5, detail)
+    off = float(abs(fitted.contributions(bag[::-1].copy()).values[::-1] - parts.values).max())
+    good = off <= 1e-5
+    yield _finding("contributions: follow their patches", good, f"differ by {off:.1g} at most")
 
 
 def _finding(check: str, good: bool, detail: str) -> Finding:

@@ -28,7 +28,7 @@ def run_settings(
     Args:
         settings: What flags, a YAML file or keywords say.
         workspace: Fills in what they leave out.
-        **rest: Fields of the request that are no settings: ``shard`` and ``dry_run``.
+        **rest: What is no setting: ``shard``, ``dry_run`` and ``loaded``; see `resolve`.
 
     Raises:
         UserError: When something is missing or unknown, options do not fit together, or the only

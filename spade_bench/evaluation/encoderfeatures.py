@@ -16,10 +16,11 @@ from spade_bench.errors import DataError
 from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
 from spade_bench.evaluation.settings import path_of
 from spade_bench.extraction.outputs import checked_encode
-from spade_bench.features.bags import FeatureFolders, bag_encoder, same_encoder
+from spade_bench.features.bags import FeatureFolders, bag_encoder, read_bag, same_encoder
+from spade_bench.features.casebags import CaseBags
 from spade_bench.features.identity import Identity, identity_of, with_base
 from spade_bench.features.slideids import LOOSE_IDS, match_files
-from spade_bench.files import hash_file, hash_obj
+from spade_bench.files import hash_array, hash_file, hash_obj
 from spade_bench.registry import encoders, suggest, tasks
 from spade_bench.types import EncoderCard, FeatureEncoder, LoadOptions, SlideEncoder, TaskCard
 
@@ -30,20 +31,25 @@ if TYPE_CHECKING:
     Encode = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 
 __all__ = [
+    "MISMATCH",
     "MIXED",
     "EncoderFeatures",
     "check_declared",
     "find_features",
     "load_feature_encoder",
     "matched",
+    "source_bags",
     "weights_hash",
     "with_test_files",
 ]
 
 
-_MISMATCH = "encoder-mismatch:"
+MISMATCH = "encoder-mismatch:"
+"""What the flag of rows begins with whose feature files name another encoder."""
 MIXED = "mixed-identities"
 """Flag of rows whose feature files were made in different ways."""
+
+_PROBED = 256  # patches of one slide by which an encoder without a name is told from others
 
 
 @dataclass(frozen=True)
@@ -99,12 +105,12 @@ def _located(
     request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard, folders: FeatureFolders
 ) -> EncoderFeatures:
     """Locate the features of an encoder for a task."""
-    card = encoders.get(encoder.name).card if encoder.name in encoders else None
+    card = _card_of(encoder)
     if card is None:
         return _precomputed(request, encoder, task, folders)
     if card.level == "slide":
         return _slide_level(request, encoder, task, card, folders)
-    if card.input == "features" and encoder.weights is not None:
+    if card.input == "features" and (encoder.weights, encoder.loaded) != (None, None):
         return _chained(request, encoder, task, folders)
     folder = _folder(request, task, encoder.label, encoder.name)
     try:
@@ -126,6 +132,14 @@ def _located(
     return EncoderFeatures(
         encoder.label, files, encoder, seen=provenance(card), dim=card.dim, made_by=made_by
     )
+
+
+def _card_of(encoder: EncoderRequest) -> EncoderCard | None:
+    """The card of an encoder; None where there is none."""
+    if encoder.loaded is not None:
+        card: EncoderCard = encoder.loaded.card
+        return card
+    return encoders.get(encoder.name).card if encoder.name in encoders else None
 
 
 def with_test_files(
@@ -168,12 +182,11 @@ def matched(
     return matching, (LOOSE_IDS,) if matching.keys() != files.keys() else ()
 
 
-def load_feature_encoder(encoder: EncoderRequest, device: str, seed: int) -> FeatureEncoder:
-    """Load a feature encoder through the registry."""
-    loaded: FeatureEncoder = encoders.get(encoder.name).load(
+def load_feature_encoder(encoder: EncoderRequest, device: str, seed: int) -> Any:
+    """Load an encoder of features, of patches or of slides, through the registry."""
+    return encoders.get(encoder.name).load(
         LoadOptions(weights=encoder.weights, device=device, seed=seed, options=encoder.options)
     )
-    return loaded
 
 
 def weights_hash(path: Path) -> str:
@@ -181,8 +194,8 @@ def weights_hash(path: Path) -> str:
     if path.is_file():
         return hash_file(path)
     kinds = {".safetensors", ".pt", ".pth", ".bin", ".npy"}
-    found = sorted(p for p in path.iterdir() if p.is_file() and p.suffix in kinds)
-    return hash_obj([[p.name, hash_file(p)] for p in found])
+    files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix in kinds)
+    return hash_obj([[p.name, hash_file(p)] for p in files])
 
 
 def _beyond_weights(card: EncoderCard, made_by: Identity) -> dict[str, Any]:
@@ -191,13 +204,13 @@ def _beyond_weights(card: EncoderCard, made_by: Identity) -> dict[str, Any]:
     It is part of a run's id, so nothing is named for an encoder of this package with weights of a
     path, or those that its card pins: the ids of older runs stay.
     """
-    found: dict[str, Any] = {"code": made_by.code} if made_by.code else {}
+    parts: dict[str, Any] = {"code": made_by.code} if made_by.code else {}
     commit = made_by.source.rpartition("@")[2]
     if made_by.source.startswith("hub ") and commit != card.revision:
-        found["source"] = made_by.source
+        parts["source"] = made_by.source
     if (card.remote_code or made_by.code) and made_by.weights:
-        found["files"] = hash_obj(made_by.weights)
-    return found
+        parts["files"] = hash_obj(made_by.weights)
+    return parts
 
 
 def _precomputed(
@@ -242,8 +255,9 @@ def check_declared(request: EvaluationRequest) -> None:
     names = {name for e in request.encoders for name in (e.label, e.name)}
     for entry in request.settings.pretrained_on:
         name, equals, _ = entry.rpartition("=")
-        outside = [e for e in request.encoders if e.name not in encoders]
-        if equals and name in encoders:
+        outside = [e for e in request.encoders if _card_of(e) is None]
+        loaded = [e for e in request.encoders if e.loaded is not None]
+        if equals and (name in encoders or any(name in (e.label, e.name) for e in loaded)):
             raise DataError(
                 f"the card of '{name}' says what it saw",
                 where="--pretrained-on",
@@ -311,7 +325,7 @@ def _check_identities(
                 where=str(path),
                 fix="Extract it again, or take it, flagged, with --as-is",
             )
-        flags.append(f"{_MISMATCH}{identity.encoder}")
+        flags.append(f"{MISMATCH}{identity.encoder}")
     return tuple(flags)
 
 
@@ -344,7 +358,7 @@ def _files(
         made_by = bag_encoder(next(iter(files.values())))
         if request.settings.as_is:
             say(f"{encoder.name}: the files name the encoder {made_by}; taken as they are")
-            return files, (f"{_MISMATCH}{made_by}",)
+            return files, (f"{MISMATCH}{made_by}",)
         if wanted != encoder.name:
             raise DataError(
                 f"'{encoder.name}' takes features of '{wanted}', but the files name '{made_by}'",
@@ -360,7 +374,7 @@ def _files(
 
 def _said_by(flags: tuple[str, ...]) -> Provenance:
     """What the encoder that the files name has seen, where they were taken as they are."""
-    names = [flag.removeprefix(_MISMATCH) for flag in flags]
+    names = [flag.removeprefix(MISMATCH) for flag in flags]
     known = [encoders.get(name).card for name in names if name in encoders]
     return provenance(known[0]) if known else UNKNOWN
 
@@ -378,22 +392,29 @@ def _refuse_misspelling(name: str) -> None:
 def _chained(
     request: EvaluationRequest, encoder: EncoderRequest, task: TaskCard, folders: FeatureFolders
 ) -> EncoderFeatures:
-    loaded = load_feature_encoder(encoder, request.settings.device, request.settings.seed)
+    loaded: FeatureEncoder = encoder.loaded or load_feature_encoder(
+        encoder, request.settings.device, request.settings.seed
+    )
     card: EncoderCard = loaded.card
     base = None if card.upstream in {None, "any", ""} else card.upstream
     folder = _folder(request, task, encoder.label, base, encoder.name)
     files, flags = _files(request, folders, folder, encoder, base)
-    if encoder.weights is None:  # pragma: no cover - the caller checked
-        raise AssertionError
     base = _made_by(files, base, flags)
     made_by = identity_of(loaded)
-    identity = {"weights": weights_hash(encoder.weights), "options": dict(encoder.options)}
+    encode = checked_encode(loaded)
+    identity: dict[str, Any]
+    if encoder.loaded is not None:
+        numbers = encode(read_bag(files[min(files)]).features[:_PROBED])
+        made_by, identity = _told_by_numbers(made_by, numbers)
+    else:
+        weights = None if encoder.weights is None else weights_hash(encoder.weights)
+        identity = {"weights": weights, "options": dict(encoder.options)}
     return EncoderFeatures(
         label=encoder.label,
         files=files,
         request=encoder,
         base=base or "base",
-        encode=checked_encode(loaded),
+        encode=encode,
         dim=loaded.dim,
         loaded=loaded,
         seen=provenance(card, loaded, base),
@@ -419,18 +440,13 @@ def _slide_level(
     with contextlib.suppress(DataError):  # no vectors of this encoder: patch features must do
         files = folders.bags(folder, encoder.name)
         first = next(iter(files.values()))
-        if bag_encoder(first) == encoder.name:
+        if bag_encoder(first) == encoder.name and encoder.loaded is None:
             seen, made_by = provenance(card), folders.identity(first)
             return EncoderFeatures(
                 encoder.label, files, encoder, seen=seen, dim=card.dim, made_by=made_by
             )
-    loaded: SlideEncoder = encoders.get(encoder.name).load(
-        LoadOptions(
-            encoder.weights,
-            request.settings.device,
-            seed=request.settings.seed,
-            options=encoder.options,
-        )
+    loaded: SlideEncoder = encoder.loaded or load_feature_encoder(
+        encoder, request.settings.device, request.settings.seed
     )
     base = None if loaded.card.upstream in {None, "any", ""} else loaded.card.upstream
     files, flags = _files(request, folders, folder, encoder, base)
@@ -441,7 +457,9 @@ def _slide_level(
     # Consent decides whether a model may be built, not what it computes.
     options = {k: v for k, v in encoder.options.items() if k != "trust_remote_code"}
     made_by = identity_of(loaded)
-    identity = {"slide": encoder.name, "weights": weights, "options": options}
+    identity: dict[str, Any] = {"slide": encoder.name, "weights": weights, "options": options}
+    if encoder.loaded is not None:
+        made_by, identity = _told_by_numbers(made_by, make(files[min(files)])[1])
     return EncoderFeatures(
         label=encoder.label,
         files=files,
@@ -455,6 +473,15 @@ def _slide_level(
         made_by=with_base(made_by, folders.identity(first)),
         flags=flags,
     )
+
+
+def _told_by_numbers(
+    made_by: Identity, numbers: NDArray[np.floating]
+) -> tuple[Identity, dict[str, Any]]:
+    """Identities of an encoder that no name or file stands for: what it makes of one slide."""
+    digest = hash_array(numbers)
+    options = {**made_by.options, "numbers": digest}
+    return replace(made_by, options=options), {"numbers": digest}
 
 
 def _made_by(files: Mapping[str, Path], base: str | None, flags: tuple[str, ...]) -> str | None:
@@ -476,3 +503,19 @@ def _exists(folder: Path | None) -> Path:
     if folder is None:  # pragma: no cover - the registry raised before
         raise AssertionError
     return folder
+
+
+def source_bags(source: EncoderFeatures, cases: Sequence[Sequence[str]], dim: int) -> CaseBags:
+    """Bags of cases, sent through the encoder where it takes another one's features.
+
+    Args:
+        source: The encoder with its files.
+        cases: Slides of each case.
+        dim: Width of the features in the files.
+    """
+    bags = CaseBags.from_files([[source.files[slide] for slide in case] for case in cases], dim)
+    if source.encode_slide is not None and source.dim is not None:
+        return bags.map_slides(source.encode_slide, source.dim)
+    if source.encode is not None and source.dim is not None:
+        return bags.map(source.encode, source.dim)
+    return bags

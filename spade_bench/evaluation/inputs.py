@@ -11,7 +11,8 @@ from typing import Any
 
 from spade_bench.errors import DataError, UserError
 from spade_bench.files import atomic_path, file_name, hash_array, hash_obj
-from spade_bench.types import Bag, TaskCard
+from spade_bench.registry import encoders as registered
+from spade_bench.types import Bag, EncoderCard, TaskCard
 
 __all__ = [
     "ChosenEncoders",
@@ -40,35 +41,40 @@ class ChosenEncoders:
         names: Their names, or `LABEL=NAME`.
         weights: Name -> weights of those that were loaded with some.
         options: Name -> options of those that were loaded with some.
+        loaded: Name -> encoder, of those that no name stands for: they run as they are.
     """
 
     names: tuple[str, ...]
     weights: Mapping[str, Path] = field(default_factory=dict)
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    loaded: Mapping[str, Any] = field(default_factory=dict)
 
 
-def choose_encoders(encoders: Any) -> ChosenEncoders:
+def choose_encoders(encoders: Any, seed: int = 0) -> ChosenEncoders:
     """Return encoders by name, with what those that are loaded were loaded with.
 
+    An encoder that `load_encoder` returned goes by its name, so that its rows are those of the
+    command line. One that was made by other means, or loaded in a way that a run does not repeat,
+    runs as it is.
+
     Args:
-        encoders: Names or `LABEL=NAME`, encoders that `load_encoder` returned, a list of these, or
-            a mapping of label -> any of these.
+        encoders: Names or `LABEL=NAME`, loaded encoders, a list of these, or a mapping of label ->
+            any of these.
+        seed: Seed of the run; an encoder that was loaded with another one runs as it is.
 
     Raises:
-        UserError: When an object is no encoder, was made by other means or loaded in a way that a
-            run cannot repeat, or two encoders have one label.
+        UserError: When an object is no encoder, or two encoders have one label.
     """
     names: list[str] = []
     weights: dict[str, Path] = {}
     options: dict[str, Mapping[str, Any]] = {}
+    loaded: dict[str, Any] = {}
     labelled = isinstance(encoders, Mapping)
     for label, encoder in encoders.items() if labelled else ((None, e) for e in listed(encoders)):
         if isinstance(encoder, str):
             names.append(encoder if label is None else f"{label}={encoder}")
             continue
-        card, loaded_by = getattr(encoder, "card", None), getattr(encoder, "loaded_by", None)
-        if card is None:
-            raise UserError(f"{encoder!r} is neither the name of an encoder nor a loaded one")
+        card = _checked_card(encoder)
         key = card.name if label is None else str(label)
         if key in {name.partition("=")[0] for name in names}:
             raise UserError(
@@ -76,25 +82,49 @@ def choose_encoders(encoders: Any) -> ChosenEncoders:
                 fix="Give them as a mapping of label -> encoder",
             )
         names.append(card.name if label is None else f"{label}={card.name}")
-        if card.input == "image":
+        if card.input == "image" and card.name in registered:
             continue  # its features are at hand: it is not loaded again
-        if loaded_by is None:
-            raise UserError(
-                f"the encoder '{card.name}' was not loaded by its name",
-                fix="Register it and load it with load_encoder, or encode the features first",
-            )
-        _, how = loaded_by
-        if how.precision is not None:
-            raise UserError(
-                f"'{key}' was loaded with a precision of its own, which a run does not take",
-                fix="Load it without, or encode the features first and evaluate those",
-            )
+        _, how = getattr(encoder, "loaded_by", (None, None))
+        if how is None or how.precision is not None or how.seed != seed:
+            loaded[key] = encoder
+            continue
         if how.weights is not None:
             weights[key] = how.weights
         kept = {**how.options, **({"revision": how.revision} if how.revision else {})}
         if kept:
             options[key] = kept
-    return ChosenEncoders(tuple(names), weights, options)
+    return ChosenEncoders(tuple(names), weights, options, loaded)
+
+
+def _checked_card(encoder: Any) -> EncoderCard:
+    """Return the card of a loaded encoder.
+
+    Raises:
+        UserError: When it is no encoder, naming what it lacks.
+    """
+    card = getattr(encoder, "card", None)
+    if not isinstance(card, EncoderCard):
+        raise UserError(
+            f"a {type(encoder).__name__} is neither the name of an encoder nor a loaded one",
+            fix="Give a name, what load_encoder returns, or an object with `card` and `encode`",
+        )
+    method = "encode_slide" if card.level == "slide" else "encode"
+    if not callable(getattr(encoder, method, None)):
+        raise UserError(
+            f"it has no method `{method}`, which its card promises",
+            where=f"encoder '{card.name}'",
+            fix="See 'A patch encoder' and the sections after it in CONTRIBUTING.md",
+        )
+    if card.input == "features":
+        dim = getattr(encoder, "dim", "none")
+        width = isinstance(dim, int) and not isinstance(dim, bool) and dim > 0
+        if not width and not (dim is None and card.level == "slide"):
+            raise UserError(
+                f"its `dim` is {dim!r}, not the width of the features that it makes",
+                where=f"encoder '{card.name}'",
+                fix="Give it an attribute `dim`, a whole number",
+            )
+    return card
 
 
 def task_name(task: Any, folder: Path) -> str:
@@ -196,7 +226,7 @@ def _features(features: Any, name: str, folder: Path) -> Path:
     if hasattr(features, "folder"):  # what `extract` returned
         return Path(features.folder)
     from spade_bench.features.annotated import bags_in_memory
-    from spade_bench.features.bags import write_features
+    from spade_bench.features.bags import placement, write_features
 
     bags = bags_in_memory(features)
     stem = "given" if name == _EVERY else file_name(name)
@@ -222,6 +252,7 @@ def _features(features: Any, name: str, folder: Path) -> Path:
                 "mpp": bag.mpp,
                 "patch_size_level0": bag.patch_size_level0,
                 **({} if bag.identity is None else {"identity": bag.identity}),
+                **placement(bag),
             },
         )
     return root

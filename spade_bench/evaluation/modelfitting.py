@@ -12,21 +12,25 @@ from spade_bench.cohorts.tables import keep_covered
 from spade_bench.console import say, warn
 from spade_bench.device import resolve_device, setup_numerics
 from spade_bench.errors import DataError, UserError
-from spade_bench.evaluation.encoderfeatures import find_features, matched
+from spade_bench.evaluation.encoderfeatures import (
+    find_features,
+    matched,
+    source_bags,  # X
+)
 from spade_bench.evaluation.hyperparameters import Job, choose, grid_of, ranking_metric
 from spade_bench.evaluation.request import EvaluationRequest
+from spade_bench.evaluation.restriction import Restriction
 from spade_bench.evaluation.taskcohort import load_cases
 from spade_bench.evaluation.trainedmodel import (
     ModelInfo,
     TrainedModel,
     features_identity,
-    package_versions,
-    source_bags,
 )
 from spade_bench.features.bags import FeatureFolders
 from spade_bench.features.casebags import scan_bags
 from spade_bench.heads import Fit, FittedHead, Head, HeadOptions, fit, fitting
 from spade_bench.registry import heads, kinds
+from spade_bench.version import package_versions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,9 +88,13 @@ def fit_model(request: EvaluationRequest) -> TrainedModel:
     head = _head(request, task.card, kind, str(device))
     cases = load_cases(request, task, kind)
     wanted = [slide for case in cases.cohort.cases for slide in case.slide_ids]
-    source = find_features(request, encoder, task.card, FeatureFolders())
+    folders = FeatureFolders()
+    source = find_features(request, encoder, task.card, folders)
     files, loose = matched(request, source.files, wanted, source.label)
-    files = {slide: files[slide] for slide in wanted if slide in files}
+    whole = {slide: files[slide] for slide in wanted if slide in files}
+    inside = Restriction.of(request, wanted, folders)
+    source = inside.features(replace(source, files=whole))
+    files = source.files
     infos = scan_bags(files, f"Reading features for {source.label}")
     unusable = {slide: info.problem for slide, info in infos.items() if info.problem}
     cohort, coverage = keep_covered(cases.cohort, files, unusable)
@@ -96,7 +104,8 @@ def fit_model(request: EvaluationRequest) -> TrainedModel:
         raise DataError("no case of the table has features", where=cohort.name)
     files = {slide: files[slide] for slides in listed.values() for slide in slides}
     source = replace(source, files=files)
-    identity = features_identity(source)
+    # Of the whole slides: the parts inside are as many things as there are outlines.
+    identity = features_identity(replace(source, files={slide: whole[slide] for slide in files}))
     width = infos[next(iter(files))].dim
     if source.dim is not None and source.base is None and width != source.dim:
         raise DataError(
@@ -113,10 +122,11 @@ def fit_model(request: EvaluationRequest) -> TrainedModel:
         kind=task.card.kind,
         features=identity,
         trained_on=listed,
+        regions=None if inside.choice is None else inside.choice.rule,
         thresholds=thresholds,
         seed=request.settings.seed,
         simulated=cohort.simulated or task.card.simulated,
-        flags=_flags(source, cases.flags, loose, coverage),
+        flags=_flags(source, (*inside.flags, *cases.flags), loose, coverage),
         versions=package_versions(),
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -28,12 +28,14 @@ class EncoderRequest:
         label: Name in the results.
         weights: File or folder of its weights.
         options: Options of its own, such as SPADE's routing.
+        loaded: The encoder itself, where it runs as it is; None where its name says how to load it.
     """
 
     name: str
     label: str
     weights: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    loaded: Any = None
 
 
 @dataclass(frozen=True)

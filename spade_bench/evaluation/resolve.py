@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from spade_bench import workspace as ws
@@ -20,6 +21,7 @@ from spade_bench.evaluation.settingchecks import (
     check_kind_options,
     check_numbers,
     check_protocol_options,
+    check_regions,
     said_options,
 )
 from spade_bench.evaluation.settings import EvaluationSettings, path_of
@@ -34,13 +36,18 @@ __all__ = ["resolve"]
 
 
 def resolve(
-    given: EvaluationSettings, workspace: ws.Workspace | None, **rest: Any
+    given: EvaluationSettings,
+    workspace: ws.Workspace | None,
+    *,
+    loaded: Mapping[str, Any] | None = None,
+    **rest: Any,
 ) -> EvaluationRequest:
     """Look up the encoders and tasks that settings name, and refuse what does not fit.
 
     Args:
         given: What flags, a YAML file or keywords say.
         workspace: Stands behind them.
+        loaded: Label -> encoder, of encoders among them that run as they are.
         **rest: Fields of the request that are no settings: ``shard`` and ``dry_run``.
 
     Raises:
@@ -50,22 +57,23 @@ def resolve(
         raise UserError("no encoder given", fix="Give --encoder NAME (`spade-bench list encoders`)")
     if not given.tasks:
         raise UserError("no task given", fix="Give --task NAME (`spade-bench list tasks`)")
-    if given.protocol and given.protocol not in PROTOCOLS:
+    settings = given.resolved(workspace)
+    if settings.protocol and settings.protocol not in PROTOCOLS:
         raise UserError(
-            f"there is no protocol '{given.protocol}'",
+            f"there is no protocol '{settings.protocol}'",
             where="--protocol",
             fix=f"Use {', '.join(PROTOCOLS)}",
         )
-    check_numbers(given)
-    check_controls(given)
-    check_cache_mode(given.cache or "digests")
-    settings = given.resolved(workspace)
+    check_numbers(settings)
+    check_controls(settings)
+    check_cache_mode(settings.cache)
+    check_regions(settings)
     protocol = _protocol_of(settings)
     if protocol:
         check_protocol_options(said_options(given), protocol)
     for name in settings.heads:
         known_heads.get(name)
-    encoders = _encoders(settings, workspace)
+    encoders = _encoders(settings, workspace, loaded or {})
     tasks = _tasks(settings, workspace)
     check_kind_options(given.said(), {task.card.kind for task in tasks})
     request = EvaluationRequest(given, encoders, tasks, workspace, **rest)
@@ -111,7 +119,7 @@ def _columns(settings: EvaluationSettings) -> dict[str, str]:
 
 
 def _encoders(
-    settings: EvaluationSettings, workspace: ws.Workspace | None
+    settings: EvaluationSettings, workspace: ws.Workspace | None, loaded: Mapping[str, Any]
 ) -> tuple[EncoderRequest, ...]:
     requests: list[EncoderRequest] = []
     for text in dict.fromkeys(settings.encoders):
@@ -121,7 +129,10 @@ def _encoders(
             raise UserError(f"cannot read '{text}'", where="--encoder", fix="Write LABEL=ENCODER")
         if any(request.label == label for request in requests):
             raise UserError(f"two encoders are called '{label}'", where="--encoder")
-        requests.append(_encoder(settings, workspace, name, label))
+        if label in loaded:
+            requests.append(_as_loaded(settings, name, label, loaded[label]))
+        else:
+            requests.append(_encoder(settings, workspace, name, label))
     return tuple(requests)
 
 
@@ -142,6 +153,17 @@ def _encoder(
     if settings.trust_remote_code and name in registered and registered.get(name).card.remote_code:
         options.setdefault("trust_remote_code", True)
     return EncoderRequest(name, label, weights, options)
+
+
+def _as_loaded(settings: EvaluationSettings, name: str, label: str, encoder: Any) -> EncoderRequest:
+    """An encoder that runs as it is, for which it is too late to say how it is loaded."""
+    for option in ("weights", "set"):
+        if {name, label} & getattr(settings, option).keys():
+            raise UserError(
+                f"the encoder '{label}' is loaded already: it takes no {option}",
+                fix="Give them where it is made, or name the encoder instead",
+            )
+    return EncoderRequest(name, label, loaded=encoder)
 
 
 def _takes_weights(name: str) -> bool:

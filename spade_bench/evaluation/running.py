@@ -15,6 +15,7 @@ from spade_bench.evaluation.hyperparameters import INNER_FOLDS, grid_of, ranking
 from spade_bench.evaluation.keptheads import HeadKeeper
 from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
 from spade_bench.evaluation.settingchecks import check_request
+from spade_bench.evaluation.settings import from_workspace
 from spade_bench.evaluation.storedsettings import store_config
 from spade_bench.evaluation.taskcells import Context, TaskRun
 from spade_bench.evaluation.taskpreparation import PreparedTask, prepare
@@ -37,7 +38,9 @@ class RunSummary:
         skipped: Cells that had been finished before.
         failed: Cells that failed in this run.
         first_error: What went wrong first.
-        planned: (task, encoder, head, flags, cells, finished before) of every row.
+        planned: (task, encoder, head, flags, cells, finished before) of every row; a cell that is
+            trained again for its head counts as not finished.
+        keeper: Stored the fitted heads.
         seconds: Estimate of what is left to do; only for a dry run, None where nothing is known.
     """
 
@@ -46,6 +49,7 @@ class RunSummary:
     failed: int = 0
     first_error: str = ""
     planned: list[Planned] = field(default_factory=list)
+    keeper: HeadKeeper | None = None
     seconds: float | None = None
 
 
@@ -64,7 +68,9 @@ def run(request: EvaluationRequest) -> RunSummary:
     rows = store.rows()
     for problem in store.problems:
         console.warn(f"{problem} It is left where it is and not counted")
-    keeper = HeadKeeper(store.out, request.settings.keep_heads)
+    # The default never trains anything again: results without heads are whole to most users.
+    said = request.given.over(from_workspace(request.workspace)).said()
+    keeper = HeadKeeper(store.out, request.settings.keep_heads, made, again="keep_heads" in said)
     context = Context(
         store,
         Finished(store.out, rows),
@@ -72,7 +78,7 @@ def run(request: EvaluationRequest) -> RunSummary:
         group_by_site=request.settings.group_by_site,
         keeper=keeper,
     )
-    summary, folders = RunSummary(), FeatureFolders()
+    summary, folders = RunSummary(keeper=keeper), FeatureFolders()
     stored = request.dry_run
     for task in request.tasks:
         fitting = _fitting(task, request, made)
@@ -117,7 +123,11 @@ def _run_task(
     settings = request.settings
     every = variant_cells(prepared, fitting, settings.seed, chosen_by, settings.permutations)
     todo = every[index::shards]
-    summary.planned += [_planned(row, context.finished) for row in todo]
+    summary.planned += [_planned(row, context) for row in todo]
+    finished = [cell for row in todo for cell in row.cells if cell.run_id in context.finished]
+    again = sum(not context.is_done(cell) for cell in finished)
+    if again:
+        console.say(f"{again} finished cells are trained again to keep their heads")
     if request.dry_run:
         return
     write_plan(request.out, prepared.card.name, _planned_cells(every))
@@ -135,14 +145,14 @@ def _planned_cells(every: Sequence[VariantCells]) -> dict[str, list[str]]:
     return out
 
 
-def _planned(row: VariantCells, finished: Finished) -> Planned:
+def _planned(row: VariantCells, context: Context) -> Planned:
     return (
         row.cells[0].task,
         row.variant.label,
         row.head,
         ", ".join(row.cells[0].flags),
         len(row.cells),
-        sum(cell.run_id in finished for cell in row.cells),
+        sum(map(context.is_done, row.cells)),
     )
 
 

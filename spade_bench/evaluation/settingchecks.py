@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from spade_bench.console import say
 from spade_bench.errors import UserError
 from spade_bench.evaluation.settings import EvaluationSettings, from_workspace
+from spade_bench.regions.outlines import check_share
 
 if TYPE_CHECKING:
     from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
@@ -19,6 +20,7 @@ __all__ = [
     "check_numbers",
     "check_protocol_options",
     "check_published",
+    "check_regions",
     "check_request",
     "protocol_of",
     "said_options",
@@ -67,6 +69,7 @@ def check_request(request: EvaluationRequest) -> None:
     """
     check_numbers(request.settings)
     check_controls(request.settings)
+    check_regions(request.settings)
     _say_heads_not_used(request)
     protocols = [protocol_of(request, task) for task in request.tasks]
     if "" in protocols:
@@ -78,8 +81,9 @@ def check_request(request: EvaluationRequest) -> None:
     standing = from_workspace(request.workspace).said() - request.given.said()
     idle = [n for n in PROTOCOLS_OF if n in standing and not _used_by_any(n, protocols)]
     if idle and request.workspace is not None:
+        owners = " and ".join(dict.fromkeys(owner for n in idle for owner in PROTOCOLS_OF[n]))
         say(
-            f"{request.workspace.path}: {' and '.join(idle)} of `run` belong to few-shot and are "
+            f"{request.workspace.path}: {' and '.join(idle)} of `run` belong to {owners} and are "
             f"not used with {' and '.join(dict.fromkeys(protocols))}"
         )
 
@@ -201,6 +205,22 @@ def check_controls(settings: EvaluationSettings) -> None:
             "--permutations is an option of the controls, and --no-controls leaves them out",
             fix="Leave out one of the two",
         )
+
+
+def check_regions(settings: EvaluationSettings) -> None:
+    """Refuse options of regions where there are none, and a share that is none.
+
+    Raises:
+        UserError: Naming the option.
+    """
+    for name in ("region_names", "region_share"):
+        if getattr(settings, name) and settings.regions is None:
+            flag = {"region_names": "--region-name"}.get(name) or _flag(name)
+            raise UserError(
+                f"{flag} chooses among regions, and none are given",
+                fix="Add --regions DIR, or leave it out",
+            )
+    check_share(settings.region_share)
 
 
 def _used_by_any(name: str, protocols: Sequence[str]) -> bool:

@@ -63,13 +63,23 @@ class Context:
     failed: int = 0
     first_error: str = ""
 
+    def is_done(self, cell: Cell) -> bool:
+        """Whether a cell need not be fitted: its row is stored, and its head if it is kept."""
+        if cell.run_id not in self.finished:
+            return False
+        return self.keeper is None or not self.keeper.lacks(cell)
+
     def fail(self, cells: Sequence[Cell], error: Exception, seconds: float) -> None:
-        """Store failed rows; the rest of the run goes on."""
+        """Store failed rows, of cells that have no finished one; the rest of the run goes on."""
         expected = isinstance(error, SpadeBenchError)
         text = str(error) if expected else f"{type(error).__name__}: {error}"
         console.warn(f"{cells[0].encoder} {cells[0].head} on {cells[0].task} failed: {text}")
         self.store.append(
-            [make_row(cell, "failed", self.device, seconds, error=text) for cell in cells]
+            [
+                make_row(cell, "failed", self.device, seconds, error=text)
+                for cell in cells
+                if cell.run_id not in self.finished
+            ]
         )
         self.failed += len(cells)
         self.first_error = self.first_error or text
@@ -102,8 +112,8 @@ class TaskRun:
         ) as bar:
             for alike in _over_the_same_bags(todo):
                 work = [Work(row, cell) for row in alike for cell in row.cells]
-                pending = [one for one in work if one.cell.run_id not in finished]
-                self._context.skipped += len(work) - len(pending)
+                pending = [one for one in work if not self._context.is_done(one.cell)]
+                self._context.skipped += sum(one.cell.run_id in finished for one in work)
                 bar.advance(len(work) - len(pending))
                 for part in _together([one for one in pending if not one.cell.members]):
                     self._fit(part)
@@ -133,15 +143,21 @@ class TaskRun:
                 self._fit(work[:middle])
                 self._fit(work[middle:])
                 return
+            self._drop_heads(cells)
             self._context.fail(cells, error, time.perf_counter() - started)
             return
         seconds = (time.perf_counter() - started) / len(cells)
         rows = []
         for cell, fit, raw, params in zip(cells, fits, scores, chosen, strict=True):
             try:
-                checked = self._checked(cell, raw, len(fit.test))
-                rows.append(self._row(cell, self._predictions(cell, checked), seconds, params))
+                predictions = self._predictions(cell, self._checked(cell, raw, len(fit.test)))
+                if cell.run_id not in self._context.finished:
+                    rows.append(self._row(cell, predictions, seconds, params))
+                elif self._context.keeper is not None:
+                    stored = self._stored_predictions(cell.run_id)
+                    self._context.keeper.settle(cell, predictions, stored)
             except DataError as error:  # such as predictions that are not finite
+                self._drop_heads([cell])
                 self._context.fail([cell], error, seconds)
         self._stored(rows)
 
@@ -152,10 +168,16 @@ class TaskRun:
             return None
 
         def keep(index: int, fitted: FittedHead) -> None:
-            if keeper.wants(cells[index]):
-                keeper.keep(cells[index], fitted, classes)
+            cell = cells[index]
+            if keeper.wants(cell):
+                keeper.keep(cell, fitted, classes, hold=cell.run_id in self._context.finished)
 
         return keep
+
+    def _drop_heads(self, cells: Sequence[Cell]) -> None:
+        if self._context.keeper is not None:
+            for cell in cells:
+                self._context.keeper.drop(cell)
 
     def _checked(self, cell: Cell, scores: Any, n: int) -> NDArray[np.float64]:
         kind, cohort = self._prepared.kind, self._prepared.cohort

@@ -11,6 +11,7 @@ from spade_bench.cohorts.episodes import save_episodes
 from spade_bench.cohorts.tables import cohort_hash, keep_covered
 from spade_bench.console import say, warn
 from spade_bench.errors import ConfigError, DataError, UserError, printable
+from spade_bench.evaluation.cohortrecord import store_cohort
 from spade_bench.evaluation.controls import RANDOM_WEIGHTS, random_weight_features, variants
 from spade_bench.evaluation.encoderfeatures import (
     EncoderFeatures,
@@ -19,6 +20,7 @@ from spade_bench.evaluation.encoderfeatures import (
     with_test_files,
 )
 from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
+from spade_bench.evaluation.restriction import Restriction
 from spade_bench.evaluation.settings import EvaluationSettings
 from spade_bench.evaluation.taskcohort import TaskCases, draw, load_cases
 from spade_bench.evaluation.variants import Variant
@@ -117,8 +119,9 @@ def prepare(request: EvaluationRequest, task: TaskRequest, folders: FeatureFolde
     if not task.named:
         _say_unregistered(card, cases.cohort)
     wanted = [slide for case in cases.cohort.cases for slide in case.slide_ids]
-    features, unusable = _features(request, card, cases.tested, wanted, folders)
-    random_files, loose = _random_files(request, card, cases.tested, wanted, folders)
+    inside = Restriction.of(request, wanted, folders)
+    features, unusable = _features(request, card, cases.tested, inside)
+    random_files, loose = _random_files(request, card, cases.tested, inside)
     rows = variants(features, request, random_files)
     if random_files is not None and loose:
         rows = [
@@ -131,17 +134,27 @@ def prepare(request: EvaluationRequest, task: TaskRequest, folders: FeatureFolde
     episodes, notes, settings = draw(request, kind, cases, cohort)
     _say_cohort(card, cohort, notes)
     hashes = {"cohort": cohort_hash(cohort), "task": hash_obj([card.kind, card.metrics])}
+    hashes |= inside.hashes([slide for case in cohort.cases for slide in case.slide_ids])
     dealt = {name: settings[name] for name in _DEALT if name in settings}
     if dealt:  # folds of one deal are never averaged with those of another
         hashes["splits"] = hash_obj(dealt)
     if not request.dry_run:
         about = {"task": card.name, "cohort": hashes["cohort"], "settings": settings}
-        name = f"{file_name(card.name)}-{episodes[0].protocol}-{hash_obj(about)[:8]}.json"
-        save_episodes(request.out / "episodes" / name, episodes, about)
+        _save_episodes(request.out, card.name, episodes, about)
+        store_cohort(
+            request.out,
+            task,
+            digest=hashes["cohort"],
+            whole=cases.cohort,
+            kept=cohort,
+            rows=rows,
+            infos=infos,
+        )
     flags = (
         *(("simulated",) if cohort.simulated else ()),
         *(() if complete else ("missing-slides",)),
         *(() if task.named else ("unregistered",)),
+        *inside.flags,
         *cases.flags,
     )
     return PreparedTask(
@@ -156,9 +169,16 @@ def prepare(request: EvaluationRequest, task: TaskRequest, folders: FeatureFolde
         flags,
         tuple(unusable),
         cases.patient_of,
-        _in_words(task, cohort, dealt, bool(cases.tested)),
+        {**_in_words(task, cohort, dealt, bool(cases.tested)), **inside.words},
         request.settings.cache,
     )
+
+
+def _save_episodes(
+    out: Path, task: str, episodes: Sequence[Episode], about: dict[str, Any]
+) -> None:
+    name = f"{file_name(task)}-{episodes[0].protocol}-{hash_obj(about)[:8]}.json"
+    save_episodes(out / "episodes" / name, episodes, about)
 
 
 def _in_words(
@@ -185,11 +205,11 @@ def _features(
     request: EvaluationRequest,
     card: TaskCard,
     tested: frozenset[str],
-    wanted: Sequence[str],
-    folders: FeatureFolders,
+    inside: Restriction,
 ) -> tuple[list[EncoderFeatures], list[tuple[str, str]]]:
     """Find every encoder; one of several that cannot be used does not stop the others."""
     usable, unusable = [], []
+    wanted, folders = inside.slides, inside.folders
     for encoder in request.encoders:
         try:
             features = find_features(request, encoder, card, folders)
@@ -197,7 +217,7 @@ def _features(
                 features = with_test_files(request, features, tested, folders)
             files, loose = matched(request, features.files, wanted, features.label)
             flags = tuple(dict.fromkeys((*features.flags, *loose)))
-            usable.append(replace(features, files=files, flags=flags))
+            usable.append(inside.features(replace(features, files=files, flags=flags)))
         except UserError as error:
             if len(request.encoders) == 1:
                 raise
@@ -212,12 +232,12 @@ def _random_files(
     request: EvaluationRequest,
     card: TaskCard,
     tested: frozenset[str],
-    wanted: Sequence[str],
-    folders: FeatureFolders,
+    inside: Restriction,
 ) -> tuple[tuple[str, Mapping[str, Path]] | None, tuple[str, ...]]:
     """Name and files of an untrained encoder for the controls, and the flags of their match."""
     if not request.settings.controls:
         return None, ()
+    wanted, folders = inside.slides, inside.folders
     random_files = random_weight_features(request, card, folders)
     if random_files is not None and tested:
         random_files = _random_elsewhere(request, random_files, tested, folders)
@@ -225,7 +245,7 @@ def _random_files(
         return None, ()
     name, files = random_files
     files, loose = matched(request, files, wanted, name)
-    return (name, files), loose
+    return (name, inside.files(name, files)), loose
 
 
 def _random_elsewhere(

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench import config
 from spade_bench.console import say
 from spade_bench.errors import ConfigError, DataError, UserError, name_some
-from spade_bench.evaluation.encoderfeatures import EncoderFeatures, find_features
+from spade_bench.evaluation.encoderfeatures import (
+    MISMATCH,
+    EncoderFeatures,
+    find_features,
+    source_bags,
+)
 from spade_bench.evaluation.inputs import feature_folders
 from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
+from spade_bench.evaluation.restriction import cutting
 from spade_bench.evaluation.settings import EvaluationSettings
 from spade_bench.features.annotated import bags_in_memory
-from spade_bench.features.bags import FeatureFolders, bag_encoder, read_bag, same_encoder
+from spade_bench.features.bags import FeatureFolders, read_bag, same_encoder
 from spade_bench.features.casebags import CaseBags, scan_bags
-from spade_bench.features.formats import HDF5, opened
-from spade_bench.features.identity import read_identity, stored_identity
-from spade_bench.features.packs import split_path
-from spade_bench.files import atomic_dir, hash_file, hash_obj, parse_json, read_sealed, write_sealed
+from spade_bench.features.identity import read_identity
+from spade_bench.features.makers import FROM_RECIPE, maker_in
+from spade_bench.files import atomic_dir, hash_file, hash_obj, read_sealed, write_sealed
 from spade_bench.heads import FittedHead
+from spade_bench.keywords import says_keywords
+from spade_bench.regions.regionbags import PatchRule
 from spade_bench.types import Bag, TaskCard
 
 if TYPE_CHECKING:
@@ -34,25 +41,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "DESCRIPTION",
     "FeaturesIdentity",
     "ModelInfo",
+    "OpenFeatures",
     "TrainedModel",
     "check_target",
     "features_identity",
-    "package_versions",
     "slides_by_case",
-    "source_bags",
 ]
 
 FORMAT, VERSION = "spade-bench model", 1
-_RECIPE = "recipe:"  # of files from before they said their identity
 _TOLERANCE = 0.02  # magnifications are written rounded
 DESCRIPTION, HEAD = "model.json", "head"
-_OF_THE_ENCODER = (
-    *("source", "revision", "patch_px", "interpolation", "crop_pct", "precision"),
-    *("seed", "options", "weights", "mpp", "overlap"),
-)
-"""What of the recipe of a feature file holds for every slide of an extraction."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ class ModelInfo:
         kind: Kind of the task.
         features: What made the features.
         trained_on: Training case -> its slides.
+        regions: Which patches of a slide it was fitted on, by what was outlined there; None for
+            all of them.
         thresholds: Name -> probability of the positive class from which a case counts as positive;
             empty unless there are two classes.
         seed: Seed of the fit.
@@ -105,6 +108,25 @@ class ModelInfo:
     flags: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     created_utc: str = ""
+    regions: PatchRule | None = None
+
+
+@dataclass(frozen=True)
+class OpenFeatures:
+    """Features that a model may read.
+
+    Attributes:
+        slides: Slides that there are.
+        read: Returns the bag of a slide as it is stored: where patches lie, and what made them.
+        make: Makes the bags of cases of their slides, sent through the model's encoder.
+        by_patch: Whether a bag that is made has a row per patch; that of a slide encoder has one
+            per slide.
+    """
+
+    slides: tuple[str, ...]
+    read: Callable[[str], Bag]
+    make: Callable[[Sequence[Sequence[str]]], CaseBags]
+    by_patch: bool = True
 
 
 class TrainedModel:
@@ -124,6 +146,7 @@ class TrainedModel:
         """Names of the classes, in the order of the columns; empty for a risk."""
         return self.fitted.info.classes
 
+    @says_keywords
     def predict(
         self,
         features: str | Path | Bag | Sequence[Bag] | AnnData,
@@ -131,6 +154,7 @@ class TrainedModel:
         cases: Mapping[str, str | Sequence[str]] | pd.DataFrame | None = None,
         weights: str | Path | None = None,
         device: str = "auto",
+        regions: str | Path | None = None,
     ) -> pd.DataFrame:
         """Predict the cases of a features folder, or of bags in memory.
 
@@ -141,36 +165,40 @@ class TrainedModel:
                 for a case, except that the slides of a training case stay together.
             weights: Weights of an encoder of features that the base features are sent through.
             device: Where that encoder runs.
+            regions: Folder with `SLIDE.geojson`, for a model that was fitted on the patches inside
+                regions; they are chosen as it was fitted.
 
         Returns:
             One row per case: `case_id`, `slide_id` (joined by `;`), `probability_CLASS` and
             `predicted`, or `risk` (higher is worse), and `trained_on`, which marks cases that the
-            model has seen.
+            model has seen; also `flags` where it was fitted on features that name another encoder.
 
         Raises:
             DataError: When the features are of another identity, unusable, or a slide is missing.
-            UserError: When base features must be sent through an encoder and no weights are given.
+            UserError: When base features must be sent through an encoder and no weights are given,
+                or regions are given or missing where the model was fitted otherwise.
         """
-        weights = self.weights if weights is None else Path(weights)
-        if self.info.features.through and not isinstance(features, (str, Path)):
-            with _as_folder(bags_in_memory(features)) as folder:
-                return self.predict(folder, cases=cases, weights=weights, device=device)
-        if isinstance(features, (str, Path)):
-            slides, make = self._from_folder(Path(features), weights, device)
-        else:
-            slides, make = self._from_memory(bags_in_memory(features))
-        cases = self._cases_of(slides) if cases is None else slides_by_case(cases)
-        missing = [s for listed in cases.values() for s in listed if s not in set(slides)]
-        if missing:
-            raise DataError(
-                f"no features of {len(missing)} slide(s): {name_some(missing)}",
-                fix="Extract them, or leave their cases out",
+        cases = None if cases is None else slides_by_case(cases)
+        with contextlib.ExitStack() as stack:
+            wanted = [s for listed in (cases or {}).values() for s in listed]
+            inside = cutting(self.info.regions, regions, wanted, stack)
+            there = stack.enter_context(
+                self.opened(features, weights=weights, device=device, inside=inside)
             )
-        if not cases:
-            raise DataError("There is no case to predict")
-        scores = self.fitted.predict(make(list(cases.values())))
-        return self._frame(cases, scores)
+            chosen = self.cases_of(there.slides) if cases is None else cases
+            known = set(there.slides)
+            missing = [s for listed in chosen.values() for s in listed if s not in known]
+            if missing:
+                raise DataError(
+                    f"no features of {len(missing)} slide(s): {name_some(missing)}",
+                    fix="Extract them, or leave their cases out",
+                )
+            if not chosen:
+                raise DataError("There is no case to predict")
+            scores = self.fitted.predict(there.make(list(chosen.values())))
+        return self._frame(chosen, scores)
 
+    @says_keywords
     def attention(
         self,
         features: str | Path | Bag,
@@ -178,6 +206,7 @@ class TrainedModel:
         *,
         weights: str | Path | None = None,
         device: str = "auto",
+        regions: str | Path | None = None,
     ) -> NDArray[np.float64]:
         """Say how much each patch of a slide weighs, in the order of its features.
 
@@ -186,6 +215,7 @@ class TrainedModel:
             slide_id: The slide; needed for a folder.
             weights: See `predict`.
             device: See `predict`.
+            regions: See `predict`; the patches inside are then all there are.
 
         Returns:
             Weights that sum to one, (n,).
@@ -194,19 +224,53 @@ class TrainedModel:
             UserError: When the head has no attention, or no slide is named.
             DataError: When the features are of another identity, or lack the slide.
         """
-        weights = self.weights if weights is None else Path(weights)
-        if self.info.features.through and isinstance(features, Bag):
-            with _as_folder([features]) as folder:
-                return self.attention(folder, features.slide_id, weights=weights, device=device)
         if isinstance(features, Bag):
             slide_id = features.slide_id
-            _, make = self._from_memory([features])
-        elif slide_id is None:
+        if slide_id is None:
             raise UserError("No slide is named", fix="Name one of the folder's slides")
-        else:
-            _, make = self._from_folder(Path(features), weights, device, only=slide_id)
-        return self.fitted.attention(make([(slide_id,)])[0])
+        with contextlib.ExitStack() as stack:
+            inside = cutting(self.info.regions, regions, [slide_id], stack)
+            there = stack.enter_context(
+                self.opened(features, weights=weights, device=device, only=slide_id, inside=inside)
+            )
+            return self.fitted.attention(there.make([(slide_id,)])[0])
 
+    @contextlib.contextmanager
+    def opened(
+        self,
+        features: str | Path | Bag | Sequence[Bag] | AnnData,
+        *,
+        weights: str | Path | None = None,
+        device: str = "auto",
+        only: str | None = None,
+        inside: Callable[[EncoderFeatures], EncoderFeatures] | None = None,
+    ) -> Iterator[OpenFeatures]:
+        """Open features for as long as the block lasts, and make sure that they fit the model.
+
+        Args:
+            features: See `predict`.
+            weights: See `predict`.
+            device: See `predict`.
+            only: Look at this slide of a folder only.
+            inside: Cuts the features to the patches that count.
+
+        Raises:
+            DataError: When they are of another identity, unusable, or lack the slide.
+            UserError: When base features must be sent through an encoder and no weights are given.
+        """
+        weights = self.weights if weights is None else Path(weights)
+        if isinstance(features, (str, Path)):
+            yield self._from_folder(Path(features), weights, device, only, inside)
+            return
+        bags = bags_in_memory(features)
+        if not self.info.features.through and inside is None:
+            yield self._from_memory(bags)
+            return
+        with tempfile.TemporaryDirectory(prefix="spade-bench-") as folder:
+            place = feature_folders(bags, Path(folder))["*"]
+            yield self._from_folder(place, weights, device, only, inside)
+
+    @says_keywords
     def save(self, folder: str | Path) -> Path:
         """Write the model, whole or not at all: `model.json` and the head in `head/`.
 
@@ -224,6 +288,7 @@ class TrainedModel:
         return target
 
     @classmethod
+    @says_keywords
     def load(cls, folder: str | Path, device: str = "cpu") -> TrainedModel:
         """Read what `save` wrote.
 
@@ -254,9 +319,14 @@ class TrainedModel:
         return cls(info, FittedHead.load(Path(folder) / HEAD, device))
 
     def _from_folder(
-        self, folder: Path, weights: Path | None, device: str, only: str | None = None
-    ) -> tuple[list[str], Callable[[Sequence[Sequence[str]]], CaseBags]]:
-        """Slides of a folder, or one of them, and how the bags of cases are made of them."""
+        self,
+        folder: Path,
+        weights: Path | None,
+        device: str,
+        only: str | None,
+        inside: Callable[[EncoderFeatures], EncoderFeatures] | None = None,
+    ) -> OpenFeatures:
+        """The features in a folder, or those of one slide of it."""
         info = self.info
         encoder = EncoderRequest(info.encoder, info.encoder, weights, info.options)
         if info.features.through and weights is None:
@@ -264,7 +334,12 @@ class TrainedModel:
                 f"The model was fitted on features sent through '{info.encoder}'",
                 fix="Give base features and the weights of that encoder with --weights",
             )
-        given = {"features": folder, "device": device, "seed": info.seed, "out": folder}
+        # Features that were fitted on under another name are those that are predicted on.
+        as_is = bool(self._mismatch) or not info.features.encoder
+        given = {
+            **{"features": folder, "device": device, "seed": info.seed, "out": folder},
+            "as_is": as_is,
+        }
         request = EvaluationRequest(EvaluationSettings.of(given), (encoder,), ())
         card = TaskCard(info.task, info.kind, info.task, info.task)
         source = find_features(request, encoder, card, FeatureFolders())
@@ -272,9 +347,17 @@ class TrainedModel:
             if only not in source.files:
                 raise DataError(f"no features of slide '{only}'", where=str(folder))
             source = replace(source, files={only: source.files[only]})
+        if not self._mismatch and (names := _mismatch(source.flags)):
+            raise DataError(
+                f"features of '{names[0].removeprefix(MISMATCH)}', but the model was fitted on "
+                f"those of '{info.encoder}'",
+                where=str(folder),
+                fix=f"Extract the slides with {info.encoder}",
+            )
         self._check_identity(features_identity(source), str(folder))
+        source = source if inside is None else inside(source)
         infos = scan_bags(source.files)
-        bad = {slide: found.problem for slide, found in infos.items() if found.problem}
+        bad = {slide: file_info.problem for slide, file_info in infos.items() if file_info.problem}
         if bad:
             slide, problem = next(iter(bad.items()))
             raise DataError(
@@ -283,12 +366,15 @@ class TrainedModel:
                 fix="Extract them again, or move them out of the folder",
             )
         dim = next(iter(infos.values())).dim
-        return list(source.files), lambda cases: source_bags(source, cases, dim)
+        return OpenFeatures(
+            tuple(source.files),
+            lambda slide: read_bag(source.files[slide]),
+            lambda cases: source_bags(source, cases, dim),
+            source.encode_slide is None,
+        )
 
-    def _from_memory(
-        self, bags: Sequence[Bag]
-    ) -> tuple[list[str], Callable[[Sequence[Sequence[str]]], CaseBags]]:
-        """Slides of bags in memory, and how the bags of cases are made of them."""
+    def _from_memory(self, bags: Sequence[Bag]) -> OpenFeatures:
+        """The features in bags."""
         import numpy as np
 
         by_slide = {bag.slide_id: bag for bag in bags}
@@ -309,51 +395,65 @@ class TrainedModel:
 
             return CaseBags(load, len(cases), self.fitted.info.dim)
 
-        return list(by_slide), make
+        return OpenFeatures(tuple(by_slide), by_slide.__getitem__, make)
 
-    def _check_identity(self, found: FeaturesIdentity, where: str) -> None:
+    @property
+    def _mismatch(self) -> tuple[str, ...]:
+        """Flags of features that name another encoder, where the model was fitted on such."""
+        return _mismatch(self.info.flags)
+
+    def _check_identity(self, made_by: FeaturesIdentity, where: str) -> None:
         """Refuse features that something else has made; what is not said is not held against them.
 
         Raises:
             DataError: Naming both.
         """
-        mine = self.info.features
-        if found.mpp and mine.mpp and abs(found.mpp - mine.mpp) > _TOLERANCE * mine.mpp:
+        wanted = self.info.features
+        if made_by.mpp and wanted.mpp and abs(made_by.mpp - wanted.mpp) > _TOLERANCE * wanted.mpp:
             raise DataError(
-                f"features at {found.mpp:g} µm/px, but the model was fitted on {mine.mpp:g} µm/px",
+                f"features at {made_by.mpp:g} µm/px, but the model was fitted on "
+                f"{wanted.mpp:g} µm/px",
                 where=where,
-                fix=f"Extract the slides with --mpp {mine.mpp:g}",
+                fix=f"Extract the slides with --mpp {wanted.mpp:g}",
             )
-        if found.encoder and mine.encoder and not same_encoder(found.encoder, mine.encoder):
+        if made_by.encoder and wanted.encoder and not same_encoder(made_by.encoder, wanted.encoder):
             raise DataError(
-                f"features of '{found.encoder}', but the model was fitted on those of "
-                f"'{mine.encoder}'",
+                f"features of '{made_by.encoder}', but the model was fitted on those of "
+                f"'{wanted.encoder}'",
                 where=where,
-                fix=f"Extract the slides with {mine.encoder}",
+                fix=f"Extract the slides with {wanted.encoder}",
             )
-        comparable = found.digest.startswith(_RECIPE) == mine.digest.startswith(_RECIPE)
-        if found.digest and mine.digest and comparable and found.digest != mine.digest:
+        comparable = made_by.digest.startswith(FROM_RECIPE) == wanted.digest.startswith(FROM_RECIPE)
+        if made_by.digest and wanted.digest and comparable and made_by.digest != wanted.digest:
             raise DataError(
-                f"features of '{mine.encoder}' with other weights or options than the model was "
+                f"features of '{wanted.encoder}' with other weights or options than the model was "
                 "fitted on",
                 where=where,
                 fix="Extract the slides as the training slides were extracted",
             )
-        if hash_obj(found.through) != hash_obj(mine.through):
+        if hash_obj(made_by.through) != hash_obj(wanted.through):
             raise DataError(
                 f"'{self.info.encoder}' has other weights or options than the model was fitted on",
                 where=where,
                 fix="Give the weights that it was fitted with",
             )
 
-    def _cases_of(self, slides: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Each slide is a case, but the slides of a training case stay together."""
+    def cases_of(self, slides: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """Return cases with their slides: a slide is a case, those of a training case together."""
         known = {s: case for case, listed in self.info.trained_on.items() for s in listed}
         out: dict[str, tuple[str, ...]] = {}
         for slide in slides:
             case = known.get(slide, slide)
             out[case] = (*out.get(case, ()), slide)
         return out
+
+    def trained_on(self, case_id: str, slides: Sequence[str]) -> bool:
+        """Whether a case, or one of its slides, trained the model."""
+        return case_id in self.info.trained_on or not self._seen.isdisjoint(slides)
+
+    @cached_property
+    def _seen(self) -> frozenset[str]:
+        return frozenset(slide for listed in self.info.trained_on.values() for slide in listed)
 
     def _frame(
         self, cases: Mapping[str, Sequence[str]], scores: NDArray[np.float64]
@@ -374,22 +474,17 @@ class TrainedModel:
                 frame[label] = [self.classes[at] for at in over]
             if not self.info.thresholds:
                 frame["predicted"] = [self.classes[at] for at in scores.argmax(axis=1)]
-        seen = {slide for slides in self.info.trained_on.values() for slide in slides}
-        frame["trained_on"] = [
-            case in self.info.trained_on or bool(seen.intersection(slides))
-            for case, slides in cases.items()
-        ]
+        frame["trained_on"] = [self.trained_on(case, slides) for case, slides in cases.items()]
+        if self._mismatch:
+            frame["flags"] = ";".join(self._mismatch)
         if frame["trained_on"].any():
             say(f"{int(frame['trained_on'].sum())} of {len(frame)} cases trained this model; "
                 "the column trained_on marks them")  # fmt: skip
         return frame
 
 
-@contextlib.contextmanager
-def _as_folder(bags: Sequence[Bag]) -> Iterator[Path]:
-    """Bags as a folder of features, for as long as the block lasts."""
-    with tempfile.TemporaryDirectory(prefix="spade-bench-") as folder:
-        yield feature_folders(list(bags), Path(folder))["*"]
+def _mismatch(flags: Sequence[str]) -> tuple[str, ...]:
+    return tuple(flag for flag in flags if flag.startswith(MISMATCH))
 
 
 def slides_by_case(cases: Any, where: str = "table of cases") -> dict[str, Sequence[str]]:
@@ -435,31 +530,15 @@ def _is_model(folder: Path) -> bool:
         return False
 
 
-def source_bags(source: EncoderFeatures, cases: Sequence[Sequence[str]], dim: int) -> CaseBags:
-    """Bags of cases, sent through the encoder where it takes another one's features.
-
-    Args:
-        source: The encoder with its files.
-        cases: Slides of each case.
-        dim: Width of the features in the files.
-    """
-    bags = CaseBags.from_files([[source.files[slide] for slide in case] for case in cases], dim)
-    if source.encode_slide is not None and source.dim is not None:
-        return bags.map_slides(source.encode_slide, source.dim)
-    if source.encode is not None and source.dim is not None:
-        return bags.map(source.encode, source.dim)
-    return bags
-
-
 def features_identity(source: EncoderFeatures) -> FeaturesIdentity:
     """Say what made the features of an encoder, from their files and from its own weights.
 
     Raises:
         DataError: When the files were made in different ways.
     """
-    makers = {_said_in(path): path for path in source.files.values()}
+    makers = {maker_in(path): path for path in source.files.values()}
     # Older files say less: what they say is compared among them only.
-    older = {said: path for said, path in makers.items() if said[1].startswith(_RECIPE)}
+    older = {said: path for said, path in makers.items() if said[1].startswith(FROM_RECIPE)}
     makers = {said: path for said, path in makers.items() if said not in older} or older
     if len({said for said in makers if said[1]}) > 1 or len({said[0] for said in makers}) > 1:
         first, second = list(makers.values())[:2]
@@ -472,44 +551,3 @@ def features_identity(source: EncoderFeatures) -> FeaturesIdentity:
     encoder, digest = max(makers, key=lambda said: bool(said[1]))
     mpp = read_bag(next(iter(source.files.values()))).mpp
     return FeaturesIdentity(encoder, digest, config.merge(source.identity), mpp)
-
-
-def _said_in(path: Path) -> tuple[str, str]:
-    """Encoder of a feature file, and a hash of what it says of weights and options.
-
-    Files say it in `identity`; older ones in `recipe`, beside what is the slide's own, or, where
-    `encode` wrote them, in attributes `recipe_*`.
-    """
-    encoder = bag_encoder(path) or ""
-    identity = stored_identity(path)
-    if identity is not None:
-        return encoder, identity.digest
-    if path.suffix not in HDF5 or split_path(path) is not None:
-        return encoder, ""
-    with opened(path) as file:
-        attrs = dict(file["features"].attrs) if "features" in file else {}
-    said = {
-        key: str(value)
-        for key, value in attrs.items()
-        if key.startswith("recipe_") and key != "recipe_hash"  # that one is of the slide too
-    }
-    recipe = str(attrs.get("recipe", ""))
-    if recipe.startswith("{"):
-        content = parse_json(recipe, str(path))
-        said |= {key: content[key] for key in _OF_THE_ENCODER if key in content}
-    return encoder, f"{_RECIPE}{hash_obj(said)}" if said else ""
-
-
-def package_versions() -> dict[str, str]:
-    """Versions of what makes the numbers."""
-    import numpy as np
-    import torch
-
-    from spade_bench.version import __version__
-
-    return {
-        "spade-bench": __version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": str(torch.__version__),
-    }

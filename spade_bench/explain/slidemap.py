@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.explain.layers import SHARE, SIGNED, Layer, percentiles
+from spade_bench.explain.detections import MAX_DETECTIONS, write_detections
+from spade_bench.explain.layers import SHARE, SIGNED, VALUE, Layer, percentiles
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from matplotlib.figure import Figure
     from numpy.typing import NDArray
+
+    from spade_bench.explain.overlay import Background
 
     Floats = NDArray[np.float64]
 
@@ -32,8 +36,10 @@ class SlideMap:
         classes: What the columns of ``contribution`` speak of: class names, or `risk` alone.
         coords: Level-0 pixel of each patch's top-left corner, (n, 2) as (x, y).
         side: Side of a patch in level-0 pixels.
-        attention: Mean weight of each patch over the models, (n,); None where a head has none.
-        contribution: Mean signed share of each patch in each class's logit or the risk, (n, C).
+        attention: Mean weight of each patch over the models, (n,), which sums to one over all
+            slides of the case; None where a head has none.
+        contribution: Mean signed share of each patch in each class's logit or the risk of the
+            case, (n, C).
         sd: Standard deviation over the models of the percentile of what is shown, (n,); None
             where there is one model.
         method: How the contribution was computed, in words, such as "gradient x input".
@@ -43,6 +49,7 @@ class SlideMap:
         simulated: Whether the data are simulated.
         mpp: Micrometres per pixel at level 0; None where unknown.
         slide: File of the slide, or None.
+        offset: Level-0 pixel (x, y) that QuPath calls (0, 0).
         about: What else is worth storing: run ids, draws, folds.
     """
 
@@ -64,6 +71,7 @@ class SlideMap:
     simulated: bool = False
     mpp: float | None = None
     slide: Path | None = None
+    offset: tuple[int, int] = (0, 0)
     about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -100,6 +108,62 @@ class SlideMap:
                       *place, self.sd, SHARE)
             )  # fmt: skip
         return layers
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What must stand beside the map wherever it is shown."""
+        marks = ["trained on this case"] if self.trained else []
+        return (*marks, *(["simulated data"] if self.simulated else []))
+
+    @property
+    def background(self) -> Background:
+        """The slide below the map, without its picture where its file is not at hand."""
+        from spade_bench.explain.overlay import Background, slide_background
+
+        if self.slide is None:
+            return Background.of(self.layers()[0], self.mpp)
+        return slide_background(self.slide, mpp=self.mpp)
+
+    def strength(self) -> Layer:
+        """Return what is shown so that patches of several slides can be ranked.
+
+        It is the attention over that of a patch of the same case on average; without attention,
+        the contribution that a bag of such patches would have.
+        """
+        times = float(self.about.get("patches_of_case", len(self.coords)))
+        words = "attention, times the mean of the case"
+        if self.attention is None:
+            words = f"towards {self.classes[-1]}, contribution times the patches of the case"
+        first = self.layers()[0]
+        key = f"{self.encoder}.{self.head}.strength"
+        return replace(first, key=key, legend=words, values=self.shown * times, scale=VALUE)
+
+    def plot(self) -> Figure:
+        """Draw what is shown over the slide; see `spade_bench.explain.overlay`.
+
+        Returns:
+            A matplotlib figure, ready for `savefig`.
+        """
+        from spade_bench.explain.overlay import overlay_figure
+
+        return overlay_figure(self.layers()[0], self.background, self.slide_id, marks=self.marks)
+
+    def to_geojson(self, path: str | Path, *, max_detections: int = MAX_DETECTIONS) -> Path:
+        """Write the patches as QuPath detections with their values as measurements.
+
+        Args:
+            path: File to write, `.geojson` or `.geojson.gz`.
+            max_detections: Most patches to write; of more, those of which most is shown.
+
+        Returns:
+            The file.
+        """
+        values = self.to_dataframe().drop(columns=["slide_id", "x", "y"])
+        measured = {str(name): column.to_numpy(dtype=float) for name, column in values.items()}
+        return write_detections(
+            path, self.layers(), measurements=measured, offset=self.offset,
+            max_detections=max_detections,
+        ).path  # fmt: skip
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row per patch: `slide_id`, `x`, `y` (level-0 pixels), and what is known of it.

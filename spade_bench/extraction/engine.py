@@ -96,10 +96,10 @@ def run_jobs(
     mpp = source.mpp(settings)
     folder = features_folder(out, source.card.name, mpp, source.patch_px, settings.overlap)
     failed: dict[str, str] = {}
-    mine = _sharded(jobs, settings.shard)
+    share = _sharded(jobs, settings.shard)
     if others := [other / folder.relative_to(out) for other in also]:
-        take_from(others, mine, source, folder)
-    todo, skipped = _plan(mine, source, folder, failed)
+        take_from(others, share, source, folder)
+    todo, skipped = _plan(share, source, folder, failed)
     done: dict[str, int] = {}
     if todo:
         with _writing(folder):

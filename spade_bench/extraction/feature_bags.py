@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.errors import ConfigError
 from spade_bench.extraction.folders import EncodedFolder, over_bags
 from spade_bench.extraction.outputs import checked_encode
 from spade_bench.features.bags import read_bag, write_features
-from spade_bench.features.formats import HDF5, opened
+from spade_bench.features.formats import HDF5, look, opened
+from spade_bench.features.routinggroup import GROUP, has_routing
 
 if TYPE_CHECKING:
-    from spade_bench.types import Bag, FeatureEncoder
+    from spade_bench.types import Bag, FeatureEncoder, Routing
 
-__all__ = ["encode_bags"]
+__all__ = ["encode_bags", "routes_of"]
 
 # Not carried: names of what made the source, and the unit of its coordinates, which are pixels now.
 _OWN = ("name", "encoder", "extractor", "recipe", "recipe_hash", "identity", "source_hash", "unit",
@@ -22,7 +24,12 @@ _OWN = ("name", "encoder", "extractor", "recipe", "recipe_hash", "identity", "so
 
 
 def encode_bags(
-    encoder: FeatureEncoder, features: Path, out: Path, *, recipe: Mapping[str, Any] | None = None
+    encoder: FeatureEncoder,
+    features: Path,
+    out: Path,
+    *,
+    recipe: Mapping[str, Any] | None = None,
+    with_routing: bool = False,
 ) -> EncodedFolder:
     """Encode every bag under a folder and write the same layout under `features_{encoder}`.
 
@@ -36,14 +43,18 @@ def encode_bags(
         features: Folder of base features, searched recursively.
         out: Folder to write.
         recipe: What is recorded of the encoder in words; None for what can be told from it.
+        with_routing: Also store to which experts each patch was sent. Files without it are then
+            made again; files with it stay when it is not asked for.
 
     Raises:
+        ConfigError: When routing is asked of an encoder that has no experts.
         DataError: When the folder holds no features of the upstream encoder.
     """
     name = encoder.card.name
+    route = routes_of(encoder) if with_routing else None
 
     def write(source: Path, target: Path, attrs: dict[str, Any]) -> None:
-        _encode_one(encoder, source, target, attrs)
+        _encode_one(encoder, source, target, attrs, route)
 
     return over_bags(
         encoder,
@@ -52,10 +63,41 @@ def encode_bags(
         recipe=recipe,
         target_of=lambda slide_id, source: _target(features, source, out, name),
         write=write,
+        lacks=None if route is None else _lacks_routing,
     )
 
 
-def _encode_one(encoder: FeatureEncoder, source: Path, target: Path, attrs: dict[str, Any]) -> None:
+def routes_of(encoder: Any) -> Callable[[Any], Routing]:
+    """Return the function of an encoder that says to which experts patches are sent.
+
+    An encoder with experts offers it as its method `route`: (n, D) features in, `Routing` out.
+
+    Raises:
+        ConfigError: When it has no experts.
+    """
+    route: Callable[[Any], Routing] | None = getattr(encoder, "route", None)
+    if route is None or encoder.card.level == "slide":
+        raise ConfigError(
+            f"'{encoder.card.name}' sends patches to no experts: it has no routing to store",
+            where="--with-routing",
+            fix="Leave it out, or name a mixture of experts such as spade",
+        )
+    return route
+
+
+def _lacks_routing(path: Path) -> str:
+    header = look(path)
+    empty = header is not None and not header.n  # a slide without patches has nothing to route
+    return "" if empty or has_routing(path) else "no routing was stored"
+
+
+def _encode_one(
+    encoder: FeatureEncoder,
+    source: Path,
+    target: Path,
+    attrs: dict[str, Any],
+    route: Callable[[Any], Routing] | None,
+) -> None:
     import numpy as np
 
     bag = read_bag(source)
@@ -63,6 +105,7 @@ def _encode_one(encoder: FeatureEncoder, source: Path, target: Path, attrs: dict
         encoded = checked_encode(encoder)(bag.features)  # (n, dim)
     else:
         encoded = np.empty((0, encoder.dim), dtype=np.float32)
+    routing = route(bag.features) if route is not None and len(bag.features) else None
     write_features(
         target,
         encoded,
@@ -71,6 +114,7 @@ def _encode_one(encoder: FeatureEncoder, source: Path, target: Path, attrs: dict
         encoder=encoder.card.name,
         barcodes=bag.barcodes,
         attrs={**_carried(source, bag), **attrs, "upstream": bag.encoder},
+        routing=routing,
     )
 
 
@@ -96,9 +140,9 @@ def _carried(source: Path, bag: Bag) -> dict[str, Any]:
 
         with opened(source) as file:
             for name in file:
-                if isinstance(file.get(name, getlink=True), h5py.HardLink):
+                if name != GROUP and isinstance(file.get(name, getlink=True), h5py.HardLink):
                     attrs |= dict(file[name].attrs)
-    for own in _OWN:
-        attrs.pop(own, None)
+    for attribute in _OWN:
+        attrs.pop(attribute, None)
     known = {"mpp": bag.mpp, "patch_size_level0": bag.patch_size_level0}
     return {key: value for key, value in known.items() if value is not None} | attrs

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spade_bench import console, files
-from spade_bench.errors import DataError, UserError
+from spade_bench.errors import DataError, UserError, name_some
 from spade_bench.extraction.outputs import check_width
 from spade_bench.features.bags import find_bags, source_hash
 from spade_bench.features.identity import ATTRIBUTE, identity_of, stored_identity, with_base
@@ -42,6 +42,7 @@ def over_bags(
     recipe: Mapping[str, Any] | None,
     target_of: Callable[[str, Path], Path],
     write: Callable[[Path, Path, dict[str, Any]], object],
+    lacks: Callable[[Path], str] | None = None,
 ) -> EncodedFolder:
     """Write a file for every bag under a folder that has no current one.
 
@@ -57,6 +58,8 @@ def over_bags(
         recipe: What is recorded of the encoder in words; None for what can be told from it.
         target_of: Tells the file of a slide id and its bag.
         write: Encodes a bag into a file with these attributes beside its own.
+        lacks: Says what is asked for and missing in a file that is current, so that it is made
+            again; empty for nothing.
 
     Raises:
         DataError: When the folder holds no features of the upstream encoder, or features of
@@ -86,10 +89,14 @@ def over_bags(
             before, identity = _made_from(target), with_base(made_by, stored_identity(source))
             stored = stored_identity(target)
             changes = () if stored is None else stored.differences(identity)
-            if before.get("recipe") == key and not changes:
+            current = before.get("recipe") == key and not changes
+            lacking = lacks(target) if current and lacks is not None else ""
+            if current and not lacking:
                 skipped[slide_id] = target
             else:
-                if before.get("source_hash", content) != content:
+                if lacking:
+                    remade[lacking] += 1
+                elif before.get("source_hash", content) != content:
                     changed.append(slide_id)
                 elif before:
                     remade["; ".join(changes) or "other settings"] += 1
@@ -100,20 +107,28 @@ def over_bags(
                 except (UserError, OSError) as error:
                     if isinstance(error, OSError) and error.errno in _FOR_ALL:
                         raise  # the next bag would fail alike
-                    line = error.at(slide_id) if isinstance(error, UserError) else str(error)
-                    line = line if slide_id in line else f"{slide_id}: {line}"
-                    failed.append(line)
-                    console.warn(line)
+                    failed.append(_failure(slide_id, error))
+                    console.warn(failed[-1])
             bar.advance(note=slide_id)
+    _say_made_again(changed, remade)
+    return EncodedFolder(written, skipped, tuple(failed))
+
+
+def _say_made_again(changed: Sequence[str], remade: Mapping[str, int]) -> None:
+    """Say why files were made again: slides whose source has changed, and counts by difference."""
     if changed:
-        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         console.say(
             f"{len(changed)} source(s) have changed since they were encoded before: "
-            f"{', '.join(changed[:5])}{more}"
+            f"{name_some(changed)}"
         )
     for difference, n in remade.items():
         console.say(f"{n} file(s) had been made otherwise and are made again ({difference})")
-    return EncodedFolder(written, skipped, tuple(failed))
+
+
+def _failure(slide_id: str, error: UserError | OSError) -> str:
+    """What went wrong with a slide, in a line that names it."""
+    line = error.at(slide_id) if isinstance(error, UserError) else str(error)
+    return line if slide_id in line else f"{slide_id}: {line}"
 
 
 def old_recipe(encoder: Any) -> dict[str, Any]:

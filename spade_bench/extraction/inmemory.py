@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from spade_bench.console import warn
 from spade_bench.errors import ConfigError, DataError, UserError
 from spade_bench.extraction.engine import run_jobs
-from spade_bench.extraction.feature_bags import encode_bags
+from spade_bench.extraction.feature_bags import encode_bags, routes_of
 from spade_bench.extraction.jobs import SlideJob
 from spade_bench.extraction.outputs import checked_encode
 from spade_bench.extraction.slide_vectors import encode_slides
@@ -55,23 +55,28 @@ def extract_bag(slides: Sequence[Path], source: EncoderSource, settings: Setting
         return read_bag(find_bags(done.folder)[name])
 
 
-def encode_bag(bag: Bag, encoder: FeatureEncoder | SlideEncoder) -> Bag:
+def encode_bag(
+    bag: Bag, encoder: FeatureEncoder | SlideEncoder, *, with_routing: bool = False
+) -> Bag:
     """Send one bag through an encoder of features or a slide encoder.
 
     Args:
         bag: Features (n, D) of the encoder that it takes.
         encoder: The encoder.
+        with_routing: Also say to which experts each patch was sent, as the bag's `routing`.
 
     Returns:
         The bag with features (n, dim) and the same positions; of a slide encoder (1, dim) without
         positions.
 
     Raises:
+        ConfigError: When routing is asked of an encoder that has no experts.
         DataError: When the features are of another encoder, of another width, or not finite.
     """
     import numpy as np
 
     card = encoder.card
+    route = routes_of(encoder) if with_routing else None
     features = np.array(bag.features, dtype=np.float32)  # (n, D), a copy torch may write to
     if features.ndim != 2 or not np.isfinite(features).all():
         raise DataError("features are not (n, D) finite numbers", where=bag.slide_id)
@@ -86,34 +91,49 @@ def encode_bag(bag: Bag, encoder: FeatureEncoder | SlideEncoder) -> Bag:
         single = np.asarray(vector, dtype=np.float32)[None]  # (1, dim)
         return Bag(bag.slide_id, single, mpp=bag.mpp, encoder=card.name, identity=made_by)
     encoded = checked_encode(encoder)(features)  # (n, dim)
-    return replace(bag, features=encoded, encoder=card.name, identity=made_by)
+    routing = None if route is None else route(features)
+    return replace(bag, features=encoded, encoder=card.name, identity=made_by, routing=routing)
 
 
-def encode_anndata(data: AnnData, encoder: FeatureEncoder | SlideEncoder) -> AnnData:
+def encode_anndata(
+    data: AnnData, encoder: FeatureEncoder | SlideEncoder, *, with_routing: bool = False
+) -> AnnData:
     """Send the patches of one slide through an encoder; rows of patches keep what `obs` says.
 
     Raises:
+        ConfigError: As `encode_bag`.
         DataError: As `encode_bag`.
     """
-    encoded = encode_bag(Bag.from_anndata(data), encoder).to_anndata()
+    bag = encode_bag(Bag.from_anndata(data), encoder, with_routing=with_routing)
+    encoded = bag.to_anndata()
     if encoded.n_obs == data.n_obs and encoder.card.level != "slide":
+        routed = encoded.obs.drop(columns=["slide_id", "barcode"], errors="ignore")
         encoded.obs = data.obs.copy()
+        for name, values in routed.items():
+            encoded.obs[name] = values.array
         for key, values in data.obsm.items():
             encoded.obsm[key] = values
     return encoded
 
 
 def encode_folder(
-    features: Path, encoder: FeatureEncoder | SlideEncoder, out: Path
+    features: Path,
+    encoder: FeatureEncoder | SlideEncoder,
+    out: Path,
+    *,
+    with_routing: bool = False,
 ) -> EncodedFolder:
     """Send every bag of a folder through an encoder of features or a slide encoder.
 
     Raises:
+        ConfigError: When routing is asked of an encoder that has no experts.
         DataError: When the folder holds no features of the encoder that it takes.
     """
     if encoder.card.level == "slide":
+        if with_routing:
+            routes_of(encoder)
         return encode_slides(cast("SlideEncoder", encoder), features, out)
-    return encode_bags(cast("FeatureEncoder", encoder), features, out)
+    return encode_bags(cast("FeatureEncoder", encoder), features, out, with_routing=with_routing)
 
 
 def check_takes_features(card: EncoderCard) -> None:

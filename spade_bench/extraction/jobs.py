@@ -88,7 +88,7 @@ class SlideJob:
 
     def prepare(self, folder: Path) -> PatchReader:
         """See `Job.prepare`."""
-        from spade_bench.extraction.preview import write_preview
+        from spade_bench.extraction.preview import preview_picture, write_preview
         from spade_bench.slides.quality import sharp
 
         px, mpp = self.source.patch_px, self.source.mpp(self.settings)
@@ -98,6 +98,7 @@ class SlideJob:
             warn(f"{self.slide_id}: {note}")
         try:
             tissue, grid = self._patches(slide, folder)
+            picture = preview_picture(slide, tissue) if self.settings.preview else None
         except BaseException:
             slide.close()
             raise
@@ -109,8 +110,9 @@ class SlideJob:
             return np.stack([slide.read(x, y, grid.side, px, how) for x, y in corners])
 
         def finish(rows: np.ndarray) -> None:
-            if self.settings.preview:
-                write_preview(folder, slide, tissue, grid.coords[rows], grid.side)
+            if picture is not None:
+                write_preview(folder, slide, tissue.mask, picture=picture,
+                              patches=grid.coords[rows], side=grid.side)  # fmt: skip
 
         attrs = {
             "patch_size": px,
@@ -124,6 +126,8 @@ class SlideJob:
             "level0_mpp": slide.mpp,
             "level0_mpp_source": slide.mpp_source,
         }
+        if any(slide.offset):  # regions that were drawn in QuPath are counted from there
+            attrs |= {"bounds_x": slide.offset[0], "bounds_y": slide.offset[1]}
         keep = sharp if self.settings.drop_blur else None
         n = len(grid.coords)
         return PatchReader(n, read, grid.coords, None, attrs, keep, finish, slide.close)
@@ -132,7 +136,7 @@ class SlideJob:
         """Find the tissue and lay the grid; a slide without any leaves its preview behind."""
         import numpy as np
 
-        from spade_bench.extraction.preview import write_preview
+        from spade_bench.extraction.preview import preview_picture, write_preview
         from spade_bench.slides.grid import make_grid
         from spade_bench.slides.quality import ink_mask
         from spade_bench.slides.tissue import find_tissue
@@ -158,7 +162,9 @@ class SlideJob:
             )
         except DataError:
             if self.settings.preview:
-                write_preview(folder, slide, tissue, np.empty((0, 2)), side)
+                picture = preview_picture(slide, tissue)
+                write_preview(folder, slide, tissue.mask, picture=picture,
+                              patches=np.empty((0, 2)), side=side)  # fmt: skip
             raise
         return tissue, grid
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.errors import DataError
+from spade_bench.errors import DataError, name_some
 from spade_bench.features.cache import KnownFiles
 from spade_bench.features.formats import (
     HDF5,
@@ -30,10 +30,13 @@ from spade_bench.features.formats import (
 from spade_bench.features.identity import Identity, stored_identity
 from spade_bench.features.lookalikes import OTHERS, say_not_taken, unlike, why_no_features
 from spade_bench.features.packs import PACK_SUFFIX, is_pack, open_pack, split_path
+from spade_bench.features.routinggroup import write_routing
 from spade_bench.files import atomic_hdf5, file_name, hash_file
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from spade_bench.types import Bag, Routing
 
 __all__ = [
     "FeatureFolder",
@@ -42,6 +45,7 @@ __all__ = [
     "bag_encoder",
     "features_folder",
     "find_bags",
+    "placement",
     "read_bag",
     "same_encoder",
     "source_hash",
@@ -58,6 +62,8 @@ _COORDS_ATTRS = frozenset(
         "overlap",
         "level0_width",
         "level0_height",
+        "bounds_x",
+        "bounds_y",
     }
 )
 # Names under which other toolkits know encoders of this registry.
@@ -101,6 +107,7 @@ def write_features(
     encoder: str,
     barcodes: Sequence[str] | None = None,
     attrs: Mapping[str, Any] | None = None,
+    routing: Routing | None = None,
 ) -> Path:
     """Write one bag, atomically.
 
@@ -113,6 +120,7 @@ def write_features(
         barcodes: N spot barcodes.
         attrs: Further attributes (`mpp`, `patch_size_level0`, ...), each stored where TRIDENT
             keeps it. None is stored as the text `None`.
+        routing: How the patches were sent to experts; stored in a group of its own.
 
     Raises:
         DataError: When the shapes do not fit together.
@@ -122,7 +130,8 @@ def write_features(
     values = np.ascontiguousarray(features, dtype=np.float32)
     if values.ndim != 2:
         raise DataError(f"features of shape {values.shape} are not (N, D)", where=slide_id)
-    for name, other in (("coords", coords), ("barcodes", barcodes)):
+    experts = None if routing is None else routing.expert
+    for name, other in (("coords", coords), ("barcodes", barcodes), ("experts", experts)):
         if other is not None and len(other) != len(values):
             raise DataError(f"{len(other)} {name} for {len(values)} features", where=slide_id)
     with atomic_hdf5(path) as file:
@@ -137,7 +146,19 @@ def write_features(
         for key, value in (attrs or {}).items():
             target = placed if key in _COORDS_ATTRS else stored
             target.attrs[key] = "None" if value is None else value
+        if routing is not None:
+            write_routing(file, routing)
     return Path(path)
+
+
+def placement(bag: Bag) -> dict[str, int]:
+    """Return the attributes that say how a bag's pixels lie on its slide, where it knows them."""
+    names: dict[str, int] = {}
+    if any(bag.offset):
+        names |= {"bounds_x": bag.offset[0], "bounds_y": bag.offset[1]}
+    if bag.size is not None:
+        names |= {"level0_width": bag.size[0], "level0_height": bag.size[1]}
+    return names
 
 
 def bag_dim(path: Path | str) -> int:
@@ -195,7 +216,8 @@ class FeatureFolder:
             encoder: Take this encoder's features only. A folder in which no file names an encoder
                 is taken as it is.
             unreadable: When given, takes the error of each file that cannot be read, and the
-                search goes on; otherwise the first such error is raised.
+                search goes on; otherwise one error names them: a damaged file is not taken for
+                a missing one, because nobody knows whose features it holds.
 
         Returns:
             Slide id -> file, sorted by slide id.
@@ -223,19 +245,20 @@ class FeatureFolder:
             self._files = _candidates(self.root)
         candidates, strangers = self._files
         headers: list[BagHeader] = []
-        try:
-            for path in candidates:
-                if path not in self._looks:
-                    self._looks[path] = self._look(path)
-                looked = self._looks[path]
-                if not isinstance(looked, DataError):
-                    headers += looked
-                elif unreadable is None:
-                    raise looked
-                else:
-                    unreadable.append(looked)
-        finally:
-            say_not_taken(self.root, [*strangers, *self._strangers.items()])
+        damaged: list[DataError] = []
+        for path in candidates:
+            if path not in self._looks:
+                self._looks[path] = self._look(path)
+            looked = self._looks[path]
+            if isinstance(looked, DataError):
+                damaged.append(looked)
+            else:
+                headers += looked
+        say_not_taken(self.root, [*strangers, *self._strangers.items()])
+        if unreadable is not None:
+            unreadable += damaged
+        elif damaged:
+            raise damaged[0] if candidates == [self.root] else _of_damaged(damaged)
         return headers
 
     def _look(self, path: Path) -> list[BagHeader] | DataError:
@@ -355,6 +378,19 @@ def same_encoder(named: str | None, wanted: str) -> bool:
     if named is None:
         return False
     return _ALIASES.get(named, named) == _ALIASES.get(wanted, wanted)
+
+
+def _of_damaged(errors: Sequence[DataError]) -> DataError:
+    """One error for the files of a folder that cannot be read, and how to go on without them."""
+    first, others = errors[0], [Path(error.where).name for error in errors[1:]]
+    more = f"; {len(others)} more cannot be read: {name_some(others)}" if others else ""
+    again = first.fix.rstrip(". ") or "Make it again"
+    return DataError(
+        f"{first.what}{more}",
+        where=first.where,
+        fix=f"{again}, or move it out of the folder; a run leaves slides without features out "
+        "with --allow-missing",
+    )
 
 
 def _only(root: Path, slide: str, headers: list[BagHeader]) -> Path:

@@ -215,6 +215,8 @@ def _read_hdf5(path: Path, file: h5py.File) -> Bag:
         encoder=_encoder(attrs, path),
         barcodes=barcodes,
         identity=str(attrs["identity"]) if "identity" in attrs else None,
+        offset=_pair(attrs, "bounds_x", "bounds_y") or (0, 0),
+        size=_pair(attrs, "level0_width", "level0_height"),
     )
 
 
@@ -322,6 +324,15 @@ def _mpp(attrs: Mapping[str, Any]) -> float | None:
         return um / px
     magnification = positive(attrs.get("target_magnification"))
     return 10.0 / magnification if magnification else None
+
+
+def _pair(attrs: Mapping[str, Any], *names: str) -> tuple[int, int] | None:
+    """Two whole numbers, such as the size of a slide; None unless both stand there."""
+    try:
+        first, second = (int(attrs[name]) for name in names)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return first, second
 
 
 def _no_features(path: Path) -> DataError:

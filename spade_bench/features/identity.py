@@ -56,6 +56,7 @@ _WORDS = {
     "seed": "seed",
     "recipe": "version of the recipe",
     "base": "encoder of the features it was given",
+    "regions": "regions that the patches lie in",
 }
 
 
@@ -77,6 +78,7 @@ class Identity:
         recipe: Version of this package's own part.
         base: Digest of the identity of the features it was given; empty where it took images, or
             features that do not say.
+        regions: Hash of what was outlined on the slide, where the patches inside alone are taken.
     """
 
     encoder: str
@@ -90,11 +92,12 @@ class Identity:
     seed: int = 0
     recipe: int = RECIPE
     base: str = ""
+    regions: str = ""
 
     @property
     def digest(self) -> str:
         """One hash of it all, 16 hex digits."""
-        return hash_obj(asdict(self))
+        return hash_obj(self._values())
 
     @property
     def key(self) -> str:
@@ -112,11 +115,16 @@ class Identity:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {"schema": _SCHEMA, **asdict(self), "digest": self.digest}
+        return {"schema": _SCHEMA, **self._values(), "digest": self.digest}
 
     def to_json(self) -> str:
         """Return one line of JSON."""
         return json.dumps(self.to_dict(), sort_keys=True)
+
+    def _values(self) -> dict[str, Any]:
+        """Its fields; whole slides say nothing of regions, as before there were any."""
+        values = asdict(self)
+        return values if self.regions else {k: v for k, v in values.items() if k != "regions"}
 
     @classmethod
     def from_dict(cls, stored: Mapping[str, Any]) -> Identity:
@@ -139,19 +147,19 @@ class Identity:
 
         Weights that are not at hand are taken to be those of the commit they are pinned to.
         """
-        found = [
+        lines = [
             f"{words}: {_shown(getattr(self, name))} -> {_shown(getattr(other, name))}"
             for name, words in _WORDS.items()
             if getattr(self, name) != getattr(other, name)
         ]
         if self.weights is None or other.weights is None:
             if self.weights != other.weights and not (self.known and other.known):
-                found.append("weights: they are not at hand and no commit is pinned")
+                lines.append("weights: they are not at hand and no commit is pinned")
         else:
-            found += _changes("weights", self.weights, other.weights)
-        found += _changes("options", self.options, other.options)
-        found += _changes("preprocessing", self.preprocessing, other.preprocessing)
-        return tuple(found)
+            lines += _changes("weights", self.weights, other.weights)
+        lines += _changes("options", self.options, other.options)
+        lines += _changes("preprocessing", self.preprocessing, other.preprocessing)
+        return tuple(lines)
 
 
 def identity_of(encoder: Any, options: LoadOptions | None = None) -> Identity:
@@ -258,8 +266,8 @@ def _named(files: Sequence[Path | str]) -> dict[str, Path]:
 def _hashes(files: Mapping[str, Path] | None) -> dict[str, str] | None:
     if files is None:
         return None
-    found = {name: hash_weights(path) for name, path in sorted(files.items())}
-    return found if len(found) <= _MOST_FILES else {f"{len(found)} files": hash_obj(found)}
+    hashes = {name: hash_weights(path) for name, path in sorted(files.items())}
+    return hashes if len(hashes) <= _MOST_FILES else {f"{len(hashes)} files": hash_obj(hashes)}
 
 
 def _preprocessing(card: EncoderCard) -> dict[str, Any]:

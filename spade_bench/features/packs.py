@@ -37,6 +37,7 @@ MAGIC = b"SPADEPCK"
 VERSION = 2
 _READS = (1, VERSION)
 _DTYPES = ("<f2", "<f4")
+_LISTS = ("barcodes", "offset")  # tuples, which JSON holds as lists
 TRAILER = struct.Struct("<QQQ8s")  # version, offset and length of the index, magic
 
 
@@ -57,6 +58,7 @@ class PackedBag:
         coords_digest: Hash of its coordinates; None when it has none, or in a pack of version 1.
         source: Hash of the file that it was packed from, or None when that is not known.
         identity: What made the features, as the file said it; None where it did not.
+        offset: Level-0 pixel where what was scanned begins; None where that is (0, 0).
     """
 
     slide_id: str
@@ -71,6 +73,7 @@ class PackedBag:
     coords_digest: str | None = None
     source: str | None = None
     identity: str | None = None
+    offset: tuple[int, int] | None = None
 
 
 class Pack:
@@ -143,6 +146,7 @@ class Pack:
             slide.encoder,
             slide.barcodes,
             slide.identity,
+            slide.offset or (0, 0),
         )
 
     def slide(self, slide_id: str) -> PackedBag:
@@ -246,8 +250,10 @@ def _read_index(path: Path) -> tuple[dict[str, Any], int]:
 
 def _packed(entry: dict[str, Any]) -> PackedBag:
     """A slide from its entry in the index."""
-    barcodes = entry.pop("barcodes", None)
-    slide = PackedBag(**entry, barcodes=None if barcodes is None else tuple(barcodes))
+    lists: dict[str, Any] = {
+        name: tuple(entry.pop(name)) for name in _LISTS if entry.get(name) is not None
+    }
+    slide = PackedBag(**entry, **lists)
     if not (isinstance(slide.slide_id, str) and isinstance(slide.digest, str)):
         raise TypeError("names and digests are text")
     return slide

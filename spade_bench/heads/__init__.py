@@ -9,7 +9,15 @@ comes with these.
 from __future__ import annotations
 
 from spade_bench.heads._base import Fit, HeadOptions, grid_points, parse_memory
-from spade_bench.heads._fitted import FittedHead, FittingHead, Head, HeadInfo, fitting
+from spade_bench.heads._contribution import Contribution, Linear
+from spade_bench.heads._fitted import (
+    FittedHead,
+    FittingHead,
+    Head,
+    HeadInfo,
+    can_be_saved,
+    fitting,
+)
 from spade_bench.heads._model import Model
 from spade_bench.heads._outputs import checked_scores, fit, fit_predict
 from spade_bench.heads._pooled import Form, PooledHead, Solved, pooled_head
@@ -17,6 +25,7 @@ from spade_bench.heads._sklearn import sklearn_head
 from spade_bench.heads._stacked import TrainConfig, stacked_head
 
 __all__ = [
+    "Contribution",
     "Fit",
     "FittedHead",
     "FittingHead",
@@ -24,10 +33,12 @@ __all__ = [
     "Head",
     "HeadInfo",
     "HeadOptions",
+    "Linear",
     "Model",
     "PooledHead",
     "Solved",
     "TrainConfig",
+    "can_be_saved",
     "checked_scores",
     "fit",
     "fit_predict",

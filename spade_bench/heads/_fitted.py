@@ -12,6 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from spade_bench.errors import ConfigError, DataError, UserError, name_some
 from spade_bench.files import atomic_dir, hash_file, read_sealed, write_sealed
 from spade_bench.heads._base import Fit, HeadOptions
+from spade_bench.heads._contribution import (
+    Contribution,
+    Link,
+    gradient_times_input,
+    no_contributions,
+)
 from spade_bench.registry import heads
 from spade_bench.types import HeadCard
 
@@ -29,6 +35,7 @@ __all__ = [
     "Head",
     "HeadInfo",
     "Keep",
+    "can_be_saved",
     "check_tensors",
     "fitting",
     "no_attention",
@@ -126,6 +133,29 @@ class FittedHead(ABC):
         """
         raise no_attention(self.info.head)
 
+    def contributions(self, bag: NDArray[np.floating]) -> Contribution:
+        """Say what each patch of a bag adds to the prediction of the bag.
+
+        A head with a method ``forward``, which maps a bag as a torch tensor (n, dim) to its logits
+        or its risk (n_outputs,), is explained by gradient x input; others override this.
+
+        Args:
+            bag: Features, (n, dim).
+
+        Raises:
+            UserError: When the head cannot say it.
+            DataError: When the bag is empty or of another width.
+        """
+        forward = getattr(self, "forward", None)
+        if forward is None:
+            raise no_contributions(self.info.head)
+        import torch
+
+        self.check_bag(bag)
+        x = torch.from_numpy(bag.astype("float32"))
+        link: Link = "softmax" if self.info.n_outputs > 1 else "risk"
+        return gradient_times_input(forward, x, torch.zeros(x.shape[1]), link)
+
     @abstractmethod
     def tensors(self) -> Tensors:
         """Return all numbers it has learnt, by name.
@@ -147,7 +177,7 @@ class FittedHead(ABC):
             DataError: When the folder exists and is not a saved head.
             UserError: When this head cannot be saved.
         """
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         tensors = {name: _contiguous(tensor) for name, tensor in self.tensors().items()}
         target = Path(folder)
@@ -156,7 +186,8 @@ class FittedHead(ABC):
                 "exists and is not a saved head", where=str(target), fix="Name a new folder"
             )
         with atomic_dir(target) as inside:
-            save_file(tensors, inside / TENSORS)
+            # save_file would make it readable to its owner only
+            (inside / TENSORS).write_bytes(save(tensors))
             about = {"format": FORMAT, "version": VERSION, **asdict(self.info)}
             digest = hash_file(inside / TENSORS)
             write_sealed(inside / DESCRIPTION, {**about, "tensors": digest})
@@ -188,6 +219,16 @@ class FittedHead(ABC):
         tensors = _read(path, digest)
         check_tensors(tensors, able.layout(info), str(path))
         return able.restore(info, tensors)
+
+    @staticmethod
+    def check_files(folder: str | Path) -> None:
+        """Make sure that what `save` wrote is whole, without building the head.
+
+        Raises:
+            DataError: When a file is missing or damaged.
+        """
+        _, digest = _described(Path(folder) / DESCRIPTION)
+        _check_digest(Path(folder) / TENSORS, digest)
 
     def check_width(self, dim: int) -> None:
         """Refuse features of another width.
@@ -254,6 +295,18 @@ def fitting(head: Head) -> FittingHead | None:
     return head if able else None  # type: ignore[return-value]
 
 
+def can_be_saved(head: Head) -> bool:
+    """Whether what the head fits can be saved, as far as can be said before it is fitted."""
+    able = fitting(head)
+    if able is None:
+        return False
+    try:
+        able.layout(HeadInfo(head.card.name, able.resolve({}), n_outputs=2, dim=2))
+    except UserError:
+        return False
+    return True
+
+
 def no_attention(name: str) -> UserError:
     """Return the error of a head without attention."""
     return UserError(
@@ -276,13 +329,13 @@ def check_tensors(
     if missing := sorted(set(layout) - set(tensors)):
         raise DataError(f"lacks the tensors {name_some(missing)}", where=where)
     for name, (shape, dtype) in layout.items():
-        found = tensors[name].shape
-        fits = len(found) == len(shape)
-        fits = fits and all(b is None or a == b for a, b in zip(found, shape, strict=False))
+        actual = tensors[name].shape
+        fits = len(actual) == len(shape)
+        fits = fits and all(b is None or a == b for a, b in zip(actual, shape, strict=False))
         if not fits or str(tensors[name].dtype) != dtype:
             wanted = str(tuple("any" if size is None else size for size in shape))
             raise DataError(
-                f"'{name}' is {tensors[name].dtype} {found}, not {dtype} {wanted}", where=where
+                f"'{name}' is {tensors[name].dtype} {actual}, not {dtype} {wanted}", where=where
             )
 
 
@@ -317,14 +370,18 @@ def _read(path: Path, digest: str) -> Tensors:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    if not path.is_file():
-        raise DataError("no such file", where=str(path))
-    if hash_file(path) != digest:
-        raise DataError("damaged or edited: its checksum does not fit", where=str(path))
+    _check_digest(path, digest)
     try:
         return dict(load_file(path))
     except (SafetensorError, KeyError, ValueError) as error:  # KeyError: a dtype numpy lacks
         raise DataError(f"not a readable safetensors file ({error})", where=str(path)) from error
+
+
+def _check_digest(path: Path, digest: str) -> None:
+    if not path.is_file():
+        raise DataError("no such file", where=str(path))
+    if hash_file(path) != digest:
+        raise DataError("damaged or edited: its checksum does not fit", where=str(path))
 
 
 def _contiguous(tensor: NDArray[Any]) -> NDArray[Any]:

@@ -29,6 +29,9 @@ class Model:
         small: Whether most of its matrix products are small.
         attention: ``attention(x, mask, p)`` returns how much each patch weighs, (S, B, n), which
             sums to one over the real patches; None when the model has no such weights.
+        shares: ``shares(x, p)`` takes one bag (1, n, D) and the parameters of one model, and
+            returns what each patch adds to each output, (n, K), and what is added besides, (K,);
+            together they are the output. None when outputs are no such sums.
     """
 
     initial: Callable[[int, int, Any, torch.Generator], Params]
@@ -40,6 +43,7 @@ class Model:
     shape: tuple[str, ...]
     small: bool = False
     attention: Callable[[torch.Tensor, torch.Tensor | None, Params], torch.Tensor] | None = None
+    shares: Callable[[torch.Tensor, Params], tuple[torch.Tensor, torch.Tensor]] | None = None
 
     def shape_of(self, settings: Any) -> tuple[Any, ...]:
         """Values of `shape`: models in which they are equal can be stacked."""

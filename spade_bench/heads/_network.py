@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from spade_bench.device import autocast, resolve_device, small_products
 from spade_bench.errors import DataError
+from spade_bench.heads._contribution import Contribution, gradient_times_input
 from spade_bench.heads._fitted import FittedHead, HeadInfo, no_attention
 from spade_bench.heads._modelstack import fold_scaling
 from spade_bench.heads._reader import Reader
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from spade_bench.features.casebags import CaseBags
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["FittedNetwork", "network_shapes"]
 
+_ATTENTION = "exact: attention x output of each patch"
 SCALING = ("input.reference", "input.mean", "input.scale")
+_NODES = 32  # of Gauss-Legendre quadrature; the risk is smooth, so that these give all digits
 
 
 class FittedNetwork(FittedHead):
@@ -91,6 +94,73 @@ class FittedNetwork(FittedHead):
             weights = self._model.attention(batch.x, None, self._p)  # (1, 1, n)
         found: NDArray[np.float64] = weights[0, 0].double().cpu().numpy()
         return found
+
+    def contributions(self, bag: NDArray[np.floating]) -> Contribution:
+        """What each patch adds to the logits or the risk. See `FittedHead.contributions`.
+
+        Where outputs are sums over patches (`Model.shares`) and what is explained is the outputs
+        themselves, shares are exact. The risk of discrete time is a function of several outputs:
+        shares of the outputs are weighed by its mean slope on the way from the biases to the
+        outputs (integrated gradients), so that they add up to the risk beyond that of the biases.
+        Other models are explained by gradient x input, where a patch like the mean of the training
+        patches adds nothing.
+        """
+        self.check_bag(bag)
+        reader = self._reader(lambda _: bag.astype("float32"), 1)
+        (batch,) = reader.batches([0], self._reference)
+        if self._model.shares is None:
+            return self._by_gradient(batch.x)
+        with torch.no_grad(), autocast(self._device, self._settings.precision):
+            of_patches, bias = self._model.shares(batch.x, self._p)  # (n, K), (K,)
+        of_patches, bias = of_patches.double(), bias.double()
+        attention = None if self._model.attention is None else self.attention(bag)
+        method = "exact: sum over patches" if attention is None else _ATTENTION
+        if not self._objective.direct:
+            slope, bias = self._slope(of_patches.sum(dim=0), bias)  # (K, C), (C,)
+            of_patches = of_patches @ slope  # (n, C)
+            method += "; integrated gradients of the risk over the time bins"
+        values, offset = of_patches.cpu().numpy(), bias.cpu().numpy()
+        return Contribution(values, offset, self._objective.link, method, attention)
+
+    def _slope(
+        self, patches: torch.Tensor, bias: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """How much what is explained changes with each output between the biases and the outputs.
+
+        Args:
+            patches: What all patches add to the outputs, (K,).
+            bias: What is added besides, (K,).
+
+        Returns:
+            The mean slope (K, C), and what the biases alone give (C,).
+        """
+
+        def explained(out: torch.Tensor) -> torch.Tensor:  # (m, K) -> (m, C)
+            return self._objective.explained(out.unsqueeze(0))[0]
+
+        nodes, sizes = np.polynomial.legendre.leggauss(_NODES)
+        steps, weights = (torch.tensor(x).to(bias) for x in ((nodes + 1) / 2, sizes / 2))
+        with torch.enable_grad():
+            points = (bias + steps.unsqueeze(1) * patches).requires_grad_()  # (m, K)
+            ends = explained(points)  # (m, C)
+            slopes = [
+                torch.autograd.grad(ends[:, at].sum(), points, retain_graph=True)[0]  # (m, K)
+                for at in range(ends.shape[1])
+            ]
+        mean = torch.stack([weights @ slope for slope in slopes], dim=1)  # (K, C)
+        return mean, explained(bias.unsqueeze(0))[0]
+
+    def _by_gradient(self, x: torch.Tensor) -> Contribution:
+        """Gradient x input of a bag minus the reference, (1, n, D)."""
+
+        def forward(bag: torch.Tensor) -> torch.Tensor:  # (n, D) -> (C,)
+            seen = bag.mean(dim=0, keepdim=True) if self._pooled else bag
+            with autocast(self._device, self._settings.precision):
+                out = self._model.forward(seen.unsqueeze(0), None, self._p, None)  # (1, 1, K)
+            return self._objective.explained(out.to(self._reference.dtype))[0, 0]
+
+        mean = self._weights["input.mean"].to(self._device)  # beyond the reference, (D,)
+        return gradient_times_input(forward, x[0], mean, self._objective.link)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Parameters and scaling, by name."""

@@ -13,11 +13,21 @@ from spade_bench.errors import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from spade_bench.heads._contribution import Link
+
 __all__ = ["OBJECTIVES", "Objective"]
 
 
 class Objective(Protocol):
-    """Targets, loss and prediction of a stack of S models on B cases each."""
+    """Targets, loss and prediction of a stack of S models on B cases each.
+
+    Attributes:
+        link: What makes the prediction of what `explained` returns.
+        direct: Whether `explained` returns the outputs as they are.
+    """
+
+    link: Link
+    direct: bool
 
     def width(self, n_outputs: int, settings: Any) -> int:
         """Return the number of values a model puts out for a case, K."""
@@ -33,9 +43,15 @@ class Objective(Protocol):
     def predict(self, out: torch.Tensor) -> torch.Tensor:
         """Turn (S, B, K) into probabilities (S, B, C) or risks (S, B, 1)."""
 
+    def explained(self, out: torch.Tensor) -> torch.Tensor:
+        """Turn (S, B, K) into what patches add to: logits (S, B, C) or risks (S, B, 1)."""
+
 
 class Classes:
     """Cross entropy; with ``balanced`` every class of the training cases weighs alike."""
+
+    link: Link = "softmax"
+    direct = True
 
     def width(self, n_outputs: int, settings: Any) -> int:
         """One logit a class."""
@@ -62,6 +78,10 @@ class Classes:
         """Class probabilities."""
         return out.softmax(dim=2)
 
+    def explained(self, out: torch.Tensor) -> torch.Tensor:
+        """The logits."""
+        return out
+
 
 class DiscreteTime:
     """Likelihood of the time bin of the event, or of getting through the bin of censoring.
@@ -69,6 +89,9 @@ class DiscreteTime:
     Zadeh and Schmid, "Bias in cross-entropy-based training of deep survival networks", 2021; the
     bins are cut at quantiles of the event times of the training cases.
     """
+
+    link: Link = "risk"
+    direct = False
 
     def width(self, n_outputs: int, settings: Any) -> int:
         """One hazard a bin."""
@@ -99,9 +122,16 @@ class DiscreteTime:
         survival = torch.nn.functional.logsigmoid(-out).cumsum(dim=2).exp()  # (S, B, K)
         return -survival.sum(dim=2, keepdim=True)  # (S, B, 1)
 
+    def explained(self, out: torch.Tensor) -> torch.Tensor:
+        """The risk, which is no sum over the bins' logits."""
+        return self.predict(out)  # (S, B, 1)
+
 
 class Cox:
     """Negative partial likelihood (Breslow's ties) of the cases of a step, per event."""
+
+    link: Link = "risk"
+    direct = True
 
     def width(self, n_outputs: int, settings: Any) -> int:
         """One log risk."""
@@ -129,6 +159,10 @@ class Cox:
         return -likelihood / event.sum(dim=1).clamp_min(1)  # (S,)
 
     def predict(self, out: torch.Tensor) -> torch.Tensor:
+        """The log risk."""
+        return out
+
+    def explained(self, out: torch.Tensor) -> torch.Tensor:
         """The log risk."""
         return out
 

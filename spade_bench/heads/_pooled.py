@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench import config
 from spade_bench.heads._base import CPU_MEMORY, Fit, HeadOptions, parse_memory
+from spade_bench.heads._contribution import (
+    Contribution,
+    Linear,
+    linear_contribution,
+    no_contributions,
+)
 from spade_bench.heads._fitted import FittedHead, HeadInfo, Keep
 from spade_bench.registry import heads
 from spade_bench.types import HeadCard
@@ -47,10 +53,14 @@ class Form:
             None is as long as it likes.
         predict: ``predict(tensors, x, n_outputs, settings)`` maps mean vectors (m, dim) float64
             to predictions (m, n_outputs).
+        linear: ``linear(tensors, n_outputs, settings)`` gives the same as a `Linear`, for a head
+            that is linear in the mean patch, so that its contributions are exact; None for others,
+            which cannot say what a patch adds.
     """
 
     layout: Callable[[int, int], Mapping[str, tuple[tuple[int | None, ...], str]]]
     predict: Callable[[Tensors, Floats, int, Any], Floats]
+    linear: Callable[[Tensors, int, Any], Linear] | None = None
 
 
 def pooled_head(
@@ -197,6 +207,14 @@ class FittedPooled(FittedHead):
         pooled = bags.pooled()  # (n_cases, D)
         x = pooled if cases is None else pooled[list(cases)]  # (m, D)
         return self._form.predict(self._tensors, x, self.info.n_outputs, self._settings)
+
+    def contributions(self, bag: NDArray[np.floating]) -> Contribution:
+        """What each patch adds. See `FittedHead.contributions`."""
+        if self._form.linear is None:
+            raise no_contributions(self.info.head, "it is not linear in the mean patch")
+        self.check_bag(bag)
+        linear = self._form.linear(self._tensors, self.info.n_outputs, self._settings)
+        return linear_contribution(bag, linear)
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """What was learnt, by name."""

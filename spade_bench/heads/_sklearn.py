@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError, UserError
 from spade_bench.heads._base import Fit, HeadOptions
+from spade_bench.heads._contribution import Contribution, no_contributions
 from spade_bench.heads._fitted import FittedHead, HeadInfo, Keep
 from spade_bench.heads._pooled import PooledHead
 from spade_bench.registry import heads
@@ -138,6 +139,14 @@ class FittedEstimator(FittedHead):
         if len(x):
             out[:, self.estimator.classes_] = self.estimator.predict_proba(x)
         return out
+
+    def contributions(self, bag: NDArray[np.floating]) -> Contribution:
+        """Refuse: what an estimator does with the mean patch is not known here.
+
+        Raises:
+            UserError: Always.
+        """
+        raise no_contributions(self.info.head, "it is a scikit-learn estimator")
 
     def tensors(self) -> dict[str, NDArray[Any]]:
         """Refuse: only pickle could hold an arbitrary estimator, and nothing here is unpickled.

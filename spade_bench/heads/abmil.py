@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 
     Params = dict[str, torch.Tensor]
 
-__all__ = ["AbmilConfig", "AbmilCoxConfig", "AbmilNllConfig", "attend", "forward", "initial"]
+__all__ = [
+    "AbmilConfig",
+    "AbmilCoxConfig",
+    "AbmilNllConfig",
+    "attend",
+    "forward",
+    "initial",
+    "shares",
+]
 
 REFERENCE = "Ilse, Tomczak, Welling: Attention-based deep MIL, ICML 2018"
 
@@ -127,6 +135,22 @@ def forward(
     return out + p["out_b"] if "out_b" in p else out
 
 
+def shares(x: torch.Tensor, p: Params) -> tuple[torch.Tensor, torch.Tensor]:
+    """Take the outputs of a bag (1, n, D) apart: attention x what each patch alone would put out.
+
+    Returns:
+        The share of each patch, (n, K), and the bias, (K,). See `Model.shares`.
+    """
+    import torch
+
+    _, attention = attend(x, None, p)  # (1, 1, n)
+    n, (_, hidden, dim) = x.shape[1], p["w1"].shape
+    h = torch.nn.functional.linear(x[0], p["w1"].view(hidden, dim), p["b1"].view(hidden)).relu()
+    alone = (h @ p["out"][0]).to(p["b1"].dtype)  # (n, H) -> (n, K)
+    bias = p["out_b"][0, 0] if "out_b" in p else torch.zeros_like(alone[0])  # (K,)
+    return attention.view(n, 1) * alone, bias
+
+
 MODEL = Model(
     initial=initial,
     forward=forward,
@@ -134,6 +158,7 @@ MODEL = Model(
     row_floats=lambda s: 4 * s.hidden + 8 * s.attention,
     shape=("hidden", "attention"),
     attention=lambda x, mask, p: attend(x, mask, p)[1],
+    shares=shares,
 )
 
 # The paper's grids; SPADE trains one bag per step with a weight decay of 0.01.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.config import check_ranges
 from spade_bench.errors import DataError
 from spade_bench.heads._base import Fit
+from spade_bench.heads._contribution import Linear
 from spade_bench.heads._pooled import Form, Solved, pooled_head
 from spade_bench.types import HeadCard
 
@@ -69,6 +70,14 @@ def predict(
     return risk[:, None]  # (m, 1)
 
 
+def linear(tensors: Mapping[str, NDArray[Any]], n_outputs: int, settings: CoxConfig) -> Linear:
+    """The log risk, with scaling and components folded into the weights."""
+    import numpy as np
+
+    weights = tensors["projection"] @ tensors["beta"] / tensors["scale"]  # (D,)
+    return Linear(weights[:, None], np.atleast_1d(-tensors["mean"] @ weights), "risk")
+
+
 FORM = Form(
     lambda dim, n_outputs: {
         "mean": ((dim,), "float64"),
@@ -77,6 +86,7 @@ FORM = Form(
         "beta": ((None,), "float64"),
     },
     predict,
+    linear,
 )
 
 

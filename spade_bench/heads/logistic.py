@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.config import check_ranges
 from spade_bench.heads._base import Fit
+from spade_bench.heads._contribution import Linear
 from spade_bench.heads._pooled import Form, Solved, pooled_head
 from spade_bench.types import HeadCard
 
@@ -62,12 +63,23 @@ def predict(
     return _probabilities(x @ tensors["weights"] + tensors["intercept"])  # (m, K) -> (m, C)
 
 
+def linear(tensors: Mapping[str, NDArray[Any]], n_outputs: int, settings: LogisticConfig) -> Linear:
+    """Logits of classes; where one logit tells two classes apart, the log odds of each."""
+    import numpy as np
+
+    weights, intercept = tensors["weights"], tensors["intercept"]  # (D, K), (K,)
+    if len(intercept) > 1:
+        return Linear(weights, intercept, "softmax")
+    both = np.array([-1.0, 1.0])  # of the first class, of the second
+    return Linear(weights * both, intercept * both, "log odds")
+
+
 def _layout(dim: int, n_outputs: int) -> dict[str, tuple[tuple[int | None, ...], str]]:
     logits = 1 if n_outputs == 2 else n_outputs  # K
     return {"weights": ((dim, logits), "float64"), "intercept": ((logits,), "float64")}
 
 
-@pooled_head(CARD, LogisticConfig, Form(_layout, predict))
+@pooled_head(CARD, LogisticConfig, Form(_layout, predict, linear))
 def solve(
     pooled: Floats, fits: Sequence[Fit], n_outputs: int, settings: LogisticConfig
 ) -> list[Solved]:

@@ -69,6 +69,10 @@ def _aspects(row: Row) -> dict[_Aspect, tuple[str, str]]:
         **(of_place if published else {}),
         ("seed", row.protocol): (str(row.seed), f"seed {row.seed}"),
         ("cases", row.protocol, row.task): (str(inputs.get("cohort", "")), env.get("cohort", "")),
+        ("patches", row.protocol, row.task): (
+            str(inputs.get("regions", "")),
+            env.get("regions", "") or ("" if inputs.get("regions") else "whole slides"),
+        ),
         ("metrics", row.protocol, row.task): (
             str(inputs.get("task", "")),
             f"metrics {', '.join(row.metrics)}" if row.metrics else "",

@@ -37,6 +37,8 @@ _EXACT = {
     "missing-slides": "run without slides that had no features",
     "random-projection": "stored by an older version: a random projection of the same features, "
     "not an untrained encoder of images",
+    "regions": "bags hold the patches inside the regions that were outlined on each slide, not "
+    "whole slides",
     "simulated": "simulated data, not patients",
     "unit:slide": "slides, not patients, are split and counted; intervals resample patients",
     "mixed-identities": "the feature files were made in different ways",

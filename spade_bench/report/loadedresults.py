@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import UserError
 from spade_bench.files import hash_obj
+from spade_bench.keywords import says_keywords
 from spade_bench.registry import suggest
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class Results:
         )
         return table.sort_values([*_PLACE], kind="stable", ignore_index=True)
 
+    @says_keywords
     def predictions(self, *, control: str | None = "", **wanted: Any) -> pd.DataFrame:
         """Return a row per case and cell: its true label or outcome, and what was predicted.
 
@@ -137,6 +139,7 @@ class Results:
             )
         return pd.concat(parts, ignore_index=True)
 
+    @says_keywords
     def leaderboard(self, metric: str = "primary") -> pd.DataFrame:
         """Return means over draws or folds with 95% intervals, controls beside them.
 
@@ -154,6 +157,7 @@ class Results:
         rows = leaderboard(self.series, self.resampler, metric)
         return pd.DataFrame([row.as_dict() for row in rows])
 
+    @says_keywords
     def compare(self, a: str, b: str, metric: str = "primary") -> pd.DataFrame:
         """Compare two encoders, a minus b, on the same episodes and test cases.
 
@@ -176,6 +180,7 @@ class Results:
         table.attrs["verdict"] = sentence
         return table
 
+    @says_keywords
     def differences(
         self, a: str, b: str, metric: str = "primary"
     ) -> tuple[list[Difference], list[Difference], str]:
@@ -218,6 +223,7 @@ class Results:
         table = pd.DataFrame(list(rows.values()), columns=columns)
         return table[table["finished"] < table["planned"]].reset_index(drop=True)
 
+    @says_keywords
     def plot(
         self,
         kind: str = "curve",
@@ -310,6 +316,20 @@ class Results:
             "survival": survival_plot.survival_pictures,
         }
         return of_series[kind](shown, self.resampler, look)
+
+    def to_html(self, path: str | Path, *, maps: str | Path | None = None) -> None:
+        """Write the whole report as one page that opens in any browser and needs no network.
+
+        Args:
+            path: The file.
+            maps: Folder that `explain` wrote, to which the worst-predicted cases are linked.
+
+        Raises:
+            DataError: When the folder of maps holds none.
+        """
+        from spade_bench.report.page.reportpage import write_page
+
+        write_page(self, Path(path), None if maps is None else Path(maps))
 
     def check_metric(self, metric: str, more: Sequence[str] = ()) -> None:
         """Refuse a metric that no task here has.

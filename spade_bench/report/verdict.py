@@ -3,29 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from spade_bench.report.differences import Difference, summaries
 
-__all__ = ["verdict"]
+__all__ = ["Verdict", "verdict", "verdicts"]
 
 _LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a comparison amounts to within one condition.
+
+    Attributes:
+        condition: What the compared rows share and others do not, in words; mostly empty.
+        lead: The answer in a few words.
+        marks: What a reader of these few words must not miss, such as `simulated data`.
+        detail: The numbers behind it.
+        won: Comparisons that favour the first encoder at 5% after Holm.
+        lost: Comparisons that favour the second one.
+    """
+
+    condition: tuple[str, ...]
+    lead: str
+    marks: tuple[str, ...]
+    detail: str
+    won: int
+    lost: int
+
+    def __str__(self) -> str:
+        marks = f" ({'; '.join(self.marks)})" if self.marks else ""
+        sentence = f"{self.lead}{marks}: {self.detail}"
+        return f"With {', '.join(self.condition)}: {sentence}" if self.condition else sentence
 
 
 def verdict(differences: Sequence[Difference]) -> str:
     """Say in a sentence a condition what the differences of the primary metrics amount to.
 
+    See :func:`verdicts`.
+    """
+    return "\n".join(map(str, verdicts(differences)))
+
+
+def verdicts(differences: Sequence[Difference]) -> list[Verdict]:
+    """Say for each condition what the differences of the primary metrics amount to.
+
     Tasks count as won or lost after Holm's adjustment. Over six tasks or more the signed-rank test
     of the mean difference of each task is given too; with fewer it cannot fall below 0.05.
+
+    Args:
+        differences: Differences of one pair of encoders.
     """
     rows = summaries(differences)
-    sentences = []
-    for condition in dict.fromkeys(one.condition for one in rows):
-        sentence = _sentence([one for one in rows if one.condition == condition])
-        sentences.append(f"With {', '.join(condition)}: {sentence}" if condition else sentence)
-    return "\n".join(sentences)
+    return [
+        _of_condition([one for one in rows if one.condition == condition])
+        for condition in dict.fromkeys(one.condition for one in rows)
+    ]
 
 
-def _sentence(rows: Sequence[Difference]) -> str:
+def _of_condition(rows: Sequence[Difference]) -> Verdict:
     from spade_bench.statistics.evaluate import direction
     from spade_bench.statistics.ranks import signed_rank
 
@@ -46,10 +83,15 @@ def _sentence(rows: Sequence[Difference]) -> str:
         import numpy as np
 
         tail = f"; over tasks p = {signed_rank(np.array(means)).p:.3f} (Wilcoxon signed-rank)"
-    return (
-        f"{_lead(a, b, won, lost, len(rows))}{_marks(rows)}: {a} minus {b} is {mean:+.3f} in "
-        f"{metrics} on average over {tasks}; of {len(rows)} {places} (task, head, protocol) {won} "
-        f"favour {a} and {lost} {b} at 5% after Holm, {len(rows) - won - lost} are undecided{tail}."
+    return Verdict(
+        condition=rows[0].condition,
+        lead=_lead(a, b, won, lost, len(rows)),
+        marks=_marks(rows),
+        detail=f"{a} minus {b} is {mean:+.3f} in {metrics} on average over {tasks}; of {len(rows)} "
+        f"{places} (task, head, protocol) {won} favour {a} and {lost} {b} at 5% after Holm, "
+        f"{len(rows) - won - lost} are undecided{tail}.",
+        won=won,
+        lost=lost,
     )
 
 
@@ -61,7 +103,7 @@ def _lead(a: str, b: str, won: int, lost: int, n: int) -> str:
     return "Mixed" if won else "No clear difference"
 
 
-def _marks(rows: Sequence[Difference]) -> str:
+def _marks(rows: Sequence[Difference]) -> tuple[str, ...]:
     """What a reader of the one sentence must not miss."""
     marks = []
     if any("simulated" in one.flags for one in rows):
@@ -73,4 +115,4 @@ def _marks(rows: Sequence[Difference]) -> str:
         marks.append("contamination unknown")
     if any("leaky" in flag for one in rows for flag in one.flags):
         marks.append("leaky splits")
-    return f" ({'; '.join(marks)})" if marks else ""
+    return tuple(marks)

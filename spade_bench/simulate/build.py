@@ -39,7 +39,8 @@ def simulate(
     """Write a simulated study below ``out``; an earlier one there is replaced.
 
     Args:
-        out: Folder to write: ``hest/`` (HEST-1k layout), ``slides/``, ``tables/``, ``truth.json``.
+        out: Folder to write: ``hest/`` (HEST-1k layout), ``slides/``, ``regions/`` (where on each
+            slide the programmes are drawn), ``tables/``, ``truth.json``.
         seed: Everything follows from it, whatever the number of cores.
         size: A name of ``studysettings.SIZES``, or the sizes themselves.
         coupling: Share of spots whose expression belongs to what is drawn at their place, and of

@@ -1,4 +1,4 @@
-"""The slide cohort: ``slides/`` and ``tables/``."""
+"""The slide cohort: ``slides/``, ``regions/`` and ``tables/``."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spade_bench.simulate.bulk import mean_drivers, write_bulk
+from spade_bench.simulate.drawing import side_px
 from spade_bench.simulate.imaging import in_parallel, put_image
 from spade_bench.simulate.labels import Labels, draw_labels
+from spade_bench.simulate.plantedregions import write_planted
 from spade_bench.simulate.scanner import Site, draw_site
 from spade_bench.simulate.studysettings import ORGANS, LabelSettings, Nuisance, Size
 from spade_bench.simulate.tissuemap import draw_case, grow_tissue
@@ -47,7 +49,7 @@ def simulate_slides(
     coupling: float,
     images_of: Path | None = None,
 ) -> dict[str, Any]:
-    """Write ``slides/`` and ``tables/`` and return their part of the truth.
+    """Write ``slides/``, ``regions/`` and ``tables/`` and return their part of the truth.
 
     Args:
         folder: Where to.
@@ -75,6 +77,9 @@ def simulate_slides(
         site = case_sites[slide.case]
         tissue = grow_tissue(organ, cases[slide.case], size.slide_side_um, slide_rng)
         path = folder / "slides" / f"{slide.slide_id}.tif"
+        write_planted(
+            folder / "regions" / f"{slide.slide_id}.geojson", tissue, side_px(tissue, site.mpp)
+        )
         put_image(path, tissue, site, textures, slide_rng, drawn=images_of and images_of / "slides")
         return mean_drivers(tissue)
 

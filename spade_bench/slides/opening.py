@@ -17,7 +17,8 @@ from spade_bench.slides.resolution import Resolution, find_resolution, resolutio
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["SLIDE_SUFFIXES", "Slide", "find_slides", "open_slide", "resolution"]
+__all__ = ["SLIDE_SUFFIXES", "Slide", "find_slides", "open_slide", "resolution",
+           "slide_offset"]  # fmt: skip
 
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm"}
@@ -38,6 +39,7 @@ class Slide:
         mpp: Level-0 resolution in µm per pixel.
         mpp_source: Where the resolution comes from.
         series: How many images its file holds.
+        offset: Level-0 pixel (x, y) where what was scanned begins, which QuPath calls (0, 0).
         not_rgb: What it holds where that is not RGB, such as `16-bit greyscale`.
         notes: What a user should know: the file contradicts itself, or holds more images.
     """
@@ -49,6 +51,7 @@ class Slide:
         self.width, self.height = opened.pyramid.sizes[0]
         self.mpp = size.mpp
         self.mpp_source = size.source
+        self.offset = _offset(opened)
         self.series = max(len(opened.images), 1)
         self.not_rgb = opened.images[opened.image].not_rgb if opened.images else None
         self.notes = (
@@ -204,6 +207,23 @@ def _check_extent(pixels: int, size: Resolution) -> None:
             f"would be {millimetres:.0f} mm wide at {size.mpp:.3g} µm/px ({size.source})",
             fix="Give the right value, µm per pixel, with --override-mpp",
         )
+
+
+def slide_offset(path: Path) -> tuple[int, int]:
+    """Return the level-0 pixel (x, y) that QuPath calls (0, 0), whatever the slide's resolution.
+
+    Raises:
+        DataError: When the slide cannot be opened.
+    """
+    opened = open_pyramid(path)
+    opened.pyramid.close()
+    return _offset(opened)
+
+
+def _offset(opened: Opened) -> tuple[int, int]:
+    """Where the bounds of the scan begin; (0, 0) where the file names none, as most do."""
+    x, y = (opened.properties.get(f"openslide.bounds-{axis}", "0") for axis in "xy")
+    return (int(x), int(y)) if x.isdigit() and y.isdigit() else (0, 0)
 
 
 def _several(opened: Opened) -> tuple[str, ...]:

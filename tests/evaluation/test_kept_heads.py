@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 from command_line import request_of, run_main
 
-from spade_bench.errors import UserError
+from spade_bench.errors import DataError, UserError
 from spade_bench.evaluation import run
 from spade_bench.evaluation.keptheads import kept_head
 from spade_bench.features.bags import find_bags
@@ -96,3 +98,84 @@ def test_an_unknown_choice_is_refused(study, tmp_path, capsys) -> None:
                  study.features, "--out", tmp_path / "o", "--keep-heads", "some"]  # fmt: skip
     assert run_main(*arguments) == 2
     assert "none, folds, all" in capsys.readouterr().err
+
+
+def flip(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+DAMAGE = {
+    "missing": shutil.rmtree,
+    "tensors": lambda folder: flip(folder / "head.safetensors"),
+    "description": lambda folder: (folder / "head.json").write_text("{}"),
+    "cell": lambda folder: (folder / "cell.json").unlink(),
+}
+LOGISTIC: dict[str, Any] = {"protocol": "cv", "folds": 3, "heads": ("logistic",), "controls": False}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_head_that_is_missing_or_damaged_is_trained_again_where_heads_are_asked_for(
+    damage, study, tmp_path
+) -> None:
+    out = tmp_path / "o"
+    run(request_of(study, out, **LOGISTIC))
+    before = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    lost, *whole = sorted(kept(out))
+    damage(out / "heads" / lost)
+    unasked = run(request_of(study, out, **LOGISTIC))
+    assert (unasked.done, unasked.skipped) == (0, 3)
+    planned = run(request_of(study, out, keep_heads="folds", dry_run=True, **LOGISTIC)).planned
+    assert [row[4:] for row in planned] == [(3, 2)]
+    modified = {name: (out / "heads" / name / "head.json").stat().st_mtime_ns for name in whole}
+    again = run(request_of(study, out, keep_heads="folds", **LOGISTIC))
+    assert (again.done, again.skipped, again.failed) == (0, 3, 0)
+    after = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert after == before  # rows, predictions and heads, to the byte
+    assert modified == {
+        name: (out / "heads" / name / "head.json").stat().st_mtime_ns for name in whole
+    }
+
+
+def test_heads_of_a_run_that_kept_none_are_kept_later(study, tmp_path, capsys) -> None:
+    out = tmp_path / "o"
+    run(request_of(study, out, keep_heads="none", **LOGISTIC))
+    rows = (out / "results.jsonl").read_bytes()
+    assert not kept(out)
+    run(request_of(study, out, keep_heads="all", **LOGISTIC))
+    said = capsys.readouterr().err
+    assert "3 finished cells are trained again to keep their heads" in said
+    assert "3 fitted heads kept in" in said
+    assert len(kept(out)) == 3
+    assert (out / "results.jsonl").read_bytes() == rows
+
+
+def test_a_head_that_predicts_otherwise_than_the_row_is_not_kept(
+    study, tmp_path, capsys, monkeypatch
+) -> None:
+    out = tmp_path / "o"
+    run(request_of(study, out, **LOGISTIC))
+    lost = sorted(kept(out))[0]
+    flip(out / "heads" / lost / "head.safetensors")
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    monkeypatch.setattr("spade_bench.evaluation.keptheads.SAME_PREDICTION", -1.0)
+    summary = run(request_of(study, out, keep_heads="folds", **LOGISTIC))
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert f"the head of {lost} predicts something else" in capsys.readouterr().err
+    with pytest.raises(DataError, match=lost):
+        summary.keeper.check()
+
+
+def test_a_head_that_cannot_be_saved_is_not_trained_in_vain(study, tmp_path, monkeypatch) -> None:
+    out = tmp_path / "o"
+    run(request_of(study, out, keep_heads="none", **LOGISTIC))
+    monkeypatch.setattr("spade_bench.evaluation.keptheads.can_be_saved", lambda head: False)
+    (row,) = run(request_of(study, out, keep_heads="all", dry_run=True, **LOGISTIC)).planned
+    assert row[4] == row[5]
+
+
+def test_the_files_of_a_head_have_one_mode(study, tmp_path) -> None:
+    out = tmp_path / "o"
+    run(request_of(study, out, **LOGISTIC))
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (out / "heads").glob("*/*")}
+    assert modes == {stat.S_IMODE(next((out / "predictions").glob("*/*")).stat().st_mode)}

@@ -268,3 +268,21 @@ def test_flags_are_checked_by_name(study: Any, tmp_path: Path) -> None:
     assert request.settings.set == {"logistic": {"C": 2}}
     with pytest.raises(UserError, match="--encoder"):
         resolve(replace(settings, encoders=()), None)
+
+
+@pytest.mark.parametrize("allow_missing", [False, True])
+def test_a_damaged_feature_file_is_named_and_is_no_missing_one(
+    allow_missing, study, tmp_path
+) -> None:
+    for slide in ("case003-s0", "case004-s0"):
+        (study.features / f"{slide}.h5").write_bytes(b"junk")
+    with pytest.raises(DataError) as refused:
+        run(_ask(study, tmp_path / "o", allow_missing=allow_missing))
+    said = str(refused.value)
+    assert said.startswith(str(study.features / "case003-s0.h5"))
+    assert "; 1 more cannot be read: case004-s0.h5" in said
+    assert "move it out of the folder" in said
+    assert "--allow-missing" in said
+    for slide in ("case003-s0", "case004-s0"):
+        (study.features / f"{slide}.h5").unlink()
+    assert run(_ask(study, tmp_path / "o", allow_missing=True)).failed == 0

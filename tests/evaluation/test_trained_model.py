@@ -231,3 +231,38 @@ def test_slides_are_extracted_as_the_training_slides_were(tmp_path, capsys) -> N
     assert run_main("predict", "m", "--features", "other", *cpu, "--out", "p.csv") == 2
     assert "other weights or options" in capsys.readouterr().err
     assert not Path("p.csv").exists()
+
+
+def test_a_model_of_features_under_another_name_predicts_on_such_features(
+    study, other_study, uni_study, tmp_path
+) -> None:
+    named = {"encoders": (EncoderRequest("half-of-it", "half-of-it"),)}
+    with pytest.raises(DataError, match="--as-is"):
+        train(study, tmp_path, **named)
+    model = train(study, tmp_path, as_is=True, **named)
+    assert model.info.flags == ("encoder-mismatch:mine",)
+    TrainedModel.load(model.save(tmp_path / "model"))
+    frame = model.predict(other_study.features)
+    assert set(frame["flags"]) == {"encoder-mismatch:mine"}
+    bags = [read_bag(path) for path in sorted(Path(other_study.features).glob("*.h5"))]
+    in_memory = model.predict(bags).set_index("slide_id")
+    assert np.array_equal(
+        in_memory["probability_tumor"],
+        frame.set_index("slide_id").loc[in_memory.index, "probability_tumor"],
+    )
+    with pytest.raises(DataError, match="features of 'uni', but the model was fitted on those"):
+        model.predict(uni_study.features)
+
+
+def test_a_model_of_nameless_features_takes_nameless_ones_only(study, uni_study, tmp_path) -> None:
+    for folder in (tmp_path / "train", tmp_path / "test"):
+        folder.mkdir()
+        for path in study.features.glob("*.h5"):
+            np.save(folder / f"{path.stem}.npy", read_bag(path).features)
+    named = {"encoders": (EncoderRequest("unii", "unii"),), "features": {"*": tmp_path / "train"}}
+    with pytest.raises(DataError, match="Did you mean 'uni'"):
+        train(study, tmp_path, **named)
+    model = train(study, tmp_path, as_is=True, **named)
+    assert "flags" not in model.predict(tmp_path / "test")
+    with pytest.raises(DataError, match="features of 'uni', but the model was fitted on those"):
+        model.predict(uni_study.features)

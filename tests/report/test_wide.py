@@ -126,8 +126,8 @@ def test_long_is_one_number_per_row(show: Print) -> None:
         (row["encoder"], row["metric"], "" if row["mean"] is None else repr(row["mean"]))
         for row in told
     ]
-    printed = show("--markdown", "--long").splitlines()
-    table = [one for one in printed if one.startswith("| ") and "---" not in one]
+    lines = show("--markdown", "--long").splitlines()
+    table = [one for one in lines if one.startswith("| ") and "---" not in one]
     assert len(table) == len(told) + 1
     assert "--long is for" in show("--long", code=2)
 

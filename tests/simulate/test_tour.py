@@ -244,9 +244,9 @@ def test_a_model_is_fitted_and_maps_a_slide(
     content = json.loads(maps.to_geojson(tmp_path / "map.geojson").read_text())
     corner = content["features"][0]["geometry"]["coordinates"][0][0]
     assert corner == [int(frame["x"][0]), int(frame["y"][0])]
-    linear = sb.fit(BASE, "crc_braf", table=train, features=chain[0], device="cpu")
-    with pytest.raises(sb.UserError, match="no attention"):
-        sb.explain(linear, slide=slide, features=chain[0])
+    knn = sb.fit(BASE, "crc_braf", table=train, features=chain[0], head="knn", device="cpu")
+    with pytest.raises(sb.UserError, match="cannot say what each patch adds"):
+        sb.explain(knn, slide=slide, features=chain[0])
 
 
 def test_spots_are_read(study: tuple[Path, dict[str, Any]]) -> None:

@@ -17,12 +17,12 @@ import pytest
 import scanpy
 import scipy.sparse as sp
 
+from spade_bench.encoders.spade.preparedspots import Spots
 from spade_bench.encoders.spade.pretraining.prepare import align, panel, writer
 from spade_bench.encoders.spade.pretraining.prepare import gather as collect
 from spade_bench.encoders.spade.pretraining.prepare import preparation as running
 from spade_bench.encoders.spade.pretraining.prepare.basefeatures import BaseEncoder
 from spade_bench.encoders.spade.pretraining.prepare.preparation import PreparedSpots, prepare
-from spade_bench.encoders.spade.pretraining.prepare.spots import Spots
 from spade_bench.encoders.spade.pretraining.pretrainconfig import (
     GenesConfig,
     PretrainConfig,

@@ -15,12 +15,12 @@ from spade_bench.encoders.common.outfolder import begun, hold, store_settings
 from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.model import SpadeModel
 from spade_bench.encoders.spade.modelfolder import MODEL_FILES, ModelInfo
+from spade_bench.encoders.spade.preparedspots import Spots, columns_digest
 from spade_bench.encoders.spade.pretraining.clustering import fit_experts, space_points
 from spade_bench.encoders.spade.pretraining.elbow import scan_k
 from spade_bench.encoders.spade.pretraining.prepare.basefeatures import BaseEncoder
 from spade_bench.encoders.spade.pretraining.prepare.preparation import PreparedSpots, prepare
 from spade_bench.encoders.spade.pretraining.prepare.provenance import plain_config
-from spade_bench.encoders.spade.pretraining.prepare.spots import Spots, columns_digest
 from spade_bench.encoders.spade.pretraining.prepare.stages import Stages
 from spade_bench.encoders.spade.pretraining.pretrainconfig import ClusteringConfig, PretrainConfig
 from spade_bench.encoders.spade.pretraining.pretrainrequest import resolve_request

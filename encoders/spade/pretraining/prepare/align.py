@@ -8,15 +8,14 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import scipy.sparse as sp
 
+from spade_bench.encoders.spade.genes import panel_matrix
 from spade_bench.encoders.spade.pretraining.prepare.gather import Record
 from spade_bench.errors import DataError
 from spade_bench.features.bags import read_bag
 from spade_bench.files import atomic_hdf5, hash_obj, remember, remembered
 from spade_bench.spatial.expression import Expression, read_expression
 from spade_bench.spatial.findings import Finding
-from spade_bench.spatial.scales import lognorm
 
 __all__ = ["Part", "align_sample", "read_part"]
 
@@ -127,7 +126,7 @@ def _align(
         text = "no spot has features and expression"
         findings.append(Finding("nothing-left", len(keep), len(keep), text, fatal=True))
         return Part(path, features, 0, 0, values.shape[1], tuple(findings))
-    matrix = _panel_matrix(data, panel, expression, keep)
+    matrix = panel_matrix(data, panel, expression)[keep]  # (n, G)
     with atomic_hdf5(path) as handle:
         handle["data"], handle["indices"] = matrix.data, matrix.indices.astype(np.int32)
         handle["indptr"] = matrix.indptr.astype(np.int64)
@@ -160,26 +159,6 @@ def _keep(
         width, height = record.image_size
         keep &= (x >= 0) & (y >= 0) & (x < width) & (y < height)
     return keep, findings
-
-
-def _panel_matrix(
-    data: Expression, panel: Sequence[str], expression: str, keep: np.ndarray
-) -> sp.csr_matrix:
-    """Expression of the kept spots over the panel, by gene name; (n, G) CSR float32."""
-    place = {gene: i for i, gene in enumerate(data.genes.tolist())}
-    missing = [g for g in panel if g not in place]
-    if missing:
-        raise DataError(f"{len(missing)} panel genes are missing, such as {missing[0]}")
-    if expression == "lognorm":
-        values = lognorm(data.values, data.kind)  # over ALL measured genes, then the panel
-    else:
-        values = data.values.copy()
-        if data.kind == "log-counts":
-            values.data = np.rint(np.expm1(values.data))
-    matrix = values[keep][:, [place[g] for g in panel]]  # (n, G)
-    matrix.eliminate_zeros()
-    matrix.sort_indices()
-    return sp.csr_matrix(matrix, dtype=np.float32)
 
 
 def read_part(part: Part) -> tuple[dict[str, np.ndarray], np.ndarray]:

@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from spade_bench import console
+from spade_bench.encoders.spade.preparedspots import (
+    Spots,
+    columns_digest,
+    content_digest,
+)
 from spade_bench.encoders.spade.pretraining.prepare import gather as collect
 from spade_bench.encoders.spade.pretraining.prepare.align import Part, align_sample
 from spade_bench.encoders.spade.pretraining.prepare.basefeatures import (
@@ -20,11 +25,6 @@ from spade_bench.encoders.spade.pretraining.prepare.gather import Record
 from spade_bench.encoders.spade.pretraining.prepare.panel import make_panel
 from spade_bench.encoders.spade.pretraining.prepare.provenance import provenance, write_table
 from spade_bench.encoders.spade.pretraining.prepare.split import Member, split_samples
-from spade_bench.encoders.spade.pretraining.prepare.spots import (
-    Spots,
-    columns_digest,
-    content_digest,
-)
 from spade_bench.encoders.spade.pretraining.prepare.stages import Stages
 from spade_bench.encoders.spade.pretraining.prepare.writer import write_spots
 from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig

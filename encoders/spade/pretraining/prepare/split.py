@@ -15,9 +15,7 @@ import numpy as np
 from spade_bench.encoders.spade.pretraining.pretrainconfig import SplitConfig
 from spade_bench.errors import ConfigError
 
-__all__ = ["SPLITS", "Member", "SplitResult", "split_samples"]
-
-SPLITS = ("train", "val", "test")
+__all__ = ["Member", "SplitResult", "split_samples"]
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,13 @@ import h5py
 import numpy as np
 
 from spade_bench import console
+from spade_bench.encoders.spade.preparedspots import PROVENANCE, SPLITS
 from spade_bench.encoders.spade.pretraining.prepare.align import Part, read_part
 from spade_bench.encoders.spade.pretraining.prepare.gather import Record
-from spade_bench.encoders.spade.pretraining.prepare.split import SPLITS
 from spade_bench.files import atomic_path, need_space
 
-__all__ = ["PROVENANCE", "write_column", "write_spots"]
+__all__ = ["write_spots"]
 
-PROVENANCE = "spade_provenance"
 _TEXT = h5py.string_dtype("utf-8")
 
 
@@ -104,22 +103,6 @@ def _obs(handle: h5py.File, records: Sequence[Record], n: int) -> None:
     _categorical(obs, "split", SPLITS, n)
     for name in ("cluster", "expert"):
         _array(obs, name, (n,), np.int32)[:] = -1
-
-
-def write_column(path: Path, name: str, values: np.ndarray) -> None:
-    """Sets `split` (codes into `SPLITS`), `cluster` or `expert` in place.
-
-    The blocks are overwritten where they lie, so a kill leaves a file that opens.
-
-    Args:
-        path: `spots.h5ad`.
-        name: Column of obs.
-        values: (n,) integers.
-    """
-    with h5py.File(path, "r+") as handle:
-        column = handle["obs"][name]
-        target = column["codes"] if isinstance(column, h5py.Group) else column
-        target[:] = np.asarray(values).astype(target.dtype)
 
 
 def _frame(parent: h5py.Group, name: str, columns: Sequence[str]) -> h5py.Group:

@@ -13,8 +13,6 @@ import h5py
 import numpy as np
 import scipy.sparse as sp
 
-from spade_bench.encoders.spade.pretraining.prepare.split import SPLITS
-from spade_bench.encoders.spade.pretraining.prepare.writer import PROVENANCE, write_column
 from spade_bench.errors import DataError
 
 if TYPE_CHECKING:
@@ -22,7 +20,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-__all__ = ["Spots", "columns_digest", "content_digest"]
+__all__ = ["PROVENANCE", "SPLITS", "Spots", "columns_digest", "content_digest", "write_column"]
+
+SPLITS = ("train", "val", "test")
+PROVENANCE = "spade_provenance"
+"""Entry of `uns` that says where the spots come from."""
 
 _LATER = ("obs/split/codes", "obs/cluster", "obs/expert")  # columns that later stages fill in
 _BLOCK = 1 << 24  # bytes hashed at once
@@ -127,6 +129,22 @@ class Spots:
                 return np.zeros(shape, dtype)
             raise DataError(f"'{name}' is not contiguous", where=str(self.path), fix="prepare anew")
         return np.memmap(self.path, dtype=dtype, mode="r", offset=offset, shape=shape)
+
+
+def write_column(path: Path, name: str, values: np.ndarray) -> None:
+    """Sets `split` (codes into `SPLITS`), `cluster` or `expert` in place.
+
+    The blocks are overwritten where they lie, so a kill leaves a file that opens.
+
+    Args:
+        path: `spots.h5ad`.
+        name: Column of obs.
+        values: (n,) integers.
+    """
+    with h5py.File(path, "r+") as handle:
+        column = handle["obs"][name]
+        target = column["codes"] if isinstance(column, h5py.Group) else column
+        target[:] = np.asarray(values).astype(target.dtype)
 
 
 def content_digest(path: Path) -> str:

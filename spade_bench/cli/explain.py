@@ -1,0 +1,167 @@
+"""`spade-bench explain`: what each patch did to a prediction, as maps of slides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spade_bench.cli.options import DeviceOption, JsonOption, parse_named_paths
+
+if TYPE_CHECKING:
+    from spade_bench.explain.mapfolder import Written
+    from spade_bench.explain.regionscores import RegionScores
+
+__all__ = ["explain"]
+
+
+def explain(
+    subject: Annotated[
+        list[Path],
+        typer.Argument(help="Folder of a model of `fit`, or folders of results of `run`."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for maps and pictures.")],
+    slides: Annotated[
+        Path | None, typer.Option(help="Folder of slides to draw on; only their cases are mapped.")
+    ] = None,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(help="Features folder, or ENCODER=DIR. Default: that of the run."),
+    ] = None,
+    case: Annotated[
+        list[str] | None,
+        typer.Option(help="Case or slide to map. Repeatable. Default: all that were held out."),
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Encoder of the run, if several.")] = None,
+    task: Annotated[str | None, typer.Option(help="Task of the run, if several.")] = None,
+    head: Annotated[str | None, typer.Option(help="Head of the run, if several.")] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Shots of the run, if several. Default: the largest.")
+    ] = None,
+    protocol: Annotated[str | None, typer.Option(help="Protocol of the run, if several.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="A second encoder of the run, or its base, beside the first.")
+    ] = None,
+    table: Annotated[
+        Path | None, typer.Option(help="Table (csv) of the cases. Default: that of the run.")
+    ] = None,
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(help="Weights of an encoder of features, or ENCODER=PATH."),
+    ] = None,
+    top: Annotated[
+        int, typer.Option(min=0, help="Patches of each end on the contact sheets; 0 for none.")
+    ] = 50,
+    blind: Annotated[
+        bool,
+        typer.Option("--blind", help="Contact sheets A, B, ... without names, and a key apart."),
+    ] = False,
+    regions: Annotated[
+        Path | None,
+        typer.Option(help="Outlines (SLIDE.geojson, or a folder) to draw and to measure against."),
+    ] = None,
+    geojson: Annotated[bool, typer.Option("--geojson", help="Write files for QuPath too.")] = False,
+    trained_too: Annotated[
+        bool,
+        typer.Option("--trained-too", help="Map cases that trained the model too, and mark them."),
+    ] = False,
+    json_: JsonOption = False,
+    device: DeviceOption = None,
+) -> None:
+    """Map what each patch of a slide did to a prediction: attention and signed contributions.
+
+    Of a run, the map of a case is the mean over the kept heads in which it was held out.
+
+    Example: spade-bench explain runs/ --slides slides/ --features features/ --out maps/
+    """
+    from spade_bench import console
+    from spade_bench import workspace as ws
+    from spade_bench.explain.explaining import Question, maps_of, open_subject
+    from spade_bench.explain.keptmodels import Wanted
+    from spade_bench.explain.mapfolder import SCHEMA, Wishes, write_maps
+    from spade_bench.surroundings import left_unchanged
+
+    space = ws.load()
+    device = device or (space.device if space is not None else "auto")
+    opened = open_subject(subject, device)
+    of_run = isinstance(opened, list)
+    question = Question(
+        wanted=Wanted(encoder, task, head, shots, protocol),
+        against=against,
+        cases=case or None,
+        features=_paths(features, "--features", of_run),
+        slides=slides,
+        table=table,
+        weights=_paths(weights, "--weights", of_run),
+        device=device,
+        trained_too=trained_too,
+    )
+    wishes = Wishes(geojson=geojson, top=top, blind=blind, regions=regions)
+    with left_unchanged():
+        written = write_maps(maps_of(opened, question), out, wishes)
+    if json_:
+        content = {"out": str(out), "maps": written.maps, "mean_spearman": written.agreement}
+        console.emit_json(SCHEMA.split("/")[1], content)
+        return
+    _say(written, out)
+
+
+def _paths(values: list[str] | None, option: str, of_run: bool) -> Any:
+    """Paths by encoder, `*` for every one; of a model the one path. None where none is given."""
+    from spade_bench.errors import UserError
+
+    named, every = parse_named_paths(values, option)
+    if of_run:
+        return {**named, **({} if every is None else {"*": every})} or None
+    if named:
+        raise UserError("a model has one encoder", where=option, fix=f"Write {option} PATH")
+    return every
+
+
+def _say(written: Written, out: Path) -> None:
+    from spade_bench import console
+
+    cases = {one["case_id"] for one in written.maps}
+    first = written.maps[0]
+    models = sorted({one["models"] for one in written.maps})
+    number = f"{models[0]}" if len(models) == 1 else f"{models[0]} to {models[-1]}"
+    encoders = " and ".join(written.encoders)
+    console.emit(
+        f"{len(written.maps)} maps of {len(cases)} cases, {encoders} with {first['head']} on "
+        f"{first['task']}, {number} model(s) each ({first['method']}): {out}"
+    )
+    trained = sum(one["trained"] for one in written.maps)
+    if trained:
+        console.emit(f"{trained} maps are of cases that trained their models, and are marked")
+    if written.agreements:
+        a, b = written.agreements[0].a, written.agreements[0].b
+        mean = "undefined" if written.agreement is None else f"{written.agreement:.3f}"
+        console.emit(
+            f"{a} and {b} agree with a rank correlation of {mean}, "
+            f"mean over {len(written.agreements)} slides"
+        )
+    if written.regions is not None:
+        _say_regions(written.regions, written.encoders)
+
+
+def _say_regions(scores: RegionScores, encoders: tuple[str, ...]) -> None:
+    from spade_bench import console
+
+    def between(low: float | None, high: float | None) -> str:
+        return "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+
+    for one in scores.means():
+        if one.metric in ("auroc", "attention_share"):
+            what = "AUROC for" if one.metric == "auroc" else "share of attention in"
+            console.emit(
+                f"{one.encoder}: {what} the regions {one.mean:.3f}{between(one.low, one.high)}, "
+                f"{one.slides} slides"
+            )
+    if len(encoders) > 1:
+        for difference in scores.differences(encoders[0], encoders[1]):
+            if difference.metric == "auroc":
+                console.emit(
+                    f"{difference.a} minus {difference.b}: AUROC {difference.mean:+.3f}"
+                    f"{between(difference.low, difference.high)}"
+                )

@@ -1,0 +1,331 @@
+"""The folder that `explain` writes: maps, pictures, and what they are of.
+
+maps/SLIDE.h5              the numbers (`mapstore`); of a second encoder maps/ENCODER/SLIDE.h5
+pictures/SLIDE.png, .pdf   the map on the slide, with crops of its highest areas
+pictures/SLIDE-sd.png      how far the models disagree, where there are several
+pictures/SLIDE-CLASS.png   the contribution towards the last class, or to the risk
+panels/SLIDE.png, .pdf     two encoders beside each other on one scale
+geojson/SLIDE.geojson      for QuPath, where asked for
+top-ENCODER.png, .pdf      contact sheet of the highest and lowest patches
+region_scores.csv, .json   the maps held against regions, where these are given
+explain.json, maps.csv     a line per map: models, prediction, files, marks; agreement
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spade_bench.console import say
+from spade_bench.errors import DataError
+from spade_bench.explain.agreement import Agreement, agreement
+from spade_bench.explain.mapstore import read_map, write_map
+from spade_bench.explain.overlay import overlay_figure, panel_figure, save_figure
+from spade_bench.explain.places import read_crops
+from spade_bench.explain.regionscores import RegionScore, RegionScores, score_slide
+from spade_bench.explain.topsheet import SlideLayer, write_top_sheets
+from spade_bench.files import file_name, read_json, write_json, write_text
+from spade_bench.regions.regionfiles import find_regions, read_regions
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from spade_bench.explain.slidemap import SlideMap
+    from spade_bench.regions.outlines import SlideRegions
+
+__all__ = ["LISTING", "SCHEMA", "MapFolder", "Wishes", "Written", "write_maps"]
+
+SCHEMA = "spade-bench/explain/1"
+LISTING = "explain.json"
+_CROPS = 4
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is written beside maps and pictures.
+
+    Attributes:
+        geojson: Whether files for QuPath are written.
+        top: Patches of each end on the contact sheets; 0 for no sheets.
+        blind: Whether the sheets name no encoder.
+        regions: GeoJSON file or folder of them, to hold maps against and to outline in pictures.
+    """
+
+    geojson: bool = False
+    top: int = 50
+    blind: bool = False
+    regions: Path | None = None
+
+
+@dataclass(frozen=True)
+class Written:
+    """What lies in a folder of maps.
+
+    Attributes:
+        maps: A record per map, as in `explain.json`.
+        agreements: Agreement of two encoders, per slide.
+        regions: Maps held against regions; None without regions.
+    """
+
+    maps: list[dict[str, Any]]
+    agreements: list[Agreement]
+    regions: RegionScores | None = None
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The encoders, the first one first."""
+        return tuple(dict.fromkeys(one["encoder"] for one in self.maps))
+
+    @property
+    def agreement(self) -> float | None:
+        """Mean rank correlation of two encoders over slides; None where there is none."""
+        known = [one.spearman for one in self.agreements if one.spearman is not None]
+        return sum(known) / len(known) if known else None
+
+
+class MapFolder:
+    """Writes maps into a folder, each as soon as it is there.
+
+    Args:
+        out: The folder: new, empty, or one that `explain` has written, whose files are replaced.
+        wishes: What is written beside maps and pictures.
+
+    Raises:
+        DataError: When the folder holds something else, or regions are missing.
+    """
+
+    def __init__(self, out: Path, wishes: Wishes) -> None:
+        self.out, self._wishes = out, wishes
+        self._regions = {} if wishes.regions is None else find_regions(wishes.regions)
+        self._maps: list[dict[str, Any]] = []
+        self._agreements: list[Agreement] = []
+        self._scores: list[RegionScore] = []
+        self._without: list[str] = []
+        self._ranked: list[SlideLayer] = []
+        self._marks: dict[str, None] = {}
+        self._first: dict[str, Path] = {}  # slide -> map of the first encoder
+        self._encoder = ""
+        _remove_earlier(out)
+
+    def add(self, shown: SlideMap) -> None:
+        """Write one map with its pictures; one of a second encoder is held against the first."""
+        self._encoder = self._encoder or shown.encoder
+        second = shown.encoder != self._encoder
+        below, name = Path(file_name(shown.encoder)) if second else Path(), shown.slide_id
+        files = {"map": Path("maps") / below / f"{file_name(name)}.h5"}
+        write_map(shown, self.out / files["map"])
+        regions = self._held_against_regions(shown)
+        files |= self._draw(shown, regions, below)
+        if self._wishes.geojson:
+            files["geojson"] = Path("geojson") / below / f"{file_name(name)}.geojson"
+            shown.to_geojson(self.out / files["geojson"])
+        if not second:
+            self._first[name] = self.out / files["map"]
+        elif name in self._first:
+            other = read_map(self._first[name], shown.slide)
+            self._agreements.append(agreement(other, shown))
+            files |= self._draw_both(other, shown, regions)
+        if shown.slide is not None and self._wishes.top:
+            self._ranked.append(
+                SlideLayer(shown.slide, shown.strength(), shown.encoder, mpp=shown.mpp)
+            )
+        self._marks |= dict.fromkeys(shown.marks)
+        self._maps.append(_record(shown, files))
+
+    def close(self) -> Written:
+        """Write contact sheets, region scores and the listing.
+
+        Raises:
+            DataError: When regions were given and none is of a slide that was mapped.
+        """
+        sheets = self._sheets()
+        regions = self._region_scores()
+        written = Written(self._maps, self._agreements, regions)
+        content: dict[str, Any] = {"schema": SCHEMA, "maps": self._maps, "sheets": sheets}
+        content["agreement"] = {
+            "mean_spearman": written.agreement,
+            "slides": [one.as_dict() for one in self._agreements],
+        }
+        if regions is not None:
+            encoders = written.encoders
+            pairs = [(encoders[0], encoders[1])] if len(encoders) > 1 else []
+            tables = regions.write(self.out, pairs)
+            content["regions"] = [path.name for path in tables]
+        write_json(self.out / LISTING, content)
+        write_text(self.out / "maps.csv", _as_csv(self._maps))
+        return written
+
+    def _held_against_regions(self, shown: SlideMap) -> SlideRegions | None:
+        """The regions of a slide, against which its map is scored; None where it has none."""
+        if self._wishes.regions is None:
+            return None
+        if shown.slide_id not in self._regions:
+            self._without.append(shown.slide_id)
+            return None
+        found = read_regions(
+            self._regions[shown.slide_id], slide_id=shown.slide_id, offset=shown.offset
+        )
+        self._scores.append(score_slide(shown, found))
+        return found
+
+    def _draw(self, shown: SlideMap, regions: SlideRegions | None, below: Path) -> dict[str, Path]:
+        """The map with crops, the dispersion and the last contribution."""
+        place, stem = Path("pictures") / below, file_name(shown.slide_id)
+        first, *others = shown.layers()
+        background, outline = shown.background, _rings(regions)
+        crops = [] if shown.slide is None else read_crops(shown.slide, first, _CROPS)
+        figure = overlay_figure(
+            first, background, shown.slide_id, outline=outline, crops=crops, marks=shown.marks
+        )
+        files = self._save(figure, place / stem, {"png": ".png", "pdf": ".pdf"})
+        wanted = {"contribution": shown.classes[-1], "sd": "sd"}
+        for key, name in wanted.items():
+            for layer in others:
+                if layer.key.endswith(f".{name}"):
+                    figure = overlay_figure(
+                        layer, background, shown.slide_id, outline=outline, marks=shown.marks
+                    )
+                    path = place / file_name(f"{shown.slide_id}-{name}")
+                    files |= self._save(figure, path, {key: ".png"})
+        return files
+
+    def _draw_both(self, a: SlideMap, b: SlideMap, regions: SlideRegions | None) -> dict[str, Path]:
+        """Two encoders on one scale."""
+        figure = panel_figure(
+            [a.layers()[0], b.layers()[0]], b.background, b.slide_id,
+            outline=_rings(regions), marks=b.marks,
+        )  # fmt: skip
+        place = Path("panels") / file_name(b.slide_id)
+        return self._save(figure, place, {"panel_png": ".png", "panel_pdf": ".pdf"})
+
+    def _save(self, figure: Figure, place: Path, kinds: dict[str, str]) -> dict[str, Path]:
+        files = {}
+        for key, suffix in kinds.items():
+            files[key] = place.with_name(f"{place.name}{suffix}")
+            save_figure(figure, self.out / files[key])
+        return files
+
+    def _sheets(self) -> list[str]:
+        if not self._wishes.top or not self._maps:
+            return []
+        if not self._ranked:
+            say("There is no contact sheet without the slides; --slides DIR names them")
+            return []
+        first = self._maps[0]
+        paths = write_top_sheets(
+            self._ranked,
+            self.out,
+            top=self._wishes.top,
+            title=f"{first['task']}, {first['head']}",
+            blind=secrets.randbelow(2**31) if self._wishes.blind else None,
+            marks=list(self._marks),
+        )
+        return [path.relative_to(self.out).as_posix() for path in paths]
+
+    def _region_scores(self) -> RegionScores | None:
+        if self._wishes.regions is None:
+            return None
+        if not self._scores:
+            raise DataError(
+                "holds no region of a slide that was mapped",
+                where=str(self._wishes.regions),
+                fix="Name each region file after its slide, SLIDE.geojson",
+            )
+        return RegionScores(tuple(self._scores), tuple(dict.fromkeys(self._without)))
+
+
+def write_maps(maps: Iterable[SlideMap], out: Path, wishes: Wishes | None = None) -> Written:
+    """Write maps into a folder; see the module.
+
+    Args:
+        maps: The maps, those of a second encoder after all of the first.
+        out: The folder.
+        wishes: What is written beside maps and pictures.
+    """
+    folder = MapFolder(out, wishes or Wishes())
+    for shown in maps:
+        folder.add(shown)
+    return folder.close()
+
+
+_NESTED = ("classes", "predicted", "about", "files")
+_PATHS = ("map", "png", "pdf", "panel_png", "geojson")
+
+
+def _as_csv(maps: list[dict[str, Any]]) -> str:
+    """A line per map, with what it predicts in words and where its files are."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    columns = [name for name in maps[0] if name not in _NESTED] if maps else []
+    writer.writerow([*columns, "predicted", *_PATHS])
+    for one in maps:
+        said = [f"{name}={value:.6g}" for name, value in one["predicted"].items()]
+        paths = [one["files"].get(name, "") for name in _PATHS]
+        writer.writerow([*(one[name] for name in columns), "; ".join(said), *paths])
+    return text.getvalue()
+
+
+def _record(shown: SlideMap, files: dict[str, Path]) -> dict[str, Any]:
+    """What a listing says of a map."""
+    share = None if shown.attention is None else float(shown.attention.sum())
+    return {
+        "slide_id": shown.slide_id,
+        "case_id": shown.case_id,
+        "encoder": shown.encoder,
+        "head": shown.head,
+        "task": shown.task,
+        "method": shown.method,
+        "patches": len(shown.coords),
+        "models": shown.models,
+        "trained": shown.trained,
+        "simulated": shown.simulated,
+        "attention_of_slide": share,
+        "mpp_level0": shown.mpp,
+        "classes": list(shown.classes),
+        "predicted": dict(zip(shown.classes, shown.predicted, strict=True)),
+        "about": dict(shown.about),
+        "files": {name: path.as_posix() for name, path in files.items()},
+    }
+
+
+def _rings(regions: SlideRegions | None) -> list[NDArray[np.float64]]:
+    """Borders of regions and of their holes, (k, 2) each."""
+    import numpy as np
+    import shapely
+
+    if regions is None:
+        return []
+    parts = shapely.get_parts(regions.outline)
+    rings = [ring for part in parts for ring in (part.exterior, *part.interiors)]
+    return [np.asarray(ring.coords, dtype=np.float64)[:, :2] for ring in rings]
+
+
+def _remove_earlier(out: Path) -> None:
+    """Remove what an earlier call wrote, which would pass for results of this one.
+
+    Raises:
+        DataError: When the folder holds something else.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    listing = out / LISTING
+    content = read_json(listing) if listing.is_file() else {}
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise DataError(
+            "exists and was not written by `spade-bench explain`",
+            where=str(out),
+            fix="Name a new folder",
+        )
+    root = out.resolve()
+    names = [name for one in content.get("maps", ()) for name in one.get("files", {}).values()]
+    for name in (*names, *content.get("sheets", ()), *content.get("regions", ())):
+        path = (out / str(name)).resolve()
+        if path.is_relative_to(root):  # nobody's list removes what lies elsewhere
+            path.unlink(missing_ok=True)

@@ -1,0 +1,112 @@
+"""The highest and lowest patches of a layer that lie apart, and what is seen there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spade_bench.explain.layers import Layer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["Crop", "far_apart", "highest", "read_crops"]
+
+_CROP_PX = 300
+_CROP_SIDES = 2  # patches across a crop
+_CROPS_APART = 1.25  # of their side, so that the frames on a map do not touch
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A square of a slide.
+
+    Attributes:
+        x: Level-0 column of its left edge.
+        y: Level-0 row of its top edge.
+        side: Its width in level-0 pixels.
+        pixels: What is seen there, (px, px, 3) uint8 RGB.
+        value: Value of the patch in its middle.
+    """
+
+    x: float
+    y: float
+    side: float
+    pixels: NDArray[np.uint8]
+    value: float
+
+
+def far_apart(
+    order: NDArray[np.int64], coords: NDArray[np.int64], distance: float, most: int
+) -> NDArray[np.int64]:
+    """Take patches in an order, each at a minimum distance from all that were taken before.
+
+    Args:
+        order: Numbers of the patches, the wanted ones first, (n,).
+        coords: Level-0 (x, y) of every patch, (m, 2).
+        distance: Two patches taken differ by at least this along x or along y, in level-0 pixels;
+            squares of this width around them do not overlap.
+        most: How many to take.
+
+    Returns:
+        Numbers of the patches taken, (k,) with k at most ``most``, in the same order.
+    """
+    import numpy as np
+
+    left = np.asarray(order, dtype=np.int64)
+    taken: list[int] = []
+    while len(left) and len(taken) < most:
+        taken.append(int(left[0]))
+        away = np.abs(coords[left] - coords[left[0]]).max(axis=1) >= distance
+        away[0] = False  # taken, whatever the distance
+        left = left[away]
+    return np.array(taken, dtype=np.int64)
+
+
+def highest(layer: Layer, most: int, distance: float, *, lowest: bool = False) -> NDArray[np.int64]:
+    """Return the numbers of the highest patches of a layer that lie apart, the highest first.
+
+    Patches without a value are never taken. Of equal ones the first comes first.
+
+    Args:
+        layer: What to rank.
+        most: How many to take.
+        distance: See `far_apart`.
+        lowest: Take the lowest instead, the lowest first.
+    """
+    import numpy as np
+
+    values = layer.values if lowest else -layer.values
+    order = np.argsort(values, kind="stable")  # NaN comes last
+    return far_apart(order[np.isfinite(values[order])], layer.coords, distance, most)
+
+
+def read_crops(
+    slide: str | Path, layer: Layer, most: int, *, side: float | None = None
+) -> list[Crop]:
+    """Read what is seen around the highest patches of a layer; the crops do not overlap.
+
+    Args:
+        slide: File of the slide.
+        layer: What to rank.
+        most: How many crops to read.
+        side: Width of a crop in level-0 pixels; two patches by default.
+
+    Raises:
+        DataError: When the slide cannot be opened or decoded.
+    """
+    from spade_bench.slides.opening import open_slide
+
+    width = float(side or _CROP_SIDES * layer.side)
+    crops = []
+    # The resolution plays no part here, so a slide that does not say it is welcome.
+    with open_slide(Path(slide), assume_mpp=1.0) as opened:
+        for row in highest(layer, most, _CROPS_APART * width):
+            x, y = layer.coords[row] + (layer.side - width) / 2
+            x = min(max(float(x), 0.0), max(opened.width - width, 0.0))
+            y = min(max(float(y), 0.0), max(opened.height - width, 0.0))
+            pixels = opened.read(x, y, width, _CROP_PX)
+            crops.append(Crop(x, y, width, pixels, float(layer.values[row])))
+    return crops

@@ -1,0 +1,308 @@
+"""The highest and lowest patches of a layer over many slides, on one contact sheet per encoder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spade_bench.console import progress
+from spade_bench.errors import UserError
+from spade_bench.explain.layers import CATEGORY, SHARE, Layer
+from spade_bench.explain.places import highest
+from spade_bench.files import file_name, write_json
+from spade_bench.report.contactsheet import Tile, TileGroup, save_figure, sheet_figure
+from spade_bench.slides.scalebar import bar_length
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+__all__ = ["TOP", "RankedPatch", "SlideLayer", "ranked_patches", "write_top_sheets"]
+
+TOP = 50
+_PX = 224  # of a patch on a sheet: 16 mm at 300 dpi need 190
+_APART = 2  # patch sides between two patches of a slide
+_SAME_WIDTH = 0.02  # by which patches of one scale bar may differ
+_UNKNOWN_MPP = 0.25  # taken to open a slide that does not say its resolution, then forgotten
+_PARTS = ("highest", "lowest")
+
+
+@dataclass(frozen=True)
+class SlideLayer:
+    """A layer of one slide by one encoder, and where its patches can be read.
+
+    Attributes:
+        path: File of the slide, or the folder of ``images``.
+        layer: Values of the patches.
+        encoder: Name of the encoder.
+        images: The image of each patch, in the order of the layer, where they were cut before;
+            their coordinates then play no part.
+        mpp: Micrometres per pixel at level 0, or of the images; None: as the slide's file says.
+    """
+
+    path: Path
+    layer: Layer
+    encoder: str
+    images: tuple[Path, ...] = ()
+    mpp: float | None = None
+
+    @property
+    def slide_id(self) -> str:
+        """Name of the slide: of its file without suffix, or of the folder of its images."""
+        return self.path.name if self.images else self.path.stem
+
+
+@dataclass(frozen=True)
+class RankedPatch:
+    """A patch on a sheet.
+
+    Attributes:
+        part: `highest` or `lowest`.
+        rank: 1 for the first of its part.
+        score: Its value.
+        source: Where it comes from.
+        row: Its number in the layer.
+        pixels: What it shows, (px, px, 3) uint8 RGB; empty until it is read.
+        um: Its width in micrometres; None where the resolution is unknown.
+    """
+
+    part: str
+    rank: int
+    score: float
+    source: SlideLayer
+    row: int
+    pixels: NDArray[np.uint8] | None = None
+    um: float | None = None
+
+
+def write_top_sheets(
+    layers: Sequence[SlideLayer],
+    out: Path,
+    *,
+    top: int = TOP,
+    distance: float | None = None,
+    title: str = "",
+    blind: int | None = None,
+    marks: Sequence[str] = (),
+) -> list[Path]:
+    """Write a contact sheet of the highest and lowest patches for each encoder, as PNG and PDF.
+
+    Blind sheets lie in `blind/`, are called A, B, ... in an order drawn at random, and name no
+    encoder, in their files' metadata neither; `blind-key.json` beside that folder says which is
+    which and lists the patches. Sheets that name their encoder lie in ``out``, with the same list
+    in `top-patches.json`.
+
+    Args:
+        layers: The slides of all encoders.
+        out: Folder to write.
+        top: How many patches of each end.
+        distance: See `ranked_patches`.
+        title: What the score is for, such as the name of the task and the head.
+        blind: Seed of the order of blind sheets; None for sheets with names.
+        marks: What a reader must know, such as "simulated data".
+
+    Returns:
+        The sheets, then the list of their patches, which of blind ones is the key.
+
+    Raises:
+        UserError: When there is nothing to rank.
+        DataError: When a patch cannot be read.
+    """
+    encoders = list(dict.fromkeys(one.encoder for one in layers))
+    ranked = [
+        patch
+        for encoder in encoders
+        for patch in ranked_patches([o for o in layers if o.encoder == encoder], top, distance)
+    ]
+    if not ranked:
+        raise UserError("There is nothing to rank", fix="Give the layer of at least one slide")
+    shown = _read(ranked)
+    sheets = {encoder: encoder for encoder in encoders}
+    if blind is not None:
+        sheets = _letters(encoders, blind)
+    written: list[Path] = []
+    lists = {}
+    for name, encoder in sheets.items():
+        mine = [patch for patch in shown if patch.source.encoder == encoder]
+        words = f"{name}: {title}" if title else name
+        texts = [words, mine[0].source.layer.legend, *marks]
+        if blind is not None:
+            texts = [_nameless(text, encoders) for text in texts]
+        figure = _sheet(mine, texts[0], texts[1], top, texts[2:])
+        folder, stem = (out if blind is None else out / "blind"), file_name(f"top-{name}")
+        written += [save_figure(figure, folder / f"{stem}{kind}") for kind in (".png", ".pdf")]
+        lists[name] = {"encoder": encoder, "patches": [_listed(patch) for patch in mine]}
+    key = out / ("top-patches.json" if blind is None else "blind-key.json")
+    write_json(key, {"schema": "spade-bench/top-patches/1", "seed": blind, "sheets": lists})
+    return [*written, key]
+
+
+def ranked_patches(
+    layers: Sequence[SlideLayer], top: int = TOP, distance: float | None = None
+) -> list[RankedPatch]:
+    """Rank the patches of one encoder over its slides; what they show is not read yet.
+
+    The highest are taken from the upper half of all values and the lowest from the lower half, so
+    no patch is both, however few there are.
+
+    Args:
+        layers: Its slides.
+        top: How many of each end.
+        distance: Patches of a slide differ by at least this along x or y, in level-0 pixels; two
+            patch sides by default. Images that were cut before have no place, and no distance.
+
+    Returns:
+        The highest from the first down, then the lowest from the first up.
+
+    Raises:
+        UserError: When there is nothing to rank.
+    """
+    import numpy as np
+
+    if any(one.layer.scale == CATEGORY for one in layers):
+        raise UserError("Categories have no order", fix="Rank the patches by a layer of numbers")
+    if top < 1:
+        raise UserError(f"{top} patches cannot be shown", where="--top", fix="Give 1 or more")
+    values = np.concatenate([one.layer.values for one in layers]) if layers else np.empty(0)
+    order = np.argsort(-values, kind="stable")  # NaN comes last
+    order = order[np.isfinite(values[order])]
+    if not len(order):
+        raise UserError("No patch has a value", fix="Give slides whose patches have scores")
+    upper = np.zeros(len(values), dtype=bool)
+    upper[order[: -(-len(order) // 2)]] = True
+    ranked: list[RankedPatch] = []
+    for part in _PARTS:
+        mine = upper if part == "highest" else ~upper
+        found, start = [], 0
+        for one in layers:
+            stop = start + len(one.layer.values)
+            for row in _best(one, mine[start:stop], top, distance, part):
+                found.append((float(one.layer.values[row]), one, int(row)))
+            start = stop
+        sign = -1 if part == "highest" else 1
+        found.sort(key=lambda each: sign * each[0])  # stable: equal ones stay in order
+        ranked += [
+            RankedPatch(part, rank, score, one, row)
+            for rank, (score, one, row) in enumerate(found[:top], 1)
+        ]
+    return ranked
+
+
+def _best(
+    one: SlideLayer, mine: NDArray[np.bool_], top: int, distance: float | None, part: str
+) -> NDArray[np.int64]:
+    """Numbers of the first patches of a slide among ``mine``."""
+    import numpy as np
+
+    kept = replace(one.layer, values=np.where(mine, one.layer.values, np.nan))
+    apart = _APART * one.layer.side if distance is None else distance
+    return highest(kept, top, 0.0 if one.images else apart, lowest=part == "lowest")
+
+
+def _read(ranked: Sequence[RankedPatch]) -> list[RankedPatch]:
+    """Read what patches show, slide by slide, each opened once for all encoders."""
+    places: dict[Path, list[int]] = {}
+    for at, patch in enumerate(ranked):
+        places.setdefault(patch.source.path, []).append(at)
+    shown = list(ranked)
+    with progress("Reading patches", len(ranked), "patches") as bar:
+        for path, numbers in sorted(places.items()):
+            patches = [ranked[at] for at in numbers]
+            read = _from_images if patches[0].source.images else _from_slide
+            for at, patch in zip(numbers, read(path, patches), strict=True):
+                shown[at] = patch
+                bar.advance(1, path.stem)
+    return shown
+
+
+def _from_slide(path: Path, patches: Sequence[RankedPatch]) -> Iterator[RankedPatch]:
+    """Read patches of one slide, in the order given."""
+    from spade_bench.slides.opening import open_slide
+
+    with open_slide(path, mpp=patches[0].source.mpp, assume_mpp=_UNKNOWN_MPP) as slide:
+        mpp = None if slide.mpp_source == "assumed" else slide.mpp
+        for patch in patches:
+            layer = patch.source.layer
+            x, y = (float(v) for v in layer.coords[patch.row])
+            pixels = slide.read(x, y, layer.side, _PX)
+            yield replace(patch, pixels=pixels, um=None if mpp is None else layer.side * mpp)
+
+
+def _from_images(path: Path, patches: Sequence[RankedPatch]) -> Iterator[RankedPatch]:
+    """Read patches that were cut before, in the order given."""
+    from spade_bench.slides.patches import fit_patch, read_patch
+
+    for patch in patches:
+        pixels = read_patch(patch.source.images[patch.row])
+        mpp = patch.source.mpp
+        um = None if mpp is None else min(pixels.shape[:2]) * mpp
+        yield replace(patch, pixels=fit_patch(pixels, _PX), um=um)
+
+
+def _sheet(
+    patches: Sequence[RankedPatch], title: str, legend: str, top: int, marks: Sequence[str]
+) -> Figure:
+    """Lay out the patches of one encoder."""
+    groups = []
+    for part in _PARTS:
+        mine = [patch for patch in patches if patch.part == part]
+        fewer = "" if len(mine) == top else f" ({top} were asked for; no more lie far enough apart)"
+        words = f"{part.capitalize()} {len(mine)}{fewer}. Score: {legend}"
+        groups.append(TileGroup(words, [_tile(patch) for patch in mine]))
+    widths = [patch.um for patch in patches]
+    bar = None
+    if None not in widths:
+        known = [um for um in widths if um is not None]
+        if max(known) <= (1 + _SAME_WIDTH) * min(known):
+            length, words = bar_length(known[0], 1.0)
+            bar = (length / known[0], words)
+    return sheet_figure(title, groups, bar=bar, marks=marks)
+
+
+def _tile(patch: RankedPatch) -> Tile:
+    assert patch.pixels is not None
+    share = patch.source.layer.scale == SHARE
+    score = f"{patch.score:.3f}" if share else f"{patch.score:.3g}"
+    return Tile(patch.pixels, (f"{patch.rank}   {score}", patch.source.slide_id))
+
+
+def _listed(patch: RankedPatch) -> dict[str, Any]:
+    """What a table needs to find a patch again."""
+    source = patch.source
+    place: dict[str, Any]
+    if source.images:
+        place = {"image": source.images[patch.row].name}
+    else:
+        x, y = source.layer.coords[patch.row].tolist()
+        place = {"x": x, "y": y, "side": source.layer.side}
+    return {"part": patch.part, "rank": patch.rank, "score": patch.score,
+            "slide_id": source.slide_id, **place}  # fmt: skip
+
+
+def _letters(encoders: Sequence[str], seed: int) -> dict[str, str]:
+    """A, B, ... for encoders in an order drawn at random, whatever order they are given in."""
+    import numpy as np
+
+    drawn = np.random.default_rng(seed).permutation(len(encoders))
+    ordered = sorted(encoders)
+    return {_letter(at): ordered[row] for at, row in enumerate(drawn)}
+
+
+def _letter(at: int) -> str:
+    """A to Z, then AA, AB, ..."""
+    word = ""
+    while at >= 0:
+        at, rest = at // 26 - 1, at % 26
+        word = chr(ord("A") + rest) + word
+    return word
+
+
+def _nameless(text: str, encoders: Sequence[str]) -> str:
+    """Take the names of encoders out of a text."""
+    for name in sorted(encoders, key=len, reverse=True):
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "...", text, flags=re.IGNORECASE)
+    return text
