@@ -162,7 +162,7 @@ def test_impossible_arguments_are_refused(predictor, how, words):
 
 
 def test_no_spots_left_is_an_error(predictor):
-    with pytest.raises(DataError, match="(?i)no training spots are left"):
+    with pytest.raises(DataError, match=r"(?i)no training spots are left"):
         x = np.zeros((1, 24), np.float32)
         predictor.predict(x, predictor.genes[:1], without=predictor.samples)
 
