@@ -11,22 +11,28 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from spade_bench.errors import printable
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress as RichProgress
-    from rich.progress import TaskID
+    from rich.progress import Task, TaskID
+    from rich.table import Table as RichTable
 
 __all__ = [
     "Progress",
     "emit",
     "emit_json",
+    "json_text",
+    "paragraph",
     "progress",
+    "rich_bars",
     "say",
     "set_quiet",
     "table",
@@ -45,6 +51,9 @@ class Progress(Protocol):
 
     def advance(self, n: float = 1, note: str = "") -> None:
         """Move forward by ``n`` units and show ``note`` beside the bar."""
+
+    def expect(self, total: float) -> None:
+        """Correct the number of units, where it was not known before."""
 
 
 def set_quiet(quiet: bool) -> None:
@@ -68,7 +77,12 @@ def emit(text: str) -> None:
 
 
 def emit_json(kind: str, content: Mapping[str, object], version: int = 1) -> None:
-    """Print what a command says as one JSON object whose first key is its `schema`.
+    """Print what a command says as JSON; see :func:`json_text`."""
+    emit(json_text(kind, content, version))
+
+
+def json_text(kind: str, content: Mapping[str, object], version: int = 1) -> str:
+    """Write what a command says as one JSON object whose first key is its `schema`.
 
     Args:
         kind: Name of the command's output, such as `report`.
@@ -76,7 +90,7 @@ def emit_json(kind: str, content: Mapping[str, object], version: int = 1) -> Non
         version: Raised when keys change their meaning or go.
     """
     envelope = {"schema": f"spade-bench/{kind}/{version}", **content}
-    emit(json.dumps(envelope, indent=1, allow_nan=False))
+    return json.dumps(envelope, indent=1, allow_nan=False)
 
 
 def fancy() -> bool:
@@ -124,48 +138,166 @@ def track(
             bar.advance()
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table on stdout; as wide as the terminal, or as wide as it needs when piped."""
+def paragraph(text: str, indent: int = 0) -> None:
+    """Print a result on stdout, folded between words where a terminal has a width.
+
+    Args:
+        text: One or several lines.
+        indent: Spaces before every folded line after the first.
+    """
+    width = _width()
+    for line in text.split("\n"):
+        lines = [line] if width is None else _folded(line, width, indent)
+        for part in lines or [""]:
+            emit(part)
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], keys: int = 0
+) -> None:
+    """Print a table on stdout; as wide as the terminal, or as wide as it needs when piped.
+
+    With key columns, a table that is wider than the terminal becomes several below each other,
+    each of which begins with them, so that no number is broken. Where even one column does not fit
+    beside them, and without key columns, text is folded.
+
+    Args:
+        title: Line above it, or empty.
+        columns: Names of its columns.
+        rows: Its cells.
+        keys: Number of columns that name a row, for tables of numbers; 0 for tables of text.
+    """
+    from rich.cells import cell_len
     from rich.console import Console
+
+    # A pipe has no width: folding at 80 columns would break what scripts grep for.
+    width = _width() or 200
+    heads = [printable(column) for column in columns]
+    cells = [["" if cell is None else printable(cell) for cell in row] for row in rows]
+    widths = [max([cell_len(text) for text in column])
+              for column in zip(heads, *cells, strict=True)]  # fmt: skip
+    screen = Console(file=sys.stdout, width=width, highlight=False)
+    if title:
+        paragraph(title)
+    if not keys or sum(widths) + _FRAME * len(widths) + 1 <= width:
+        screen.print(_grid(heads, cells))
+        return
+    cap = _key_width(widths, width, keys)
+    for block in _blocks(widths, width, keys, cap):
+        part = [[row[i] for i in block] for row in cells]
+        screen.print(_grid([heads[i] for i in block], part, [cap] * keys))
+
+
+def _width() -> int | None:
+    """Columns of the terminal, or None where stdout has no width."""
+    if not (sys.stdout.isatty() or "COLUMNS" in os.environ):
+        return None
+    return max(20, shutil.get_terminal_size().columns)
+
+
+def _folded(line: str, width: int, indent: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(
+        line, width, subsequent_indent=" " * indent, break_on_hyphens=False, drop_whitespace=True,
+        replace_whitespace=False,
+    )  # fmt: skip
+
+
+_NARROWEST = 6
+_FRAME = 3  # columns that a cell takes beside its text; the table takes one more
+
+
+def _key_width(widths: Sequence[int], width: int, keys: int) -> int:
+    """Most columns that a key may take, so that the widest other column fits beside all of them."""
+    room = width - 1 - max(widths[keys:]) - _FRAME
+    cap = max(widths[:keys])
+    while cap > _NARROWEST and sum(min(w, cap) + _FRAME for w in widths[:keys]) > room:
+        cap -= 1
+    return cap
+
+
+def _blocks(widths: Sequence[int], width: int, keys: int, cap: int) -> list[list[int]]:
+    """Share columns out to tables that fit, each beginning with the key columns."""
+    named = sum(min(w, cap) + _FRAME for w in widths[:keys]) + 1
+    blocks: list[list[int]] = []
+    room = 0
+    for column in range(keys, len(widths)):
+        needed = widths[column] + _FRAME
+        if not blocks or needed > room:
+            blocks.append(list(range(keys)))
+            room = width - named
+        blocks[-1].append(column)
+        room -= needed
+    return blocks
+
+
+def _grid(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], caps: Sequence[int] = ()
+) -> RichTable:
+    """A table whose first columns are at most so wide; longer text in them is folded."""
     from rich.table import Table
     from rich.text import Text
 
-    # A pipe has no width: folding at 80 columns would break what scripts grep for.
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200
-    grid = Table(
-        title=Text(printable(title), style="bold") if title else None, title_justify="left"
-    )
-    for column in columns:
-        grid.add_column(printable(column), overflow="fold")
+    grid = Table()
+    for at, column in enumerate(columns):
+        most = caps[at] if at < len(caps) else None
+        grid.add_column(column, overflow="fold", max_width=most)
     for row in rows:
-        grid.add_row(*[Text("" if cell is None else printable(cell)) for cell in row])
-    Console(file=sys.stdout, width=width, highlight=False).print(grid)
+        grid.add_row(*map(Text, row))
+    return grid
 
 
 @contextlib.contextmanager
 def _bars(description: str, total: float | None, unit: str) -> Iterator[_RichProgress]:
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as Bars
 
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]} {task.fields[note]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Bars(*columns, console=Console(stderr=True), transient=False) as bars:
+    with rich_bars(Console(stderr=True)) as bars:
         yield _RichProgress(bars, bars.add_task(description, total=total, unit=unit, note=""))
+
+
+_NARROW, _WIDE = 80, 110
+
+
+def rich_bars(screen: Console) -> RichProgress:
+    """Make a progress display that keeps count, rate and time left on a narrow terminal.
+
+    What has to give way first are the note and the time that has passed, then the bar and the
+    description.
+
+    Args:
+        screen: Where it is drawn; its width decides.
+    """
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
+    from rich.text import Text
+
+    class Line(ProgressColumn):
+        """A line of text about a task."""
+
+        max_refresh = 0.5
+
+        def __init__(self, say: Callable[[Task], str]) -> None:
+            self._say = say
+            super().__init__(Column(no_wrap=True))
+
+        def render(self, task: Task) -> Text:
+            return Text(self._say(task))
+
+    width = screen.width
+    fixed = Column(no_wrap=True)
+    cut = Column(no_wrap=True, overflow="ellipsis", min_width=6, ratio=1)
+    columns: list[Any] = [
+        TextColumn("{task.description}", table_column=cut),
+        BarColumn(6 if width < _NARROW else 20 if width < _WIDE else 40, table_column=fixed),
+        *map(Line, (_count, _rate, _left)),
+    ]
+    if width >= _NARROW:
+        columns.append(TimeElapsedColumn(table_column=fixed))
+    if width >= _WIDE:
+        note = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+        columns.append(TextColumn("{task.fields[note]}", table_column=note))
+    return Progress(*columns, console=screen, transient=False, expand=True)
 
 
 @contextlib.contextmanager
@@ -176,6 +308,32 @@ def _lines(description: str, total: float | None, unit: str) -> Iterator[_PlainP
         plain.close()
 
 
+def _count(task: Task) -> str:
+    """`1200/5000 patches`."""
+    total = "?" if task.total is None else f"{task.total:.0f}"
+    return f"{task.completed:.0f}/{total} {task.fields['unit']}".rstrip()
+
+
+def _rate(task: Task) -> str:
+    """Units per second, or per minute where one takes longer than a second."""
+    speed = task.finished_speed or task.speed
+    if not speed:
+        return "-/s"
+    if speed < 1:
+        return f"{60 * speed:.1f}/min"
+    return f"{speed:.0f}/s" if speed >= 10 else f"{speed:.1f}/s"
+
+
+def _left(task: Task) -> str:
+    """Time left as `1:02:03` or `2:03`."""
+    seconds = task.time_remaining
+    if seconds is None:
+        return "-:-- left"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d} left" if hours else f"{minutes}:{rest:02d} left"
+
+
 class _RichProgress:
     def __init__(self, bars: RichProgress, task: TaskID) -> None:
         self._bars = bars
@@ -183,6 +341,9 @@ class _RichProgress:
 
     def advance(self, n: float = 1, note: str = "") -> None:
         self._bars.update(self._task, advance=n, note=printable(note))
+
+    def expect(self, total: float) -> None:
+        self._bars.update(self._task, total=total)
 
     @contextlib.contextmanager
     def part(self, description: str, total: float | None, unit: str) -> Iterator[_RichProgress]:
@@ -209,6 +370,9 @@ class _PlainProgress:
         if time.monotonic() - self._last >= _PLAIN_INTERVAL:
             self._last = time.monotonic()
             self._line()
+
+    def expect(self, total: float) -> None:
+        self._total = total
 
     def close(self) -> None:
         """Print the closing line, for work long enough that somebody waited for it."""

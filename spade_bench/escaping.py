@@ -1,4 +1,4 @@
-"""Text of strangers in files that other programs open: spreadsheets and Markdown."""
+"""Text of strangers in files that other programs open: spreadsheets, Markdown and LaTeX."""
 
 from __future__ import annotations
 
@@ -6,8 +6,18 @@ import re
 
 from spade_bench.errors import printable
 
-__all__ = ["csv_cell", "markdown_cell"]
+__all__ = ["csv_cell", "latex_cell", "markdown_cell"]
 
+_LATEX = {
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "²": r"\textsuperscript{2}",
+    "≥": r"$\geq$",
+}
 _FORMULA = ("=", "+", "-", "@", "\t")
 
 
@@ -29,6 +39,12 @@ def markdown_cell(value: object) -> str:
     for char in "\\|`[]":
         text = text.replace(char, f"\\{char}")
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text)  # `<0.001` is no tag
+
+
+def latex_cell(value: object) -> str:
+    """Return text that LaTeX prints as it is: no command, comment, column or formula begins."""
+    text = "" if value is None else " ".join(printable(value).split())
+    return "".join(_LATEX.get(char, char) for char in text)
 
 
 def _is_number(text: str) -> bool:

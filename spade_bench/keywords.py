@@ -10,23 +10,24 @@ import contextlib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextvars import ContextVar
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from spade_bench.errors import UserError
 
-__all__ = ["SWITCHES", "command_line", "in_keywords", "says_keywords"]
+__all__ = ["SWITCHES", "check_keywords", "command_line", "in_keywords", "says_keywords"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 SWITCHES = frozenset(
     {
-        *("allow-leaky-splits", "allow-missing", "as-is", "controls", "csv", "drop-blur"),
-        *("drop-pen", "dry-run", "float32", "force", "group-by-site", "json", "keep-redacted"),
-        *("keep-zero-times", "markdown", "overwrite", "plots", "preview", "scan-k", "select"),
-        "trust-remote-code",
+        *("allow-leaky-splits", "allow-missing", "as-is", "blind", "controls", "csv"),
+        *("drop-blur", "drop-pen", "dry-run", "float32", "force", "geojson", "group-by-site"),
+        *("json", "keep-redacted", "keep-zero-times", "latex", "long", "markdown"),
+        *("overwrite", "plots", "preview", "scan-k", "select", "trained-too"),
+        *("trust-remote-code", "viewer", "with-routing"),
     }
 )
 """Flags that take no value."""
@@ -77,21 +78,21 @@ def in_keywords(text: str, names: Collection[str] = ()) -> str:
             there, which takes all of its values.
     """
 
-    def keyword(found: re.Match[str]) -> str:
-        flag = found["name"]
+    def keyword(match: re.Match[str]) -> str:
+        flag = match["name"]
         if flag in SWITCHES:
-            return f"{_name(flag, names)}=True{found[0].removeprefix(f'--{flag}')}"
+            return f"{_name(flag, names)}=True{match[0].removeprefix(f'--{flag}')}"
         if flag.startswith("no-") and flag[3:] in SWITCHES:
-            return f"{_name(flag[3:], names)}=False{found[0].removeprefix(f'--{flag}')}"
-        name, word = _name(flag, names), found["word"]
-        if found["pair"]:
-            key, _, value = found["pair"].partition("=")
+            return f"{_name(flag[3:], names)}=False{match[0].removeprefix(f'--{flag}')}"
+        name, word = _name(flag, names), match["word"]
+        if match["pair"]:
+            key, _, value = match["pair"].partition("=")
             return f"{name}={{'{key}': {value}}}"
         if word in _PROSE:
             return f"{name}= {word}"
         if word:
             return f"{name}='{word}'"
-        return f"{name}={found['place'] or found['number'] or ''}"
+        return f"{name}={match['place'] or match['number'] or ''}"
 
     parts = _COMMAND.split(text)
     return "".join(part if part[:1] == "`" else _FLAG.sub(keyword, part) for part in parts)
@@ -101,3 +102,24 @@ def _name(flag: str, names: Collection[str]) -> str:
     name = flag.replace("-", "_")
     several = f"{name}s"
     return several if name not in names and several in names else name
+
+
+def check_keywords(keywords: Iterable[str], *functions: Callable[..., Any]) -> None:
+    """Refuse what is no keyword of any of these functions.
+
+    Raises:
+        UserError: Naming those that are.
+    """
+    known = {
+        name
+        for function in functions
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    unknown = sorted(set(keywords) - known)
+    if unknown:
+        raise UserError(
+            f"there is no keyword {unknown[0]}=",
+            fix=f"Give a setting as settings={{'training.{unknown[0]}': ...}}, or use one of "
+            f"{', '.join(sorted(known))}",
+        )

@@ -21,7 +21,6 @@ __all__ = [
     "CohortEntry",
     "EncoderEntry",
     "PretrainEntry",
-    "RunEntry",
     "Workspace",
     "load",
     "need",
@@ -89,23 +88,6 @@ class PretrainEntry:
 
 
 @dataclass(frozen=True)
-class RunEntry:
-    """What `run` does without flags; None leaves it to `evaluation.settings.DEFAULTS`.
-
-    Attributes:
-        heads: Heads to run, on the kinds of task that they serve.
-        shots: Cases per class.
-        draws: Draws per number of shots.
-        seed: Seed of the episodes.
-    """
-
-    heads: tuple[str, ...] | None = None
-    shots: tuple[int, ...] | None = None
-    draws: int | None = None
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
 class Workspace:
     """The whole file.
 
@@ -115,7 +97,8 @@ class Workspace:
         hest: Pretraining samples in HEST-1k layout.
         manifest: Pretraining samples as a manifest csv, instead of `hest`.
         pretrain: Settings of `pretrain`.
-        run: Settings of `run`.
+        run: Settings of `run` without flags, by the names that a sweep gives them; see
+            `spade_bench.evaluation.settings`, which reads them.
         encoders: Encoder name -> settings.
         cohorts: Cohort name -> files.
         path: Where the workspace was read from.
@@ -126,7 +109,7 @@ class Workspace:
     hest: Path | None = None
     manifest: Path | None = None
     pretrain: PretrainEntry = field(default_factory=PretrainEntry)
-    run: RunEntry = field(default_factory=RunEntry)
+    run: Mapping[str, Any] = field(default_factory=dict)
     encoders: Mapping[str, EncoderEntry] = field(default_factory=dict)
     cohorts: Mapping[str, CohortEntry] = field(default_factory=dict)
     path: Path = field(default=Path(FILE_NAME), init=False)

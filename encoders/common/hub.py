@@ -67,10 +67,10 @@ def fetch(
     refusal: Exception | None = None
     for repo in repos:
         for file in files:
-            found = _download(repo, file, kind, revision)
-            if isinstance(found, Path):
-                return found
-            refusal = refusal or found
+            downloaded = _download(repo, file, kind, revision)
+            if isinstance(downloaded, Path):
+                return downloaded
+            refusal = refusal or downloaded
     what = "the hub refuses access" if gated else "the hub has no such file for this token"
     raise WeightsError(
         what,

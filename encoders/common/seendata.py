@@ -25,8 +25,8 @@ def ledger_notes(flags: str) -> tuple[str, ...]:
         "p": "Private corpus that names none of (weaker than absent)",
         "?": "Unknown whether seen in pretraining",
     }
-    found = {
-        flag: [name for name, own in zip(LEDGER, flags, strict=True) if own == flag]
+    by_flag = {
+        flag: [name for name, seen in zip(LEDGER, flags, strict=True) if seen == flag]
         for flag in words
     }
-    return tuple(f"{words[flag]}: {', '.join(names)}." for flag, names in found.items() if names)
+    return tuple(f"{words[flag]}: {', '.join(names)}." for flag, names in by_flag.items() if names)

@@ -156,10 +156,10 @@ def read_state(path: Path, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
 
     file = path
     if path.is_dir():
-        found = [path / name for name in names if (path / name).is_file()]
-        if not found:
+        candidates = [path / name for name in names if (path / name).is_file()]
+        if not candidates:
             raise WeightsError(f"folder holds none of {', '.join(names)}", where=str(path))
-        file = found[0]
+        file = candidates[0]
     if not file.is_file():
         raise WeightsError("no such weights file", where=str(file))
     refuse_impostor(file)
@@ -195,17 +195,17 @@ def load_state(
     Raises:
         WeightsError: Naming missing, unexpected and wrongly shaped tensors.
     """
-    own = model.state_dict()
+    expected = model.state_dict()
     wrong = [
-        f"{key} is {tuple(state[key].shape)}, not {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
+        f"{key} is {tuple(state[key].shape)}, not {tuple(expected[key].shape)}"
+        for key in expected
+        if key in state and state[key].shape != expected[key].shape
     ]
     problems = [
         f"{len(names)} {kind} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
         for kind, names in (
-            ("missing", [key for key in own if key not in state]),
-            ("unexpected", [key for key in state if key not in own]),
+            ("missing", [key for key in expected if key not in state]),
+            ("unexpected", [key for key in state if key not in expected]),
             ("of another shape", wrong),
         )
         if names
@@ -224,17 +224,17 @@ def order_mapped(model: nn.Module, state: Mapping[str, torch.Tensor], where: str
     Raises:
         WeightsError: When they differ.
     """
-    own = model.state_dict()
-    if len(own) != len(state):
-        raise WeightsError(f"{len(state)} tensors where {len(own)} are needed", where=where)
-    for (name, tensor), (key, value) in zip(own.items(), state.items(), strict=True):
+    expected = model.state_dict()
+    if len(expected) != len(state):
+        raise WeightsError(f"{len(state)} tensors where {len(expected)} are needed", where=where)
+    for (name, tensor), (key, value) in zip(expected.items(), state.items(), strict=True):
         if tensor.shape != value.shape or name.rpartition(".")[2] != key.rpartition(".")[2]:
             raise WeightsError(
                 f"tensor {key} {tuple(value.shape)} stands where {name} {tuple(tensor.shape)} "
                 "belongs",
                 where=where,
             )
-    return dict(zip(own, state.values(), strict=True))
+    return dict(zip(expected, state.values(), strict=True))
 
 
 def fold_batch_norm(model: nn.Module) -> nn.Module:

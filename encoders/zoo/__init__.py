@@ -58,8 +58,8 @@ def _adapter(module: str, rest: str) -> tuple[EncoderCard, Callable[..., Any]]:
     import importlib
 
     adapter = importlib.import_module(f"spade_bench.encoders.zoo.{module}")
-    found: tuple[EncoderCard, Callable[..., Any]] = adapter.resolve(rest)
-    return found
+    resolved: tuple[EncoderCard, Callable[..., Any]] = adapter.resolve(rest)
+    return resolved
 
 
 for _name, _row in ENTRIES.items():

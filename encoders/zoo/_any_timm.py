@@ -99,10 +99,10 @@ def _model(name: str, path: Path) -> nn.Module:
 
     file = path
     if path.is_dir():
-        found = [path / candidate for candidate in FILES if (path / candidate).is_file()]
-        if not found:
+        candidates = [path / candidate for candidate in FILES if (path / candidate).is_file()]
+        if not candidates:
             raise WeightsError(f"folder holds none of {', '.join(FILES)}", where=str(path))
-        file = found[0]
+        file = candidates[0]
     if not file.is_file():
         raise WeightsError("no such weights file", where=str(file))
     config = _config(name)

@@ -72,10 +72,10 @@ def _conch(entry: Entry, state: dict[str, torch.Tensor], path: Path) -> Any:
         return_transform=False,
     )
     # The package loads with strict=False and says nothing; the image side must fit by name.
-    own = {f"visual.{name}" for name in model.visual.state_dict()}
+    expected = {f"visual.{name}" for name in model.visual.state_dict()}
     theirs = {name.removeprefix("module.") for name in state}
-    lacking = sorted(own - theirs)
-    extra = sorted(name for name in theirs - own if name.startswith("visual."))
+    lacking = sorted(expected - theirs)
+    extra = sorted(name for name in theirs - expected if name.startswith("visual."))
     if lacking or extra:
         raise WeightsError(
             f"weights do not fit: {len(lacking)} missing ({', '.join(lacking[:4])}), "

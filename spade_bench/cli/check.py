@@ -15,6 +15,7 @@ from spade_bench.cli.options import (
     RevisionOption,
     SeedOption,
     TrustOption,
+    load_options,
 )
 
 if TYPE_CHECKING:
@@ -86,33 +87,18 @@ def _check_encoder(
     seed: int,
     revision: str | None,
 ) -> list[Finding]:
-    from spade_bench import workspace
     from spade_bench.doctor import check_encoder
-    from spade_bench.errors import UserError
-    from spade_bench.types import LoadOptions
 
-    if precision not in {None, "fp32", "bf16", "fp16"}:
-        raise UserError(f"unknown precision '{precision}'", fix="Use fp32, bf16 or fp16")
-    options: dict[str, object] = {}
-    space = workspace.load()
-    if space is not None:
-        entry = space.encoders.get(name)
-        weights = weights or (space.resolve(entry.weights) if entry else None)
-        options.update(entry.options if entry else {})
-        device = device or space.device
-    if trust_remote_code:
-        options["trust_remote_code"] = True
-    return check_encoder(
+    options = load_options(
         name,
-        LoadOptions(
-            weights=weights,
-            device=device or "auto",
-            precision=precision,
-            seed=seed,
-            options=options,
-            revision=revision,
-        ),
+        weights,
+        device,
+        precision=precision,
+        seed=seed,
+        revision=revision,
+        options={"trust_remote_code": True} if trust_remote_code else {},
     )
+    return check_encoder(name, options)
 
 
 def _show(what: Checked, name: str, findings: list[Finding], as_json: bool) -> int:

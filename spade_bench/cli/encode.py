@@ -8,7 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from spade_bench.cli.options import BatchSizeOption, DeviceOption, RevisionOption, TrustOption
+from spade_bench.cli.options import (
+    BatchSizeOption,
+    DeviceOption,
+    RevisionOption,
+    TrustOption,
+    load_options,
+)
 
 __all__ = ["encode"]
 
@@ -50,32 +56,27 @@ def encode(
     A slide encoder, such as mean-pool or tangle, writes slide_features_NAME/SLIDE.h5, one vector
     each.
     """
-    from spade_bench import api, console, registry, workspace
+    from spade_bench import api, console, registry
     from spade_bench.errors import DataError
 
     slide_level = registry.encoders.get(encoder).card.level == "slide"
-    options: dict[str, Any] = {} if slide_level else {"batch": batch_size}
-    space = workspace.load()
-    if space is not None:
-        entry = space.encoders.get(encoder)
-        if entry is not None:
-            weights = weights or space.resolve(entry.weights)
-            options = {**options, **entry.options}
-        device = device or space.device
-    if routing is not None:
-        options["routing"] = routing.value
-    if tau is not None:
-        options["tau"] = tau
+    given = {
+        "routing": None if routing is None else routing.value,
+        "tau": tau,
+        "trust_remote_code": trust_remote_code or None,
+    }
+    options = {name: value for name, value in given.items() if value is not None}
+    how = load_options(encoder, weights, device, revision=revision, options=options)
+    batch: dict[str, Any] = {} if slide_level else {"batch": batch_size}
     done = api.encode(
         features,
         encoder,
         out=out,
         with_routing=with_routing,
-        weights=weights,
-        device=device or "auto",
-        revision=revision,
-        trust_remote_code=trust_remote_code,
-        **options,
+        weights=how.weights,
+        device=how.device,
+        revision=how.revision,
+        **{**batch, **how.options},
     )
     console.emit(
         f"{len(done.written)} {'slides' if slide_level else 'bags'} encoded, "

@@ -71,6 +71,12 @@ def explain(
         Path | None,
         typer.Option(help="Outlines (SLIDE.geojson, or a folder) to draw and to measure against."),
     ] = None,
+    inside: Annotated[
+        Path | None,
+        typer.Option(
+            help="Regions inside which the models were fitted. Default: those of the run."
+        ),
+    ] = None,
     geojson: Annotated[bool, typer.Option("--geojson", help="Write files for QuPath too.")] = False,
     trained_too: Annotated[
         bool,
@@ -119,6 +125,7 @@ def explain(
         weights=_paths(weights, "--weights", of_run),
         device=device,
         trained_too=trained_too,
+        inside=inside,
     )
     wishes = Wishes(geojson=geojson, top=top, blind=blind, regions=regions)
     with left_unchanged():

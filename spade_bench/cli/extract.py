@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +14,12 @@ from spade_bench.cli.options import (
     SeedOption,
     TrustOption,
     WorkersOption,
+    load_options,
     parse_shard,
 )
 
 if TYPE_CHECKING:
     from spade_bench.extraction import PatchGroup
-    from spade_bench.types import LoadOptions
 
 __all__ = ["extract"]
 
@@ -157,9 +156,15 @@ def extract(
             "--series": (series is not None, slides, "--slides"),
         },
     )
-    consent = {"trust_remote_code": True} if trust_remote_code else {}
-    options = _options(encoder, weights, device, precision, seed, consent)
-    options = replace(options, revision=revision)
+    options = load_options(
+        encoder,
+        weights,
+        device,
+        precision=precision,
+        seed=seed,
+        revision=revision,
+        options={"trust_remote_code": True} if trust_remote_code else {},
+    )
     settings: dict[str, Any] = {
         "overlap": overlap,
         "min_tissue": min_tissue,
@@ -219,32 +224,6 @@ def _check_input(
     for option, (wanted, path, name) in belongs.items():
         if wanted and path is None:
             raise UserError(f"goes with {name} only", where=option)
-
-
-def _options(
-    encoder: str,
-    weights: Path | None,
-    device: str | None,
-    precision: str | None,
-    seed: int,
-    options: dict[str, bool],
-) -> LoadOptions:
-    """What flags leave out comes from the workspace file."""
-    from spade_bench import workspace
-    from spade_bench.errors import UserError
-    from spade_bench.types import LoadOptions
-
-    if precision not in {None, "fp32", "bf16", "fp16"}:
-        raise UserError(f"unknown precision '{precision}'", fix="Use fp32, bf16 or fp16")
-    space = workspace.load()
-    if space is not None:
-        entry = space.encoders.get(encoder)
-        weights = weights or (space.resolve(entry.weights) if entry else None)
-        options = {**(entry.options if entry else {}), **options}
-        device = device or space.device
-    return LoadOptions(
-        weights=weights, device=device or "auto", precision=precision, seed=seed, options=options
-    )
 
 
 def _groups(folder: Path, group_by: str, table: Path | None) -> list[PatchGroup]:

@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
-from spade_bench.cli.options import DeviceOption, SeedOption, TrustOption
-from spade_bench.cli.regionoptions import RegionNameOption, RegionShareOption, RegionsOption
+from spade_bench.cli.options import (
+    AllowMissingOption,
+    AsIsOption,
+    DeviceOption,
+    PositiveOption,
+    RegionNameOption,
+    RegionShareOption,
+    RegionsOption,
+    SeedOption,
+    SetOption,
+    TrustOption,
+)
 from spade_bench.cli.tableoptions import (
     CaseColumn,
     DaysColumn,
@@ -41,13 +51,9 @@ def fit(
     select: Annotated[
         bool, typer.Option("--select", help="Choose from the head's grid, on inner folds.")
     ] = False,
-    allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Leave out slides and labels that are missing.")
-    ] = False,
-    positive: Annotated[str | None, typer.Option(help="The positive one of two classes.")] = None,
-    as_is: Annotated[
-        bool, typer.Option("--as-is", help="Take files that name another encoder, and flag it.")
-    ] = False,
+    allow_missing: AllowMissingOption = False,
+    positive: PositiveOption = None,
+    as_is: AsIsOption = False,
     regions: RegionsOption = None,
     region_name: RegionNameOption = None,
     region_share: RegionShareOption = None,
@@ -58,10 +64,7 @@ def fit(
     days_column: DaysColumn = None,
     event_value: EventValue = None,
     match_ids: MatchIds = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Setting of a head or encoder: logistic.C=0.5. Repeatable."),
-    ] = None,
+    set_: SetOption = None,
     seed: SeedOption = 0,
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
@@ -90,7 +93,7 @@ def fit(
         positive=positive,
         as_is=as_is or None,
         regions=regions,
-        region_names=tuple(region_name or ()),
+        region_name=tuple(region_name or ()),
         region_share=region_share,
         case_column=case_column,
         slide_column=slide_column,

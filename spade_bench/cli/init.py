@@ -64,6 +64,10 @@ run:
   # shots: [1, 2, 4, 8, 16, 32]
   # Few-shot: independent draws for each number of shots.
   # draws: 10
+  # Any other setting of `spade-bench run` that holds for every run, by the name of its flag:
+  # protocol, folds, repeats, holdout, group_by_site, select, controls, permutations,
+  # allow_missing, match_ids, memory, cache, keep_heads, set. A sweep and flags win over these.
+  # keep_heads: folds
   # Seed of the episodes.
   seed: 0
 """

@@ -35,6 +35,7 @@ _COMMANDS = {
     "explain": ("explain", "explain"),
     "report": ("report", "report"),
     "compare": ("report", "compare"),
+    "cite": ("cite", "cite"),
     "demo": ("demo", "demo"),
 }
 

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from spade_bench.types import LoadOptions
+
 __all__ = [
+    "AllowMissingOption",
+    "AsIsOption",
     "BatchSizeOption",
     "DeviceOption",
     "JsonOption",
+    "PositiveOption",
+    "RegionNameOption",
+    "RegionShareOption",
+    "RegionsOption",
     "RevisionOption",
     "SeedOption",
+    "SetOption",
     "SizeOption",
     "TrustOption",
     "WorkersOption",
+    "load_options",
     "parse_named_paths",
     "parse_shard",
 ]
@@ -47,7 +59,84 @@ RevisionOption = Annotated[
         help="Commit of the encoder's hub repository to load. Default: the one its card pins.",
     ),
 ]
+AllowMissingOption = Annotated[
+    bool, typer.Option("--allow-missing", help="Leave out slides and labels that are missing.")
+]
+AsIsOption = Annotated[
+    bool,
+    typer.Option("--as-is", help="Take files that name another encoder; flag all that uses them."),
+]
+PositiveOption = Annotated[
+    str | None, typer.Option("--positive", help="The positive one of a task's two classes.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Setting of a head or encoder: logistic.C=0.5. Repeatable."),
+]
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Patches per batch.")]
+RegionsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder with SLIDE.geojson (annotations of QuPath): take the patches inside only."
+    ),
+]
+RegionNameOption = Annotated[
+    list[str] | None,
+    typer.Option(help="With --regions: class or name of the regions to take. Repeatable."),
+]
+RegionShareOption = Annotated[
+    float | None,
+    typer.Option(
+        help="With --regions: least share of a patch's area inside, such as 0.5. Default: its "
+        "centre."
+    ),
+]
+
+
+def load_options(
+    encoder: str,
+    weights: Path | None,
+    device: str | None,
+    *,
+    precision: str | None = None,
+    seed: int = 0,
+    revision: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> LoadOptions:
+    """Return how an encoder is loaded: what flags leave out comes from the workspace file.
+
+    Args:
+        encoder: Its name, under which the workspace may have an entry.
+        weights: Its weights; None for those of the entry.
+        device: Device; None for the workspace's, else `auto`.
+        precision: fp32, bf16 or fp16; None for the card's.
+        seed: Seed of encoders with random weights.
+        revision: Commit of the hub; None for the card's.
+        options: Options of its own, over those of the entry.
+
+    Raises:
+        UserError: When there is no such precision.
+    """
+    from spade_bench import workspace
+    from spade_bench.errors import UserError
+    from spade_bench.types import LoadOptions
+
+    if precision not in {None, "fp32", "bf16", "fp16"}:
+        raise UserError(f"unknown precision '{precision}'", fix="Use fp32, bf16 or fp16")
+    space, said = workspace.load(), dict(options or {})
+    if space is not None:
+        entry = space.encoders.get(encoder, workspace.EncoderEntry())
+        weights = weights or space.resolve(entry.weights)
+        said = {**entry.options, **said}
+        device = device or space.device
+    return LoadOptions(
+        weights=weights,
+        device=device or "auto",
+        precision=precision,
+        seed=seed,
+        options=said,
+        revision=revision,
+    )
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:

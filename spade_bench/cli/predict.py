@@ -119,8 +119,8 @@ def _features_of(
     if slides is None:  # pragma: no cover - the caller checked
         raise AssertionError
     name = model.info.features.encoder or model.info.encoder
-    own = {} if model.info.features.through else dict(model.info.options)
-    options = {**own, "trust_remote_code": True} if trust else own
+    fitted_with = {} if model.info.features.through else dict(model.info.options)
+    options = {**fitted_with, "trust_remote_code": True} if trust else fitted_with
     source = EncoderSource(name, LoadOptions(weights=weights, device=device, options=options))
     with contextlib.ExitStack() as stack:
         folder = features_out

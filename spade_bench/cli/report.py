@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from spade_bench.report import OverallRow, ReportRow, Resampler, RiskSplit, Series
     from spade_bench.report.loadedresults import Results
 
-__all__ = ["compare", "report"]
+__all__ = ["compare", "folders_of", "report"]
 
 
 FoldersArgument = Annotated[
@@ -31,60 +31,125 @@ FiguresOption = Annotated[
 ]
 
 
+CsvOption = Annotated[
+    bool, typer.Option("--csv", help="Print csv instead of tables: encoders x tasks.")
+]
+MarkdownOption = Annotated[
+    bool, typer.Option("--markdown", help="Print Markdown instead of tables: encoders x tasks.")
+]
+LatexOption = Annotated[
+    bool, typer.Option("--latex", help="Print LaTeX for the package booktabs: encoders x tasks.")
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write into a file instead; .md, .csv, .tex or .json says what, where no flag does."
+    ),
+]
+
+
 def report(
     folders: FoldersArgument = None,
     as_json: JsonOption = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print csv instead of tables.")] = False,
-    as_markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print Markdown instead of tables.")
+    as_csv: CsvOption = False,
+    as_markdown: MarkdownOption = False,
+    as_latex: LatexOption = False,
+    long: Annotated[
+        bool,
+        typer.Option("--long", help="One number per row in --csv, --markdown and --latex."),
     ] = False,
+    out: OutOption = None,
     metric: Annotated[
         str | None,
         typer.Option(
-            help="primary, all, or a metric's name. Default: all for --json, --csv and --markdown, "
-            "else primary."
+            help="primary, all, or a metric's name. Default: all for --json and --long, else "
+            "primary."
         ),
     ] = None,
     plots: Annotated[
         bool, typer.Option("--plots/--no-plots", help="Draw pictures into FOLDER/plots.")
     ] = True,
     figures: FiguresOption = "png",
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the whole report as one page, such as report.html, that any browser "
+            "opens without a network."
+        ),
+    ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that `explain` wrote: the page links its worst-predicted cases to them."
+        ),
+    ] = None,
 ) -> None:
-    """Print the leaderboard: means with 95% intervals, controls beside them."""
+    """Print the leaderboard: means with 95% intervals, controls beside them.
+
+    Example: spade-bench report runs/ --latex --out table.tex --figures pdf
+    """
     from spade_bench import api, console
     from spade_bench.errors import UserError
     from spade_bench.report import leaderboard, overall, risk_splits
     from spade_bench.report import risk_split as logrank
-    from spade_bench.report.leaderboard import as_csv as to_csv
-    from spade_bench.report.leaderboard import as_markdown as to_markdown
     from spade_bench.report.overall import as_report_rows
     from spade_bench.report.pictures import figure_formats
 
     formats = figure_formats(figures)
-    if as_json + as_csv + as_markdown > 1:
-        raise UserError("--json, --csv and --markdown exclude each other")
-    results = api.load_results(_folders(folders))
+    form = _form(as_json, as_csv, as_markdown, as_latex, out)
+    if long and form in {"", "json"}:
+        raise UserError("--long is for --csv, --markdown and --latex")
+    if maps is not None and html is None:
+        raise UserError("--maps is for the page", fix="Give --html FILE too")
+    results = api.load_results(folders_of(folders))
     series, resampler = results.series, results.resampler
-    machine = as_json or as_csv or as_markdown
-    wanted = metric or ("all" if machine else "primary")
+    wanted = metric or ("all" if long or form == "json" else "primary")
     splits = risk_splits(series, resampler)
     results.check_metric(wanted, (logrank.METRIC,) if splits else ())
     rows = leaderboard(series, resampler, wanted)
     ranks = overall(series, resampler)
     tests = logrank.as_report_rows(splits) if wanted in {"all", logrank.METRIC} else []
     everything = [*rows, *tests, *as_report_rows(ranks)]
-    if as_json:
-        console.emit_json("report", {"rows": [row.as_dict() for row in everything]})
-    elif as_csv:
-        console.emit(to_csv(everything))
-    elif as_markdown:
-        console.emit(to_markdown(everything))
-    else:
+    if form == "":
         _print(series, resampler, rows, ranks, splits)
+    elif long:
+        _write(_long(form, everything), out)
+    else:
+        _write(_wide(form, everything, results, ranks), out)
     _absent(results)
     if plots:
         _plot(results, formats)
+    if html is not None:
+        results.to_html(html, maps=maps)
+        console.say(f"the report as a page: {html}")
     _left_out(results)
+
+
+def _long(form: str, rows: Sequence[ReportRow]) -> str:
+    """One number per row."""
+    from spade_bench.report import tableformats
+    from spade_bench.report.leaderboard import as_csv
+
+    if form == "csv":
+        return as_csv(rows)
+    write = tableformats.markdown if form == "markdown" else tableformats.latex
+    return write([tableformats.long_grid(rows)])
+
+
+def _wide(
+    form: str, rows: Sequence[ReportRow], results: Results, ranks: Sequence[OverallRow]
+) -> str:
+    """Encoders x tasks; JSON stays one number per row."""
+    from spade_bench import console
+    from spade_bench.report import tableformats, wide
+
+    if form == "json":
+        return console.json_text("report", {"rows": [row.as_dict() for row in rows]})
+    tables = wide.wide_tables(rows, results.series, results.resampler, ranks)
+    if form == "csv":
+        return tableformats.wide_csv(tables)
+    write = tableformats.markdown if form == "markdown" else tableformats.latex
+    return write(tableformats.wide_grids(tables, _words(results.series)))
 
 
 def compare(
@@ -92,6 +157,10 @@ def compare(
     a: Annotated[str, typer.Option("--a", help="First encoder.")] = "",
     b: Annotated[str, typer.Option("--b", help="Second encoder.")] = "",
     as_json: JsonOption = False,
+    as_csv: CsvOption = False,
+    as_markdown: MarkdownOption = False,
+    as_latex: LatexOption = False,
+    out: OutOption = None,
     metric: Annotated[
         str | None,
         typer.Option(help="primary, all, or a metric's name. Default: all for --json."),
@@ -101,34 +170,87 @@ def compare(
     ] = True,
     figures: FiguresOption = "png",
 ) -> None:
-    """Compare two encoders, a minus b, on the same episodes and test cases."""
+    """Compare two encoders, a minus b, on the same episodes and test cases.
+
+    Example: spade-bench compare runs/ --a spade --b uni --latex
+    """
     from spade_bench import api, console
     from spade_bench.errors import UserError
+    from spade_bench.report import tableformats
     from spade_bench.report import terminal as tables
     from spade_bench.report.figures.forest import forest_picture
     from spade_bench.report.pictures import Look, draw_pictures, figure_formats
 
     formats = figure_formats(figures)
+    form = _form(as_json, as_csv, as_markdown, as_latex, out)
     if not a or not b:
         raise UserError("two encoders are needed", fix="Give --a NAME --b NAME")
     if a == b:
         raise UserError(f"'{a}' is compared with itself", fix="Give two encoders")
-    results = api.load_results(_folders(folders))
-    wanted = metric or ("all" if as_json else "primary")
+    results = api.load_results(folders_of(folders))
+    wanted = metric or ("all" if form == "json" else "primary")
     differences, shown, sentence = results.differences(a, b, wanted)
-    if as_json:
+    if form == "json":
         listed = [difference.as_dict() for difference in shown]
-        console.emit_json("compare", {"verdict": sentence, "differences": listed})
+        _write(console.json_text("compare", {"verdict": sentence, "differences": listed}), out)
+    elif form == "csv":
+        _write(tableformats.differences_csv(shown), out)
+    elif form:
+        grid = tableformats.differences_grid(shown, sentence)
+        write = tableformats.markdown if form == "markdown" else tableformats.latex
+        _write(write([grid]), out)
     else:
         title = f"{a} minus {b}, same episodes and cases"
         tables.print_differences(shown, title)
         tables.print_legend([flag for one in shown for flag in one.flags])
-        console.emit(sentence)
+        console.paragraph(sentence)
     _absent(results)
     if plots:
         picture = forest_picture(differences, Look.of(results.series))
         draw_pictures([picture], results.folders[0] / "plots", formats)
     _left_out(results)
+
+
+_SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown", ".tex": "latex"}
+
+
+def _form(as_json: bool, as_csv: bool, as_markdown: bool, as_latex: bool, out: Path | None) -> str:
+    """Which format is wanted: empty for tables on the terminal.
+
+    Raises:
+        UserError: When several are, or a file's suffix says none.
+    """
+    from spade_bench.errors import UserError
+
+    given = {"json": as_json, "csv": as_csv, "markdown": as_markdown, "latex": as_latex}
+    wanted = [name for name, on in given.items() if on]
+    if len(wanted) > 1:
+        raise UserError("--json, --csv, --markdown and --latex exclude each other")
+    if wanted or out is None:
+        return wanted[0] if wanted else ""
+    if out.suffix.lower() not in _SUFFIXES:
+        raise UserError(
+            f"'{out.name}' does not say which format", where="--out",
+            fix="Give --csv, --markdown, --latex or --json, or end the name in .csv, .md, .tex or "
+            ".json",
+        )  # fmt: skip
+    return _SUFFIXES[out.suffix.lower()]
+
+
+def _write(text: str, out: Path | None) -> None:
+    """Print a result, or write it into a file."""
+    from spade_bench import console, files
+
+    if out is None:
+        console.emit(text)
+        return
+    files.write_text(out, f"{text}\n")
+    console.say(f"wrote {out}")
+
+
+def _words(series: Sequence[Series]) -> dict[str, str]:
+    """What flags of controls mean, in the words of the encoders that brought them."""
+    return {f"control:{one.control}": one.description for one in series if one.description}
 
 
 def _absent(results: Results) -> None:
@@ -189,11 +311,10 @@ def _print(
     tables.print_overall(ranks)
     tables.print_failures(series)
     flags = [*(row.flags for row in rows), *(split.series.flags for split in splits)]
-    words = {f"control:{one.control}": one.description for one in series if one.description}
-    tables.print_legend([flag for of_row in flags for flag in of_row], words)
+    tables.print_legend([flag for of_row in flags for flag in of_row], _words(series))
     rest = sorted({name for one in series for name in one.metrics} - {row.metric for row in rows})
     if rest:
-        console.emit(f"also computed: {', '.join(rest)} (--metric NAME, or --metric all)")
+        console.paragraph(f"also computed: {', '.join(rest)} (--metric NAME, or --metric all)")
 
 
 def _plot(results: Results, formats: Sequence[str]) -> None:
@@ -205,7 +326,12 @@ def _plot(results: Results, formats: Sequence[str]) -> None:
     draw_pictures(pictures, results.folders[0] / "plots", formats)
 
 
-def _folders(folders: Sequence[Path] | None) -> list[Path]:
+def folders_of(folders: Sequence[Path] | None) -> list[Path]:
+    """Return the folders that were named, or the workspace's.
+
+    Raises:
+        UserError: When there is neither.
+    """
     from spade_bench import workspace as ws
 
     if folders:

@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spade_bench.cli.options import DeviceOption, TrustOption, parse_named_paths, parse_shard
-from spade_bench.cli.regionoptions import RegionNameOption, RegionShareOption, RegionsOption
+from spade_bench.cli.options import (
+    AllowMissingOption,
+    AsIsOption,
+    DeviceOption,
+    PositiveOption,
+    RegionNameOption,
+    RegionShareOption,
+    RegionsOption,
+    SetOption,
+    TrustOption,
+    parse_named_paths,
+    parse_shard,
+)
 from spade_bench.cli.tableoptions import (
     CaseColumn,
     DaysColumn,
@@ -114,21 +125,13 @@ def run(
             "Default: 5 where a fit is cheap, else 1.",
         ),
     ] = None,
-    allow_missing: Annotated[
-        bool | None,
-        typer.Option("--allow-missing", help="Leave out slides and labels that are missing."),
-    ] = None,
+    allow_missing: AllowMissingOption = False,
     allow_leaky_splits: Annotated[
         bool | None,
         typer.Option("--allow-leaky-splits", help="Accept splits that leak, and flag every row."),
     ] = None,
-    positive: Annotated[
-        str | None, typer.Option(help="The positive one of a task's two classes.")
-    ] = None,
-    as_is: Annotated[
-        bool | None,
-        typer.Option("--as-is", help="Take files that name another encoder; flag every row."),
-    ] = None,
+    positive: PositiveOption = None,
+    as_is: AsIsOption = False,
     pretrained_on: Annotated[
         list[str] | None,
         typer.Option(
@@ -164,10 +167,7 @@ def run(
             "most a quarter of the free disk), off."
         ),
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Setting of a head or encoder: logistic.C=0.5. Repeatable."),
-    ] = None,
+    set_: SetOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for results. Default: the workspace's.")
     ] = None,
@@ -210,7 +210,8 @@ def _settings(flags: dict[str, Any]) -> EvaluationSettings:
         flags[name] = _paths(flags[name], f"--{name.replace('_', '-')}")
     flags["shots"] = _shots(flags["shots"])
     flags["set_"] = parse_set(flags["set_"] or [])
-    flags["trust_remote_code"] = flags["trust_remote_code"] or None  # there is no flag that denies
+    for name in ("trust_remote_code", "allow_missing", "as_is"):  # there is no flag that denies
+        flags[name] = flags[name] or None
     fields = {_FIELDS.get(name, name): value for name, value in flags.items()}
     return EvaluationSettings.of(fields, "flags")
 

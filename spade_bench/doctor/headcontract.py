@@ -203,8 +203,8 @@ def _fitted(probe: Probe) -> Iterator[Finding]:
     job, bags = probe.job(), probe.bags()
     (scores,) = probe.scores(bags, [job])
     (fitted,) = fit(probe.head, bags, [job], probe.n_outputs, name=probe.name)
-    own = fitted.predict(bags, job.test.tolist())
-    off = float(abs(own - scores).max()) if own.shape == scores.shape else float("inf")
+    scored = fitted.predict(bags, job.test.tolist())
+    off = float(abs(scored - scores).max()) if scored.shape == scores.shape else float("inf")
     yield _finding("fitted object predicts what `run` scores", off <= 1e-5, _apart(off))
     try:
         weights = fitted.attention(probe.features[0])

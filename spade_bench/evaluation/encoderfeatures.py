@@ -17,6 +17,7 @@ from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
 from spade_bench.evaluation.settings import path_of
 from spade_bench.extraction.outputs import checked_encode
 from spade_bench.features.bags import FeatureFolders, bag_encoder, read_bag, same_encoder
+from spade_bench.features.casebags import CaseBags
 from spade_bench.features.identity import Identity, identity_of, with_base
 from spade_bench.features.slideids import LOOSE_IDS, match_files
 from spade_bench.files import hash_array, hash_file, hash_obj
@@ -37,6 +38,7 @@ __all__ = [
     "find_features",
     "load_feature_encoder",
     "matched",
+    "source_bags",
     "weights_hash",
     "with_test_files",
 ]
@@ -192,8 +194,8 @@ def weights_hash(path: Path) -> str:
     if path.is_file():
         return hash_file(path)
     kinds = {".safetensors", ".pt", ".pth", ".bin", ".npy"}
-    found = sorted(p for p in path.iterdir() if p.is_file() and p.suffix in kinds)
-    return hash_obj([[p.name, hash_file(p)] for p in found])
+    files = sorted(p for p in path.iterdir() if p.is_file() and p.suffix in kinds)
+    return hash_obj([[p.name, hash_file(p)] for p in files])
 
 
 def _beyond_weights(card: EncoderCard, made_by: Identity) -> dict[str, Any]:
@@ -202,13 +204,13 @@ def _beyond_weights(card: EncoderCard, made_by: Identity) -> dict[str, Any]:
     It is part of a run's id, so nothing is named for an encoder of this package with weights of a
     path, or those that its card pins: the ids of older runs stay.
     """
-    found: dict[str, Any] = {"code": made_by.code} if made_by.code else {}
+    parts: dict[str, Any] = {"code": made_by.code} if made_by.code else {}
     commit = made_by.source.rpartition("@")[2]
     if made_by.source.startswith("hub ") and commit != card.revision:
-        found["source"] = made_by.source
+        parts["source"] = made_by.source
     if (card.remote_code or made_by.code) and made_by.weights:
-        found["files"] = hash_obj(made_by.weights)
-    return found
+        parts["files"] = hash_obj(made_by.weights)
+    return parts
 
 
 def _precomputed(
@@ -501,3 +503,19 @@ def _exists(folder: Path | None) -> Path:
     if folder is None:  # pragma: no cover - the registry raised before
         raise AssertionError
     return folder
+
+
+def source_bags(source: EncoderFeatures, cases: Sequence[Sequence[str]], dim: int) -> CaseBags:
+    """Bags of cases, sent through the encoder where it takes another one's features.
+
+    Args:
+        source: The encoder with its files.
+        cases: Slides of each case.
+        dim: Width of the features in the files.
+    """
+    bags = CaseBags.from_files([[source.files[slide] for slide in case] for case in cases], dim)
+    if source.encode_slide is not None and source.dim is not None:
+        return bags.map_slides(source.encode_slide, source.dim)
+    if source.encode is not None and source.dim is not None:
+        return bags.map(source.encode, source.dim)
+    return bags

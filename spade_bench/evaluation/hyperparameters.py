@@ -95,19 +95,10 @@ def choose(
     import numpy as np
 
     points = list(grid_points(grid))
-    fits: list[Fit] = []
-    truth: list[tuple[Hashable, int, NDArray[Any]]] = []
     if patient_of and not group_by_site:  # a site has its patients whole
         cases = [replace(case, site=patient_of[case.case_id]) for case in cases]
         group_by_site = True
-    for job in jobs:
-        for train, target, valid, answer in _splits(job, cases, group_by_site):
-            for index, point in enumerate(points):
-                fit = Fit(train, target, valid, job.seed, point)
-                if len(job.tune):  # as in the final fit, which stops early on them too
-                    fit = replace(fit, tune=valid, tune_target=answer)
-                fits.append(fit)
-                truth.append((job.shared, index, answer))
+    fits, truth = _inner_fits(jobs, points, cases, group_by_site)
     values: dict[Hashable, list[list[float]]] = {}  # of each point of the grid
     name = head.card.name
     predictions = fit_predict(head, bags, fits, n_outputs, name=name) if fits else []
@@ -125,17 +116,41 @@ def choose(
             continue
         value = kind.score([metric], answer, scores)[metric]
         values.setdefault(shared, [[] for _ in points])[index].append(value)
-    chosen: dict[Hashable, dict[str, Any]] = {}
-    for shared, by_point in values.items():
-        means = [
-            -np.inf
-            if -np.inf in of_folds
-            else float(np.mean([v for v in of_folds if np.isfinite(v)] or [-np.inf]))
-            for of_folds in by_point
-        ]
-        best = int(np.argmax(means))
-        chosen[shared] = points[best] if np.isfinite(means[best]) else {}
-    return chosen
+    return {shared: _best(points, by_point) for shared, by_point in values.items()}
+
+
+def _best(points: Sequence[dict[str, Any]], values: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """The point of the grid with the best mean over folds; empty where none has a finite one."""
+    import numpy as np
+
+    means = [
+        -np.inf
+        if -np.inf in of_folds
+        else float(np.mean([v for v in of_folds if np.isfinite(v)] or [-np.inf]))
+        for of_folds in values
+    ]
+    best = int(np.argmax(means))
+    return points[best] if np.isfinite(means[best]) else {}
+
+
+def _inner_fits(
+    jobs: Sequence[Job],
+    points: Sequence[dict[str, Any]],
+    cases: Sequence[Case],
+    group_by_site: bool,
+) -> tuple[list[Fit], list[tuple[Hashable, int, NDArray[Any]]]]:
+    """A fit per job, inner split and point; and whose it is, which point, and the true targets."""
+    fits: list[Fit] = []
+    truth: list[tuple[Hashable, int, NDArray[Any]]] = []
+    for job in jobs:
+        for train, target, valid, answer in _splits(job, cases, group_by_site):
+            for index, point in enumerate(points):
+                fit = Fit(train, target, valid, job.seed, point)
+                if len(job.tune):  # as in the final fit, which stops early on them too
+                    fit = replace(fit, tune=valid, tune_target=answer)
+                fits.append(fit)
+                truth.append((job.shared, index, answer))
+    return fits, truth
 
 
 def _splits(

@@ -12,7 +12,11 @@ from spade_bench.cohorts.tables import keep_covered
 from spade_bench.console import say, warn
 from spade_bench.device import resolve_device, setup_numerics
 from spade_bench.errors import DataError, UserError
-from spade_bench.evaluation.encoderfeatures import find_features, matched
+from spade_bench.evaluation.encoderfeatures import (
+    find_features,
+    matched,
+    source_bags,  # X
+)
 from spade_bench.evaluation.hyperparameters import Job, choose, grid_of, ranking_metric
 from spade_bench.evaluation.request import EvaluationRequest
 from spade_bench.evaluation.restriction import Restriction
@@ -21,7 +25,6 @@ from spade_bench.evaluation.trainedmodel import (
     ModelInfo,
     TrainedModel,
     features_identity,
-    source_bags,
 )
 from spade_bench.features.bags import FeatureFolders
 from spade_bench.features.casebags import scan_bags

@@ -57,17 +57,17 @@ def resolve(
         raise UserError("no encoder given", fix="Give --encoder NAME (`spade-bench list encoders`)")
     if not given.tasks:
         raise UserError("no task given", fix="Give --task NAME (`spade-bench list tasks`)")
-    if given.protocol and given.protocol not in PROTOCOLS:
+    settings = given.resolved(workspace)
+    if settings.protocol and settings.protocol not in PROTOCOLS:
         raise UserError(
-            f"there is no protocol '{given.protocol}'",
+            f"there is no protocol '{settings.protocol}'",
             where="--protocol",
             fix=f"Use {', '.join(PROTOCOLS)}",
         )
-    check_numbers(given)
-    check_controls(given)
-    check_cache_mode(given.cache or "digests")
-    check_regions(given)
-    settings = given.resolved(workspace)
+    check_numbers(settings)
+    check_controls(settings)
+    check_cache_mode(settings.cache)
+    check_regions(settings)
     protocol = _protocol_of(settings)
     if protocol:
         check_protocol_options(said_options(given), protocol)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from spade_bench.errors import UserError
 from spade_bench.features.identity import with_base
 from spade_bench.files import file_name, hash_obj
 from spade_bench.regions.regionbags import Cut, PatchRule, RegionChoice, cut_bags
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from spade_bench.evaluation.request import EvaluationRequest
     from spade_bench.features.bags import FeatureFolders
 
-__all__ = ["REGIONS", "Restriction", "region_choice"]
+__all__ = ["REGIONS", "Restriction", "cutting", "region_choice"]
 
 REGIONS = "regions"
 """Flag of rows whose bags hold the patches inside regions alone; their inputs say which."""
@@ -116,3 +119,52 @@ class Restriction:
         )
         self.digests |= cut.digests
         return cut
+
+
+def cutting(
+    rule: PatchRule | None,
+    regions: str | Path | None,
+    wanted: Sequence[str],
+    stack: contextlib.ExitStack,
+) -> Callable[[EncoderFeatures], EncoderFeatures] | None:
+    """Return what cuts features as those that a model was fitted on; None for whole slides.
+
+    Args:
+        rule: Which patches of a slide it was fitted on; None for all.
+        regions: Folder of region files, or None.
+        wanted: Slides that count; empty for all of the features.
+        stack: Removes the files that are made.
+
+    Raises:
+        UserError: When it was fitted inside regions and none are given, or on whole slides and
+            some are.
+    """
+    if rule is None and regions is None:
+        return None
+    if regions is None:
+        words = "" if rule is None else rule.words
+        raise UserError(
+            f"The model was fitted on {words}, not on whole slides",
+            fix="Give the regions of these slides with --regions DIR",
+        )
+    if rule is None:
+        raise UserError(
+            "The model was fitted on whole slides",
+            where="--regions",
+            fix="Leave it out, or fit a model with --regions",
+        )
+    choice = RegionChoice(Path(regions), rule)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spade-bench-")))
+
+    def cut(source: EncoderFeatures) -> EncoderFeatures:
+        files = cut_bags(
+            source.files,
+            wanted or list(source.files),
+            choice,
+            folder,
+            label=source.label,
+            fix="Outline these slides, or leave them out with a table of the others",
+        ).files
+        return replace(source, files=files)
+
+    return cut

@@ -81,8 +81,9 @@ def check_request(request: EvaluationRequest) -> None:
     standing = from_workspace(request.workspace).said() - request.given.said()
     idle = [n for n in PROTOCOLS_OF if n in standing and not _used_by_any(n, protocols)]
     if idle and request.workspace is not None:
+        owners = " and ".join(dict.fromkeys(owner for n in idle for owner in PROTOCOLS_OF[n]))
         say(
-            f"{request.workspace.path}: {' and '.join(idle)} of `run` belong to few-shot and are "
+            f"{request.workspace.path}: {' and '.join(idle)} of `run` belong to {owners} and are "
             f"not used with {' and '.join(dict.fromkeys(protocols))}"
         )
 

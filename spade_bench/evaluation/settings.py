@@ -14,10 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from spade_bench import config
+from spade_bench.cohorts.columns import COLUMN_FIELDS
 from spade_bench.errors import ConfigError
 from spade_bench.workspace import Workspace
 
-__all__ = ["DEFAULTS", "EvaluationSettings", "from_workspace", "path_of", "read_settings"]
+__all__ = [
+    "DEFAULTS",
+    "ELSEWHERE",
+    "EvaluationSettings",
+    "from_workspace",
+    "path_of",
+    "read_settings",
+]
 
 # Typed as the value that stands there once the defaults are in, so that an option is declared
 # once, and not a second time for the resolved settings.
@@ -161,11 +169,11 @@ class EvaluationSettings:
         """
         changes: dict[str, Any] = {}
         for name in other.said():
-            mine, theirs = getattr(self, name), getattr(other, name)
-            if mine is None:
-                changes[name] = theirs
-            elif isinstance(mine, Mapping):
-                changes[name] = config.merge(theirs, mine)
+            value, fallback = getattr(self, name), getattr(other, name)
+            if value is None:
+                changes[name] = fallback
+            elif isinstance(value, Mapping):
+                changes[name] = config.merge(fallback, value)
         return dataclasses.replace(self, **changes)
 
     def resolved(self, workspace: Workspace | None) -> EvaluationSettings:
@@ -209,13 +217,41 @@ DEFAULTS = EvaluationSettings(
 _PATHS = frozenset({"tables", "features", "weights", "test_tables", "test_features", "splits"})
 
 
+_OF_COHORTS = "Say it under 'cohorts'"
+_OF_COMMANDS = "Give it with the command, or in a sweep (`spade-bench run --config FILE`)"
+ELSEWHERE: Mapping[str, str] = {
+    **dict.fromkeys(("tables", "features", *COLUMN_FIELDS), _OF_COHORTS),
+    "weights": "Say it under 'encoders'",
+    **dict.fromkeys(("device", "out"), "Say it at the top of the file"),
+    **dict.fromkeys(("encoders", "tasks", "test_tables", "test_features"), _OF_COMMANDS),
+    **dict.fromkeys(("splits", "positive", "pretrained_on"), _OF_COMMANDS),
+    # Consent is given where something runs, not once for all.
+    **dict.fromkeys(("allow_leaky_splits", "as_is", "trust_remote_code"), _OF_COMMANDS),
+}
+"""Settings that do not stand under `run` in a workspace file, and where they stand instead."""
+
+
 def from_workspace(workspace: Workspace | None) -> EvaluationSettings:
-    """Return the settings that stand in a workspace file for every run."""
+    """Return the settings that stand in a workspace file for every run.
+
+    Under `run` stands what a sweep says, except what the file says elsewhere: which encoders,
+    tasks, tables, features and weights there are, the columns of tables, device and folder.
+
+    Raises:
+        ConfigError: When a setting is unknown, has its place elsewhere, or its value is wrong.
+    """
     if workspace is None:
         return EvaluationSettings()
-    options = {f.name: getattr(workspace.run, f.name) for f in dataclasses.fields(workspace.run)}
-    options |= {"device": workspace.device, "out": workspace.resolve(workspace.out)}
-    return EvaluationSettings.of(options, str(workspace.path))
+    where = f"{workspace.path}: run"
+    for name in workspace.run:
+        if name in ELSEWHERE:
+            raise ConfigError(f"'{name}' is no setting of every run", where=where,
+                              fix=ELSEWHERE[name])  # fmt: skip
+    options = {
+        **workspace.run,
+        **{"device": workspace.device, "out": workspace.resolve(workspace.out)},
+    }
+    return EvaluationSettings.of(options, where)
 
 
 def read_settings(path: Path) -> EvaluationSettings:

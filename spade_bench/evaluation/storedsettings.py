@@ -65,6 +65,8 @@ def stored_request(
     features: Mapping[str, Path] | None = None,
     weights: Mapping[str, Path] | None = None,
     device: str = "auto",
+    inside: bool = False,
+    regions: Path | None = None,
 ) -> EvaluationRequest:
     """Return what a run was asked for, for one of its tasks; the latest of several runs.
 
@@ -78,13 +80,15 @@ def stored_request(
             run.
         weights: Label -> weights, `*` for every one, instead of those of the run.
         device: Device.
+        inside: Whether the run was restricted to regions.
+        regions: Their folder; None takes that of the run.
 
     Raises:
         DataError: When no run of the folder had the task, or its table is not where it was.
     """
     for content in _configs(out):
         cards = [one for one in content.get("tasks", ()) if one.get("name") == task]
-        if cards:
+        if cards and bool(content.get("regions")) == inside:
             break
     else:
         raise DataError(
@@ -99,6 +103,7 @@ def stored_request(
             folders["*"] = content[f"any_{name}"]
         given[name] = {label: Path(path) for label, path in folders.items()}
     given |= {"features": features} if features else {}
+    given |= {"regions": regions} if regions else {}
     given |= {"device": device, "out": out}
     known = {one["label"]: one for one in content.get("encoders", ())}
     chosen = [_encoder(known.get(label), label, weights or {}) for label in encoders]

@@ -140,8 +140,7 @@ def prepare(request: EvaluationRequest, task: TaskRequest, folders: FeatureFolde
         hashes["splits"] = hash_obj(dealt)
     if not request.dry_run:
         about = {"task": card.name, "cohort": hashes["cohort"], "settings": settings}
-        name = f"{file_name(card.name)}-{episodes[0].protocol}-{hash_obj(about)[:8]}.json"
-        save_episodes(request.out / "episodes" / name, episodes, about)
+        _save_episodes(request.out, card.name, episodes, about)
         store_cohort(
             request.out,
             task,
@@ -173,6 +172,13 @@ def prepare(request: EvaluationRequest, task: TaskRequest, folders: FeatureFolde
         {**_in_words(task, cohort, dealt, bool(cases.tested)), **inside.words},
         request.settings.cache,
     )
+
+
+def _save_episodes(
+    out: Path, task: str, episodes: Sequence[Episode], about: dict[str, Any]
+) -> None:
+    name = f"{file_name(task)}-{episodes[0].protocol}-{hash_obj(about)[:8]}.json"
+    save_episodes(out / "episodes" / name, episodes, about)
 
 
 def _in_words(

@@ -13,9 +13,15 @@ from typing import TYPE_CHECKING, Any
 from spade_bench import config
 from spade_bench.console import say
 from spade_bench.errors import ConfigError, DataError, UserError, name_some
-from spade_bench.evaluation.encoderfeatures import MISMATCH, EncoderFeatures, find_features
+from spade_bench.evaluation.encoderfeatures import (
+    MISMATCH,
+    EncoderFeatures,
+    find_features,
+    source_bags,
+)
 from spade_bench.evaluation.inputs import feature_folders
 from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
+from spade_bench.evaluation.restriction import cutting
 from spade_bench.evaluation.settings import EvaluationSettings
 from spade_bench.features.annotated import bags_in_memory
 from spade_bench.features.bags import FeatureFolders, read_bag, same_encoder
@@ -25,7 +31,7 @@ from spade_bench.features.makers import FROM_RECIPE, maker_in
 from spade_bench.files import atomic_dir, hash_file, hash_obj, read_sealed, write_sealed
 from spade_bench.heads import FittedHead
 from spade_bench.keywords import says_keywords
-from spade_bench.regions.regionbags import PatchRule, RegionChoice, cut_bags
+from spade_bench.regions.regionbags import PatchRule
 from spade_bench.types import Bag, TaskCard
 
 if TYPE_CHECKING:
@@ -43,7 +49,6 @@ __all__ = [
     "check_target",
     "features_identity",
     "slides_by_case",
-    "source_bags",
 ]
 
 FORMAT, VERSION = "spade-bench model", 1
@@ -112,10 +117,9 @@ class OpenFeatures:
 
     Attributes:
         slides: Slides that there are.
-        read: Returns the bag of a slide as it is stored: where patches lie, and what made them.
+        read: Returns the bag of a slide as it is stored.
         make: Makes the bags of cases of their slides, sent through the model's encoder.
-        by_patch: Whether a bag that is made has a row per patch; that of a slide encoder has one
-            per slide.
+        by_patch: Whether a bag that is made has a row per patch, not one per slide.
     """
 
     slides: tuple[str, ...]
@@ -173,13 +177,10 @@ class TrainedModel:
             UserError: When base features must be sent through an encoder and no weights are given,
                 or regions are given or missing where the model was fitted otherwise.
         """
-        self._check_regions(regions is not None)
         cases = None if cases is None else slides_by_case(cases)
         with contextlib.ExitStack() as stack:
-            inside = None
-            if regions is not None:
-                wanted = [s for listed in (cases or {}).values() for s in listed]
-                inside = self._inside(Path(regions), wanted, stack)
+            wanted = [s for listed in (cases or {}).values() for s in listed]
+            inside = cutting(self.info.regions, regions, wanted, stack)
             there = stack.enter_context(
                 self.opened(features, weights=weights, device=device, inside=inside)
             )
@@ -204,17 +205,16 @@ class TrainedModel:
         *,
         weights: str | Path | None = None,
         device: str = "auto",
+        regions: str | Path | None = None,
     ) -> NDArray[np.float64]:
-        """Say how much each patch of a slide weighs, in the order of its features.
+        """Return the weight of each patch of a slide, (n,), which sum to one.
 
         Args:
             features: Features folder with the slide, or its bag.
             slide_id: The slide; needed for a folder.
             weights: See `predict`.
             device: See `predict`.
-
-        Returns:
-            Weights that sum to one, (n,).
+            regions: See `predict`; the patches inside are then all there are.
 
         Raises:
             UserError: When the head has no attention, or no slide is named.
@@ -224,7 +224,11 @@ class TrainedModel:
             slide_id = features.slide_id
         if slide_id is None:
             raise UserError("No slide is named", fix="Name one of the folder's slides")
-        with self.opened(features, weights=weights, device=device, only=slide_id) as there:
+        with contextlib.ExitStack() as stack:
+            inside = cutting(self.info.regions, regions, [slide_id], stack)
+            there = stack.enter_context(
+                self.opened(features, weights=weights, device=device, only=slide_id, inside=inside)
+            )
             return self.fitted.attention(there.make([(slide_id,)])[0])
 
     @contextlib.contextmanager
@@ -240,9 +244,9 @@ class TrainedModel:
         """Open features for as long as the block lasts, and make sure that they fit the model.
 
         Args:
-            features: See `predict`.
-            weights: See `predict`.
-            device: See `predict`.
+            features: Features; these, `weights` and `device` as in `predict`.
+            weights: Weights.
+            device: Device.
             only: Look at this slide of a folder only.
             inside: Cuts the features to the patches that count.
 
@@ -349,7 +353,7 @@ class TrainedModel:
         self._check_identity(features_identity(source), str(folder))
         source = source if inside is None else inside(source)
         infos = scan_bags(source.files)
-        bad = {slide: found.problem for slide, found in infos.items() if found.problem}
+        bad = {slide: file_info.problem for slide, file_info in infos.items() if file_info.problem}
         if bad:
             slide, problem = next(iter(bad.items()))
             raise DataError(
@@ -364,51 +368,6 @@ class TrainedModel:
             lambda cases: source_bags(source, cases, dim),
             source.encode_slide is None,
         )
-
-    def _check_regions(self, given: bool) -> None:
-        """Refuse whole slides for a model of the patches inside regions, and the other way round.
-
-        Raises:
-            UserError: Saying which it was fitted on.
-        """
-        rule = self.info.regions
-        if rule is not None and not given:
-            raise UserError(
-                f"The model was fitted on {rule.words}, not on whole slides",
-                fix="Give the regions of these slides with --regions DIR",
-            )
-        if rule is None and given:
-            raise UserError(
-                "The model was fitted on whole slides",
-                where="--regions",
-                fix="Leave it out, or fit a model with --regions",
-            )
-
-    def _inside(
-        self, regions: Path, wanted: Sequence[str], stack: contextlib.ExitStack
-    ) -> Callable[[EncoderFeatures], EncoderFeatures]:
-        """What cuts features as those the model was fitted on; its files go with the stack.
-
-        Args:
-            regions: Folder of region files.
-            wanted: Slides to predict; empty for all of the folder.
-            stack: Removes the files.
-        """
-        choice = RegionChoice(regions, self.info.regions or PatchRule())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spade-bench-")))
-
-        def cut(source: EncoderFeatures) -> EncoderFeatures:
-            files = cut_bags(
-                source.files,
-                wanted or list(source.files),
-                choice,
-                folder,
-                label=source.label,
-                fix="Outline these slides, or leave them out with a table of the others",
-            ).files
-            return replace(source, files=files)
-
-        return cut
 
     def _from_memory(self, bags: Sequence[Bag]) -> OpenFeatures:
         """The features in bags."""
@@ -439,35 +398,36 @@ class TrainedModel:
         """Flags of features that name another encoder, where the model was fitted on such."""
         return _mismatch(self.info.flags)
 
-    def _check_identity(self, found: FeaturesIdentity, where: str) -> None:
+    def _check_identity(self, made_by: FeaturesIdentity, where: str) -> None:
         """Refuse features that something else has made; what is not said is not held against them.
 
         Raises:
             DataError: Naming both.
         """
-        mine = self.info.features
-        if found.mpp and mine.mpp and abs(found.mpp - mine.mpp) > _TOLERANCE * mine.mpp:
+        wanted = self.info.features
+        if made_by.mpp and wanted.mpp and abs(made_by.mpp - wanted.mpp) > _TOLERANCE * wanted.mpp:
             raise DataError(
-                f"features at {found.mpp:g} µm/px, but the model was fitted on {mine.mpp:g} µm/px",
+                f"features at {made_by.mpp:g} µm/px, but the model was fitted on "
+                f"{wanted.mpp:g} µm/px",
                 where=where,
-                fix=f"Extract the slides with --mpp {mine.mpp:g}",
+                fix=f"Extract the slides with --mpp {wanted.mpp:g}",
             )
-        if found.encoder and mine.encoder and not same_encoder(found.encoder, mine.encoder):
+        if made_by.encoder and wanted.encoder and not same_encoder(made_by.encoder, wanted.encoder):
             raise DataError(
-                f"features of '{found.encoder}', but the model was fitted on those of "
-                f"'{mine.encoder}'",
+                f"features of '{made_by.encoder}', but the model was fitted on those of "
+                f"'{wanted.encoder}'",
                 where=where,
-                fix=f"Extract the slides with {mine.encoder}",
+                fix=f"Extract the slides with {wanted.encoder}",
             )
-        comparable = found.digest.startswith(FROM_RECIPE) == mine.digest.startswith(FROM_RECIPE)
-        if found.digest and mine.digest and comparable and found.digest != mine.digest:
+        comparable = made_by.digest.startswith(FROM_RECIPE) == wanted.digest.startswith(FROM_RECIPE)
+        if made_by.digest and wanted.digest and comparable and made_by.digest != wanted.digest:
             raise DataError(
-                f"features of '{mine.encoder}' with other weights or options than the model was "
+                f"features of '{wanted.encoder}' with other weights or options than the model was "
                 "fitted on",
                 where=where,
                 fix="Extract the slides as the training slides were extracted",
             )
-        if hash_obj(found.through) != hash_obj(mine.through):
+        if hash_obj(made_by.through) != hash_obj(wanted.through):
             raise DataError(
                 f"'{self.info.encoder}' has other weights or options than the model was fitted on",
                 where=where,
@@ -476,20 +436,19 @@ class TrainedModel:
 
     def cases_of(self, slides: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Return cases with their slides: a slide is a case, those of a training case together."""
-        known = {s: case for case, listed in self.info.trained_on.items() for s in listed}
         out: dict[str, tuple[str, ...]] = {}
         for slide in slides:
-            case = known.get(slide, slide)
+            case = self._case_of.get(slide, slide)
             out[case] = (*out.get(case, ()), slide)
         return out
 
     def trained_on(self, case_id: str, slides: Sequence[str]) -> bool:
         """Whether a case, or one of its slides, trained the model."""
-        return case_id in self.info.trained_on or not self._seen.isdisjoint(slides)
+        return case_id in self.info.trained_on or not self._case_of.keys().isdisjoint(slides)
 
     @cached_property
-    def _seen(self) -> frozenset[str]:
-        return frozenset(slide for listed in self.info.trained_on.values() for slide in listed)
+    def _case_of(self) -> dict[str, str]:
+        return {s: case for case, listed in self.info.trained_on.items() for s in listed}
 
     def _frame(
         self, cases: Mapping[str, Sequence[str]], scores: NDArray[np.float64]
@@ -564,22 +523,6 @@ def _is_model(folder: Path) -> bool:
         return read_sealed(folder / DESCRIPTION).get("format") == FORMAT
     except DataError:
         return False
-
-
-def source_bags(source: EncoderFeatures, cases: Sequence[Sequence[str]], dim: int) -> CaseBags:
-    """Bags of cases, sent through the encoder where it takes another one's features.
-
-    Args:
-        source: The encoder with its files.
-        cases: Slides of each case.
-        dim: Width of the features in the files.
-    """
-    bags = CaseBags.from_files([[source.files[slide] for slide in case] for case in cases], dim)
-    if source.encode_slide is not None and source.dim is not None:
-        return bags.map_slides(source.encode_slide, source.dim)
-    if source.encode is not None and source.dim is not None:
-        return bags.map(source.encode, source.dim)
-    return bags
 
 
 def features_identity(source: EncoderFeatures) -> FeaturesIdentity:

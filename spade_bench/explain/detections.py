@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.console import say
 from spade_bench.errors import DataError, UserError
+from spade_bench.explain.colours import layer_colours
 from spade_bench.explain.layers import CATEGORY, SHARE, SIGNED, Layer
 from spade_bench.regions.regionfiles import write_geojson
 
@@ -24,9 +25,6 @@ MAX_DETECTIONS = 50_000
 
 _STEPS = 10
 _NONE = -1
-# Perceptually uniform, and diverging where zero lies in the middle.
-_COLOURS = {SIGNED: "RdBu_r", CATEGORY: "tab20"}
-_OTHER = "viridis"
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,7 @@ def write_detections(
     layers: Sequence[Layer],
     *,
     by: str | None = None,
+    measurements: Mapping[str, NDArray[np.float64]] | None = None,
     offset: tuple[int, int] = (0, 0),
     max_detections: int = MAX_DETECTIONS,
 ) -> Detections:
@@ -62,6 +61,7 @@ def write_detections(
         path: The file, `.geojson` or `.geojson.gz`, which QuPath opens too.
         layers: Layers over the same patches.
         by: Key of the layer that classifies; None takes the first.
+        measurements: Name -> value of each patch, (n,), instead of the values of the layers.
         offset: Level-0 pixel that QuPath calls (0, 0); see `spade_bench.slides.opening.Slide`.
         max_detections: Most patches to write. Of more, those with the highest value are kept, of a
             signed layer those furthest from zero, and of a category as many as fit, evenly spread.
@@ -85,7 +85,9 @@ def write_detections(
             f"({len(kept) / n:.1%}); --max-detections N writes more")  # fmt: skip
     classes, which = _classes(leading)  # (n,)
     corners = np.asarray(leading.coords, dtype=np.int64) - np.array(offset)  # (n, 2)
-    columns = [(layer.title, np.asarray(layer.values, dtype=np.float64)) for layer in layers]
+    if measurements is None:
+        measurements = {layer.title: layer.values for layer in layers}
+    columns = [(name, np.asarray(v, dtype=np.float64)) for name, v in measurements.items()]
     features = (
         _detection(
             corners[i].tolist(),
@@ -150,8 +152,8 @@ def _classes(layer: Layer) -> tuple[list[dict[str, Any]], NDArray[np.int64]]:
     if layer.scale == CATEGORY:
         which = np.where(known, values, _NONE).astype(np.int64)
         return [
-            {"name": _plain(name), "color": _colour(layer.scale, i % 20, 20)}
-            for i, name in enumerate(layer.names)
+            {"name": _plain(name), "color": colour}
+            for name, colour in zip(layer.names, _colours(layer, len(layer.names)), strict=True)
         ], np.where(which < len(layer.names), which, _NONE)
     low, high = layer.limits()
     place = (np.where(known, values, low) - low) / (high - low)  # (n,)
@@ -162,18 +164,21 @@ def _classes(layer: Layer) -> tuple[list[dict[str, Any]], NDArray[np.int64]]:
         for a, b in pairwise(edges)
     ]
     classes = [
-        {"name": f"{_plain(layer.title)}, {name}", "color": _colour(layer.scale, i, _STEPS)}
-        for i, name in enumerate(names)
+        {"name": f"{_plain(layer.title)}, {name}", "color": colour}
+        for name, colour in zip(names, _colours(layer, _STEPS), strict=True)
     ]
     return classes, np.where(known, which, _NONE)
 
 
-def _colour(scale: str, index: int, n: int) -> list[int]:
-    """Red, green and blue of a class, 0 to 255."""
-    from matplotlib import colormaps
+def _colours(layer: Layer, n: int) -> list[list[int]]:
+    """Red, green and blue of each class, 0 to 255, as pictures of the layer have them."""
+    import numpy as np
 
-    at = colormaps[_COLOURS.get(scale, _OTHER)]((index + 0.5) / n)
-    return [round(255 * channel) for channel in at[:3]]
+    low, high = layer.limits()
+    middle = low + (np.arange(n) + 0.5) / n * (high - low)  # (n,)
+    places = np.arange(n) if layer.scale == CATEGORY else middle
+    rgb = np.rint(255 * layer_colours(layer, places.astype(np.float64)))  # (n, 3)
+    return [[int(channel) for channel in row] for row in rgb]
 
 
 def _plain(name: str) -> str:

@@ -43,6 +43,8 @@ class Question:
         weights: Weights of an encoder of features; of a run also a mapping of encoder -> weights.
         device: Where that encoder runs.
         trained_too: Whether cases that trained the models are mapped too, and marked.
+        inside: Region files of the slides, where the models were fitted inside regions; None
+            takes those of the run.
     """
 
     wanted: Wanted = field(default_factory=Wanted)
@@ -54,14 +56,15 @@ class Question:
     weights: Any = None
     device: str = "auto"
     trained_too: bool = False
+    inside: Path | None = None
 
 
 def explain(
     subject: Any,
     question: Question,
-    *,
-    slide: Path | None = None,
+    slide: str | os.PathLike[str] | None = None,
     slide_id: str | None = None,
+    *,
     marked: bool = False,
 ) -> SlideMap | Maps:
     """Map one slide where one is named, else every slide that is asked for.
@@ -78,6 +81,7 @@ def explain(
         DataError: See `maps_of`.
     """
     subject = open_subject(subject, question.device)
+    slide = None if slide is None else Path(slide)
     if slide is not None and not slide.exists():
         raise UserError("There is no such slide", where=str(slide))
     name = slide_id or (None if slide is None else slide.stem)
@@ -181,12 +185,19 @@ def _by_model(
         weights=None if question.weights is None else Path(question.weights),
         device=question.device,
         trained_too=question.trained_too,
+        regions=question.inside,
     )
 
 
 def _by_run(
     folders: Sequence[Path], question: Question, files: Mapping[str, Path]
 ) -> Iterator[SlideMap]:
+    if hasattr(question.features, "obsm") or isinstance(question.features, (Bag, list, tuple)):
+        raise UserError(
+            "the cases of a run are explained by files of features, not by bags in memory",
+            where="--features",
+            fix="Name their folder, or leave it out to take that of the run",
+        )
     kept = [choose_models(folders, question.wanted, besides=question.against)]
     if question.against is not None:
         row = kept[0].row
@@ -195,7 +206,11 @@ def _by_run(
         like = Wanted(question.against, row.task, row.head, row.k_shot, row.protocol)
         kept.append(choose_models(folders, like))
     place = Place(
-        by_name(question.features), by_name(question.weights), question.table, question.device
+        by_name(question.features),
+        by_name(question.weights),
+        question.table,
+        question.device,
+        question.inside,
     )
     for one in kept:
         yield from run_maps(

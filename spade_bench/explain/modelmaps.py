@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from spade_bench.console import say, track
 from spade_bench.errors import DataError, UserError, name_some
+from spade_bench.evaluation.restriction import cutting
 from spade_bench.evaluation.trainedmodel import OpenFeatures, TrainedModel
 from spade_bench.explain.casemaps import Model, Subject, case_bag, case_maps
 
@@ -33,6 +35,7 @@ def model_maps(
     device: str = "auto",
     trained_too: bool = False,
     name: str = "",
+    regions: Path | None = None,
 ) -> Iterator[SlideMap]:
     """Map the slides of cases by a trained model, one case after another.
 
@@ -47,6 +50,7 @@ def model_maps(
         device: Where that encoder runs.
         trained_too: Map cases that trained the model too, and mark them.
         name: What to call the model in the maps.
+        regions: Regions of the slides, for a model that was fitted inside regions.
 
     Raises:
         UserError: When the head cannot say what a patch adds, a case that is wanted is unknown or
@@ -54,17 +58,16 @@ def model_maps(
         DataError: When the features are of another identity, or do not say where patches lie.
     """
     info, fitted = model.info, model.fitted
-    if info.regions is not None:
-        raise UserError(
-            f"The model was fitted on {info.regions.words}: a map of whole slides would show "
-            "patches that it never judged",
-            fix="Explain a model of whole slides",
-        )
     subject = Subject(info.encoder, fitted.info.head, info.task, info.simulated)
     only = wanted[0] if wanted is not None and len(wanted) == 1 and cases is None else None
     if only is not None and model.trained_on(only, [only]):
         only = None  # the case may have other slides, which share its attention
-    with model.opened(features, weights=weights, device=device, only=only) as there:
+    with contextlib.ExitStack() as stack:
+        needed = [s for listed in (cases or {}).values() for s in listed]
+        inside = cutting(model.info.regions, regions, needed, stack)
+        there = stack.enter_context(
+            model.opened(features, weights=weights, device=device, only=only, inside=inside)
+        )
         listed = model.cases_of(there.slides) if cases is None else cases
         chosen = _chosen(model, listed, wanted, trained_too)
         if not there.by_patch:

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 SCHEMA = "spade-bench/region-scores/1"
-METRICS = ("attention_share", "ratio", "auroc")
+METRICS = ("attention_share", "ratio", "auroc", "contribution_auroc")
 _FEWEST_CASES = 2  # one case has no spread
 
 
@@ -52,8 +52,11 @@ class RegionScore:
         area_share: Share of the patches that lies inside: what blind attention would give.
         attention_share: Share of the attention inside; None where the head has no attention.
         ratio: The one over the other: 1 is blind, above 1 attends to the region.
-        auroc: Chance that a patch inside weighs more than one outside, ties counted half; None
-            where all patches lie on one side.
+        auroc: Chance that more is shown of a patch inside than of one outside, ties counted half;
+            None where all patches lie on one side.
+        contribution_auroc: The same of the signed contribution. Attention does not say what a patch
+            speaks for: where a case is of the other class, it may well lie outside.
+        towards: What the contribution speaks for: the last class, or `risk`.
         trained: Whether the case trained a model that drew the map.
     """
 
@@ -70,6 +73,8 @@ class RegionScore:
     attention_share: float | None
     ratio: float | None
     auroc: float | None
+    contribution_auroc: float | None = None
+    towards: str = ""
     trained: bool = False
 
 
@@ -267,6 +272,8 @@ def score_slide(
         attention_share=within,
         ratio=None if within is None or not k else within / of_area,
         auroc=_auroc(slide_map.shown, inside),
+        contribution_auroc=_auroc(slide_map.contribution[:, -1], inside),
+        towards=slide_map.classes[-1],
         trained=slide_map.trained,
     )
 

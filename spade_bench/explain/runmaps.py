@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.console import say, track
 from spade_bench.errors import DataError, UserError, name_some
-from spade_bench.evaluation.encoderfeatures import find_features, matched, with_test_files
-from spade_bench.evaluation.restriction import Restriction
+from spade_bench.evaluation.encoderfeatures import (
+    find_features,
+    matched,
+    source_bags,
+    with_test_files,
+)
+from spade_bench.evaluation.restriction import REGIONS, Restriction
 from spade_bench.evaluation.storedsettings import stored_request
 from spade_bench.evaluation.taskcohort import load_cases
-from spade_bench.evaluation.trainedmodel import source_bags
 from spade_bench.explain.casemaps import Subject, case_bag, case_maps
 from spade_bench.explain.keptmodels import KeptModels
 from spade_bench.features.bags import FeatureFolders, bag_dim, read_bag
@@ -35,12 +39,14 @@ class Place:
         weights: Label -> weights, `*` for every one.
         table: Table of the task.
         device: Device.
+        regions: Regions of a run that was restricted to them.
     """
 
     features: Mapping[str, Path] | None = None
     weights: Mapping[str, Path] | None = None
     table: Path | None = None
     device: str = "auto"
+    regions: Path | None = None
 
 
 def run_maps(
@@ -111,6 +117,8 @@ def _source(kept: KeptModels, place: Place) -> tuple[EncoderFeatures, dict[str, 
         features=place.features,
         weights=place.weights,
         device=place.device,
+        inside=REGIONS in row.inputs,
+        regions=place.regions if REGIONS in row.inputs else None,
     )
     (task,), (encoder,), folders = request.tasks, request.encoders, FeatureFolders()
     cases = load_cases(request, task, kinds.get(task.card.kind).load())

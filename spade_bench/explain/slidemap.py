@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.explain.detections import MAX_DETECTIONS, write_detections
 from spade_bench.explain.layers import SHARE, SIGNED, VALUE, Layer, percentiles
 
 if TYPE_CHECKING:
@@ -147,21 +148,22 @@ class SlideMap:
 
         return overlay_figure(self.layers()[0], self.background, self.slide_id, marks=self.marks)
 
-    def to_geojson(self, path: str | Path, *, max_detections: int | None = None) -> Path:
-        """Write the patches as QuPath detections with every layer as a measurement.
+    def to_geojson(self, path: str | Path, *, max_detections: int = MAX_DETECTIONS) -> Path:
+        """Write the patches as QuPath detections with their values as measurements.
 
         Args:
             path: File to write, `.geojson` or `.geojson.gz`.
-            max_detections: Most patches to write, those of the highest value; None for all that
-                QuPath shows fluently.
+            max_detections: Most patches to write; of more, those of which most is shown.
 
         Returns:
             The file.
         """
-        from spade_bench.explain.detections import MAX_DETECTIONS, write_detections
-
-        most = MAX_DETECTIONS if max_detections is None else max_detections
-        return write_detections(path, self.layers(), offset=self.offset, max_detections=most).path
+        values = self.to_dataframe().drop(columns=["slide_id", "x", "y"])
+        measured = {str(name): column.to_numpy(dtype=float) for name, column in values.items()}
+        return write_detections(
+            path, self.layers(), measurements=measured, offset=self.offset,
+            max_detections=max_detections,
+        ).path  # fmt: skip
 
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row per patch: `slide_id`, `x`, `y` (level-0 pixels), and what is known of it.

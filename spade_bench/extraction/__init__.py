@@ -11,6 +11,7 @@ from spade_bench.extraction.engine import Summary, run_jobs
 from spade_bench.extraction.groups import PatchGroup, group_patches
 from spade_bench.extraction.jobs import FolderJob, SlideJob, SpotJob
 from spade_bench.extraction.recipe import EncoderSource, Settings
+from spade_bench.extraction.slidesheet import write_slide_sheet
 
 if TYPE_CHECKING:
     from spade_bench.spatial.sample import StSample
@@ -55,16 +56,19 @@ def extract_slides(
     from spade_bench.slides.opening import find_slides
 
     source, chosen = _source(encoder, options), settings or Settings()
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for place in [slides] if isinstance(slides, Path) else slides:
         for name, path in find_slides(place).items():
-            if found.setdefault(name, path) != path:
+            if by_name.setdefault(name, path) != path:
                 raise DataError(
-                    f"several slides are named '{name}' ({found[name]}, {path})",
+                    f"several slides are named '{name}' ({by_name[name]}, {path})",
                     fix="Rename one, or extract each into a folder of its own",
                 )
-    jobs = [SlideJob(name, path, source, chosen) for name, path in found.items()]
-    return run_jobs(jobs, source, chosen, out)
+    jobs = [SlideJob(name, path, source, chosen) for name, path in by_name.items()]
+    done = run_jobs(jobs, source, chosen, out)
+    if chosen.preview:
+        write_slide_sheet(done)
+    return done
 
 
 def extract_hest(

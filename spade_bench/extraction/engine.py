@@ -96,10 +96,10 @@ def run_jobs(
     mpp = source.mpp(settings)
     folder = features_folder(out, source.card.name, mpp, source.patch_px, settings.overlap)
     failed: dict[str, str] = {}
-    mine = _sharded(jobs, settings.shard)
+    share = _sharded(jobs, settings.shard)
     if others := [other / folder.relative_to(out) for other in also]:
-        take_from(others, mine, source, folder)
-    todo, skipped = _plan(mine, source, folder, failed)
+        take_from(others, share, source, folder)
+    todo, skipped = _plan(share, source, folder, failed)
     done: dict[str, int] = {}
     if todo:
         with _writing(folder):
@@ -111,10 +111,10 @@ def run_jobs(
         identity = source.loaded_identity()
         work = [(job, recipe.attrs(identity)) for job, recipe in todo]
         with (
-            console.progress(label, len(work), "slides") as bar,
+            console.progress(label, None, "patches") as bar,
             Stream(work, folder, settings) as stream,
         ):
-            _Run(encoder, folder, _Pace(bar, stream), done, failed).over(stream)
+            _Run(encoder, folder, _Pace(bar, stream, len(work)), done, failed).over(stream)
     return Summary(folder, done, skipped, failed, time.monotonic() - start)
 
 
@@ -312,35 +312,29 @@ def _finish(slide: Open, folder: Path, encoder: PatchEncoder) -> int:
 
 
 class _Pace:
-    """Shows how fast it goes and how long it will take."""
+    """Counts patches, which slides of all sizes have in common; rate and time left follow."""
 
-    def __init__(self, bar: console.Progress, stream: Stream) -> None:
-        self._bar, self._stream = bar, stream
-        self._start = time.monotonic()
+    def __init__(self, bar: console.Progress, stream: Stream, slides: int) -> None:
+        self._bar, self._stream, self._slides = bar, stream, slides
+        self._finished = 0
         self._encoded = 0
-        self._note = ""
 
     def encoded(self, n: int, slide: Open | None) -> None:
         """Note that ``n`` more patches are encoded, the last of them of ``slide``."""
         self._encoded += n
-        rate = self._encoded / max(time.monotonic() - self._start, 1e-9)
         opened = self._stream.opened
         # Slides not opened yet are taken to be as large as the others.
         expected = sum(opened) * (1 + self._stream.waiting() / max(len(opened), 1))
-        left = max(expected - self._encoded, 0) / rate if n else 0
-        name = f"{slide.job.slide_id}, " if slide else ""
-        self._note = f"({name}{rate:.0f} patches/s, about {_duration(left)} left)"
-        self._bar.advance(0, self._note)
+        self._bar.expect(max(round(expected), self._encoded))
+        name = f", {slide.job.slide_id}" if slide else ""
+        self._bar.advance(n, f"({self._finished}/{self._slides} slides{name})")
 
     def finished(self) -> None:
         """Note that a slide is done or has failed."""
-        self._bar.advance(1, self._note)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min" if minutes else f"{rest} s"
+        self._finished += 1
+        if self._finished == self._slides:
+            self._bar.expect(self._encoded)  # patches that were not sharp are never encoded
+        self._bar.advance(0, f"({self._finished}/{self._slides} slides)")
 
 
 def _fail(failed: dict[str, str], slide_id: str, error: BaseException) -> None:

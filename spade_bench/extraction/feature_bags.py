@@ -142,7 +142,7 @@ def _carried(source: Path, bag: Bag) -> dict[str, Any]:
             for name in file:
                 if name != GROUP and isinstance(file.get(name, getlink=True), h5py.HardLink):
                     attrs |= dict(file[name].attrs)
-    for own in _OWN:
-        attrs.pop(own, None)
+    for attribute in _OWN:
+        attrs.pop(attribute, None)
     known = {"mpp": bag.mpp, "patch_size_level0": bag.patch_size_level0}
     return {key: value for key, value in known.items() if value is not None} | attrs

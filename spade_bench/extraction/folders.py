@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spade_bench import console, files
-from spade_bench.errors import DataError, UserError
+from spade_bench.errors import DataError, UserError, name_some
 from spade_bench.extraction.outputs import check_width
 from spade_bench.features.bags import find_bags, source_hash
 from spade_bench.features.identity import ATTRIBUTE, identity_of, stored_identity, with_base
@@ -107,20 +107,28 @@ def over_bags(
                 except (UserError, OSError) as error:
                     if isinstance(error, OSError) and error.errno in _FOR_ALL:
                         raise  # the next bag would fail alike
-                    line = error.at(slide_id) if isinstance(error, UserError) else str(error)
-                    line = line if slide_id in line else f"{slide_id}: {line}"
-                    failed.append(line)
-                    console.warn(line)
+                    failed.append(_failure(slide_id, error))
+                    console.warn(failed[-1])
             bar.advance(note=slide_id)
+    _say_made_again(changed, remade)
+    return EncodedFolder(written, skipped, tuple(failed))
+
+
+def _say_made_again(changed: Sequence[str], remade: Mapping[str, int]) -> None:
+    """Say why files were made again: slides whose source has changed, and counts by difference."""
     if changed:
-        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         console.say(
             f"{len(changed)} source(s) have changed since they were encoded before: "
-            f"{', '.join(changed[:5])}{more}"
+            f"{name_some(changed)}"
         )
     for difference, n in remade.items():
         console.say(f"{n} file(s) had been made otherwise and are made again ({difference})")
-    return EncodedFolder(written, skipped, tuple(failed))
+
+
+def _failure(slide_id: str, error: UserError | OSError) -> str:
+    """What went wrong with a slide, in a line that names it."""
+    line = error.at(slide_id) if isinstance(error, UserError) else str(error)
+    return line if slide_id in line else f"{slide_id}: {line}"
 
 
 def old_recipe(encoder: Any) -> dict[str, Any]:

@@ -121,8 +121,8 @@ def _by_pattern(folder: Path, pattern: str) -> Callable[[Path], _Key]:
         match = compiled.search(text)
         if match is None or not match["slide"]:
             raise UserError(f"does not match '{text}'", where="--group-by")
-        found = match.groupdict()
-        return _Key((), match["slide"], found.get("case"), found.get("label"))
+        parts = match.groupdict()
+        return _Key((), match["slide"], parts.get("case"), parts.get("label"))
 
     return key
 

@@ -88,7 +88,7 @@ class SlideJob:
 
     def prepare(self, folder: Path) -> PatchReader:
         """See `Job.prepare`."""
-        from spade_bench.extraction.preview import write_preview
+        from spade_bench.extraction.preview import preview_picture, write_preview
         from spade_bench.slides.quality import sharp
 
         px, mpp = self.source.patch_px, self.source.mpp(self.settings)
@@ -98,6 +98,7 @@ class SlideJob:
             warn(f"{self.slide_id}: {note}")
         try:
             tissue, grid = self._patches(slide, folder)
+            picture = preview_picture(slide, tissue) if self.settings.preview else None
         except BaseException:
             slide.close()
             raise
@@ -109,8 +110,9 @@ class SlideJob:
             return np.stack([slide.read(x, y, grid.side, px, how) for x, y in corners])
 
         def finish(rows: np.ndarray) -> None:
-            if self.settings.preview:
-                write_preview(folder, slide, tissue, grid.coords[rows], grid.side)
+            if picture is not None:
+                write_preview(folder, slide, tissue.mask, picture=picture,
+                              patches=grid.coords[rows], side=grid.side)  # fmt: skip
 
         attrs = {
             "patch_size": px,
@@ -134,7 +136,7 @@ class SlideJob:
         """Find the tissue and lay the grid; a slide without any leaves its preview behind."""
         import numpy as np
 
-        from spade_bench.extraction.preview import write_preview
+        from spade_bench.extraction.preview import preview_picture, write_preview
         from spade_bench.slides.grid import make_grid
         from spade_bench.slides.quality import ink_mask
         from spade_bench.slides.tissue import find_tissue
@@ -160,7 +162,9 @@ class SlideJob:
             )
         except DataError:
             if self.settings.preview:
-                write_preview(folder, slide, tissue, np.empty((0, 2)), side)
+                picture = preview_picture(slide, tissue)
+                write_preview(folder, slide, tissue.mask, picture=picture,
+                              patches=np.empty((0, 2)), side=side)  # fmt: skip
             raise
         return tissue, grid
 

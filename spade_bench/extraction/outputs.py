@@ -70,9 +70,9 @@ def checked_encode(encoder: Any, *, finite: bool = True) -> Callable[[Any], NDAr
     def encode(inputs: Any) -> NDArray[np.float32]:
         where = f"encoder '{card.name}'"
         with contained("", where):
-            found = encoder.encode(inputs)
+            returned = encoder.encode(inputs)
         try:
-            out = np.asarray(found, dtype=np.float32)
+            out = np.asarray(returned, dtype=np.float32)
         except (TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"returned no array of numbers ({error})", where=where) from error
         if out.ndim != 2 or len(out) != len(inputs):

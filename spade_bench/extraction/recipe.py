@@ -273,10 +273,10 @@ def stored_recipe(path: Path) -> StoredRecipe | None:
     try:
         with h5py.File(path, "r") as file:
             attrs = dict(file["features"].attrs)
-        found = json.loads(attrs.get("recipe", "{}"))
+        content = json.loads(attrs.get("recipe", "{}"))
         identity = attrs.get(ATTRIBUTE)
         made_by = None if identity is None else Identity.from_dict(json.loads(identity))
-        values = found if isinstance(found, dict) else {}
+        values = content if isinstance(content, dict) else {}
         return StoredRecipe(str(attrs.get("recipe_hash", "")), values, made_by)
     except (OSError, RuntimeError, KeyError, TypeError, ValueError):  # damaged: it is made again
         return StoredRecipe("", {}, None)

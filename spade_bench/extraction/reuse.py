@@ -35,12 +35,12 @@ def take_from(
     taken: dict[Path, int] = {}
     for job in jobs:
         target = folder / f"{job.slide_id}.h5"
-        found = [other / target.name for other in others if (other / target.name).is_file()]
+        candidates = [other / target.name for other in others if (other / target.name).is_file()]
         with suppress(UserError, OSError):  # said when the job is done itself
-            recipe = Recipe(job.inputs()) if found else None
+            recipe = Recipe(job.inputs()) if candidates else None
             if recipe is None or _current(target, recipe, source, old=True):
                 continue
-            for path in found:
+            for path in candidates:
                 if _current(path, recipe, source, old=False):
                     _link(path, target)
                     taken[path.parent] = taken.get(path.parent, 0) + 1

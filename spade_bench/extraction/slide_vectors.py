@@ -38,15 +38,15 @@ def vector_maker(
         any_base: Whether features of another encoder than its own base are taken.
     """
     card = replace(encoder.card, upstream="any") if any_base else encoder.card
-    told: set[str] = set()
+    warned: set[str] = set()
 
     def make(path: Path) -> tuple[Bag, np.ndarray]:
         import numpy as np
 
         bag = read_bag(path)
         for unstated in check_patches(card, bag, patch_px(path)):
-            if unstated not in told:
-                told.add(unstated)
+            if unstated not in warned:
+                warned.add(unstated)
                 console.warn(f"{bag.slide_id}: the file does not say {unstated}; not checked")
         if not bag.features.size:
             raise DataError("no patches", where=bag.slide_id)

@@ -57,17 +57,17 @@ def read_features(
     if any(place is None for place in coords):
         for part in parts:
             part.obsm.clear()
-    found = anndata.concat(parts, join="outer")
-    found.obs["slide_id"] = found.obs["slide_id"].astype("category")
+    joined = anndata.concat(parts, join="outer")
+    joined.obs["slide_id"] = joined.obs["slide_id"].astype("category")
     for key in ("encoder", "identity", *_PER_SLIDE):
         values = [getattr(bag, key) for bag in bags]
         if len(set(values)) == 1:
             if values[0] is not None:
-                found.uns[key] = values[0]
+                joined.uns[key] = values[0]
         elif key in _PER_SLIDE:
             counts = [len(bag.features) for bag in bags]
-            found.obs[key] = np.repeat(np.array(values, dtype=float), counts)
-    return found
+            joined.obs[key] = np.repeat(np.array(values, dtype=float), counts)
+    return joined
 
 
 def bags_in_memory(features: Any) -> list[Bag]:

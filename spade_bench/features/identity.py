@@ -147,19 +147,19 @@ class Identity:
 
         Weights that are not at hand are taken to be those of the commit they are pinned to.
         """
-        found = [
+        lines = [
             f"{words}: {_shown(getattr(self, name))} -> {_shown(getattr(other, name))}"
             for name, words in _WORDS.items()
             if getattr(self, name) != getattr(other, name)
         ]
         if self.weights is None or other.weights is None:
             if self.weights != other.weights and not (self.known and other.known):
-                found.append("weights: they are not at hand and no commit is pinned")
+                lines.append("weights: they are not at hand and no commit is pinned")
         else:
-            found += _changes("weights", self.weights, other.weights)
-        found += _changes("options", self.options, other.options)
-        found += _changes("preprocessing", self.preprocessing, other.preprocessing)
-        return tuple(found)
+            lines += _changes("weights", self.weights, other.weights)
+        lines += _changes("options", self.options, other.options)
+        lines += _changes("preprocessing", self.preprocessing, other.preprocessing)
+        return tuple(lines)
 
 
 def identity_of(encoder: Any, options: LoadOptions | None = None) -> Identity:
@@ -266,8 +266,8 @@ def _named(files: Sequence[Path | str]) -> dict[str, Path]:
 def _hashes(files: Mapping[str, Path] | None) -> dict[str, str] | None:
     if files is None:
         return None
-    found = {name: hash_weights(path) for name, path in sorted(files.items())}
-    return found if len(found) <= _MOST_FILES else {f"{len(found)} files": hash_obj(found)}
+    hashes = {name: hash_weights(path) for name, path in sorted(files.items())}
+    return hashes if len(hashes) <= _MOST_FILES else {f"{len(hashes)} files": hash_obj(hashes)}
 
 
 def _preprocessing(card: EncoderCard) -> dict[str, Any]:

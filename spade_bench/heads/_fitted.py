@@ -329,13 +329,13 @@ def check_tensors(
     if missing := sorted(set(layout) - set(tensors)):
         raise DataError(f"lacks the tensors {name_some(missing)}", where=where)
     for name, (shape, dtype) in layout.items():
-        found = tensors[name].shape
-        fits = len(found) == len(shape)
-        fits = fits and all(b is None or a == b for a, b in zip(found, shape, strict=False))
+        actual = tensors[name].shape
+        fits = len(actual) == len(shape)
+        fits = fits and all(b is None or a == b for a, b in zip(actual, shape, strict=False))
         if not fits or str(tensors[name].dtype) != dtype:
             wanted = str(tuple("any" if size is None else size for size in shape))
             raise DataError(
-                f"'{name}' is {tensors[name].dtype} {found}, not {dtype} {wanted}", where=where
+                f"'{name}' is {tensors[name].dtype} {actual}, not {dtype} {wanted}", where=where
             )
 
 

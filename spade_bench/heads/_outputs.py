@@ -50,10 +50,10 @@ def fit_predict(
     able = None if keep is None else fitting(head)
     with contained(f"head '{name}'"):
         if able is None:
-            found: Any = head.fit_predict(bags, fits, n_outputs)
+            results: Any = head.fit_predict(bags, fits, n_outputs)
         else:
-            found = able.fit_predict(bags, fits, n_outputs, keep)
-    return _one_per_fit(found, fits, name)
+            results = able.fit_predict(bags, fits, n_outputs, keep)
+    return _one_per_fit(results, fits, name)
 
 
 def fit(
@@ -83,13 +83,13 @@ def fit(
             fix="Use another head, or give it `fit`, `layout` and `restore`",
         )
     with contained(f"head '{name}'"):
-        found: Any = able.fit(bags, fits, n_outputs)
-    for one in _one_per_fit(found, fits, name):
+        results: Any = able.fit(bags, fits, n_outputs)
+    for one in _one_per_fit(results, fits, name):
         if not isinstance(one, FittedHead):
             raise PluginError(
                 f"head '{name}' returned a {type(one).__name__}", fix="Return a FittedHead per fit"
             )
-    return list(found)
+    return list(results)
 
 
 def _one_per_fit(found: Any, fits: Sequence[Fit], name: str) -> list[Any]:

@@ -130,8 +130,8 @@ class Trainer:
     def train(self) -> None:
         """Train every member to its end, or until its tuning cases say stop."""
         total = sum(member.epochs * member.chunks for member in self._members)
-        unit = f"steps of {len(self._members)} models"
-        with console.progress(f"Training {self._name}", total, unit) as bar:
+        what = f"Training {self._name} ({len(self._members)} models)"
+        with console.progress(what, total, "steps") as bar:
             for epoch in range(max(member.epochs for member in self._members)):
                 live = [m for m in self._members if epoch < m.epochs and not m.stopped]
                 for cases, active, batches in self._read(self._ticks(epoch, live)):

@@ -119,16 +119,13 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = _DPI) -> Path:
     Returns:
         The file.
     """
-    from matplotlib import rc_context
-
     more: dict[str, Any] = {
         ".png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 4}},
         ".jpg": {"pil_kwargs": {"quality": 88}},
         ".pdf": {"metadata": {"CreationDate": None}},
         ".svg": {"metadata": {"Date": None}},
     }
-    # Type 42 is TrueType: text that can be searched and edited, which journals ask for.
-    with atomic_path(path) as temporary, rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dpi, **more.get(path.suffix.lower(), {}))
     return path
 

@@ -82,7 +82,13 @@ class Difference:
         return {**asdict(self), **lists, "covers": self.covers}
 
 
-def compare(series: Sequence[Series], resampler: Resampler, a: str, b: str) -> list[Difference]:
+def compare(
+    series: Sequence[Series],
+    resampler: Resampler,
+    a: str,
+    b: str,
+    metrics: Sequence[str] | None = None,
+) -> list[Difference]:
     """Compare two encoders wherever both have finished the same episodes.
 
     Args:
@@ -90,6 +96,7 @@ def compare(series: Sequence[Series], resampler: Resampler, a: str, b: str) -> l
         resampler: Gives both the same resamples of cases.
         a: Label of the first encoder.
         b: Label of the second one.
+        metrics: Which metrics; all of each task when None.
 
     Returns:
         Differences by task, head and shot, with several shots followed by the mean over them.
@@ -107,7 +114,7 @@ def compare(series: Sequence[Series], resampler: Resampler, a: str, b: str) -> l
         raise _nothing_shared(a, b, by_label)
     out = []
     for curve in by_curve.values():
-        for metric in curve[0][0].metrics:
+        for metric in curve[0][0].metrics if metrics is None else metrics:
             out += _differences(curve, resampler, metric)
     return _adjusted(out)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["explain", "shared"]
+__all__ = ["code", "explain", "shared"]
 
 _CELL = {"missing", "failed", "undefined"}
 
@@ -56,10 +56,50 @@ _PREFIX = {
     "inputs:": "results of one name from several features or encoders, told apart by hash",
     "tasks:": "number of tasks that count",
 }
+_CODES = {
+    "contamination:unknown": "C?",
+    "control:permuted-labels": "pl",
+    "control:random-projection": "rp",
+    "control:random-weights": "rw",
+    "control:base": "ba",
+    "control:pca": "pc",
+    "control:k1": "k1",
+    "control:random-routing": "rr",
+    "ensemble": "en",
+    "few-cases": "fc",
+    "same-draws": "sd",
+    "small-pool": "sp",
+    "leaky-splits": "L",
+    "loose-ids": "li",
+    "missing-slides": "ms",
+    "simulated": "S",
+    "unit:slide": "us",
+    "mixed-identities": "mi",
+    "unregistered": "u",
+}
+_CODE_PREFIX = {
+    "contamination:": "C:",
+    "encoder-mismatch:": "M:",
+    "permutations:": "P",
+    "missing-class:": "K:",
+    "inputs:": "I:",
+    "tasks:": "T",
+}
+
+
+def code(flag: str) -> str:
+    """Return the short form of a flag for narrow tables, whose legend says what it stands for.
+
+    A flag that is not known here, such as one of a plugin, is its own code.
+    """
+    if flag in _CODES:
+        return _CODES[flag]
+    prefix = next((p for p in _CODE_PREFIX if flag.startswith(p)), "")
+    return f"{_CODE_PREFIX.get(prefix, '')}{flag.removeprefix(prefix)}"
 
 
 def explain(flags: Iterable[str], words: Mapping[str, str] | None = None) -> list[str]:
-    """One line for each flag whose meaning is known, in alphabetical order.
+    """One line for each flag whose meaning is known, with its code, in alphabetical order.
 
     Args:
         flags: Flags of any rows.
@@ -72,7 +112,8 @@ def explain(flags: Iterable[str], words: Mapping[str, str] | None = None) -> lis
             if not text and flag.startswith(prefix):
                 text = template.format(flag.removeprefix(prefix))
         if text:
-            lines.append(f"{flag}: {text}")
+            short = "" if flag in _CELL else f"{code(flag)} = "
+            lines.append(f"{short}{flag}: {text}")
     return lines
 
 

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from spade_bench.escaping import csv_cell, markdown_cell
+from spade_bench.escaping import csv_cell
 from spade_bench.report.caveats import caveats, known, off_chance, speaks_of
 from spade_bench.report.series import Series
 from spade_bench.report.values import Resampler
 
-__all__ = ["COLUMNS", "ReportRow", "as_csv", "as_markdown", "chosen", "leaderboard", "status"]
+__all__ = ["COLUMNS", "ReportRow", "as_csv", "chosen", "leaderboard", "number",
+           "status"]  # fmt: skip
 
 COLUMNS = (
     *("encoder", "task", "head", "protocol", "k_shot", "metric"),
@@ -153,29 +154,6 @@ def as_csv(rows: Sequence[ReportRow]) -> str:
         content |= {"flags": ";".join(row.flags), "condition": ";".join(row.condition)}
         writer.writerow([csv_cell(content[name]) for name in COLUMNS])
     return buffer.getvalue().rstrip("\n")
-
-
-def as_markdown(rows: Sequence[ReportRow]) -> str:
-    """Return the rows as a Markdown table, and notes on them below it."""
-    columns = [name for name in COLUMNS if name != "note"]
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    for row in rows:
-        content = {
-            **row.as_dict(),
-            "flags": ", ".join(row.flags),
-            "condition": ", ".join(row.condition),
-            "mean": number(row.mean, row.metric),
-            # A p value has no interval: nothing is missing there.
-            **{
-                name: "" if row.mean is not None and end is None else number(end)
-                for name, end in (("ci_low", row.ci_low), ("ci_high", row.ci_high))
-            },
-        }
-        lines.append("| " + " | ".join(markdown_cell(content[name]) for name in columns) + " |")
-    for row in rows:
-        if row.note:
-            lines += ["", markdown_cell(row.note)]
-    return "\n".join(lines)
 
 
 def number(value: float | None, metric: str = "") -> str:

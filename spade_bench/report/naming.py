@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from spade_bench.types import EncoderCard, HeadCard
 
-__all__ = ["card_title", "encoder_title", "head_title", "metric_title", "protocol_title",
+__all__ = ["card_of", "card_title", "encoder_title", "head_title", "metric_title", "protocol_title",
            "task_title"]  # fmt: skip
 
 _ACRONYM = 6  # letters of a name that is taken for one, such as `uni` or `tangle`
@@ -71,16 +71,24 @@ def encoder_title(label: str, control: str = "", control_of: str = "") -> str:
         words = _CONTROLS.get(control, control.replace("-", " "))
         owner = control_of or (label if control == "permuted-labels" else "")
         return f"{encoder_title(owner)}: {words}" if owner else words
+    card, rest = card_of(label)
+    if card is None:
+        return label
+    return f"{card_title(card)} {rest}".rstrip()
+
+
+def card_of(label: str) -> tuple[EncoderCard | None, str]:
+    """Return the card of the registered encoder that a label names or begins with, and its rest."""
     from spade_bench.registry import encoders
 
     known = encoders.names()
     if label in known:
-        return card_title(encoders.get(label).card)
+        return encoders.get(label).card, ""
     starts = [name for name in known if re.match(rf"{re.escape(name)}[-_@+ ]\w", label)]
     if not starts:
-        return label
+        return None, ""
     longest = max(starts, key=len)
-    return f"{card_title(encoders.get(longest).card)} {label[len(longest) + 1 :]}"
+    return encoders.get(longest).card, label[len(longest) + 1 :]
 
 
 def head_title(name: str) -> str:

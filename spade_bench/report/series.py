@@ -150,7 +150,11 @@ def collect(
                     where=str(folder),
                     fix="Read the folders one by one",
                 )
-    rows = list(standing.values())
+    return _with_wanted(sorted(_grouped(list(standing.values())), key=_order))
+
+
+def _grouped(rows: Sequence[Row]) -> list[Series]:
+    """Series of rows that speak of the same cases, splits, seed, settings and features."""
     words = conditions(rows)
     groups: dict[tuple[object, tuple[str, ...]], dict[str, list[Row]]] = {}
     for row in rows:
@@ -164,7 +168,7 @@ def collect(
         for key, members in versions.items():
             extra = (f"inputs:{key[:8]}",) if len(versions) > 1 else ()
             series.append(_series(members, extra, condition))
-    return _with_wanted(sorted(series, key=_order))
+    return series
 
 
 def latest(series: Iterable[Series]) -> dict[tuple[Place, str], Series]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from spade_bench import console
 from spade_bench.report.caveats import PERMUTATIONS, speaks_of
 from spade_bench.report.differences import Difference
-from spade_bench.report.flags import explain, shared
+from spade_bench.report.flags import code, explain, shared
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.overall import OverallRow
 from spade_bench.report.risk_split import RiskSplit
@@ -69,15 +69,17 @@ def print_overall(rows: Sequence[OverallRow]) -> None:
                 row.encoder,
                 f"{row.rank:.2f} [{row.ci_low:.2f}, {row.ci_high:.2f}]",
                 "-" if row.p_best is None else f"{row.p_best:.3f}",
-                ", ".join(flag for flag in row.flags if flag not in common),
+                _codes(flag for flag in row.flags if flag not in common),
             )
             for row in alike
         ]
         _table(title, ("encoder", "mean rank", "p against the first", "flags"), cells)
         if left_out := alike[0].left_out:
-            console.emit(f"left out, because some encoder has no result: {', '.join(left_out)}")
+            console.paragraph(
+                f"left out, because some encoder has no result: {', '.join(left_out)}"
+            )
         if len(counted) < 6:
-            console.emit(
+            console.paragraph(
                 f"p by Wilcoxon's signed-rank test over tasks; with {len(counted)} it cannot fall "
                 f"below {min(1.0, 2 ** (1 - len(counted))):.2f}"
             )
@@ -88,8 +90,8 @@ def print_differences(differences: Sequence[Difference], title: str) -> None:
     common = shared([one.flags for one in differences])
     several = len({(one.a, one.b) for one in differences}) > 1
     apart = any(one.condition for one in differences)
-    columns = ["task", "head", "protocol", "k", "metric", "difference [95% interval]", "better",
-               "p", "p Holm", "p BH", "test", "flags"]  # fmt: skip
+    columns = ["task", "head", "protocol", "k", "difference [95% interval]", "better", "p",
+               "p Holm", "p BH", "metric", "test", "flags"]  # fmt: skip
     if apart:
         columns.insert(3, "condition")
     if several:
@@ -106,17 +108,17 @@ def print_differences(differences: Sequence[Difference], title: str) -> None:
                 one.protocol,
                 *((", ".join(one.condition) or "-",) if apart else ()),
                 shot,
-                one.metric,
                 f"{one.mean:+.3f} [{one.ci_low:+.3f}, {one.ci_high:+.3f}]",
                 one.better or "?",
                 *(_p(value) for value in (one.p, one.p_adjusted, one.p_bh)),
+                one.metric,
                 one.test,
-                ", ".join(rest),
+                _codes(rest),
             )
         )
-    _table(f"{title}{_common(common)}", columns, cells)
+    _table(f"{title}{_common(common)}", columns, cells, keys=columns.index("k") + 1)
     ways = dict.fromkeys(one.covers for one in differences)
-    console.emit(f"[95% interval {'; '.join(ways)}]")
+    console.paragraph(f"[95% interval {'; '.join(ways)}]")
 
 
 def print_risk_splits(splits: Sequence[RiskSplit]) -> None:
@@ -142,14 +144,14 @@ def print_risk_splits(splits: Sequence[RiskSplit]) -> None:
                 f"{split.events_low} of {split.n_low}",
                 "undefined" if split.statistic is None else f"{split.statistic:.2f}",
                 _p(split.p),
-                ", ".join(flag for flag in split.series.flags if flag not in common),
+                _codes(flag for flag in split.series.flags if flag not in common),
             )
             for split in shown
         ]
         what = "log-rank test between cases above and below the median risk"
-        _table(f"{task}{_apart(condition)}: {what}{_common(common)}", columns, cells)
+        _table(f"{task}{_apart(condition)}: {what}{_common(common)}", columns, cells, keys=3)
         if "cv" in most:
-            console.emit("over folds p is a guide only: their risks share training cases")
+            console.paragraph("over folds p is a guide only: their risks share training cases")
 
 
 def print_failures(series: Sequence[Series]) -> None:
@@ -158,7 +160,7 @@ def print_failures(series: Sequence[Series]) -> None:
         if one.failed:
             shot = f", k={one.k_shot}" if one.k_shot else ""
             shot += _apart(one.condition)
-            console.emit(
+            console.paragraph(
                 f"failed: {one.encoder} with {one.head} on {one.task} ({one.protocol}{shot}), "
                 f"{_count(len(one.failed), 'cell')}: {one.failed[0].error}"
             )
@@ -168,7 +170,7 @@ def print_notes(rows: Sequence[ReportRow]) -> None:
     """Print what a reader of single rows must not miss."""
     for row in rows:
         if row.note:
-            console.emit(f"note: {row.note}")
+            console.paragraph(f"note: {row.note}")
 
 
 def print_legend(flags: Sequence[str], words: Mapping[str, str] | None = None) -> None:
@@ -180,9 +182,9 @@ def print_legend(flags: Sequence[str], words: Mapping[str, str] | None = None) -
     """
     lines = explain(flags, words)
     if lines:
-        console.emit("flags:")
+        console.paragraph("flags:")
         for line in lines:
-            console.emit(f"  {line}")
+            console.paragraph(f"  {line}", indent=6)
 
 
 def _place(row: ReportRow) -> tuple[str, str, str, str, tuple[str, ...]]:
@@ -210,9 +212,9 @@ def _print_place(title: str, rows: Sequence[ReportRow]) -> None:
         numbers = [_cell(lines[line].get(shot)) for shot in shots]
         rest = [mark for mark in marks[line] if mark not in common]
         name = f"  {line.encoder}" if line.control else line.encoder
-        cells.append([name, line.head, *numbers, ", ".join(rest)])
+        cells.append([name, line.head, *numbers, _codes(rest)])
     columns = ["encoder", "head", *(f"k={shot}" if shot else "mean" for shot in shots), "flags"]
-    _table(f"{title}{_common(common)}", columns, cells)
+    _table(f"{title}{_common(common)}", columns, cells, keys=2)
 
 
 def _is_of_shot(flag: str) -> bool:
@@ -296,10 +298,18 @@ def _cell(row: ReportRow | None) -> str:
     return f"{text} ({row.n_draws} only, some {' and '.join(absent)})" if absent else text
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def _codes(flags: Iterable[str]) -> str:
+    """Short forms of flags; of one that holds for some shots only, which follow it."""
+    cut = [flag.partition(" ") for flag in flags]
+    return ", ".join(f"{code(flag)}{space}{shots}" for flag, space, shots in cut)
+
+
+def _table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], keys: int = 1
+) -> None:
     """A table below a title of one line, which a narrow table would fold."""
-    console.emit(title)
-    console.table("", columns, rows)
+    console.paragraph(title)
+    console.table("", columns, rows, keys)
 
 
 def _count(n: int, what: str) -> str:

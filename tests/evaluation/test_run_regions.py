@@ -10,8 +10,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import spade_bench as sb
+from spade_bench.cli.main import app, main
 from spade_bench.errors import DataError, UserError
 from spade_bench.evaluation.settings import read_settings
 from spade_bench.features.bags import read_bag, write_features
@@ -203,7 +205,7 @@ def test_slides_without_regions_or_patches_are_named_or_left_out(
     (study.regions / f"{study.slides[0]}.geojson").unlink()
     with pytest.raises(DataError, match=r"1 slide\(s\) have no region file \(case00\)") as caught:
         study.run(tmp_path / "a", regions=study.regions)
-    assert "--allow-missing" in str(caught.value)
+    assert "allow_missing=True" in str(caught.value)
     study.outline(study.slides[0], square(0, 0, 30, 30))
     with pytest.raises(DataError, match=r"1 slide\(s\) have no patch inside a region \(case00\)"):
         study.run(tmp_path / "a", regions=study.regions)
@@ -244,8 +246,8 @@ def test_features_without_positions_cannot_be_cut(study: Study, tmp_path: Path) 
 
 
 def test_options_of_regions_need_regions(study: Study, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--region-name chooses among regions"):
-        study.run(tmp_path / "a", region_names=("Tumor",))
+    with pytest.raises(UserError, match="region_name= chooses among regions"):
+        study.run(tmp_path / "a", region_name=("Tumor",))
     with pytest.raises(UserError, match="share of a patch that must lie inside is 2"):
         study.run(tmp_path / "a", regions=study.regions, region_share=2.0)
     with pytest.raises(DataError, match="no such folder or file of regions"):
@@ -303,3 +305,73 @@ def test_a_model_of_regions_predicts_inside_regions_only(study: Study, tmp_path:
         loaded.predict(study.features, regions=study.regions)
     one = {"c": [study.slides[1]]}
     assert len(loaded.predict(study.features, cases=one, regions=study.regions)) == 1
+
+
+def test_maps_of_a_run_and_of_a_model_hold_the_patches_inside(study: Study, tmp_path: Path) -> None:
+    common: dict[str, Any] = {"protocol": "cv", "folds": 2, "controls": False, "shots": None}
+    common |= {"draws": None, "heads": ("abmil",), "keep_heads": "all"}
+    common |= {"set": {"abmil": {"epochs": 3}}}
+    out = tmp_path / "runs"
+    study.run(out, **common)  # a run on whole slides in the same folder is another one
+    study.run(out, regions=study.regions, **common)
+    study.run(tmp_path / "hand", study.by_hand, **common)
+    only = tmp_path / "only"
+    study.run(only, regions=study.regions, **common)
+    inside, by_hand = sb.explain(only), sb.explain(tmp_path / "hand")
+    assert len(inside) == len(by_hand) == 20
+    for one, other in zip(inside, by_hand, strict=True):
+        assert np.array_equal(one.coords, other.coords)
+        assert np.array_equal(one.contribution, other.contribution)
+        assert len(one.coords) == 8
+    fit: dict[str, Any] = {"table": study.table, "head": "abmil", "device": "cpu"}
+    fit |= {"set": {"abmil": {"epochs": 3}}}
+    model = sb.fit("mine", "t", features=study.features, regions=study.regions, **fit)
+    where: dict[str, Any] = {"slide_id": study.slides[0], "features": study.features}
+    shown = sb.explain(model, inside=study.regions, **where)
+    assert len(shown.coords) == 8
+    with pytest.raises(UserError, match="lies in a region, not on whole slides"):
+        sb.explain(model, **where)
+    with pytest.raises(UserError, match="not on whole slides"):
+        model.attention(study.features, study.slides[0])
+    weights = model.attention(study.features, study.slides[0], regions=study.regions)
+    assert weights.shape == (8,)
+    assert np.allclose(weights, shown.attention)
+
+
+def test_commands_take_regions(study: Study, tmp_path: Path) -> None:
+    base = ["--encoder", "mine", "--task", "t", "--table", str(study.table)]
+    base += ["--features", str(study.features), "--regions", str(study.regions)]
+    base += ["--region-name", "Tumor", "--region-share", "0.9", "--device", "cpu"]
+    run = ["run", *base, "--shots", "2", "--draws", "1", "--no-controls"]
+    done = CliRunner().invoke(app, [*run, "--out", str(tmp_path / "runs")])
+    assert done.exit_code == 0, done.output
+    (row,) = rows_of(tmp_path / "runs")
+    assert row["env"]["regions"] == "patches of which 90% or more lie in a region called Tumor"
+    model = str(tmp_path / "model")
+    done = CliRunner().invoke(app, ["fit", *base, "--head", "logistic", "--out", model])
+    assert done.exit_code == 0, done.output
+    scores = tmp_path / "scores.csv"
+    predict = ["predict", model, "--features", str(study.features), "--out", str(scores)]
+    done = CliRunner().invoke(app, [*predict, "--regions", str(study.regions)])
+    assert done.exit_code == 0, done.output
+    assert len(scores.read_text().splitlines()) == 21
+    with pytest.raises(SystemExit) as stopped:
+        main(predict)
+    assert stopped.value.code == 2
+
+
+def test_a_report_keeps_rows_inside_regions_apart_and_explains_the_flag(
+    study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "runs"
+    more: dict[str, Any] = {"shots": (2,), "draws": 1, "controls": False}
+    study.run(out, **more)
+    study.run(out, regions=study.regions, **more)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", str(out)])
+    assert not stopped.value.code
+    text = capsys.readouterr()
+    said = " ".join((text.out + text.err).split())
+    assert "bags hold the patches inside the regions that were outlined" in said
+    assert "whole slides" in said

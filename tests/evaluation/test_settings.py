@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from command_line import changed, request_of, run_main
 
 from spade_bench import evaluation
@@ -18,6 +19,7 @@ from spade_bench.evaluation.request import EvaluationRequest, resolve_task
 from spade_bench.evaluation.resolve import resolve
 from spade_bench.evaluation.settings import (
     DEFAULTS,
+    ELSEWHERE,
     EvaluationSettings,
     from_workspace,
     read_settings,
@@ -81,6 +83,62 @@ def test_flags_over_yaml_over_workspace_over_defaults(tmp_path: Path) -> None:
     assert settings.out == tmp_path / "results"
     assert from_workspace(workspace).said() == {"shots", "draws", "seed", "out", "device"}
     assert from_workspace(None) == EvaluationSettings()
+
+
+@pytest.mark.parametrize("name", sorted(set(FIELDS) - ELSEWHERE.keys()))
+def test_the_workspace_takes_every_setting_of_all_runs(name: str, tmp_path: Path) -> None:
+    value = _value(name)
+    written = yaml.safe_dump({"run": {name: list(value) if isinstance(value, tuple) else value}})
+    settings = from_workspace(_workspace(tmp_path, written))
+    assert getattr(settings, name) == value
+    assert settings.said() == {name, "out", "device"}
+    documented = (Path(__file__).parents[2] / "docs" / "WORKSPACE.md").read_text()
+    assert f"`{name}`" in documented
+
+
+@pytest.mark.parametrize("name", sorted(ELSEWHERE))
+def test_the_workspace_says_where_other_settings_stand(name: str, tmp_path: Path) -> None:
+    workspace = _workspace(tmp_path, f"run: {{{name}: x}}\n")
+    with pytest.raises(ConfigError) as refused:
+        from_workspace(workspace)
+    assert str(workspace.path) in str(refused.value)
+    assert ELSEWHERE[name].split("(")[0] in str(refused.value)
+    assert name in FIELDS
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ("{shot: 3}", "run: unknown key 'shot'"),
+        ("{draws: many}", "'draws' is 'many', which is not of type int"),
+        ("{draws: 0}", "--draws is 0"),
+        ("{protocol: loo}", "there is no protocol 'loo'"),
+        ("{keep_heads: some}", "no choice of heads to keep"),
+        ("{cache: some}", "some"),
+        ("{controls: false, permutations: 2}", "--permutations is an option of the controls"),
+    ],
+)
+def test_settings_of_the_workspace_are_checked_as_others(
+    run: str, message: str, study: Any, tmp_path: Path
+) -> None:
+    workspace = _workspace(tmp_path, f"run: {run}\n")
+    given = EvaluationSettings.of(
+        {"encoders": "mine", "tasks": "t", "tables": study.table, "features": study.features}
+    )
+    with pytest.raises(UserError, match=message):
+        evaluation.run_settings(given, workspace, dry_run=True)
+
+
+def test_a_protocol_of_the_workspace_runs_and_what_it_does_not_use_is_said(
+    study: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workspace = _workspace(tmp_path, "run: {protocol: cv, folds: 3, draws: 2, controls: false}\n")
+    given = EvaluationSettings.of(
+        {"encoders": "mine", "tasks": "t", "tables": study.table, "features": study.features}
+    )
+    summary = evaluation.run_settings(given, workspace, dry_run=True)
+    assert [row[4] for row in summary.planned] == [3]
+    assert "draws of `run` belong to few-shot and are not used with cv" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("nothing", [(), [], {}, None])

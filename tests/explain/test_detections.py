@@ -134,3 +134,23 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--max-detections is 0"):
         write_detections(tmp_path / "a.geojson", [one], max_detections=0)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_map_writes_itself_with_raw_values_and_the_offset_of_its_slide(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spade_bench.explain import slidemap
+
+    attention = RNG.gamma(2.0, size=100)
+    one = slidemap.SlideMap("s", "c", "uni", "abmil", "t", ("no", "yes"), GRID, SIDE,
+                            attention / attention.sum(), RNG.normal(size=(100, 2)),
+                            slide=tmp_path / "s.mrxs")  # fmt: skip
+    monkeypatch.setattr(slidemap, "slide_offset", lambda path: (40, 20))
+    features = read(one.to_geojson(tmp_path / "s.geojson.gz", max_detections=10))
+    frame = one.to_dataframe()
+    top = np.sort(np.argsort(-attention)[:10])
+    for i, found in zip(top, features, strict=True):
+        assert shape(found["geometry"]).bounds[:2] == (GRID[i, 0] - 40, GRID[i, 1] - 20)
+        expected = frame.drop(columns=["slide_id", "x", "y"]).iloc[i].to_dict()
+        assert found["properties"]["measurements"] == expected
+        assert found["properties"]["classification"]["name"].endswith("90% to 100%")

@@ -13,11 +13,7 @@ import shapely
 from sklearn.metrics import roc_auc_score
 
 from spade_bench.errors import DataError
-from spade_bench.explain.regionscores import (
-    METRICS,
-    score_slide,
-    score_slides,
-)
+from spade_bench.explain.regionscores import METRICS, score_slide, score_slides
 from spade_bench.explain.slidemap import SlideMap
 from spade_bench.regions.outlines import Region, SlideRegions
 
@@ -75,6 +71,15 @@ def test_heads_without_attention_are_ranked_by_contribution() -> None:
     assert score.auroc == pytest.approx(roc_auc_score(INSIDE, contribution[:, 1]))
 
 
+def test_contributions_are_scored_beside_attention() -> None:
+    rng = np.random.default_rng(0)
+    contribution = rng.normal(size=(100, 2))
+    score = score_slide(slide_map(~INSIDE, contribution=contribution), square())
+    assert (score.auroc, score.towards) == (0.0, "yes")
+    expected = roc_auc_score(INSIDE, contribution[:, 1])
+    assert score.contribution_auroc == pytest.approx(expected)
+
+
 def test_a_region_without_or_with_every_patch_has_no_auroc() -> None:
     for box, inside in ((shapely.box(0, 0, 10, 10), 0), (shapely.box(0, 0, 1000, 1000), 100)):
         score = score_slide(slide_map(np.ones(100)), SlideRegions("s", (Region(box),)))
@@ -113,6 +118,7 @@ def test_differences_are_paired_over_slides_and_resample_cases() -> None:
     of = {d.metric: d for d in scores.differences("spade", "uni")}
     assert set(of) == set(METRICS)
     table = pd.DataFrame([vars(s) for s in scores.slides])
+    assert of.pop("contribution_auroc").mean == 0.0  # of contributions that are all zero
     for metric, found in of.items():
         wide = table.pivot(index=["case_id", "slide_id"], columns="encoder", values=metric)
         by_case = (wide["spade"] - wide["uni"]).groupby("case_id").mean()
@@ -176,5 +182,5 @@ def test_rows_are_written_with_a_schema(tmp_path: Path) -> None:
     content = json.loads(about.read_text())
     assert content["schema"] == "spade-bench/region-scores/1"
     assert content["without_region"] == ["s12"]
-    assert [d["a"] for d in content["differences"]] == ["spade"] * 3
-    assert len(content["means"]) == 6
+    assert [d["a"] for d in content["differences"]] == ["spade"] * len(METRICS)
+    assert len(content["means"]) == 2 * len(METRICS)

@@ -15,7 +15,8 @@ import pytest
 from spade_bench.cli.main import main
 from spade_bench.report import Resampler, collect, compare, leaderboard
 from spade_bench.report.caveats import caveats
-from spade_bench.report.leaderboard import as_csv, as_markdown
+from spade_bench.report.leaderboard import as_csv
+from spade_bench.report.tableformats import long_grid, markdown
 from spade_bench.results import ResultStore, write_predictions
 
 
@@ -141,7 +142,7 @@ def test_every_table_says_for_which_training_cases(
     sentence = "for these training cases"
     rows = leaderboard(collect(tmp_path), Resampler(tmp_path, n_boot=50))
     assert all(sentence in line["covers"] for line in csv.DictReader(io.StringIO(as_csv(rows))))
-    assert sentence in as_markdown(rows)
+    assert sentence in markdown([long_grid(rows)])
     with pytest.raises(SystemExit, match="0"):
         main(["report", str(tmp_path), "--json", "--no-plots"])
     told = json.loads(capsys.readouterr().out)["rows"]

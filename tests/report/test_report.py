@@ -15,7 +15,8 @@ from spade_bench.cli.main import main
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
 from spade_bench.report import Resampler, against_base, collect, compare, leaderboard, verdict
-from spade_bench.report.leaderboard import COLUMNS, as_csv, as_markdown
+from spade_bench.report.leaderboard import COLUMNS, as_csv
+from spade_bench.report.tableformats import long_grid, markdown
 from spade_bench.report.terminal import print_differences
 from spade_bench.results import Predictions, ResultStore, Row, write_predictions
 
@@ -185,7 +186,7 @@ def test_formats_hold_the_contract(tmp_path: Path, capsys: pytest.CaptureFixture
     rows = leaderboard(collect(tmp_path), Resampler(tmp_path, n_boot=50))
     assert as_csv(rows).splitlines()[0] == ",".join(COLUMNS)
     assert len(as_csv(rows).splitlines()) == len(rows) + 1
-    assert as_markdown(rows).count("\n") == len(rows) + 1
+    assert markdown([long_grid(rows)]).count("\n") == len(rows) + 1
     with pytest.raises(SystemExit) as done:
         main(["report", str(tmp_path), "--json"])
     assert done.value.code == 0

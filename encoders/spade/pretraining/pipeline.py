@@ -26,7 +26,8 @@ from spade_bench.encoders.spade.pretraining.pretrainconfig import ClusteringConf
 from spade_bench.encoders.spade.pretraining.pretrainrequest import resolve_request
 from spade_bench.encoders.spade.pretraining.training import TrainingData, TrainResult, train_experts
 from spade_bench.encoders.spade.pretraining.validation import validate
-from spade_bench.files import atomic_path, hash_file, hash_obj
+from spade_bench.encoders.spade.pretraining.validation.validationtables import verdict
+from spade_bench.files import atomic_path, hash_file, hash_obj, read_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -259,6 +260,7 @@ class _Run:
 
         outputs = {self.out / "validation.json": hash_file}
         self.stages.run("validation", settings, work, outputs=outputs)
+        console.paragraph(verdict(read_json(self.out / "validation.json")))
 
     def _model(
         self,

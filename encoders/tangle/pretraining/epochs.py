@@ -92,8 +92,9 @@ def train(
     model = _new_model(bags.dim, expression.shape[1], config, seed).to(device)
     optimizer = _optimizer(model, config, state)
     target = torch.from_numpy(expression).to(device)  # (n, G)
-    with console.progress("train TANGLE", total=config.epochs, unit="epochs") as bar:
-        bar.advance(state.epoch)
+    steps = _n_steps(len(parts["train"]), config)
+    with console.progress("train TANGLE", total=config.epochs * steps, unit="steps") as bar:
+        bar.advance(state.epoch * steps)
         while state.epoch < config.epochs:
             loss = _epoch(
                 model,
@@ -109,7 +110,7 @@ def train(
             val = float(info_nce(slide, genes, config.temperature))
             _finish_epoch(state, model, optimizer, loss, val)
             _save(path, state, fingerprint)
-            bar.advance(note=f"loss {loss:.3f}, validation {val:.3f}")
+            bar.advance(steps, f"epoch {state.epoch}: loss {loss:.3f}, validation {val:.3f}")
     if not state.best:
         raise DataError("training diverged: no epoch has a finite validation loss",
                         fix="Lower training.lr or raise training.temperature")  # fmt: skip
@@ -163,6 +164,11 @@ def _finish_epoch(
     _keep(optimizer, model, state)
 
 
+def _n_steps(cases: int, config: TrainingConfig) -> int:
+    """Number of batches that an epoch over so many cases takes."""
+    return max(1, round(cases / config.batch_size))
+
+
 def _epoch(
     model: Tangle,
     optimizer: torch.optim.Optimizer,
@@ -179,7 +185,7 @@ def _epoch(
     device = target.device
     order = np.random.default_rng([seed, 1, state.epoch]).permutation(cases)
     # Equal parts: a last batch of one case would have nothing to contrast with.
-    batches = np.array_split(order, max(1, round(len(order) / config.batch_size)))
+    batches = np.array_split(order, _n_steps(len(order), config))
     total = 0.0
     for batch in batches:
         for group in optimizer.param_groups:

@@ -213,7 +213,23 @@ def _print(report: Mapping[str, Any]) -> None:
     about = " (simulated data)" if report["simulated"] else ""
     about += " (permuted pairs)" if report["permuted_pairs"] else ""
     columns = ["cases", "n", "retrieval", "mean [95%]", "chance", "p"]
-    console.table(f"A case's slide finds its expression, and back{about}", columns, rows)
+    console.table(f"A case's slide finds its expression, and back{about}", columns, rows, keys=3)
+    console.paragraph(_verdict(report))
+
+
+def _verdict(report: Mapping[str, Any]) -> str:
+    """Say in a sentence what held-out cases tell; of the test cases, where there are any."""
+    name = next((part for part in ("test", "val") if "percentile" in report[part]), "")
+    if not name:
+        return "Held-out retrieval says nothing: there are too few held-out cases."
+    part = report[name]
+    figure = part["percentile"]
+    lead = "better" if part["beats_chance"] else "not better"
+    return (
+        f"Held-out retrieval is {lead} than chance: the right partner "
+        f"beats {figure['mean']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}] of the others "
+        f"(chance is {figure['chance']:.3f}), p = {part['p']:.4f}, over {part['n']} {name} cases."
+    )
 
 
 def _write_history(path: Path, state: Trained) -> None:

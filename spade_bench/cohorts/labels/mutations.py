@@ -78,10 +78,10 @@ def widen(maf: SourceTable, gene: str, sequenced: Sequence[str]) -> SourceTable:
             fix="Add the study's case_lists/cases_sequenced.txt with --labels",
         )
     frame = maf.frame
-    mine = frame[frame["HUGO_SYMBOL"].str.upper() == gene.upper()]
-    silent = mine["VARIANT_CLASSIFICATION"].fillna("").str.upper().isin(_SILENT)
+    of_gene = frame[frame["HUGO_SYMBOL"].str.upper() == gene.upper()]
+    silent = of_gene["VARIANT_CLASSIFICATION"].fillna("").str.upper().isin(_SILENT)
     calls: dict[str, list[str]] = {}
-    for _, row in mine[~silent].iterrows():
+    for _, row in of_gene[~silent].iterrows():
         change = row.get("HGVSP_SHORT") or row["VARIANT_CLASSIFICATION"] or "altered"
         calls.setdefault(_sample(row), []).append(str(change))
     samples = sorted({sample[:15] for sample in sequenced} | set(calls))

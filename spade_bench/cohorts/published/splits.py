@@ -219,7 +219,7 @@ def split_rows(
         frame = columns.rename(read_table(file), ["slide_id"], str(file))
         given = _column(frame, "slide_id", file)
         named = match_files({slide: slide for slide in given}, known, match_ids, str(file))
-        ours = {theirs: mine for mine, theirs in named.items()}
+        ours = {theirs: field_name for field_name, theirs in named.items()}
         slides = [ours[slide] for slide in given]
         prefix = "" if len(tables) == 1 else f"{file.stem} "
         for fold in (str(column) for column in frame if _FOLD.fullmatch(str(column))):

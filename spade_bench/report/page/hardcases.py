@@ -148,7 +148,7 @@ _Fit = tuple[str, float, float | None]
 
 def _of_classes(predictions: Predictions) -> list[tuple[str, str, _Fit]]:
     best = predictions.scores.argmax(axis=1)  # (m,)
-    out = []
+    out: list[tuple[str, str, _Fit]] = []
     for at, (case, target) in enumerate(zip(predictions.case_ids, predictions.target, strict=True)):
         fit = (
             predictions.classes[best[at]],
@@ -166,7 +166,7 @@ def _of_survival(predictions: Predictions) -> list[tuple[str, str, _Fit]]:
     risk = predictions.scores[:, 0]  # (m,)
     rank = (rankdata(risk) - 0.5) / len(risk)  # (m,)
     wrong = discordant_share(predictions.target, risk)  # (m,)
-    out = []
+    out: list[tuple[str, str, _Fit]] = []
     for case, (event, days), place, share in zip(
         predictions.case_ids, predictions.target, rank, wrong, strict=True
     ):
@@ -179,8 +179,8 @@ def _of_survival(predictions: Predictions) -> list[tuple[str, str, _Fit]]:
 def discordant_share(target: Floats, risk: Floats) -> Floats:
     """Share of the comparable pairs of each case that its risk puts in the wrong order.
 
-    Two cases are comparable where the one with the shorter time had the event (Harrell); equal
-    risks count a half.
+    Two cases are comparable where the one with the shorter time had the event (Harrell), also
+    where the other was last seen on the same day; equal risks count a half.
 
     Args:
         target: (m, 2) event and days.
@@ -192,7 +192,8 @@ def discordant_share(target: Floats, risk: Floats) -> Floats:
     import numpy as np
 
     event, days = target[:, 0] > 0, target[:, 1]
-    sooner = event[:, None] & (days[:, None] < days[None])  # (m, m) the row had it before
+    alive = (days[:, None] == days[None]) & ~event[None]  # (m, m) left just after
+    sooner = event[:, None] & ((days[:, None] < days[None]) | alive)  # (m, m) the row had it before
     lower = (risk[:, None] < risk[None]) + 0.5 * (risk[:, None] == risk[None])  # (m, m)
     pairs = sooner.sum(axis=1) + sooner.sum(axis=0)  # (m,)
     bad = (sooner * lower).sum(axis=1) + (sooner * lower).sum(axis=0)  # (m,)

@@ -46,6 +46,11 @@ class Pair:
         """One difference a task, head, protocol and condition, as the verdict counts them."""
         return tuple(summaries(self.differences))
 
+    def way(self, one: Verdict) -> str:
+        """Protocols and condition that a verdict speaks of, in words."""
+        alike = [d for d in self.main if d.condition == one.condition]
+        return ", ".join((*dict.fromkeys(d.protocol for d in alike), *one.condition))
+
     @property
     def leads(self) -> tuple[str, ...]:
         """The distinct answers over all conditions."""

@@ -21,7 +21,11 @@
   };
   const interval = (cell) =>
     cell[cells.low] === null ? "" : `[${cell[cells.low].toFixed(3)}, ${cell[cells.high].toFixed(3)}]`;
-  const cellOf = (line, metric, shot) => (line.cells[metric] || {})[shot];
+  // One that failed before its shots were known stands under none: it counts for all.
+  const cellOf = (line, metric, shot) => {
+    const byShot = line.cells[metric] || {};
+    return byShot[shot] || byShot[0];
+  };
   const named = (cell, name) => cell && cell[cells.flags].some((at) => data.flags[at][0] === name);
   const lack = (cell) =>
     named(cell, "undefined") ? "undefined" : named(cell, "failed") ? "failed" : "missing";
@@ -128,7 +132,7 @@
       const td = el("td", { class: "value" });
       if (shots.length > 1) td.setAttribute("data-shot", `k=${shot}`);
       if (cell && cell[cells.mean] !== null)
-        td.append(text(cell[cells.mean], metric), el("small", {}, interval(cell)));
+        td.append(text(cell[cells.mean], metric), " ", el("small", {}, interval(cell)));
       else td.append(el("span", { class: "none" }, lack(cell)));
       tr.append(td);
       if (shots.length === 1) {
@@ -159,7 +163,7 @@
     const tr = el("tr", {}, th("Encoder", "encoder"), th("Head", "head"));
     for (const shot of shots) {
       const k = shot ? `k=${shot}` : "";
-      tr.append(th(shots.length > 1 ? k : metric + (k && `, ${k}`), shot));
+      tr.append(th(shots.length > 1 ? k : data.titles[metric] + (k && `, ${k}`), shot));
       if (shots.length === 1)
         tr.append(
           el("th", { scope: "col", class: "plot" },
@@ -223,12 +227,12 @@
   const fill = (id, options) =>
     pick(id).replaceChildren(...options.map(([value, label]) => el("option", { value }, label)));
   const distinct = (values) => [...new Set(values)];
-  fill("pick-task", [["", "All"], ...distinct(data.tables.map((t) => t.task)).map((t) => [t, t])]);
+  fill("pick-task", [["", "All"], ...distinct(data.tables.map((t) => t.task)).map((t) => [t, data.tasks[t]])]);
   fill("pick-metric", [
     ["", "First of each task"],
     ...distinct(data.tables.flatMap((t) => t.metrics)).map((metric) => {
       const less = data.directions[metric] < 0 ? " (less is better)" : "";
-      return [metric, metric + less];
+      return [metric, data.titles[metric] + less];
     }),
   ]);
   const shots = distinct(data.tables.flatMap((t) => t.shots)).filter(Boolean).sort((a, b) => a - b);

@@ -19,7 +19,7 @@ from spade_bench.device import resolve_device, setup_numerics
 from spade_bench.encoders.spade.numerics import one_thread
 from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
 from spade_bench.encoders.spade.pretraining.training.job import CHECKPOINT_SECONDS, Job, Keeper
-from spade_bench.encoders.spade.pretraining.training.schedule import MIN_VALIDATION
+from spade_bench.encoders.spade.pretraining.training.schedule import MIN_VALIDATION, Schedule
 from spade_bench.encoders.spade.pretraining.training.single import train_in_turn
 from spade_bench.encoders.spade.pretraining.training.state import ExpertState, checkpoint_path
 from spade_bench.encoders.spade.pretraining.training.trainingdata import TrainingData
@@ -97,12 +97,14 @@ def train_experts(
     if pending:
         sizes = {e: len(data.rows(e, "train")) for e in pending}
         pending.sort(key=lambda e: (-sizes[e], e))  # largest first, so that the end is short
-        epochs = sum(_epochs_left(states[e], sizes[e], config) for e in pending)
-        with console.progress("training experts", epochs, "epochs") as bar:
+        steps = {e: Schedule(seed, e, sizes[e], 0, config).steps_per_epoch for e in pending}
+        total = sum(_epochs_left(states[e], sizes[e], config) * steps[e] for e in pending)
+        with console.progress("training experts", total, "steps") as bar:
 
             def report(row: dict[str, Any]) -> None:
                 val = "" if row["val_loss"] is None else f", validation {row['val_loss']:.3f}"
-                bar.advance(1, f"expert {row['expert']}: loss {row['train_loss']:.3f}{val}")
+                note = f"expert {row['expert']}: loss {row['train_loss']:.3f}{val}"
+                bar.advance(steps[row["expert"]], note)
 
             setup_numerics(where)
             with one_thread():

@@ -9,7 +9,7 @@ from typing import Any
 from spade_bench import console
 from spade_bench.encoders.spade.pretraining.validation.partnerranks import DIRECTIONS, METRICS
 
-__all__ = ["caption", "print_report"]
+__all__ = ["caption", "print_report", "verdict"]
 
 _NAMES = {"spade": "SPADE", "k1": "K = 1", "untrained": "untrained heads", "chance": "chance"}
 
@@ -24,6 +24,54 @@ def caption(report: Mapping[str, Any], split: str) -> str:
     return (
         f"{split}: {part['n_spots']:,} held-out spots of {samples} "
         f"(K = {report['n_experts']}, tau = {report['tau']:g}{chose})"
+    )
+
+
+_WAYS = {
+    "image_to_expression": "from image to expression",
+    "expression_to_image": "from expression to image",
+}
+
+
+def verdict(report: Mapping[str, Any]) -> str:
+    """Say in a sentence what the held-out samples tell of a model.
+
+    The test split counts where there is one, because it chose nothing; else the validation split.
+    Better than chance means that the 95% interval of the mean percentile of the right partner lies
+    below that of guessing, and better than untrained heads that the paired one does.
+
+    Args:
+        report: What `validation.json` holds.
+    """
+    scored = {name: part for name, part in report["splits"].items() if "methods" in part}
+    if not scored:
+        why = report.get("not_scored", "there are no held-out samples")
+        return f"Held-out retrieval says nothing: {why}."
+    split = "test" if "test" in scored else next(iter(scored))
+    part = scored[split]
+    words, better, untrained = [], [], []
+    for direction, way in _WAYS.items():
+        figure = part["methods"]["spade"][direction]["mean_percentile"]
+        chance = part["methods"]["chance"][direction]["mean_percentile"]["value"]
+        better.append(figure["high"] < chance)
+        words.append(
+            f"{way} the right partner lies at percentile {figure['value']:.3f} "
+            f"[{figure['low']:.3f}, {figure['high']:.3f}] (0 is best, chance is {chance:.3f})"
+        )
+        if gap := part["differences"].get("spade - untrained"):
+            untrained.append(gap[direction]["mean_percentile"]["high"] < 0)
+    lead = "better than chance" if all(better) else "not better than chance"
+    if any(better) and not all(better):
+        lead = "better than chance in one direction only"
+    beside = ""
+    if untrained:
+        there = "better" if all(untrained) else "in part better" if any(untrained) else "not better"
+        beside = f" It is {there} than with untrained heads."
+    chose = "; this split also chose the epochs" if split == "val" else ""
+    return (
+        f"Held-out retrieval is {lead}: {', and '.join(words)}, over "
+        f"{part['n_spots']:,} {split} spots of {part['n_samples']} sample"
+        f"{'' if part['n_samples'] == 1 else 's'}{chose}.{beside}"
     )
 
 
@@ -42,13 +90,13 @@ def print_report(report: Mapping[str, Any]) -> None:
             _print_retrieval(caption(report, split), part)
     _print_experts(report)
     for split, routing in report["routing"].items():
-        console.emit(
+        console.paragraph(
             f"routing, {split}: entropy {routing['entropy_mean']:.3f} nats "
             f"({routing['entropy_share_of_log_k']:.1%} of log K), "
             f"{routing['experts_per_patch']:.2f} experts a patch"
         )
     targets = report["soft_targets"]
-    console.emit(
+    console.paragraph(
         f"soft targets: median largest probability {_plain(targets['median_largest_probability'])}"
         f", above 0.99 in {targets['share_above_0.99']:.1%} of rows"
     )
@@ -61,7 +109,7 @@ def _print_retrieval(title: str, part: Mapping[str, Any]) -> None:
         for name, figures in {**part["methods"], **part["differences"]}.items():
             cells = [_cell(figures[direction][metric]) for metric in METRICS]
             rows.append([direction.replace("_", " "), _NAMES.get(name, name), *cells])
-    console.table(title, columns, rows)
+    console.table(title, columns, rows, keys=2)
 
 
 def _print_experts(report: Mapping[str, Any]) -> None:

@@ -1,0 +1,90 @@
+"""What the viewer shows of maps: the layers of every encoder and head on one page per slide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from spade_bench.errors import UserError
+from spade_bench.explain.layers import Layer
+from spade_bench.explain.places import highest
+from spade_bench.explain.slidemap import SlideMap
+from spade_bench.explain.topsheet import TOP
+from spade_bench.explain.viewer.slideview import SlideView, TopPatch
+
+if TYPE_CHECKING:
+    from spade_bench.regions.outlines import SlideRegions
+
+__all__ = ["map_views"]
+
+_APART = 2  # patch sides between two patches of a list
+
+
+def map_views(
+    maps: Iterable[SlideMap],
+    *,
+    top: int = TOP,
+    regions: Mapping[str, SlideRegions] | None = None,
+    more: Mapping[str, Sequence[Layer]] | None = None,
+) -> list[SlideView]:
+    """Return a view per slide of some maps, in their order.
+
+    Args:
+        maps: The maps; those of one slide share a page.
+        top: How many of the highest, and of the lowest, patches of each map are listed.
+        regions: Slide id -> what was outlined on it.
+        more: Slide id -> further layers, such as the experts of its patches.
+
+    Raises:
+        UserError: When the file of a slide is not known.
+    """
+    of_slide: dict[str, list[SlideMap]] = {}
+    for one in maps:
+        of_slide.setdefault(one.slide_id, []).append(one)
+    views = []
+    for slide_id, same in of_slide.items():
+        path = next((one.slide for one in same if one.slide is not None), None)
+        if path is None:
+            raise UserError(
+                "the viewer needs the slide, and its file is not known",
+                where=slide_id,
+                fix="Give the folder of slides with --slides",
+            )
+        drawn = [one.layers() for one in same]
+        outlined = (regions or {}).get(slide_id)
+        views.append(
+            SlideView(
+                slide_id,
+                path,
+                [*(layer for layers in drawn for layer in layers), *(more or {}).get(slide_id, ())],
+                outlined.regions if outlined else (),
+                [patch for layers in drawn for patch in _top(layers[0], top)],
+                tuple(dict.fromkeys(mark for one in same for mark in one.marks)),
+                next((one.mpp for one in same if one.mpp is not None), None),
+                _facts(same),
+            )
+        )
+    return views
+
+
+def _top(layer: Layer, most: int) -> list[TopPatch]:
+    """The highest and the lowest patches of a layer, as they stand on the contact sheets."""
+    listed = []
+    for lowest in (False, True):
+        rows = highest(layer, most, _APART * layer.side, lowest=lowest)
+        for rank, row in enumerate(rows, start=1):
+            x, y = (int(v) for v in layer.coords[row])
+            listed.append(TopPatch(layer.key, rank, float(layer.values[row]), x, y, lowest))
+    return listed
+
+
+def _facts(maps: Sequence[SlideMap]) -> dict[str, str]:
+    """Case, task, and what each encoder and head predicted."""
+    first = maps[0]
+    facts = {"Case": first.case_id, "Task": first.task}
+    for one in maps:
+        said = zip(one.classes, one.predicted, strict=False)
+        words = ", ".join(f"{name} {value:.3g}" for name, value in said)
+        if words:
+            facts[f"{one.encoder}, {one.head}"] = words
+    return {name: value for name, value in facts.items() if value}

@@ -1,0 +1,115 @@
+"""What results rest on: BibTeX that parses, licences from cards, each once."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from spade_bench.cli.main import main
+from spade_bench.registry import encoders
+from spade_bench.report import citations
+from spade_bench.types import EncoderCard
+
+
+@pytest.fixture
+def out(store: Any, classes: Any, tmp_path: Path) -> Path:
+    label = (np.arange(40) % 2).astype(int)
+    p = np.random.default_rng(0).uniform(size=40)
+    for encoder in ("uni", "uni-east", "mine_50%"):
+        store(tmp_path, {"encoder": encoder, "task": "crc_braf"}, classes(p, label))
+    more = {"control": "pca", "control_of": "uni", "flags": ("control:pca",)}
+    store(tmp_path, {"encoder": "uni+pca8", "task": "crc_braf"}, classes(p, label), **more)
+    return tmp_path
+
+
+def _entries(text: str) -> dict[str, dict[str, str]]:
+    """Read BibTeX as these entries are written: a field per line, braces balanced."""
+    found = {}
+    for block in text.strip().split("\n\n"):
+        head, *lines, end = block.splitlines()
+        kind = re.fullmatch(r"@(article|misc|software)\{([A-Za-z0-9_.:-]+),", head)
+        assert kind is not None, head
+        assert end == "}"
+        bare = re.sub(r"\\[{}]", "", block)
+        assert bare.count("{") == bare.count("}")
+        fields = [re.fullmatch(r"  (\w+) = \{(.*)\},", line) for line in lines]
+        assert all(fields)
+        found[kind[2]] = {one[1]: one[2] for one in fields if one is not None}
+    return found
+
+
+def _run(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit, match="0"):
+        main(["cite", *arguments])
+    return capsys.readouterr().out
+
+
+def test_everything_used_is_listed_once(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = json.loads(_run(capsys, str(out), "--json"))
+    assert told["schema"] == "spade-bench/cite/1"
+    assert [(one["kind"], one["name"]) for one in told["used"]] == [
+        ("encoder", "mine_50%"),
+        ("encoder", "uni"),
+        ("head", "logistic"),
+        ("task", "crc_braf"),
+        ("data", "TCGA"),
+    ]
+    by_name = {one["name"]: one for one in told["used"]}
+    card = encoders.get("uni").card
+    assert by_name["uni"]["licence"] == card.licence
+    assert by_name["uni"]["gated"] is True
+    assert by_name["mine_50%"]["licence"] == "unknown"
+    assert "GDC portal" in by_name["crc_braf"]["licence"]
+    entries = _entries(told["bibtex"])
+    assert entries["uni"] == {
+        "author": "Chen and others",
+        "title": "{UNI}",
+        "journal": "Nature Medicine",
+        "year": "2024",
+        "doi": "10.1038/s41591-024-02857-3",
+    }
+    assert {one["key"] for one in told["used"] if one["key"]} | {"spade-bench"} == set(entries)
+
+
+def test_text_has_entries_and_the_table(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = _run(capsys, str(out))
+    assert "@article{uni," in text
+    assert "CC-BY-NC-ND-4.0" in text
+    file = out / "references.bib"
+    assert "@article" not in _run(capsys, str(out), "--out", str(file))
+    assert set(_entries(file.read_text())) == {"uni", "logistic", "spade-bench"}
+
+
+@pytest.mark.parametrize("name", [plugin.name for plugin in encoders])
+def test_every_card_makes_an_entry_that_keeps_its_reference(name: str) -> None:
+    card = encoders.get(name).card
+    item = citations._encoder(name)
+    assert item.licence == (card.licence or "unknown")
+    if card.reference == "baseline":
+        assert not item.bibtex
+        return
+    ((key, fields),) = _entries(item.bibtex).items()
+    assert key == item.key
+    whole = " ".join(fields.values())
+    for number in re.findall(r"10\.\d{4}/[\w./-]*\w|\d{4}\.\d{4,5}(?!\.)", card.reference):
+        assert number in whole
+    assert re.search(r"[A-Za-z]", fields["title"])
+
+
+def test_an_entry_of_the_card_comes_first() -> None:
+    from spade_bench.registry import encoders as registry
+
+    text = "@article{mine,\n  title = {Mine},\n}"
+    card = EncoderCard("cited-by-itself", "image", 8, "x", reference="A et al., B 2020",
+                       bibtex=text)  # fmt: skip
+    registry.add(card, lambda options: None)
+    try:
+        assert citations._encoder("cited-by-itself").bibtex == text
+        assert citations._encoder("cited-by-itself").key == "mine"
+    finally:
+        del registry._plugins["cited-by-itself"]
