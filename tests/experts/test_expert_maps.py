@@ -11,6 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 
 import spade_bench as sb
 from spade_bench.errors import ConfigError, DataError, UserError
+from spade_bench.explain.experts import expertfiles
 from spade_bench.explain.experts.expertfiles import write_expert_maps
 from spade_bench.explain.experts.expertmaps import (
     ExpertMap,
@@ -300,7 +301,8 @@ def test_a_sheet_has_a_row_per_expert_and_its_title_on_one_line(write_slide, tmp
 def test_pictures_of_simulated_data_say_so(planted, encoder, tmp_path, monkeypatch, flag):
     marked = []
     monkeypatch.setattr(
-        "spade_bench.explain.experts.expertfiles.plot_shares",
+        expertfiles,
+        "plot_shares",
         lambda shares, title, marks: marked.append(marks) or new_figure(1, 1),
     )
     table = table_of(planted).assign(simulated=flag)
