@@ -134,7 +134,7 @@ def test_gradients_are_those_of_finite_differences(make_head, world) -> None:
 @pytest.mark.parametrize("name", SILENT)
 def test_heads_that_cannot_say_it_refuse(name, make_head, world) -> None:
     head = fitted_on(name, make_head, world)
-    with pytest.raises(UserError, match=rf"'{name}' cannot say what each patch adds .* Use a head"):
+    with pytest.raises(UserError, match=rf"'{name}' cannot say what each patch adds .* Use abmil"):
         head.contributions(world.bags()[0])
 
 
