@@ -18,6 +18,9 @@ __all__ = [
     "DeviceOption",
     "JsonOption",
     "PositiveOption",
+    "RegionNameOption",
+    "RegionShareOption",
+    "RegionsOption",
     "RevisionOption",
     "SeedOption",
     "SetOption",
@@ -117,6 +120,25 @@ def load_options(
         options=said,
         revision=revision,
     )
+
+
+RegionsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder with SLIDE.geojson (annotations of QuPath): take the patches inside only."
+    ),
+]
+RegionNameOption = Annotated[
+    list[str] | None,
+    typer.Option(help="With --regions: class or name of the regions to take. Repeatable."),
+]
+RegionShareOption = Annotated[
+    float | None,
+    typer.Option(
+        help="With --regions: least share of a patch's area inside, such as 0.5. Default: its "
+        "centre."
+    ),
+]
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:
