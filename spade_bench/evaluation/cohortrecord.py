@@ -102,7 +102,8 @@ def _without_features(
 
 def _reason(slide: str, rows: Sequence[Variant], infos: Mapping[Path, BagInfo]) -> str:
     """Why a slide could not be used, by the encoders that lack it."""
-    missing, unusable = [], {}
+    missing: list[str] = []
+    unusable: dict[str, None] = {}
     for row in rows:
         if slide not in row.files:
             missing.append(row.base or row.label)

@@ -66,6 +66,7 @@ _LOOK: dict[Any, Any] = {
     "ytick.major.size": 2.5,
     "lines.linewidth": 1.2,
     "lines.markersize": 3.0,
+    "text.parse_math": False,  # a name with dollars is a name
 }
 # Type 42 embeds fonts as outlines that journals take and that stay text; Type 3 they refuse.
 _SAVING: dict[Any, Any] = {

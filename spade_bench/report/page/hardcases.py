@@ -148,7 +148,7 @@ _Fit = tuple[str, float, float | None]
 
 def _of_classes(predictions: Predictions) -> list[tuple[str, str, _Fit]]:
     best = predictions.scores.argmax(axis=1)  # (m,)
-    out = []
+    out: list[tuple[str, str, _Fit]] = []
     for at, (case, target) in enumerate(zip(predictions.case_ids, predictions.target, strict=True)):
         fit = (
             predictions.classes[best[at]],
@@ -166,7 +166,7 @@ def _of_survival(predictions: Predictions) -> list[tuple[str, str, _Fit]]:
     risk = predictions.scores[:, 0]  # (m,)
     rank = (rankdata(risk) - 0.5) / len(risk)  # (m,)
     wrong = discordant_share(predictions.target, risk)  # (m,)
-    out = []
+    out: list[tuple[str, str, _Fit]] = []
     for case, (event, days), place, share in zip(
         predictions.case_ids, predictions.target, rank, wrong, strict=True
     ):

@@ -129,7 +129,7 @@ def stored_settings(paths: Sequence[Path], problems: list[str]) -> list[Mapping[
         paths: Folders of results.
         problems: Takes a sentence for each file that cannot be read.
     """
-    found = []
+    found: list[Mapping[str, Any]] = []
     for path, folder in zip(paths, folder_names(paths), strict=True):
         for file in sorted((path / "configs").glob("run-*.json")):
             try:

@@ -163,7 +163,7 @@
     const tr = el("tr", {}, th("Encoder", "encoder"), th("Head", "head"));
     for (const shot of shots) {
       const k = shot ? `k=${shot}` : "";
-      tr.append(th(shots.length > 1 ? k : metric + (k && `, ${k}`), shot));
+      tr.append(th(shots.length > 1 ? k : data.titles[metric] + (k && `, ${k}`), shot));
       if (shots.length === 1)
         tr.append(
           el("th", { scope: "col", class: "plot" },
@@ -227,12 +227,12 @@
   const fill = (id, options) =>
     pick(id).replaceChildren(...options.map(([value, label]) => el("option", { value }, label)));
   const distinct = (values) => [...new Set(values)];
-  fill("pick-task", [["", "All"], ...distinct(data.tables.map((t) => t.task)).map((t) => [t, t])]);
+  fill("pick-task", [["", "All"], ...distinct(data.tables.map((t) => t.task)).map((t) => [t, data.tasks[t]])]);
   fill("pick-metric", [
     ["", "First of each task"],
     ...distinct(data.tables.flatMap((t) => t.metrics)).map((metric) => {
       const less = data.directions[metric] < 0 ? " (less is better)" : "";
-      return [metric, metric + less];
+      return [metric, data.titles[metric] + less];
     }),
   ]);
   const shots = distinct(data.tables.flatMap((t) => t.shots)).filter(Boolean).sort((a, b) => a - b);

@@ -16,6 +16,7 @@ from spade_bench.report import risk_split
 from spade_bench.report.flags import shared
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.mainseries import main_series
+from spade_bench.report.naming import metric_title, protocol_title, task_title
 from spade_bench.report.overall import OverallRow, overall
 from spade_bench.report.page import howmade, usedcards
 from spade_bench.report.page.cohortflow import cohort_flows, stored_cohorts
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["render_page", "write_page"]
 
 _PACKAGE = "spade_bench.report.page"
-_KINDS = ("curve", "calibration", "survival")
+_KINDS = ("dots", "heat", "curve", "cv", "ranks", "roc", "pr", "calibration", "survival")
 
 
 def write_page(results: ResultsView, path: Path, maps: Path | None = None) -> None:
@@ -183,9 +184,11 @@ def _data(
 
     order = {flag: at for at, flag in enumerate(meanings)}
     metrics = {metric for one in tables for metric in one.metrics}
-    return _shown(
+    data: dict[str, Any] = _shown(
         {
             "flags": list(meanings.items()),
+            "titles": {name: metric_title(name) for name in sorted(metrics)},
+            "tasks": {one.task: task_title(one.task) for one in tables},
             "directions": {
                 name: -1 if name == risk_split.METRIC else direction(name)
                 for name in sorted(metrics)
@@ -195,6 +198,7 @@ def _data(
             ],
         }
     )
+    return data
 
 
 def chance_levels(standing: Standing, results: ResultsView) -> dict[str, float]:
@@ -249,6 +253,7 @@ def _environment() -> Environment:
         "time": _time,
     }
     environment.globals |= {"plot_scale": plot_scale, "place": _place, "shared": shared}
+    environment.filters |= {"task": task_title, "metric": metric_title, "protocol": protocol_title}
     return environment
 
 
@@ -268,7 +273,7 @@ def plot_scale(values: Sequence[float | None], level: float | None) -> tuple[flo
 def _place(one: Any) -> str:
     """Protocol, shots and condition of a series or a number, in words."""
     shot = (f"k={one.k_shot}",) if one.k_shot is not None else ()
-    return ", ".join((one.protocol, *shot, *one.condition))
+    return ", ".join((protocol_title(one.protocol), *shot, *one.condition))
 
 
 def _number(value: float | None, metric: str = "") -> str:

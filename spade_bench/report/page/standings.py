@@ -10,6 +10,7 @@ from spade_bench.report import risk_split
 from spade_bench.report.caveats import speaks_of
 from spade_bench.report.flags import explain, shared
 from spade_bench.report.leaderboard import ReportRow, leaderboard
+from spade_bench.report.naming import protocol_title
 from spade_bench.report.page.resultsview import ResultsView
 
 __all__ = ["Line", "Standing", "flag_meanings", "report_rows", "standings"]
@@ -81,16 +82,16 @@ class Standing:
     about: str
 
     @property
-    def title(self) -> str:
-        """Task, protocol and what sets it apart."""
-        return ", ".join(filter(None, (self.task, self.protocol, self.part, *self.condition)))
+    def place(self) -> str:
+        """Protocol and what sets it apart, in words."""
+        words = (protocol_title(self.protocol), self.part, *self.condition)
+        return ", ".join(filter(None, words))
 
     def as_data(self, order: Mapping[str, int]) -> dict[str, Any]:
         """Return what the page's script draws from; flags are numbers in ``order``."""
         return {
             "task": self.task,
             "protocol": self.protocol,
-            "title": self.title,
             "metrics": list(self.metrics),
             "shots": list(self.shots),
             "common": [order[flag] for flag in self.flags],
@@ -141,7 +142,7 @@ def _standing(
         line = lines.setdefault(key, Line(row.encoder, row.head, row.control))
         line.cells.setdefault(row.metric, {})[row.k_shot or 0] = row
     metrics = tuple(dict.fromkeys(row.metric for row in rows))
-    known = {row.k_shot for row in rows} - {None, 0}
+    known = {row.k_shot for row in rows if row.k_shot}
     shots = tuple(sorted(known)) or (0,)  # cells that failed early know of no shots
     common = shared([row.flags for row in rows if not row.control and row.mean is not None])
     way = part or ("fold models" if (task, protocol) in held else protocol)
@@ -168,7 +169,7 @@ def _arranged(lines: Mapping[_LineKey, Line], metric: str, shot: int) -> list[Li
     for key, line in lines.items():
         if not key.control:
             mains.setdefault((key.encoder, key.head), line)
-    alone = []
+    alone: list[Line] = []
     for key, line in lines.items():
         if key.control:
             owner = mains.get((key.control_of or key.encoder, key.head))

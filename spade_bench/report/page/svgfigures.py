@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from spade_bench.console import track
 from spade_bench.report.pictures import Picture
@@ -16,9 +17,8 @@ MOST_FIGURES = 40
 """Figures of a page; more would make it too large to send."""
 _MOST_BYTES = 1_500_000
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text that can be selected, searched and read aloud
-    "text.parse_math": False,  # a name with dollars is a name
     "axes.unicode_minus": True,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -26,9 +26,8 @@ _STYLE = {
     "legend.framealpha": 0.0,
     "legend.edgecolor": "none",
 }
-# Black is the ink of the page, light or dark; the ground behind is the page's own.
-_INK = re.compile(r"(fill|stroke): ?#(?:000000|000)\b")
-_PAPER = re.compile(r"(fill|stroke): ?#(?:ffffff|fff)\b")
+# Dark greys are the ink of the page, light or dark; lighter ones are mixed with its ground.
+_GREY = re.compile(r"(fill|stroke): ?#([0-9a-f]{2})\2\2\b")
 _ID = re.compile(r'(\bid="|\burl\(#|\bhref="#)')
 _NUMBER = re.compile(r"(\d+\.\d{2})\d+")
 _FONT = re.compile(r"(font: [^;\"]*?px) [^;\"]*|font-family: [^;\"]*;? ?")
@@ -98,10 +97,17 @@ def inline_svg(picture: Picture, prefix: str) -> SvgFigure:
 
 def _tag(tag: str, prefix: str) -> str:
     tag = _ID.sub(lambda found: found.group(1) + prefix, tag)
-    tag = _INK.sub(r"\1: currentColor", tag)
-    tag = _PAPER.sub(r"\1: var(--ground)", tag)
+    tag = _GREY.sub(_of_page, tag)
     tag = _FONT.sub(lambda found: f"{found.group(1)} sans-serif" if found.group(1) else "", tag)
     return _NUMBER.sub(r"\1", tag)
+
+
+def _of_page(found: re.Match[str]) -> str:
+    level = int(found.group(2), 16)
+    if level < 0x70:
+        return f"{found.group(1)}: currentColor"
+    ink = round(100 * (255 - level) / 255)
+    return f"{found.group(1)}: color-mix(in srgb, currentColor {ink}%, var(--ground))"
 
 
 def _escaped(text: str) -> str:
