@@ -139,25 +139,6 @@ def load_options(
     )
 
 
-RegionsOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Folder with SLIDE.geojson (annotations of QuPath): take the patches inside only."
-    ),
-]
-RegionNameOption = Annotated[
-    list[str] | None,
-    typer.Option(help="With --regions: class or name of the regions to take. Repeatable."),
-]
-RegionShareOption = Annotated[
-    float | None,
-    typer.Option(
-        help="With --regions: least share of a patch's area inside, such as 0.5. Default: its "
-        "centre."
-    ),
-]
-
-
 def parse_shard(text: str | None) -> tuple[int, int] | None:
     """Read ``i/n`` (1-based) into a zero-based index and a count.
 
