@@ -109,6 +109,11 @@ def _source(kept: KeptModels, place: Place) -> tuple[EncoderFeatures, dict[str, 
             where="--encoder",
             fix="Explain an encoder, or its base",
         )
+    inside = REGIONS in row.inputs
+    if place.regions is not None and not inside:
+        raise UserError(
+            "The run was made on whole slides, not inside regions", fix="Leave them out"
+        )
     request = stored_request(
         kept.models[0].out,
         row.task,
@@ -117,8 +122,8 @@ def _source(kept: KeptModels, place: Place) -> tuple[EncoderFeatures, dict[str, 
         features=place.features,
         weights=place.weights,
         device=place.device,
-        inside=REGIONS in row.inputs,
-        regions=place.regions if REGIONS in row.inputs else None,
+        inside=inside,
+        regions=place.regions,
     )
     (task,), (encoder,), folders = request.tasks, request.encoders, FeatureFolders()
     cases = load_cases(request, task, kinds.get(task.card.kind).load())

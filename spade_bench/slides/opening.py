@@ -17,8 +17,7 @@ from spade_bench.slides.resolution import Resolution, find_resolution, resolutio
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["SLIDE_SUFFIXES", "Slide", "find_slides", "open_slide", "resolution",
-           "slide_offset"]  # fmt: skip
+__all__ = ["SLIDE_SUFFIXES", "Slide", "find_slides", "open_slide", "resolution"]
 
 SLIDE_SUFFIXES = frozenset(
     {".svs", ".tif", ".tiff", ".ndpi", ".mrxs", ".scn", ".vms", ".vmu", ".bif", ".svslide", ".dcm"}
@@ -207,17 +206,6 @@ def _check_extent(pixels: int, size: Resolution) -> None:
             f"would be {millimetres:.0f} mm wide at {size.mpp:.3g} µm/px ({size.source})",
             fix="Give the right value, µm per pixel, with --override-mpp",
         )
-
-
-def slide_offset(path: Path) -> tuple[int, int]:
-    """Return the level-0 pixel (x, y) that QuPath calls (0, 0), whatever the slide's resolution.
-
-    Raises:
-        DataError: When the slide cannot be opened.
-    """
-    opened = open_pyramid(path)
-    opened.pyramid.close()
-    return _offset(opened)
 
 
 def _offset(opened: Opened) -> tuple[int, int]:

@@ -323,6 +323,8 @@ def test_maps_of_a_run_and_of_a_model_hold_the_patches_inside(study: Study, tmp_
         assert np.array_equal(one.coords, other.coords)
         assert np.array_equal(one.contribution, other.contribution)
         assert len(one.coords) == 8
+    with pytest.raises(UserError, match="made on whole slides, not inside regions"):
+        sb.explain(tmp_path / "hand", inside=study.regions)
     fit: dict[str, Any] = {"table": study.table, "head": "abmil", "device": "cpu"}
     fit |= {"set": {"abmil": {"epochs": 3}}}
     model = sb.fit("mine", "t", features=study.features, regions=study.regions, **fit)

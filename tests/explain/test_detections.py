@@ -15,6 +15,7 @@ from shapely.geometry import shape
 from spade_bench.errors import DataError, UserError
 from spade_bench.explain.detections import write_detections
 from spade_bench.explain.layers import CATEGORY, SHARE, SIGNED, VALUE, Layer, percentiles
+from spade_bench.explain.slidemap import SlideMap
 
 SIDE = 100
 GRID = np.stack(np.meshgrid(np.arange(10), np.arange(10)), axis=-1).reshape(-1, 2) * SIDE
@@ -136,16 +137,11 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_map_writes_itself_with_raw_values_and_the_offset_of_its_slide(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from spade_bench.explain import slidemap
-
+def test_a_map_writes_itself_with_raw_values_and_the_offset_of_its_slide(tmp_path: Path) -> None:
     attention = RNG.gamma(2.0, size=100)
-    one = slidemap.SlideMap("s", "c", "uni", "abmil", "t", ("no", "yes"), GRID, SIDE,
+    one = SlideMap("s", "c", "uni", "abmil", "t", ("no", "yes"), GRID, SIDE,
                             attention / attention.sum(), RNG.normal(size=(100, 2)),
-                            slide=tmp_path / "s.mrxs")  # fmt: skip
-    monkeypatch.setattr(slidemap, "slide_offset", lambda path: (40, 20))
+                            offset=(40, 20))  # fmt: skip
     features = read(one.to_geojson(tmp_path / "s.geojson.gz", max_detections=10))
     frame = one.to_dataframe()
     top = np.sort(np.argsort(-attention)[:10])
