@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import numpy as np
     from anndata import AnnData
 
-    from spade_bench.evaluation import EvaluationSettings
-    from spade_bench.evaluation.inputs import ChosenEncoders
     from spade_bench.evaluation.trainedmodel import TrainedModel
     from spade_bench.explain.maplist import Maps
     from spade_bench.explain.slidemap import SlideMap
@@ -46,11 +44,6 @@ __all__ = [
     "read_features",
     "read_spots",
 ]
-
-
-_KEYWORDS = {"encoders": "encoder", "tasks": "task", "tables": "table",
-             "region_names": "region_name"}  # fmt: skip
-"""Fields of the settings that have a keyword of another name here."""
 
 _OF_RUNS = ("protocol", "controls", "permutations", "splits", "keep_heads")
 
@@ -292,7 +285,7 @@ def evaluate(
         from_file = _workspace(workspace)
         said = EvaluationSettings.of({"seed": settings.get("seed")}, "keywords")
         named = inputs.choose_encoders(encoders, said.resolved(from_file).seed)
-        chosen = _settings(
+        chosen = inputs.settings_of(
             named, task, folder, settings, table=table, features=features, weights=weights
         )
         evaluation.run_settings(chosen, from_file, loaded=named.loaded)
@@ -353,7 +346,7 @@ def fit(
                 "be loaded to predict: it is not registered, or has a precision or seed of its own",
                 fix="Register it and load it with load_encoder, or fit on its own features",
             )
-        chosen = _settings(
+        chosen = inputs.settings_of(
             named, task, folder, settings, table=table, features=features, weights=weights
         )
         return fit_model(resolve(chosen, from_file))
@@ -382,40 +375,34 @@ def explain(
 ) -> SlideMap | Maps:
     """Map what each patch of a slide did to a prediction: attention and signed contributions.
 
-    Of a run, the map of a case is the mean over the kept heads (`evaluate(..., keep_heads="all")`)
-    in which it was held out.
-
     Args:
-        model: What `fit` returned, or the folder that it was saved to; or results of a run, as an
-            object or as folders.
-        slide: One slide, by its file; its name must be that of the features, unless `slide_id` says
-            whose it is.
-        features: A folder of features; for a model also bags, or an AnnData of patches; for a run
-            also a mapping of encoder -> folder. None takes the folders that a run had.
+        model: What `fit` returned, or its folder; or results of a run, as an object or as folders,
+            whose map of a case is the mean over the kept heads in which it was held out.
+        slide: One slide, by its file; its name is that of the features unless `slide_id` says it.
+        features: A folder; of a model also bags or an AnnData; of a run also a mapping of encoder
+            -> folder, or None for the folders that it had.
         slides: Folder of slides to draw maps on, for several.
         slide_id: One slide by its name; None takes the name of the file.
-        cases: Cases, or slides, to map; None maps all, of a run those that were held out.
+        cases: Cases, or slides; None maps all, of a run those that were held out.
         encoder: Which encoder of a run, where there are several; likewise the next four.
         task: Which task.
         head: Which head.
         shots: Which number of shots; None takes the largest.
         protocol: Which protocol.
         against: A second encoder of the run to map beside the first.
-        table: Cohort table (csv) of a run, where it is not where the run had it; for a model a csv
-            of `case_id` and `slide_id`, where slides are not cases.
-        weights: Weights of an encoder of features; for a run also a mapping of encoder -> weights.
+        table: Cohort table (csv) of a run that has moved; for a model a csv of cases and slides.
+        weights: Weights of an encoder of features; of a run also a mapping of encoder -> weights.
         device: Where that encoder runs.
-        trained_too: Map cases that trained the model too, and mark them. None does so for one
-            slide of a model that is named, with a warning.
+        trained_too: Map cases that trained the model too, and mark them. None does so, with a
+            warning, for a slide of a model that is named.
         inside: Folder of region files, for a model that was fitted inside regions; of a run None
             takes those of the run.
 
     Returns:
-        The map of one slide, with `to_dataframe`, `plot` and `to_geojson`, or several as a list.
+        The map of one slide, with `to_dataframe`, `plot` and `to_geojson`, or a list of maps.
 
     Raises:
-        UserError: When the head cannot say what a patch adds, a case trained the model, several
-            models fit, or no slide is named or there is none.
+        UserError: When the head cannot say it, a case trained the model, or several models fit.
         DataError: When features or weights are not those of the model, or a run kept no head.
     """
     from spade_bench.explain import explaining
@@ -434,13 +421,8 @@ def explain(
         inside=None if inside is None else Path(inside),
     )
     with left_unchanged():
-        return explaining.explain(
-            model,
-            question,
-            slide=None if slide is None else Path(slide),
-            slide_id=slide_id,
-            marked=trained_too is None,
-        )
+        marked = trained_too is None
+        return explaining.explain(model, question, slide, slide_id, marked=marked)
 
 
 @says_keywords
@@ -537,41 +519,6 @@ def read_spots(
     from spade_bench.spatial import spotdata
 
     return spotdata.read_spots(Path(path), technology=technology, sample=sample, spot_um=spot_um)
-
-
-def _settings(
-    encoders: ChosenEncoders,
-    task: Any,
-    folder: Path,
-    settings: dict[str, Any],
-    *,
-    table: Any,
-    features: Any,
-    weights: Any,
-) -> EvaluationSettings:
-    """Settings of a run from names and objects; what lies in memory is written to the folder."""
-    from spade_bench import config
-    from spade_bench.evaluation import EvaluationSettings, inputs
-
-    for name, keyword in _KEYWORDS.items():
-        if name in settings:
-            raise UserError(f"there is no keyword {name}=", fix=f"Write {keyword}=")
-    for keyword, name in {"test_table": "test_tables", "region_name": "region_names"}.items():
-        if keyword in settings:
-            settings[name] = settings.pop(keyword)
-    values = {
-        **settings,
-        "test_tables": inputs.tables(settings.get("test_tables"), folder),
-        "test_features": inputs.feature_folders(settings.get("test_features"), folder),
-        "encoders": encoders.names,
-        "tasks": tuple(inputs.task_name(one, folder) for one in inputs.listed(task)),
-        "tables": inputs.tables(table, folder),
-        "features": inputs.feature_folders(features, folder),
-        "weights": {**encoders.weights, **inputs.by_name(weights)},
-        "set": config.merge(encoders.options, settings.get("set") or {}),
-        "out": folder,
-    }
-    return EvaluationSettings.of(values, "keywords")
 
 
 def _workspace(workspace: Source | Workspace | None) -> Workspace | None:

@@ -23,10 +23,11 @@ R = TypeVar("R")
 
 SWITCHES = frozenset(
     {
-        *("allow-leaky-splits", "allow-missing", "as-is", "controls", "csv", "drop-blur"),
-        *("drop-pen", "dry-run", "float32", "force", "group-by-site", "json", "keep-redacted"),
-        *("keep-zero-times", "markdown", "overwrite", "plots", "preview", "scan-k", "select"),
-        "trust-remote-code",
+        *("allow-leaky-splits", "allow-missing", "as-is", "blind", "controls", "csv"),
+        *("drop-blur", "drop-pen", "dry-run", "float32", "force", "geojson", "group-by-site"),
+        *("json", "keep-redacted", "keep-zero-times", "latex", "long", "markdown"),
+        *("overwrite", "plots", "preview", "scan-k", "select", "trained-too"),
+        *("trust-remote-code", "viewer", "with-routing"),
     }
 )
 """Flags that take no value."""

@@ -38,6 +38,7 @@ class SpadeEncoder:
         tau: Routing temperature.
         training_samples: Samples that the experts were trained on, for the contamination ledger.
         training_patients: Their patients, where known.
+        simulated: Whether they are simulated.
     """
 
     card: EncoderCard
@@ -75,6 +76,7 @@ class SpadeEncoder:
         self.tau = model.tau if tau is None else float(tau)
         self.training_samples = tuple(model.info.samples)
         self.training_patients = tuple(model.info.patients)
+        self.simulated = model.info.simulated
         if not self.tau > 0:
             raise ConfigError(f"the routing temperature must be above 0, not {tau}", where="tau")
         self.batch = max(1, int(batch))

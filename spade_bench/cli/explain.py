@@ -7,6 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spade_bench.cli.explainexperts import (
+    GenesOption,
+    SpotsOption,
+    encoder_of,
+    explain_experts,
+    refuse_without_weights,
+)
 from spade_bench.cli.options import DeviceOption, JsonOption, parse_named_paths
 
 if TYPE_CHECKING:
@@ -19,7 +26,10 @@ __all__ = ["explain"]
 def explain(
     subject: Annotated[
         list[Path],
-        typer.Argument(help="Folder of a model of `fit`, or folders of results of `run`."),
+        typer.Argument(
+            help="Folder of a model of `fit`, or folders of results of `run`; or the weights of an "
+            "encoder with experts, for their maps."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for maps and pictures.")],
     slides: Annotated[
@@ -61,17 +71,42 @@ def explain(
         Path | None,
         typer.Option(help="Outlines (SLIDE.geojson, or a folder) to draw and to measure against."),
     ] = None,
+    inside: Annotated[
+        Path | None,
+        typer.Option(
+            help="Regions inside which the models were fitted. Default: those of the run."
+        ),
+    ] = None,
     geojson: Annotated[bool, typer.Option("--geojson", help="Write files for QuPath too.")] = False,
+    viewer: Annotated[
+        bool,
+        typer.Option(
+            "--viewer",
+            help="Write a viewer of slides and layers too, which opens in a browser by double "
+            "click.",
+        ),
+    ] = False,
+    viewer_px: Annotated[
+        int,
+        typer.Option(
+            help="Longer side of the viewer's largest picture of a slide: 8192 gives at most 341 "
+            "tiles, mostly 2 to 15 MB per slide."
+        ),
+    ] = 8192,
     trained_too: Annotated[
         bool,
         typer.Option("--trained-too", help="Map cases that trained the model too, and mark them."),
     ] = False,
+    genes: GenesOption = None,
+    training_spots: SpotsOption = None,
     json_: JsonOption = False,
     device: DeviceOption = None,
 ) -> None:
     """Map what each patch of a slide did to a prediction: attention and signed contributions.
 
-    Of a run, the map of a case is the mean over the kept heads in which it was held out.
+    Of a run, the map of a case is the mean over the kept heads in which it was held out. Of the
+    weights of an encoder with experts, it maps which expert each patch goes to, and with --genes
+    the expression that is predicted there.
 
     Example: spade-bench explain runs/ --slides slides/ --features features/ --out maps/
     """
@@ -84,6 +119,15 @@ def explain(
 
     space = ws.load()
     device = device or (space.device if space is not None else "auto")
+    plugin = encoder_of(subject[0]) if len(subject) == 1 else None
+    if plugin is not None:
+        explain_experts(
+            plugin, subject[0], features=_paths(features, "--features", False), slides=slides,
+            out=out, wanted=case, table=table, genes=genes, spots=training_spots, top=top,
+            device=device, as_json=json_,
+        )  # fmt: skip
+        return
+    refuse_without_weights(genes, training_spots)
     opened = open_subject(subject, device)
     of_run = isinstance(opened, list)
     question = Question(
@@ -96,8 +140,11 @@ def explain(
         weights=_paths(weights, "--weights", of_run),
         device=device,
         trained_too=trained_too,
+        inside=inside,
     )
-    wishes = Wishes(geojson=geojson, top=top, blind=blind, regions=regions)
+    wishes = Wishes(
+        geojson=geojson, top=top, blind=blind, regions=regions, viewer=viewer, viewer_px=viewer_px
+    )
     with left_unchanged():
         written = write_maps(maps_of(opened, question), out, wishes)
     if json_:
@@ -143,6 +190,8 @@ def _say(written: Written, out: Path) -> None:
         )
     if written.regions is not None:
         _say_regions(written.regions, written.encoders)
+    if written.viewer is not None:
+        console.emit(f"open {written.viewer} in a browser")
 
 
 def _say_regions(scores: RegionScores, encoders: tuple[str, ...]) -> None:

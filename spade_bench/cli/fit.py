@@ -12,11 +12,13 @@ from spade_bench.cli.options import (
     AsIsOption,
     DeviceOption,
     PositiveOption,
+    RegionNameOption,
+    RegionShareOption,
+    RegionsOption,
     SeedOption,
     SetOption,
     TrustOption,
 )
-from spade_bench.cli.regionoptions import RegionNameOption, RegionShareOption, RegionsOption
 from spade_bench.cli.tableoptions import (
     CaseColumn,
     DaysColumn,

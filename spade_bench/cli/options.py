@@ -18,6 +18,9 @@ __all__ = [
     "DeviceOption",
     "JsonOption",
     "PositiveOption",
+    "RegionNameOption",
+    "RegionShareOption",
+    "RegionsOption",
     "RevisionOption",
     "SeedOption",
     "SetOption",
@@ -71,6 +74,23 @@ SetOption = Annotated[
     typer.Option("--set", help="Setting of a head or encoder: logistic.C=0.5. Repeatable."),
 ]
 BatchSizeOption = Annotated[int, typer.Option("--batch-size", min=1, help="Patches per batch.")]
+RegionsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder with SLIDE.geojson (annotations of QuPath): take the patches inside only."
+    ),
+]
+RegionNameOption = Annotated[
+    list[str] | None,
+    typer.Option(help="With --regions: class or name of the regions to take. Repeatable."),
+]
+RegionShareOption = Annotated[
+    float | None,
+    typer.Option(
+        help="With --regions: least share of a patch's area inside, such as 0.5. Default: its "
+        "centre."
+    ),
+]
 
 
 def load_options(

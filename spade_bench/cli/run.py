@@ -12,12 +12,14 @@ from spade_bench.cli.options import (
     AsIsOption,
     DeviceOption,
     PositiveOption,
+    RegionNameOption,
+    RegionShareOption,
+    RegionsOption,
     SetOption,
     TrustOption,
     parse_named_paths,
     parse_shard,
 )
-from spade_bench.cli.regionoptions import RegionNameOption, RegionShareOption, RegionsOption
 from spade_bench.cli.tableoptions import (
     CaseColumn,
     DaysColumn,

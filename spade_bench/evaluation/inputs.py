@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spade_bench import config
 from spade_bench.errors import DataError, UserError
+from spade_bench.evaluation.settings import EvaluationSettings
 from spade_bench.files import atomic_path, file_name, hash_array, hash_obj
 from spade_bench.registry import encoders as registered
 from spade_bench.types import Bag, EncoderCard, TaskCard
@@ -20,11 +22,15 @@ __all__ = [
     "choose_encoders",
     "feature_folders",
     "listed",
+    "settings_of",
     "tables",
     "task_name",
 ]
 
 _EVERY = "*"
+_KEYWORDS = {"encoders": "encoder", "tasks": "task", "tables": "table",
+             "region_names": "region_name"}  # fmt: skip
+"""Fields of the settings that have a keyword of another name in Python."""
 
 
 def listed(value: Any) -> list[Any]:
@@ -256,3 +262,35 @@ def _features(features: Any, name: str, folder: Path) -> Path:
             },
         )
     return root
+
+
+def settings_of(
+    encoders: ChosenEncoders,
+    task: Any,
+    folder: Path,
+    settings: dict[str, Any],
+    *,
+    table: Any,
+    features: Any,
+    weights: Any,
+) -> EvaluationSettings:
+    """Settings of a run from names and objects; what lies in memory is written to the folder."""
+    for name, keyword in _KEYWORDS.items():
+        if name in settings:
+            raise UserError(f"there is no keyword {name}=", fix=f"Write {keyword}=")
+    for keyword, name in {"test_table": "test_tables", "region_name": "region_names"}.items():
+        if keyword in settings:
+            settings[name] = settings.pop(keyword)
+    values = {
+        **settings,
+        "test_tables": tables(settings.get("test_tables"), folder),
+        "test_features": feature_folders(settings.get("test_features"), folder),
+        "encoders": encoders.names,
+        "tasks": tuple(task_name(one, folder) for one in listed(task)),
+        "tables": tables(table, folder),
+        "features": feature_folders(features, folder),
+        "weights": {**encoders.weights, **by_name(weights)},
+        "set": config.merge(encoders.options, settings.get("set") or {}),
+        "out": folder,
+    }
+    return EvaluationSettings.of(values, "keywords")

@@ -117,10 +117,9 @@ class OpenFeatures:
 
     Attributes:
         slides: Slides that there are.
-        read: Returns the bag of a slide as it is stored: where patches lie, and what made them.
+        read: Returns the bag of a slide as it is stored.
         make: Makes the bags of cases of their slides, sent through the model's encoder.
-        by_patch: Whether a bag that is made has a row per patch; that of a slide encoder has one
-            per slide.
+        by_patch: Whether a bag that is made has a row per patch, not one per slide.
     """
 
     slides: tuple[str, ...]
@@ -208,7 +207,7 @@ class TrainedModel:
         device: str = "auto",
         regions: str | Path | None = None,
     ) -> NDArray[np.float64]:
-        """Say how much each patch of a slide weighs, in the order of its features.
+        """Return the weight of each patch of a slide, (n,), which sum to one.
 
         Args:
             features: Features folder with the slide, or its bag.
@@ -216,9 +215,6 @@ class TrainedModel:
             weights: See `predict`.
             device: See `predict`.
             regions: See `predict`; the patches inside are then all there are.
-
-        Returns:
-            Weights that sum to one, (n,).
 
         Raises:
             UserError: When the head has no attention, or no slide is named.
@@ -248,9 +244,9 @@ class TrainedModel:
         """Open features for as long as the block lasts, and make sure that they fit the model.
 
         Args:
-            features: See `predict`.
-            weights: See `predict`.
-            device: See `predict`.
+            features: Features; these, `weights` and `device` as in `predict`.
+            weights: Weights.
+            device: Device.
             only: Look at this slide of a folder only.
             inside: Cuts the features to the patches that count.
 
@@ -440,20 +436,19 @@ class TrainedModel:
 
     def cases_of(self, slides: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """Return cases with their slides: a slide is a case, those of a training case together."""
-        known = {s: case for case, listed in self.info.trained_on.items() for s in listed}
         out: dict[str, tuple[str, ...]] = {}
         for slide in slides:
-            case = known.get(slide, slide)
+            case = self._case_of.get(slide, slide)
             out[case] = (*out.get(case, ()), slide)
         return out
 
     def trained_on(self, case_id: str, slides: Sequence[str]) -> bool:
         """Whether a case, or one of its slides, trained the model."""
-        return case_id in self.info.trained_on or not self._seen.isdisjoint(slides)
+        return case_id in self.info.trained_on or not self._case_of.keys().isdisjoint(slides)
 
     @cached_property
-    def _seen(self) -> frozenset[str]:
-        return frozenset(slide for listed in self.info.trained_on.values() for slide in listed)
+    def _case_of(self) -> dict[str, str]:
+        return {s: case for case, listed in self.info.trained_on.items() for s in listed}
 
     def _frame(
         self, cases: Mapping[str, Sequence[str]], scores: NDArray[np.float64]

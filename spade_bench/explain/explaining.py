@@ -62,9 +62,9 @@ class Question:
 def explain(
     subject: Any,
     question: Question,
-    *,
-    slide: Path | None = None,
+    slide: str | os.PathLike[str] | None = None,
     slide_id: str | None = None,
+    *,
     marked: bool = False,
 ) -> SlideMap | Maps:
     """Map one slide where one is named, else every slide that is asked for.
@@ -81,6 +81,7 @@ def explain(
         DataError: See `maps_of`.
     """
     subject = open_subject(subject, question.device)
+    slide = None if slide is None else Path(slide)
     if slide is not None and not slide.exists():
         raise UserError("There is no such slide", where=str(slide))
     name = slide_id or (None if slide is None else slide.stem)
@@ -191,6 +192,12 @@ def _by_model(
 def _by_run(
     folders: Sequence[Path], question: Question, files: Mapping[str, Path]
 ) -> Iterator[SlideMap]:
+    if hasattr(question.features, "obsm") or isinstance(question.features, (Bag, list, tuple)):
+        raise UserError(
+            "the cases of a run are explained by files of features, not by bags in memory",
+            where="--features",
+            fix="Name their folder, or leave it out to take that of the run",
+        )
     kept = [choose_models(folders, question.wanted, besides=question.against)]
     if question.against is not None:
         row = kept[0].row

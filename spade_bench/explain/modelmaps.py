@@ -58,12 +58,6 @@ def model_maps(
         DataError: When the features are of another identity, or do not say where patches lie.
     """
     info, fitted = model.info, model.fitted
-    if info.regions is not None:
-        raise UserError(
-            f"The model was fitted on {info.regions.words}: a map of whole slides would show "
-            "patches that it never judged",
-            fix="Explain a model of whole slides",
-        )
     subject = Subject(info.encoder, fitted.info.head, info.task, info.simulated)
     only = wanted[0] if wanted is not None and len(wanted) == 1 and cases is None else None
     if only is not None and model.trained_on(only, [only]):

@@ -87,7 +87,7 @@ def write_preview(
     page = _titled(Image.fromarray(pixels), title, slide.mpp * slide.width / image.width)
     path = preview_path(folder, slide.slide_id)
     with atomic_path(path) as temporary:
-        page.save(temporary, quality=88)
+        page.save(temporary, quality=88, subsampling=0)  # thin lines keep their colour
     return path
 
 

@@ -74,9 +74,7 @@ def sheet_figure(
     tile = (_WIDTH - 2 * _MARGIN - (across - 1) * _GAP) / across
     lines = max((len(one.lines) for group in groups for one in group.tiles), default=0)
     row = tile + 0.4 + lines * _line(_CAPTION_PT) + _GAP
-    head = "\n".join(
-        _broken(title, _WIDTH - 2 * _MARGIN - (2 * tile if bar else 0), _TITLE_PT * 1.1)
-    )
+    head = _broken(title, _WIDTH - 2 * _MARGIN - (2 * tile if bar else 0), _TITLE_PT * 1.1)
     top = _MARGIN + (head.count("\n") + 1) * _line(_TITLE_PT) + 1.0
     heights = [
         _line(_HEADING_PT) + 1.0 + -(-len(group.tiles) // across) * row + 1.5 for group in groups
@@ -121,16 +119,13 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = _DPI) -> Path:
     Returns:
         The file.
     """
-    from matplotlib import rc_context
-
     more: dict[str, Any] = {
         ".png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 4}},
         ".jpg": {"pil_kwargs": {"quality": 88}},
         ".pdf": {"metadata": {"CreationDate": None}},
         ".svg": {"metadata": {"Date": None}},
     }
-    # Type 42 is TrueType: text that can be searched and edited, which journals ask for.
-    with atomic_path(path) as temporary, rc_context({"pdf.fonttype": 42, "svg.fonttype": "none"}):
+    with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=dpi, **more.get(path.suffix.lower(), {}))
     return path
 

@@ -105,7 +105,7 @@ def test_an_encoder_of_features_is_sent_through_again(
     model.save(tmp_path / "model")
     model = TrainedModel.load(tmp_path / "model")
     assert len(model.predict(other_study.features, weights=weights)) == len(other_study.slides)
-    with pytest.raises(UserError, match="--weights"):
+    with pytest.raises(UserError, match="weights="):
         model.predict(other_study.features)
     (weights / "experts.safetensors").write_bytes(b"others")
     with pytest.raises(DataError, match="other weights or options"):

@@ -60,7 +60,7 @@ def test_lines_lie_on_the_borders_of_patches_and_nowhere_else(
                              patches=patches, side=100)  # fmt: skip
     with Image.open(path) as image:
         drawn = np.asarray(image.convert("RGB")).astype(int)[image.height - 1400 :]
-    green = drawn[..., 1] - drawn[..., 0] > 20
+    green = drawn[..., 1] - drawn[..., 0] > 20  # tissue is -100
     inside = np.zeros_like(green)
     inside[370:-370, 370:-370] = True  # JPEG colours the rim of the tissue too
     rows, columns = np.nonzero(green & inside)

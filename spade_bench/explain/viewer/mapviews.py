@@ -72,12 +72,9 @@ def _top(layer: Layer, most: int) -> list[TopPatch]:
     listed = []
     for lowest in (False, True):
         rows = highest(layer, most, _APART * layer.side, lowest=lowest)
-        listed += [
-            TopPatch(
-                layer.key, rank, float(layer.values[row]), *map(int, layer.coords[row]), lowest
-            )
-            for rank, row in enumerate(rows, start=1)
-        ]
+        for rank, row in enumerate(rows, start=1):
+            x, y = (int(v) for v in layer.coords[row])
+            listed.append(TopPatch(layer.key, rank, float(layer.values[row]), x, y, lowest))
     return listed
 
 
