@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["code", "explain", "shared"]
+__all__ = ["code", "explain", "meaning", "shared"]
 
 _CELL = {"missing", "failed", "undefined"}
 
@@ -107,14 +107,19 @@ def explain(flags: Iterable[str], words: Mapping[str, str] | None = None) -> lis
     """
     lines = []
     for flag in sorted(set(flags)):
-        text = _EXACT.get(flag, "") or (words or {}).get(flag, "")
-        for prefix, template in _PREFIX.items():
-            if not text and flag.startswith(prefix):
-                text = template.format(flag.removeprefix(prefix))
-        if text:
+        if text := meaning(flag, words):
             short = "" if flag in _CELL else f"{code(flag)} = "
             lines.append(f"{short}{flag}: {text}")
     return lines
+
+
+def meaning(flag: str, words: Mapping[str, str] | None = None) -> str:
+    """Return what a flag means; empty where nobody says. See :func:`explain`."""
+    text = _EXACT.get(flag, "") or (words or {}).get(flag, "")
+    for prefix, template in _PREFIX.items():
+        if not text and flag.startswith(prefix):
+            text = template.format(flag.removeprefix(prefix))
+    return text
 
 
 def shared(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.errors import printable
 from spade_bench.files import write_text
 from spade_bench.report import risk_split
+from spade_bench.report.citations import bibtex, used
 from spade_bench.report.flags import shared
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.mainseries import main_series
@@ -99,6 +100,7 @@ def _content(results: ResultsView, maps: Path | None, home: Path) -> dict[str, A
     slides = {c.case_id: c.slide_ids for one in cohorts for c in one.cases}
     words = {f"control:{one.control}": one.description for one in series if one.description}
     meanings = flag_meanings([*rows, *_as_rows(ranks)], words)
+    rests_on = used(series)
     labels, exposed = usedcards.exposures(results)
     return {
         "version": __version__,
@@ -131,6 +133,8 @@ def _content(results: ResultsView, maps: Path | None, home: Path) -> dict[str, A
         "used_encoders": usedcards.used_encoders(results, settings),
         "used_tasks": usedcards.used_tasks(results, settings),
         "used_heads": usedcards.used_heads(results),
+        "used_data": [one for one in rests_on if one.kind == "data"],
+        "bibtex": bibtex(rests_on),
         "runs": howmade.run_settings(settings),
         "environments": howmade.environments(results),
     }

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from spade_bench.report import risk_split
 from spade_bench.report.caveats import speaks_of
-from spade_bench.report.flags import explain, shared
+from spade_bench.report.flags import meaning, shared
 from spade_bench.report.leaderboard import ReportRow, leaderboard
 from spade_bench.report.naming import protocol_title
 from spade_bench.report.page.resultsview import ResultsView
@@ -128,7 +128,7 @@ def flag_meanings(rows: Sequence[ReportRow], words: Mapping[str, str]) -> dict[s
         words: What flags mean that only their encoder knows.
     """
     flags = sorted({flag for row in rows for flag in row.flags})
-    return {flag: "".join(explain([flag], words)).removeprefix(f"{flag}: ") for flag in flags}
+    return {flag: meaning(flag, words) for flag in flags}
 
 
 def _standing(
