@@ -72,6 +72,21 @@ def explain(
         ),
     ] = None,
     geojson: Annotated[bool, typer.Option("--geojson", help="Write files for QuPath too.")] = False,
+    viewer: Annotated[
+        bool,
+        typer.Option(
+            "--viewer",
+            help="Write a viewer of slides and layers too, which opens in a browser by double "
+            "click.",
+        ),
+    ] = False,
+    viewer_px: Annotated[
+        int,
+        typer.Option(
+            help="Longer side of the viewer's largest picture of a slide: 8192 gives at most 341 "
+            "tiles, mostly 2 to 15 MB per slide."
+        ),
+    ] = 8192,
     trained_too: Annotated[
         bool,
         typer.Option("--trained-too", help="Map cases that trained the model too, and mark them."),
@@ -133,7 +148,9 @@ def explain(
         trained_too=trained_too,
         inside=inside,
     )
-    wishes = Wishes(geojson=geojson, top=top, blind=blind, regions=regions)
+    wishes = Wishes(
+        geojson=geojson, top=top, blind=blind, regions=regions, viewer=viewer, viewer_px=viewer_px
+    )
     with left_unchanged():
         written = write_maps(maps_of(opened, question), out, wishes)
     if json_:
@@ -189,6 +206,8 @@ def _say(written: Written, out: Path) -> None:
         )
     if written.regions is not None:
         _say_regions(written.regions, written.encoders)
+    if written.viewer is not None:
+        console.emit(f"open {written.viewer} in a browser")
 
 
 def _say_regions(scores: RegionScores, encoders: tuple[str, ...]) -> None:

@@ -35,7 +35,7 @@ _COMMANDS = {
     "explain": ("explain", "explain"),
     "report": ("report", "report"),
     "compare": ("report", "compare"),
-    "cite": ("cite", "cite"),
+    "cite": ("report", "cite"),
     "demo": ("demo", "demo"),
 }
 

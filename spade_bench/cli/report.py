@@ -1,4 +1,4 @@
-"""`spade-bench report` and `spade-bench compare`: what the stored results say."""
+"""`spade-bench report`, `compare` and `cite`: what the stored results say and rest on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from spade_bench.report import OverallRow, ReportRow, Resampler, RiskSplit, Series
     from spade_bench.report.loadedresults import Results
 
-__all__ = ["compare", "folders_of", "report"]
+__all__ = ["cite", "compare", "report"]
 
 
 FoldersArgument = Annotated[
@@ -101,7 +101,7 @@ def report(
         raise UserError("--long is for --csv, --markdown and --latex")
     if maps is not None and html is None:
         raise UserError("--maps is for the page", fix="Give --html FILE too")
-    results = api.load_results(folders_of(folders))
+    results = api.load_results(_folders(folders))
     series, resampler = results.series, results.resampler
     wanted = metric or ("all" if long or form == "json" else "primary")
     splits = risk_splits(series, resampler)
@@ -187,7 +187,7 @@ def compare(
         raise UserError("two encoders are needed", fix="Give --a NAME --b NAME")
     if a == b:
         raise UserError(f"'{a}' is compared with itself", fix="Give two encoders")
-    results = api.load_results(folders_of(folders))
+    results = api.load_results(_folders(folders))
     wanted = metric or ("all" if form == "json" else "primary")
     differences, shown, sentence = results.differences(a, b, wanted)
     if form == "json":
@@ -209,6 +209,39 @@ def compare(
         picture = forest_picture(differences, Look.of(results.series))
         draw_pictures([picture], results.folders[0] / "plots", formats)
     _left_out(results)
+
+
+def cite(
+    folders: FoldersArgument = None,
+    as_json: JsonOption = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the BibTeX entries into a file instead.")
+    ] = None,
+) -> None:
+    """Print BibTeX and a table of licences of the encoders, heads, tasks and data used.
+
+    Example: spade-bench cite runs/ --out references.bib
+    """
+    from spade_bench import api, console, files
+    from spade_bench.report import citations
+
+    results = api.load_results(_folders(folders))
+    items = citations.used(results.series)
+    entries = citations.bibtex(items)
+    if out is not None:
+        files.write_text(out, f"{entries}\n")
+        console.say(f"wrote {out}")
+    if as_json:
+        listed = [item.as_dict() for item in items]
+        console.emit_json("cite", {"used": listed, "bibtex": entries})
+        return
+    if out is None:
+        console.emit(f"{entries}\n")
+    columns = ("kind", "name", "licence or terms", "gated", "cite")
+    rows = [
+        (one.kind, one.title, one.licence, "yes" if one.gated else "", one.key) for one in items
+    ]
+    console.table("Licences", columns, rows)
 
 
 _SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown", ".tex": "latex"}
@@ -326,7 +359,7 @@ def _plot(results: Results, formats: Sequence[str]) -> None:
     draw_pictures(pictures, results.folders[0] / "plots", formats)
 
 
-def folders_of(folders: Sequence[Path] | None) -> list[Path]:
+def _folders(folders: Sequence[Path] | None) -> list[Path]:
     """Return the folders that were named, or the workspace's.
 
     Raises:

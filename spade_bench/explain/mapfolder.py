@@ -8,6 +8,7 @@ panels/SLIDE.png, .pdf     two encoders beside each other on one scale
 geojson/SLIDE.geojson      for QuPath, where asked for
 top-ENCODER.png, .pdf      contact sheet of the highest and lowest patches
 region_scores.csv, .json   the maps held against regions, where these are given
+viewer/index.html          every layer on the slide, for a browser, where asked for
 explain.json, maps.csv     a line per map: models, prediction, files, marks; agreement
 """
 
@@ -16,19 +17,22 @@ from __future__ import annotations
 import csv
 import io
 import secrets
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.console import say
-from spade_bench.errors import DataError
+from spade_bench.errors import DataError, UserError
 from spade_bench.explain.agreement import Agreement, agreement
 from spade_bench.explain.mapstore import read_map, write_map
 from spade_bench.explain.overlay import overlay_figure, panel_figure, save_figure
 from spade_bench.explain.places import read_crops
 from spade_bench.explain.regionscores import RegionScore, RegionScores, score_slide
 from spade_bench.explain.topsheet import SlideLayer, write_top_sheets
+from spade_bench.explain.viewer.mapviews import map_views
+from spade_bench.explain.viewer.viewerfiles import VIEWER_PX, write_viewer
 from spade_bench.files import file_name, read_json, write_json, write_text
 from spade_bench.regions.regionfiles import find_regions, read_regions
 
@@ -45,6 +49,13 @@ __all__ = ["LISTING", "SCHEMA", "MapFolder", "Wishes", "Written", "write_maps"]
 SCHEMA = "spade-bench/explain/1"
 LISTING = "explain.json"
 _CROPS = 4
+_KINDS = {
+    "maps": {".h5"},
+    "pictures": {".png", ".pdf"},
+    "panels": {".png", ".pdf"},
+    "geojson": {".geojson"},
+}
+"""Folders that a call fills, with the kinds of files."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +67,16 @@ class Wishes:
         top: Patches of each end on the contact sheets; 0 for no sheets.
         blind: Whether the sheets name no encoder.
         regions: GeoJSON file or folder of them, to hold maps against and to outline in pictures.
+        viewer: Whether a viewer is written, which opens without a server.
+        viewer_px: Longer side of its largest picture of a slide.
     """
 
     geojson: bool = False
     top: int = 50
     blind: bool = False
     regions: Path | None = None
+    viewer: bool = False
+    viewer_px: int = VIEWER_PX
 
 
 @dataclass(frozen=True)
@@ -72,11 +87,13 @@ class Written:
         maps: A record per map, as in `explain.json`.
         agreements: Agreement of two encoders, per slide.
         regions: Maps held against regions; None without regions.
+        viewer: First page of the viewer; None where none was asked for.
     """
 
     maps: list[dict[str, Any]]
     agreements: list[Agreement]
     regions: RegionScores | None = None
+    viewer: Path | None = None
 
     @property
     def encoders(self) -> tuple[str, ...]:
@@ -111,8 +128,18 @@ class MapFolder:
         self._ranked: list[SlideLayer] = []
         self._marks: dict[str, None] = {}
         self._first: dict[str, Path] = {}  # slide -> map of the first encoder
+        self._stored: list[tuple[Path, Path | None]] = []  # map, slide
+        self._outlined: dict[str, SlideRegions] = {}
         self._encoder = ""
-        _remove_earlier(out)
+        if wishes.viewer and wishes.blind:
+            raise UserError(
+                "a viewer names the encoders, which --blind withholds",
+                where="--viewer",
+                fix="Leave one of them out",
+            )
+        _remove_earlier(out, viewer_stays=wishes.viewer)
+        # Says whose the folder is from the start: a call that was cut off can be made again.
+        write_json(out / LISTING, {"schema": SCHEMA, "complete": False, "maps": []})
 
     def add(self, shown: SlideMap) -> None:
         """Write one map with its pictures; one of a second encoder is held against the first."""
@@ -120,7 +147,12 @@ class MapFolder:
         second = shown.encoder != self._encoder
         below, name = Path(file_name(shown.encoder)) if second else Path(), shown.slide_id
         files = {"map": Path("maps") / below / f"{file_name(name)}.h5"}
+        if self._wishes.viewer and shown.slide is None:
+            raise UserError(
+                "the viewer needs the slides", where=name, fix="Name their folder with --slides"
+            )
         write_map(shown, self.out / files["map"])
+        self._stored.append((self.out / files["map"], shown.slide))
         regions = self._held_against_regions(shown)
         files |= self._draw(shown, regions, below)
         if self._wishes.geojson:
@@ -147,8 +179,12 @@ class MapFolder:
         """
         sheets = self._sheets()
         regions = self._region_scores()
-        written = Written(self._maps, self._agreements, regions)
-        content: dict[str, Any] = {"schema": SCHEMA, "maps": self._maps, "sheets": sheets}
+        viewer = self._viewer()
+        written = Written(self._maps, self._agreements, regions, viewer)
+        content: dict[str, Any] = {"schema": SCHEMA, "complete": True, "maps": self._maps}
+        content |= {"sheets": sheets}
+        if viewer is not None:
+            content["viewer"] = viewer.relative_to(self.out).as_posix()
         content["agreement"] = {
             "mean_spearman": written.agreement,
             "slides": [one.as_dict() for one in self._agreements],
@@ -173,6 +209,7 @@ class MapFolder:
             self._regions[shown.slide_id], slide_id=shown.slide_id, offset=shown.offset
         )
         self._scores.append(score_slide(shown, found))
+        self._outlined[shown.slide_id] = found
         return found
 
     def _draw(self, shown: SlideMap, regions: SlideRegions | None, below: Path) -> dict[str, Path]:
@@ -228,6 +265,13 @@ class MapFolder:
             marks=list(self._marks),
         )
         return [path.relative_to(self.out).as_posix() for path in paths]
+
+    def _viewer(self) -> Path | None:
+        if not self._wishes.viewer or not self._stored:
+            return None
+        maps = (read_map(path, slide) for path, slide in self._stored)
+        views = map_views(maps, top=self._wishes.top, regions=self._outlined)
+        return write_viewer(self.out / "viewer", views, viewer_px=self._wishes.viewer_px)
 
     def _region_scores(self) -> RegionScores | None:
         if self._wishes.regions is None:
@@ -307,8 +351,12 @@ def _rings(regions: SlideRegions | None) -> list[NDArray[np.float64]]:
     return [np.asarray(ring.coords, dtype=np.float64)[:, :2] for ring in rings]
 
 
-def _remove_earlier(out: Path) -> None:
+def _remove_earlier(out: Path, *, viewer_stays: bool) -> None:
     """Remove what an earlier call wrote, which would pass for results of this one.
+
+    Args:
+        out: The folder.
+        viewer_stays: Whether the tiles of a viewer stay, for the next one to use.
 
     Raises:
         DataError: When the folder holds something else.
@@ -329,3 +377,14 @@ def _remove_earlier(out: Path) -> None:
         path = (out / str(name)).resolve()
         if path.is_relative_to(root):  # nobody's list removes what lies elsewhere
             path.unlink(missing_ok=True)
+    if content.get("complete") is False:  # it was cut off before it could list its files
+        for folder, kinds in _KINDS.items():
+            for path in (out / folder).rglob("*"):
+                if path.suffix in kinds and path.is_file():
+                    path.unlink()
+    viewer = out / "viewer"
+    if viewer_stays:
+        for page in (*viewer.glob("*.html"), *viewer.glob("slides/*.html")):
+            page.unlink()
+    elif "viewer" in content or content.get("complete") is False:
+        shutil.rmtree(viewer, ignore_errors=True)
