@@ -7,16 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spade_bench.cli.explainexperts import (
-    GenesOption,
-    SpotsOption,
-    encoder_of,
-    explain_experts,
-    refuse_without_weights,
-)
 from spade_bench.cli.options import DeviceOption, JsonOption, parse_named_paths
 
 if TYPE_CHECKING:
+    from spade_bench.explain.experts.expertfiles import ExpertFiles
     from spade_bench.explain.mapfolder import Written
     from spade_bench.explain.regionscores import RegionScores
 
@@ -97,8 +91,13 @@ def explain(
         bool,
         typer.Option("--trained-too", help="Map cases that trained the model too, and mark them."),
     ] = False,
-    genes: GenesOption = None,
-    training_spots: SpotsOption = None,
+    genes: Annotated[
+        str | None, typer.Option(help="Of weights: genes to predict on slides, GENE,GENE,...")
+    ] = None,
+    training_spots: Annotated[
+        Path | None,
+        typer.Option(help="Of weights: their training spots, pretraining's folder or its HEST."),
+    ] = None,
     json_: JsonOption = False,
     device: DeviceOption = None,
 ) -> None:
@@ -112,6 +111,11 @@ def explain(
     """
     from spade_bench import console
     from spade_bench import workspace as ws
+    from spade_bench.explain.experts.fromweights import (
+        encoder_of,
+        explain_experts,
+        refuse_without_weights,
+    )
     from spade_bench.explain.explaining import Question, maps_of, open_subject
     from spade_bench.explain.keptmodels import Wanted
     from spade_bench.explain.mapfolder import SCHEMA, Wishes, write_maps
@@ -121,11 +125,13 @@ def explain(
     device = device or (space.device if space is not None else "auto")
     plugin = encoder_of(subject[0]) if len(subject) == 1 else None
     if plugin is not None:
-        explain_experts(
-            plugin, subject[0], features=_paths(features, "--features", False), slides=slides,
-            out=out, wanted=case, table=table, genes=genes, spots=training_spots, top=top,
-            device=device, as_json=json_,
-        )  # fmt: skip
+        place = _paths(features, "--features", False)
+        with left_unchanged():
+            made = explain_experts(
+                plugin, subject[0], features=place, slides=slides, out=out, wanted=case,
+                table=table, genes=genes, spots=training_spots, top=top, device=device,
+            )  # fmt: skip
+        _say_experts(made, out, json_)
         return
     refuse_without_weights(genes, training_spots)
     opened = open_subject(subject, device)
@@ -164,6 +170,16 @@ def _paths(values: list[str] | None, option: str, of_run: bool) -> Any:
     if named:
         raise UserError("a model has one encoder", where=option, fix=f"Write {option} PATH")
     return every
+
+
+def _say_experts(made: ExpertFiles, out: Path, as_json: bool) -> None:
+    from spade_bench import console
+
+    if as_json:
+        listed = [path.relative_to(out).as_posix() for path in made.files]
+        console.emit_json("expert-maps", {"slides": list(made.layers), "files": listed})
+        return
+    console.emit(f"experts of {len(made.layers)} slides, {len(made.files)} files: {out}")
 
 
 def _say(written: Written, out: Path) -> None:

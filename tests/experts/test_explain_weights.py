@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from command_line import run_main
 
-from spade_bench.cli.explainexperts import encoder_of
+from spade_bench.explain.experts.fromweights import encoder_of
 
 
 @pytest.fixture(autouse=True)

@@ -1,26 +1,24 @@
-"""`spade-bench explain WEIGHTS`: the maps of a mixture of experts, from its weights alone."""
+"""The maps of a mixture of experts from the folder of its weights alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from spade_bench.cohorts.tables import read_table
+from spade_bench.errors import UserError
+from spade_bench.explain.experts.expertfiles import ExpertFiles, write_expert_maps
+from spade_bench.features.bags import find_bags
+from spade_bench.registry import encoders
+from spade_bench.slides.opening import find_slides
+from spade_bench.types import LoadOptions
 
 if TYPE_CHECKING:
     from spade_bench.registry import Plugin
     from spade_bench.types import EncoderCard
 
-__all__ = ["GenesOption", "SpotsOption", "encoder_of", "explain_experts", "refuse_without_weights"]
-
-GenesOption = Annotated[
-    str | None,
-    typer.Option(help="Of an encoder's weights: genes to predict on the slides, GENE,GENE,..."),
-]
-SpotsOption = Annotated[
-    Path | None,
-    typer.Option(help="Its training spots: pretraining's folder, or the HEST folder it was given."),
-]
+__all__ = ["encoder_of", "explain_experts", "refuse_without_weights"]
 
 
 def encoder_of(folder: Path) -> Plugin[EncoderCard] | None:
@@ -29,8 +27,6 @@ def encoder_of(folder: Path) -> Plugin[EncoderCard] | None:
     An encoder says on its card which files its weights folder consists of; the one that describes
     the folder is called after it, which tells it from others that read the same folder.
     """
-    from spade_bench.registry import encoders
-
     for name in encoders.names():
         plugin = encoders.get(name)
         parts = plugin.card.needs.parts
@@ -46,8 +42,6 @@ def refuse_without_weights(genes: str | None, spots: Path | None) -> None:
     Raises:
         UserError: When one is given.
     """
-    from spade_bench.errors import UserError
-
     if genes or spots:
         raise UserError(
             "genes are predicted by an encoder's weights, not by a model or a run",
@@ -63,15 +57,14 @@ def explain_experts(
     features: Path | None,
     slides: Path | None,
     out: Path,
-    wanted: list[str] | None,
+    wanted: Sequence[str] | None,
     table: Path | None,
     genes: str | None,
     spots: Path | None,
     top: int,
     device: str,
-    as_json: bool,
-) -> None:
-    """Write the maps of an encoder's experts and say what was written.
+) -> ExpertFiles:
+    """Write the maps of an encoder's experts.
 
     Args:
         plugin: The encoder, from `encoder_of`.
@@ -85,51 +78,35 @@ def explain_experts(
         spots: Training spots.
         top: Patches of each expert.
         device: `auto`, `cpu` or `cuda[:n]`.
-        as_json: Whether to print JSON.
 
     Raises:
-        UserError: When no features are given.
+        UserError: When no features are given; and as `write_expert_maps`.
     """
-    from spade_bench import api, console
-    from spade_bench.errors import UserError
-    from spade_bench.explain.experts.expertfiles import write_expert_maps
-    from spade_bench.features.bags import find_bags
-    from spade_bench.slides.opening import find_slides
-    from spade_bench.surroundings import left_unchanged
-
     if features is None:
         raise UserError("no features are given", where="--features", fix="Name their folder")
-    encoder = api.load_encoder(plugin.name, weights=folder, device=device)
+    encoder = plugin.load(LoadOptions(weights=folder, device=device))
     base = None if encoder.card.upstream in (None, "", "any") else encoder.card.upstream
     files = {} if slides is None else find_slides(slides)
     mapped = _slides_of(wanted, table)
     if mapped is None and slides is not None:
         mapped = [name for name in find_bags(features, base) if name in files]
-    with left_unchanged():
-        made = write_expert_maps(
-            out,
-            features,
-            encoder=encoder,
-            slides=files,
-            mapped=mapped,
-            table=table,
-            genes=[gene.strip() for gene in (genes or "").split(",") if gene.strip()],
-            spots=spots,
-            top=max(1, top),
-        )
-    if as_json:
-        listed = [path.relative_to(out).as_posix() for path in made.files]
-        console.emit_json("expert-maps", {"slides": list(made.layers), "files": listed})
-        return
-    console.emit(f"experts of {len(made.layers)} slides, {len(made.files)} files: {out}")
+    return write_expert_maps(
+        out,
+        features,
+        encoder=encoder,
+        slides=files,
+        mapped=mapped,
+        table=table,
+        genes=[gene.strip() for gene in (genes or "").split(",") if gene.strip()],
+        spots=spots,
+        top=max(1, top),
+    )
 
 
-def _slides_of(wanted: list[str] | None, table: Path | None) -> list[str] | None:
+def _slides_of(wanted: Sequence[str] | None, table: Path | None) -> list[str] | None:
     """The slides that are named, or that belong to cases that are named."""
     if not wanted or table is None:
-        return wanted or None
-    from spade_bench.cohorts.tables import read_table
-
+        return list(wanted) if wanted else None
     frame = read_table(table)
     slides: list[str] = []
     for name in wanted:
