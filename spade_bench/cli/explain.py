@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spade_bench.cli.options import DeviceOption, JsonOption, parse_named_paths
+from spade_bench.cli.options import DeviceOption, JsonOption, RegionNameOption, parse_named_paths
 
 if TYPE_CHECKING:
     from spade_bench.explain.experts.expertfiles import ExpertFiles
@@ -65,6 +65,7 @@ def explain(
         Path | None,
         typer.Option(help="Outlines (SLIDE.geojson, or a folder) to draw and to measure against."),
     ] = None,
+    region_name: RegionNameOption = None,
     inside: Annotated[
         Path | None,
         typer.Option(
@@ -149,8 +150,9 @@ def explain(
         inside=inside,
     )
     wishes = Wishes(
-        geojson=geojson, top=top, blind=blind, regions=regions, viewer=viewer, viewer_px=viewer_px
-    )
+        geojson=geojson, top=top, blind=blind, regions=regions,
+        region_names=tuple(region_name or ()), viewer=viewer, viewer_px=viewer_px,
+    )  # fmt: skip
     with left_unchanged():
         written = write_maps(maps_of(opened, question), out, wishes)
     if json_:
@@ -216,17 +218,25 @@ def _say_regions(scores: RegionScores, encoders: tuple[str, ...]) -> None:
     def between(low: float | None, high: float | None) -> str:
         return "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
 
+    inside = [one.area_share for one in scores.slides]
+    console.emit(f"the regions hold {sum(inside) / len(inside):.3f} of the patches")
+    towards = scores.slides[0].towards
+    words = {
+        "attention_share": "share of the attention inside",
+        "auroc": "AUROC of what is shown for the regions",
+        "contribution_auroc": f"AUROC of the contribution towards {towards}",
+    }
     for one in scores.means():
-        if one.metric in ("auroc", "attention_share"):
-            what = "AUROC for" if one.metric == "auroc" else "share of attention in"
+        if one.metric in words:
             console.emit(
-                f"{one.encoder}: {what} the regions {one.mean:.3f}{between(one.low, one.high)}, "
-                f"{one.slides} slides"
+                f"{one.encoder}: {words[one.metric]} {one.mean:.3f}{between(one.low, one.high)}, "
+                f"{one.slides} slides of {one.cases} cases"
             )
     if len(encoders) > 1:
         for difference in scores.differences(encoders[0], encoders[1]):
-            if difference.metric == "auroc":
+            if difference.metric in ("auroc", "contribution_auroc"):
                 console.emit(
-                    f"{difference.a} minus {difference.b}: AUROC {difference.mean:+.3f}"
+                    f"{difference.a} minus {difference.b}: {words[difference.metric]} "
+                    f"{difference.mean:+.3f}"
                     f"{between(difference.low, difference.high)}"
                 )

@@ -67,6 +67,7 @@ class Wishes:
         top: Patches of each end on the contact sheets; 0 for no sheets.
         blind: Whether the sheets name no encoder.
         regions: GeoJSON file or folder of them, to hold maps against and to outline in pictures.
+        region_names: Classes or names of the regions to hold maps against; empty for all.
         viewer: Whether a viewer is written, which opens without a server.
         viewer_px: Longer side of its largest picture of a slide.
     """
@@ -75,6 +76,7 @@ class Wishes:
     top: int = 50
     blind: bool = False
     regions: Path | None = None
+    region_names: tuple[str, ...] = ()
     viewer: bool = False
     viewer_px: int = VIEWER_PX
 
@@ -205,12 +207,17 @@ class MapFolder:
         if shown.slide_id not in self._regions:
             self._without.append(shown.slide_id)
             return None
-        found = read_regions(
+        outlined: SlideRegions | None = read_regions(
             self._regions[shown.slide_id], slide_id=shown.slide_id, offset=shown.offset
         )
-        self._scores.append(score_slide(shown, found))
-        self._outlined[shown.slide_id] = found
-        return found
+        if outlined is not None and self._wishes.region_names:
+            outlined = outlined.called(self._wishes.region_names)
+        if outlined is None:
+            self._without.append(shown.slide_id)
+            return None
+        self._scores.append(score_slide(shown, outlined))
+        self._outlined[shown.slide_id] = outlined
+        return outlined
 
     def _draw(self, shown: SlideMap, regions: SlideRegions | None, below: Path) -> dict[str, Path]:
         """The map with crops, the dispersion and the last contribution."""
@@ -234,9 +241,9 @@ class MapFolder:
         return files
 
     def _draw_both(self, a: SlideMap, b: SlideMap, regions: SlideRegions | None) -> dict[str, Path]:
-        """Two encoders on one scale."""
+        """Two encoders on one scale, the one that the first is held against on the left."""
         figure = panel_figure(
-            [a.layers()[0], b.layers()[0]], b.background, b.slide_id,
+            [b.layers()[0], a.layers()[0]], b.background, b.slide_id,
             outline=_rings(regions), marks=b.marks,
         )  # fmt: skip
         place = Path("panels") / file_name(b.slide_id)
@@ -277,10 +284,12 @@ class MapFolder:
         if self._wishes.regions is None:
             return None
         if not self._scores:
+            named = " or ".join(f"'{name}'" for name in self._wishes.region_names)
             raise DataError(
-                "holds no region of a slide that was mapped",
+                f"holds no region{f' called {named}' if named else ''} of a slide that was mapped",
                 where=str(self._wishes.regions),
-                fix="Name each region file after its slide, SLIDE.geojson",
+                fix="Name each region file after its slide, SLIDE.geojson"
+                + (", and a class or name that is in it" if named else ""),
             )
         return RegionScores(tuple(self._scores), tuple(dict.fromkeys(self._without)))
 

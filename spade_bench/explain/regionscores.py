@@ -32,7 +32,7 @@ __all__ = [
 
 SCHEMA = "spade-bench/region-scores/1"
 METRICS = ("attention_share", "ratio", "auroc", "contribution_auroc")
-_FEWEST_CASES = 2  # one case has no spread
+_FEWEST_CASES = 5  # the spread of fewer is a guess
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class RegionMean:
         slides: Slides that have it.
         cases: Cases of these slides, which are what is resampled.
         mean: Mean over cases of the mean over their slides.
-        low: Lower end of the 95% interval; None below two cases.
+        low: Lower end of the 95% interval; None below five cases.
         high: Upper end.
     """
 
@@ -118,9 +118,9 @@ class RegionDifference:
         slides: Slides that both have.
         cases: Cases of these slides.
         mean: Mean difference.
-        low: Lower end of the 95% interval; None below two cases.
+        low: Lower end of the 95% interval; None below five cases.
         high: Upper end.
-        p: Two-sided p value of the bootstrap; None below two cases.
+        p: Two-sided p value of the bootstrap; None below five cases.
     """
 
     a: str
@@ -161,7 +161,8 @@ class RegionScores:
                 if values:
                     by_case = _by_case(scores, values)
                     found = _interval(by_case, seed)
-                    ends = (None, None) if len(by_case) < _FEWEST_CASES else (found.low, found.high)
+                    few = len(by_case) < _FEWEST_CASES
+                    ends = (None, None) if few else _possible(found.low, found.high, metric)
                     out.append(RegionMean(encoder, head, task, metric, len(values), len(by_case),
                                           found.mean, *ends))  # fmt: skip
         return out
@@ -335,6 +336,11 @@ def _by_case(scores: Iterable[RegionScore], values: Mapping[str, float]) -> list
         if score.slide_id in values:
             of_cases.setdefault(score.case_id, []).append(values[score.slide_id])
     return [sum(listed) / len(listed) for listed in of_cases.values()]
+
+
+def _possible(low: float, high: float, metric: str) -> tuple[float, float]:
+    """An interval of few cases is wide; what no share and no AUROC can be is cut off."""
+    return (low, high) if metric == "ratio" else (max(0.0, low), min(1.0, high))
 
 
 def _interval(values: Sequence[float], seed: int) -> Interval:

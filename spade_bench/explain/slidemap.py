@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.explain.detections import MAX_DETECTIONS, write_detections
 from spade_bench.explain.layers import SHARE, SIGNED, VALUE, Layer, percentiles
+from spade_bench.report.naming import encoder_title, head_title
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,22 +90,23 @@ class SlideMap:
 
     def layers(self) -> list[Layer]:
         """Return what can be drawn: what is shown, each contribution, the dispersion."""
+        title = encoder_title(self.encoder)
         what = "attention" if self.attention is not None else f"towards {self.classes[-1]}"
         place = (self.coords, self.side)
         legend = f"{what}, percentile within the slide"
         layers = [
-            Layer(f"{self.encoder}.{self.head}.shown", f"{self.encoder}: {what} ({self.head})",
+            Layer(f"{self.encoder}.{self.head}.shown", f"{title}: {what} ({head_title(self.head)})",
                   legend, *place, self.percentile, SHARE)
         ]  # fmt: skip
         for column, name in enumerate(self.classes):
             layers.append(
-                Layer(f"{self.encoder}.{self.head}.{name}", f"{self.encoder}: towards {name}",
+                Layer(f"{self.encoder}.{self.head}.{name}", f"{title}: towards {name}",
                       f"contribution, {self.method}", *place, self.contribution[:, column], SIGNED)
             )  # fmt: skip
         if self.sd is not None:
             legend = f"sd of the percentile over {self.models} models"
             layers.append(
-                Layer(f"{self.encoder}.{self.head}.sd", f"{self.encoder}: dispersion", legend,
+                Layer(f"{self.encoder}.{self.head}.sd", f"{title}: dispersion", legend,
                       *place, self.sd, SHARE)
             )  # fmt: skip
         return layers
