@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from spade_bench.report import terminal
+from spade_bench.report.flags import code
 from spade_bench.report.leaderboard import ReportRow
 
 
@@ -37,13 +38,13 @@ def test_one_line_an_encoder_that_says_which_shots(
     assert len(lines) == 2
     assert "0.700" in lines[0]
     assert "0.800" in lines[0]
-    assert f"{flag} (k=4)" in lines[0]
-    assert flag not in lines[1]
+    assert f" {code(flag)} (k=4)" in lines[0]
+    assert f" {code(flag)} " not in lines[1]
 
 
 def test_a_flag_of_all_shots_is_plain(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [row("e", 2, 0.7, "few-cases"), row("e", 4, 0.8, "few-cases"), row("f", 2, 0.6)]
     terminal.print_leaderboard(rows)
     line = next(x for x in capsys.readouterr().out.splitlines() if "0.700" in x)
-    assert "few-cases" in line
+    assert f" {code('few-cases')} " in line
     assert "(k=" not in line

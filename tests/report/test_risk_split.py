@@ -104,7 +104,9 @@ def test_it_is_in_every_output(
     assert "t: log-rank test between cases above and below the median risk" in table
     assert "<0.001" in table
     assert "control:permuted-labels" in table
-    text = _print(capsys, "report", str(tmp_path), "--markdown", "--metric", "logrank_p")
+    arguments = ("report", str(tmp_path), "--markdown", "--metric", "logrank_p")
+    assert "| oracle | <0.001 |" in _print(capsys, *arguments)
+    text = _print(capsys, *arguments, "--long")
     assert "| oracle | t | cox | few-shot | 4 | logrank_p | <0.001 |  |  | 80 | 1 |  |" in text
 
 
