@@ -372,6 +372,7 @@ def explain(
     device: str = "auto",
     trained_too: bool | None = None,
     inside: Source | None = None,
+    workspace: Source | Workspace | None = None,
 ) -> SlideMap | Maps:
     """Map what each patch of a slide did to a prediction: attention and signed contributions.
 
@@ -397,6 +398,7 @@ def explain(
             warning, for a slide of a model that is named.
         inside: Folder of region files, for a model that was fitted inside regions; of a run None
             takes those of the run.
+        workspace: Names the features of a run that was not given them.
 
     Returns:
         The map of one slide, with `to_dataframe`, `plot` and `to_geojson`, or a list of maps.
@@ -419,6 +421,7 @@ def explain(
         device=device,
         trained_too=bool(trained_too),
         inside=None if inside is None else Path(inside),
+        workspace=_workspace(workspace),
     )
     with left_unchanged():
         marked = trained_too is None

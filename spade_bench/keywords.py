@@ -26,7 +26,7 @@ SWITCHES = frozenset(
         *("allow-leaky-splits", "allow-missing", "as-is", "blind", "controls", "csv"),
         *("drop-blur", "drop-pen", "dry-run", "float32", "force", "geojson", "group-by-site"),
         *("json", "keep-redacted", "keep-zero-times", "latex", "long", "markdown"),
-        *("overwrite", "plots", "preview", "scan-k", "select", "trained-too"),
+        *("overwrite", "pictures", "plots", "preview", "scan-k", "select", "trained-too"),
         *("trust-remote-code", "viewer", "with-routing"),
     }
 )

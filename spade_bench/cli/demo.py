@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from pathlib import Path
 from typing import Annotated
@@ -64,6 +65,7 @@ run:
 """.replace("{settings}", "\n".join(f"    {text.replace('=', ': ')}" for text in SETTINGS))
 
 _ENCODERS = ("efficientnet-lite0", "random-lite0")
+_PLANTED = "secretory"  # the programme that decides sim_subtype
 
 
 def demo(
@@ -74,7 +76,7 @@ def demo(
     seed: SeedOption = 0,
     size: SizeOption = "tiny",
 ) -> None:
-    """Simulate, extract, pretrain SPADE, run the benchmark and report, all on simulated data."""
+    """Simulate, extract, pretrain SPADE, run, explain and report, all on simulated data."""
     from spade_bench import console, files, workspace
     from spade_bench.cli.pretrain import pretrain
     from spade_bench.cli.report import report
@@ -93,8 +95,9 @@ def demo(
         pretrain()
         _step(start, "spade-bench run --encoder spade --task crc_braf")
         run(encoder=["spade"], task=["crc_braf"])
-        _step(start, "spade-bench report")
-        report()
+        _explain(start)
+        _step(start, "spade-bench report runs --html report.html --maps maps")
+        report([Path("runs")], html=Path("report.html"), maps=Path("maps"))
     seconds = time.monotonic() - start
     console.emit(f"All numbers above are SIMULATED. Done in {seconds:.0f} s. Files in {out}:")
     for name, what in (
@@ -102,9 +105,66 @@ def demo(
         ("data", "simulated sections, slides, cohort tables and truth.json"),
         ("features", "features of the slides by both encoders"),
         ("spade", "the pretrained SPADE, its validation.json and its one-expert control"),
-        ("runs", "results.jsonl, predictions and plots"),
+        ("runs", "results.jsonl, predictions, kept heads and plots"),
+        ("report.html", "the report as a page: open it in a browser"),
+        ("maps", "attention of SPADE and its base on two slides; open maps/viewer/index.html"),
+        ("planted", "region_scores.csv: how well the maps find what was planted"),
     ):
         console.emit(f"  {out / name}: {what}")
+
+
+def _explain(start: float) -> None:
+    """Map held-out slides, and hold the maps of all cases against the planted regions."""
+    from spade_bench.cli.explain import explain
+    from spade_bench.cli.run import run
+
+    _step(start, "spade-bench run --encoder spade --task sim_subtype --head abmil --protocol cv")
+    run(
+        encoder=["spade", _ENCODERS[0]],
+        task=["sim_subtype"],
+        head=["abmil"],
+        protocol="cv",
+        folds=3,
+        controls=False,
+    )
+    maps = functools.partial(
+        explain,
+        [Path("runs")],
+        encoder="spade",
+        against=_ENCODERS[0],
+        task="sim_subtype",
+        head="abmil",
+        regions=Path("data/regions"),
+        region_name=[_PLANTED],
+    )
+    _step(start, f"spade-bench explain runs --region-name {_PLANTED}, all held-out cases")
+    maps(out=Path("planted"), pictures=False, top=0)
+    _step(start, "spade-bench explain runs --viewer, two cases")
+    maps(
+        out=Path("maps"),
+        slides=Path("data/slides"),
+        case=_first_cases(2),
+        viewer=True,
+        geojson=True,
+        top=20,
+    )
+
+
+def _first_cases(n: int) -> list[str]:
+    """Cases with the planted regions, the first of the table."""
+    from spade_bench.cohorts.tables import read_table
+    from spade_bench.regions.regionfiles import find_regions, read_regions
+
+    outlined = find_regions(Path("data/regions"))
+    table = read_table(Path("data/tables/sim_subtype.csv"))
+    chosen: list[str] = []
+    for case_id, slide_id in zip(table["case_id"], table["slide_id"], strict=True):
+        if slide_id in outlined and case_id not in chosen:
+            if _PLANTED in read_regions(outlined[slide_id], slide_id=slide_id).labels:
+                chosen.append(case_id)
+            if len(chosen) == n:
+                break
+    return chosen
 
 
 def _step(start: float, what: str) -> None:

@@ -57,6 +57,13 @@ def explain(
     top: Annotated[
         int, typer.Option(min=0, help="Patches of each end on the contact sheets; 0 for none.")
     ] = 50,
+    pictures: Annotated[
+        bool,
+        typer.Option(
+            "--pictures/--no-pictures",
+            help="Draw every map. Without, the numbers of a whole cohort take seconds.",
+        ),
+    ] = True,
     blind: Annotated[
         bool,
         typer.Option("--blind", help="Contact sheets A, B, ... without names, and a key apart."),
@@ -148,10 +155,12 @@ def explain(
         device=device,
         trained_too=trained_too,
         inside=inside,
+        workspace=space,
     )
     wishes = Wishes(
         geojson=geojson, top=top, blind=blind, regions=regions,
-        region_names=tuple(region_name or ()), viewer=viewer, viewer_px=viewer_px,
+        region_names=tuple(region_name or ()), pictures=pictures, viewer=viewer,
+        viewer_px=viewer_px,
     )  # fmt: skip
     with left_unchanged():
         written = write_maps(maps_of(opened, question), out, wishes)

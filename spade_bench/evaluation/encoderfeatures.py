@@ -494,7 +494,8 @@ def _folder(request: EvaluationRequest, task: TaskCard, *names: str | None) -> P
     if folder is None:
         wanted = " or ".join(dict.fromkeys(f"'{name}'" for name in names if name))
         raise ws.need(
-            f"the features of {wanted} for task '{task.name}'", "--table CSV and --features DIR"
+            f"the folder with features of {wanted} for task '{task.name}'",
+            "--table CSV and --features DIR",
         )
     return folder
 

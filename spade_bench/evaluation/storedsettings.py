@@ -14,6 +14,7 @@ from spade_bench.evaluation.settings import EvaluationSettings, path_of
 from spade_bench.files import hash_obj, read_json, write_json
 from spade_bench.heads import Head
 from spade_bench.types import TaskCard
+from spade_bench.workspace import Workspace
 
 __all__ = ["store_config", "stored_request"]
 
@@ -67,6 +68,7 @@ def stored_request(
     device: str = "auto",
     inside: bool = False,
     regions: Path | None = None,
+    workspace: Workspace | None = None,
 ) -> EvaluationRequest:
     """Return what a run was asked for, for one of its tasks; the latest of several runs.
 
@@ -82,6 +84,7 @@ def stored_request(
         device: Device.
         inside: Whether the run was restricted to regions.
         regions: Their folder; None takes that of the run.
+        workspace: Names the features of runs that were not given them.
 
     Raises:
         DataError: When no run of the folder had the task, or its table is not where it was.
@@ -111,6 +114,7 @@ def stored_request(
         EvaluationSettings.of(given, str(out / "configs")),
         tuple(chosen),
         (_task(cards[0], table, out),),
+        workspace,
     )
 
 

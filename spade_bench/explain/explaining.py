@@ -24,6 +24,7 @@ from spade_bench.types import Bag
 
 if TYPE_CHECKING:
     from spade_bench.explain.slidemap import SlideMap
+    from spade_bench.workspace import Workspace
 
 __all__ = ["Question", "explain", "maps_of", "open_subject"]
 
@@ -45,6 +46,7 @@ class Question:
         trained_too: Whether cases that trained the models are mapped too, and marked.
         inside: Region files of the slides, where the models were fitted inside regions; None
             takes those of the run.
+        workspace: Names the features of a run that was not given them.
     """
 
     wanted: Wanted = field(default_factory=Wanted)
@@ -57,6 +59,7 @@ class Question:
     device: str = "auto"
     trained_too: bool = False
     inside: Path | None = None
+    workspace: Workspace | None = None
 
 
 def explain(
@@ -211,6 +214,7 @@ def _by_run(
         question.table,
         question.device,
         question.inside,
+        question.workspace,
     )
     for one in kept:
         yield from run_maps(

@@ -68,6 +68,7 @@ class Wishes:
         blind: Whether the sheets name no encoder.
         regions: GeoJSON file or folder of them, to hold maps against and to outline in pictures.
         region_names: Classes or names of the regions to hold maps against; empty for all.
+        pictures: Whether every map is drawn; without, there are numbers alone.
         viewer: Whether a viewer is written, which opens without a server.
         viewer_px: Longer side of its largest picture of a slide.
     """
@@ -77,6 +78,7 @@ class Wishes:
     blind: bool = False
     regions: Path | None = None
     region_names: tuple[str, ...] = ()
+    pictures: bool = True
     viewer: bool = False
     viewer_px: int = VIEWER_PX
 
@@ -156,7 +158,8 @@ class MapFolder:
         write_map(shown, self.out / files["map"])
         self._stored.append((self.out / files["map"], shown.slide))
         regions = self._held_against_regions(shown)
-        files |= self._draw(shown, regions, below)
+        if self._wishes.pictures:
+            files |= self._draw(shown, regions, below)
         if self._wishes.geojson:
             files["geojson"] = Path("geojson") / below / f"{file_name(name)}.geojson"
             shown.to_geojson(self.out / files["geojson"])
@@ -165,7 +168,8 @@ class MapFolder:
         elif name in self._first:
             other = read_map(self._first[name], shown.slide)
             self._agreements.append(agreement(other, shown))
-            files |= self._draw_both(other, shown, regions)
+            if self._wishes.pictures:
+                files |= self._draw_both(other, shown, regions)
         if shown.slide is not None and self._wishes.top:
             self._ranked.append(
                 SlideLayer(shown.slide, shown.strength(), shown.encoder, mpp=shown.mpp)

@@ -26,6 +26,7 @@ from spade_bench.registry import kinds
 if TYPE_CHECKING:
     from spade_bench.evaluation.encoderfeatures import EncoderFeatures
     from spade_bench.explain.slidemap import SlideMap
+    from spade_bench.workspace import Workspace
 
 __all__ = ["Place", "run_maps"]
 
@@ -40,6 +41,7 @@ class Place:
         table: Table of the task.
         device: Device.
         regions: Regions of a run that was restricted to them.
+        workspace: Names the features of a run that was not given them.
     """
 
     features: Mapping[str, Path] | None = None
@@ -47,6 +49,7 @@ class Place:
     table: Path | None = None
     device: str = "auto"
     regions: Path | None = None
+    workspace: Workspace | None = None
 
 
 def run_maps(
@@ -124,6 +127,7 @@ def _source(kept: KeptModels, place: Place) -> tuple[EncoderFeatures, dict[str, 
         device=place.device,
         inside=inside,
         regions=place.regions,
+        workspace=place.workspace,
     )
     (task,), (encoder,), folders = request.tasks, request.encoders, FeatureFolders()
     cases = load_cases(request, task, kinds.get(task.card.kind).load())

@@ -60,6 +60,17 @@ def test_demo_runs_to_a_leaderboard_and_again(
         ("random-lite0", "control:random-weights"),
         ("spade-k1", "control:k1"),
     } <= shown
+    folder = tmp_path / "demo"
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Simulated data" in page and "maps/viewer/slides/" in page
+    assert (folder / "maps" / "viewer" / "index.html").exists()
+    assert list((folder / "maps" / "geojson").glob("*.geojson"))
+    scores = json.loads((folder / "planted" / "region_scores.json").read_text())
+    base = {
+        mean["metric"]: mean for mean in scores["means"] if mean["encoder"] == "efficientnet-lite0"
+    }
+    assert base["contribution_auroc"]["cases"] > 70
+    assert base["contribution_auroc"]["low"] > 0.5  # what was planted is found
     module.demo(out=tmp_path / "demo")
     again = (tmp_path / "demo" / "runs" / "results.jsonl").read_text().splitlines()
     assert again == lines
