@@ -24,8 +24,17 @@ R = TypeVar("R")
 SWITCHES = frozenset(
     {
         *("allow-leaky-splits", "allow-missing", "as-is", "blind", "controls", "csv"),
-        *("drop-blur", "drop-pen", "dry-run", "float32", "force", "geojson", "group-by-site"),
-        *("json", "keep-redacted", "keep-zero-times", "latex", "long", "markdown"),
+        *(
+            "drop-blur",
+            "drop-pen",
+            "dry-run",
+            "float32",
+            "force",
+            "geojson",
+            "group-by-site",
+            "gzip",
+        ),
+        *("gzip", "json", "keep-redacted", "keep-zero-times", "latex", "long", "markdown"),
         *("overwrite", "pictures", "plots", "preview", "scan-k", "select", "trained-too"),
         *("trust-remote-code", "viewer", "with-routing"),
     }

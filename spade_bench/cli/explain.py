@@ -95,6 +95,13 @@ def explain(
             "tiles, mostly 2 to 15 MB per slide."
         ),
     ] = 8192,
+    gzip: Annotated[
+        bool, typer.Option("--gzip", help="With --geojson: compress the files (.geojson.gz).")
+    ] = False,
+    max_detections: Annotated[
+        int,
+        typer.Option(min=1, help="With --geojson: most patches per file, those that show most."),
+    ] = 50_000,
     trained_too: Annotated[
         bool,
         typer.Option("--trained-too", help="Map cases that trained the model too, and mark them."),
@@ -122,6 +129,7 @@ def explain(
     from spade_bench.explain.experts.fromweights import (
         encoder_of,
         explain_experts,
+        refuse_with_weights,
         refuse_without_weights,
     )
     from spade_bench.explain.explaining import Question, maps_of, open_subject
@@ -133,6 +141,15 @@ def explain(
     device = device or (space.device if space is not None else "auto")
     plugin = encoder_of(subject[0]) if len(subject) == 1 else None
     if plugin is not None:
+        refuse_with_weights(
+            {
+                "--encoder": encoder, "--task": task, "--head": head, "--shots": shots,
+                "--protocol": protocol, "--against": against, "--weights": weights,
+                "--blind": blind, "--regions": regions, "--region-name": region_name,
+                "--inside": inside, "--geojson": geojson, "--gzip": gzip, "--viewer": viewer,
+                "--trained-too": trained_too, "--no-pictures": not pictures,
+            }
+        )  # fmt: skip
         place = _paths(features, "--features", False)
         with left_unchanged():
             made = explain_experts(
@@ -160,7 +177,7 @@ def explain(
     wishes = Wishes(
         geojson=geojson, top=top, blind=blind, regions=regions,
         region_names=tuple(region_name or ()), pictures=pictures, viewer=viewer,
-        viewer_px=viewer_px,
+        viewer_px=viewer_px, gzip=gzip, max_detections=max_detections,
     )  # fmt: skip
     with left_unchanged():
         written = write_maps(maps_of(opened, question), out, wishes)

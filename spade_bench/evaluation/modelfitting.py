@@ -15,7 +15,7 @@ from spade_bench.errors import DataError, UserError
 from spade_bench.evaluation.encoderfeatures import (
     find_features,
     matched,
-    source_bags,  # X
+    source_bags,
 )
 from spade_bench.evaluation.hyperparameters import Job, choose, grid_of, ranking_metric
 from spade_bench.evaluation.request import EvaluationRequest

@@ -272,7 +272,7 @@ def _check_prediction(model: Model, predicted: Floats, case_id: str, subject: Su
         return
     # Risks have a scale of their own; probabilities have 1.
     off = float(np.max(np.abs(predicted - model.stored) / np.maximum(1, np.abs(model.stored))))
-    if off > TOLERANCE:
+    if not off <= TOLERANCE:  # NaN is no agreement
         raise DataError(
             f"{subject.encoder} {subject.head} predicts {_numbers(predicted)} now, but "
             f"{_numbers(model.stored)} is stored with run {model.name}",

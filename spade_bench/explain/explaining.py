@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.cohorts.tables import read_table
 from spade_bench.console import warn
-from spade_bench.errors import DataError, UserError
+from spade_bench.errors import DataError, UserError, name_some
 from spade_bench.evaluation.inputs import by_name
 from spade_bench.evaluation.trainedmodel import DESCRIPTION, TrainedModel, slides_by_case
 from spade_bench.explain.keptmodels import Wanted, choose_models
@@ -104,7 +104,15 @@ def explain(
         question, cases=[name], trained_too=question.trained_too or marked, slides=None
     )
     files = {} if slide is None else {name: slide}
-    maps = [one for one in maps_of(subject, question, files) if one.slide_id == name]
+    made = list(maps_of(subject, question, files))
+    maps = [one for one in made if one.slide_id == name]
+    if not maps:
+        there = name_some([one.slide_id for one in made])
+        raise UserError(
+            f"'{name}' is a case, not a slide; its slides are {there}",
+            where="slide_id",
+            fix="Name one of them, or give the case as cases=",
+        )
     if marked and maps[0].trained:
         warn(f"{name} trained this model: its map shows what was learnt, not what is found")
     return maps[0] if question.against is None else Maps(maps)
@@ -207,7 +215,7 @@ def _by_run(
         if question.against == row.encoder:
             raise UserError(f"'{row.encoder}' is explained already", where="--against")
         like = Wanted(question.against, row.task, row.head, row.k_shot, row.protocol)
-        kept.append(choose_models(folders, like))
+        kept.append(choose_models(folders, like, beside=row))
     place = Place(
         by_name(question.features),
         by_name(question.weights),

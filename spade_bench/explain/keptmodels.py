@@ -11,7 +11,7 @@ from spade_bench.console import say
 from spade_bench.errors import DataError, UserError, name_some
 from spade_bench.evaluation.keptheads import kept_head
 from spade_bench.explain.casemaps import Model
-from spade_bench.files import hash_obj, read_json
+from spade_bench.files import hash_obj, read_sealed
 from spade_bench.heads import FittedHead
 from spade_bench.registry import suggest
 from spade_bench.results import ResultStore, read_predictions
@@ -70,7 +70,7 @@ class KeptModel:
             DataError: When its description is missing, damaged, or that of another cell.
         """
         path = kept_head(out, row.run_id) / "cell.json"
-        content = read_json(path)
+        content = read_sealed(path)
         try:
             train, tune, test = (frozenset(map(str, content[k])) for k in ("train", "tune", "test"))
             sound = content["run_id"] == row.run_id
@@ -94,6 +94,12 @@ class KeptModel:
                 sha256 = self.row.predictions_sha256
                 self._predictions = read_predictions(self.out, self.row.run_id, sha256=sha256)
                 self._at = {case: i for i, case in enumerate(self._predictions.case_ids)}
+            if case_id not in self._at:
+                raise DataError(
+                    f"holds no prediction of '{case_id}', on which its head was tested",
+                    where=f"predictions of {self.row.run_id} in {self.out}",
+                    fix="Repeat the `spade-bench run` command",
+                )
             stored = self._predictions.scores[self._at[case_id]]
         return Model(self.row.run_id, self._fitted, stored)
 
@@ -130,7 +136,11 @@ class KeptModels:
 
 
 def choose_models(
-    folders: Sequence[Path], wanted: Wanted, *, besides: str | None = None
+    folders: Sequence[Path],
+    wanted: Wanted,
+    *,
+    besides: str | None = None,
+    beside: Row | None = None,
 ) -> KeptModels:
     """Find the kept heads of one encoder, task, head, protocol and number of shots.
 
@@ -138,6 +148,8 @@ def choose_models(
         folders: Folders of results.
         wanted: Which ones, where there are several.
         besides: Label of an encoder that is meant for something else.
+        beside: A row of the first encoder: the second must have been run on the same cases, splits
+            and seed, or their maps cannot be held against each other.
 
     Raises:
         DataError: When no head was kept, or a folder holds no results.
@@ -166,6 +178,16 @@ def choose_models(
         if wanted.shots is None and len(shots) > 1:
             say(f"Heads of {k} shots are explained; --shots takes those of {shots[:-1]}")
         chosen = [(out, row) for out, row in chosen if row.k_shot == k]
+    if beside is not None:
+        alike = [(out, row) for out, row in chosen if _experiment(row) == _experiment(beside)]
+        if not alike:
+            raise UserError(
+                f"'{chosen[0][1].encoder}' was not run on the cases, splits and seed of "
+                f"'{beside.encoder}'",
+                where="--against",
+                fix="Run both encoders in one command, with --keep-heads all",
+            )
+        chosen = alike
     latest = _latest(chosen)
     return KeptModels(tuple(KeptModel.read(out, row) for out, row in latest))
 
@@ -224,6 +246,12 @@ def _latest(kept: Sequence[tuple[Path, Row]]) -> list[tuple[Path, Row]]:
         )
     by_run = {row.run_id: (out, row) for out, row in latest}  # folders may hold the same cell
     return list(by_run.values())
+
+
+def _experiment(row: Row) -> Mapping[str, Any]:
+    """What two encoders must share to be compared."""
+    names = ("cohort", "splits", "select", "regions")
+    return {"seed": row.seed, **{name: row.inputs.get(name) for name in names}}
 
 
 def _condition(row: Row) -> Mapping[str, Any]:

@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.console import say
 from spade_bench.errors import DataError, UserError
 from spade_bench.explain.agreement import Agreement, agreement
+from spade_bench.explain.detections import MAX_DETECTIONS
 from spade_bench.explain.mapstore import read_map, write_map
 from spade_bench.explain.overlay import overlay_figure, panel_figure, save_figure
 from spade_bench.explain.places import read_crops
 from spade_bench.explain.regionscores import RegionScore, RegionScores, score_slide
-from spade_bench.explain.topsheet import SlideLayer, write_top_sheets
+from spade_bench.explain.topsheet import KEY, SlideLayer, write_top_sheets
 from spade_bench.explain.viewer.mapviews import map_views
 from spade_bench.explain.viewer.viewerfiles import VIEWER_PX, write_viewer
 from spade_bench.files import file_name, read_json, write_json, write_text
@@ -53,7 +54,7 @@ _KINDS = {
     "maps": {".h5"},
     "pictures": {".png", ".pdf"},
     "panels": {".png", ".pdf"},
-    "geojson": {".geojson"},
+    "geojson": {".geojson", ".gz"},
 }
 """Folders that a call fills, with the kinds of files."""
 
@@ -69,6 +70,8 @@ class Wishes:
         regions: GeoJSON file or folder of them, to hold maps against and to outline in pictures.
         region_names: Classes or names of the regions to hold maps against; empty for all.
         pictures: Whether every map is drawn; without, there are numbers alone.
+        gzip: Whether files for QuPath are compressed.
+        max_detections: Most patches in a file for QuPath.
         viewer: Whether a viewer is written, which opens without a server.
         viewer_px: Longer side of its largest picture of a slide.
     """
@@ -79,6 +82,8 @@ class Wishes:
     regions: Path | None = None
     region_names: tuple[str, ...] = ()
     pictures: bool = True
+    gzip: bool = False
+    max_detections: int = MAX_DETECTIONS
     viewer: bool = False
     viewer_px: int = VIEWER_PX
 
@@ -161,8 +166,11 @@ class MapFolder:
         if self._wishes.pictures:
             files |= self._draw(shown, regions, below)
         if self._wishes.geojson:
-            files["geojson"] = Path("geojson") / below / f"{file_name(name)}.geojson"
-            shown.to_geojson(self.out / files["geojson"])
+            suffix = ".geojson.gz" if self._wishes.gzip else ".geojson"
+            files["geojson"] = Path("geojson") / below / f"{file_name(name)}{suffix}"
+            shown.to_geojson(
+                self.out / files["geojson"], max_detections=self._wishes.max_detections
+            )
         if not second:
             self._first[name] = self.out / files["map"]
         elif name in self._first:
@@ -219,7 +227,11 @@ class MapFolder:
         if outlined is None:
             self._without.append(shown.slide_id)
             return None
-        self._scores.append(score_slide(shown, outlined))
+        score = score_slide(shown, outlined)
+        if not score.inside:  # nothing to attend to: no share of it means anything
+            self._without.append(shown.slide_id)
+        else:
+            self._scores.append(score)
         self._outlined[shown.slide_id] = outlined
         return outlined
 
@@ -264,7 +276,10 @@ class MapFolder:
         if not self._wishes.top or not self._maps:
             return []
         if not self._ranked:
-            say("There is no contact sheet without the slides; --slides DIR names them")
+            say(
+                "No contact sheet and no tissue in the pictures: the files of the slides that were "
+                "mapped are not in the folder of --slides"
+            )
             return []
         first = self._maps[0]
         paths = write_top_sheets(
@@ -384,6 +399,12 @@ def _remove_earlier(out: Path, *, viewer_stays: bool) -> None:
             where=str(out),
             fix="Name a new folder",
         )
+    if (out / KEY).exists():
+        raise DataError(
+            "holds blind sheets: written again, their letters would mean other encoders",
+            where=str(out / KEY),
+            fix="Name a new folder, or remove this key once nobody reads the sheets any more",
+        )
     root = out.resolve()
     names = [name for one in content.get("maps", ()) for name in one.get("files", {}).values()]
     for name in (*names, *content.get("sheets", ()), *content.get("regions", ())):
@@ -395,6 +416,9 @@ def _remove_earlier(out: Path, *, viewer_stays: bool) -> None:
             for path in (out / folder).rglob("*"):
                 if path.suffix in kinds and path.is_file():
                     path.unlink()
+        for path in (*out.glob("top-*.p*"), *out.glob("region_scores.*")):
+            path.unlink()
+        shutil.rmtree(out / "blind", ignore_errors=True)
     viewer = out / "viewer"
     if viewer_stays:
         for page in (*viewer.glob("*.html"), *viewer.glob("slides/*.html")):

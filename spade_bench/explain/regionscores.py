@@ -142,11 +142,16 @@ class RegionScores:
 
     Attributes:
         slides: One score per map.
-        without: Slides that have a map and no region.
+        without: Slides that have a map and no region that holds a patch.
     """
 
     slides: tuple[RegionScore, ...]
     without: tuple[str, ...] = ()
+
+    @property
+    def judged(self) -> tuple[RegionScore, ...]:
+        """Scores that means are taken of: held-out cases; those that trained, where all did."""
+        return tuple(score for score in self.slides if not score.trained) or self.slides
 
     def means(self, seed: int = 0) -> list[RegionMean]:
         """Return each metric of each encoder with each head, with an interval over cases.
@@ -155,7 +160,7 @@ class RegionScores:
             seed: Seed of the resampling.
         """
         out = []
-        for (encoder, head, task), scores in _grouped(self.slides, _series).items():
+        for (encoder, head, task), scores in _grouped(self.judged, _series).items():
             for metric in METRICS:
                 values = _values(scores, metric)
                 if values:
@@ -184,7 +189,7 @@ class RegionScores:
             if name not in there:
                 raise DataError(f"no map of encoder '{name}' has a region",
                                 fix=f"Use {', '.join(sorted(there))}")  # fmt: skip
-        series = _grouped(self.slides, _series)
+        series = _grouped(self.judged, _series)
         for (encoder, head, task), mine in series.items():
             others = series.get((b, head, task))
             if encoder != a or others is None:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-__all__ = ["TOP", "RankedPatch", "SlideLayer", "ranked_patches", "write_top_sheets"]
+__all__ = ["KEY", "TOP", "RankedPatch", "SlideLayer", "ranked_patches", "write_top_sheets"]
+
+KEY = "blind-key.json"
+"""Says which encoder a letter of the blind sheets stands for."""
 
 TOP = 50
 _PX = 224  # of a patch on a sheet: 16 mm at 300 dpi need 190
@@ -136,7 +139,7 @@ def write_top_sheets(
         folder, stem = (out if blind is None else out / "blind"), file_name(f"top-{name}")
         written += [save_figure(figure, folder / f"{stem}{kind}") for kind in (".png", ".pdf")]
         lists[name] = {"encoder": encoder, "patches": [_listed(patch) for patch in mine]}
-    key = out / ("top-patches.json" if blind is None else "blind-key.json")
+    key = out / ("top-patches.json" if blind is None else KEY)
     write_json(key, {"schema": "spade-bench/top-patches/1", "seed": blind, "sheets": lists})
     return [*written, key]
 

@@ -36,6 +36,8 @@ class Contribution:
 
     Attributes:
         values: Share of each patch, (n, C): in the logit of each class, or in the risk, (n, 1).
+            Logits are taken about their mean over the classes, for a softmax does not see a number
+            that all of them share, and a patch's sign must not hang on it.
         offset: What no patch added, (C,): the bias, or of a gradient what it leaves unexplained.
         link: What makes the prediction of the sums: `softmax` of logits, `log odds` of each of two
             classes, or the `risk` itself.
@@ -48,6 +50,13 @@ class Contribution:
     link: Link
     method: str
     attention: Floats | None = None
+
+    def __post_init__(self) -> None:
+        """Take logits about their mean."""
+        if self.link == "softmax":
+            centred = self.values - self.values.mean(axis=1, keepdims=True)  # (n, C)
+            object.__setattr__(self, "values", centred)
+            object.__setattr__(self, "offset", self.offset - self.offset.mean())
 
     @property
     def total(self) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from spade_bench.registry import Plugin
     from spade_bench.types import EncoderCard
 
-__all__ = ["encoder_of", "explain_experts", "refuse_without_weights"]
+__all__ = ["encoder_of", "explain_experts", "refuse_with_weights", "refuse_without_weights"]
 
 
 def encoder_of(folder: Path) -> Plugin[EncoderCard] | None:
@@ -34,6 +34,26 @@ def encoder_of(folder: Path) -> Plugin[EncoderCard] | None:
         if named and all((folder / part).is_file() for part in parts):
             return plugin
     return None
+
+
+def refuse_with_weights(options: Mapping[str, object]) -> None:
+    """Refuse options that speak of a model or a run where an encoder's weights are explained.
+
+    Args:
+        options: Flag -> its value; empty ones were not given.
+
+    Raises:
+        UserError: When one is given.
+    """
+    from spade_bench.errors import UserError
+
+    given = [flag for flag, value in options.items() if value]
+    if given:
+        raise UserError(
+            "the maps of an encoder's experts take no such option",
+            where=given[0],
+            fix="Leave it out, or explain a model of `fit` or the results of a run",
+        )
 
 
 def refuse_without_weights(genes: str | None, spots: Path | None) -> None:

@@ -205,6 +205,11 @@ def command(content: Mapping[str, Any]) -> str:
         if content.get(f"any_{key}"):
             parts.append((flag, _last(content[f"any_{key}"])))
         parts += [(flag, f"{name}={_last(path)}") for name, path in content.get(key, {}).items()]
+    if content.get("regions"):
+        parts.append(("--regions", _last(content["regions"])))
+        parts += [("--region-name", str(name)) for name in content.get("region_names") or ()]
+        share = content.get("region_share")
+        parts += [] if share is None else [("--region-share", f"{share:g}")]
     parts += [("--head", str(name)) for name in content.get("heads", {})]
     protocol = str(content.get("protocol") or "")
     parts += [("--protocol", protocol)] if protocol else []
