@@ -40,6 +40,7 @@ from spade_bench.report.page.standings import (
 from spade_bench.report.page.subgroups import by_class, by_site
 from spade_bench.report.page.svgfigures import SvgFigure, draw_figures
 from spade_bench.report.series import Series
+from spade_bench.report.storedsettings import stored_settings
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -87,7 +88,7 @@ def _content(results: ResultsView, maps: Path | None, home: Path) -> dict[str, A
 
     series, resampler = results.series, results.resampler
     cohorts = stored_cohorts(results.folders, results.problems)
-    settings = howmade.stored_settings(results.folders, results.problems)
+    settings = stored_settings(results.folders, results.problems)
     missing = results.coverage().to_dict("records")
     rows = report_rows(results)
     whole = len(rows) <= MOST_ROWS
@@ -100,7 +101,7 @@ def _content(results: ResultsView, maps: Path | None, home: Path) -> dict[str, A
     slides = {c.case_id: c.slide_ids for one in cohorts for c in one.cases}
     words = {f"control:{one.control}": one.description for one in series if one.description}
     meanings = flag_meanings([*rows, *_as_rows(ranks)], words)
-    rests_on = used(series)
+    rests_on = used(series, settings)
     labels, exposed = usedcards.exposures(results)
     return {
         "version": __version__,
