@@ -28,7 +28,7 @@ from spade_bench.report.page.headline import (
     cautions,
     compared_pairs,
 )
-from spade_bench.report.page.maplinks import find_maps
+from spade_bench.report.page.maplinks import find_maps, links_of
 from spade_bench.report.page.resultsview import ResultsView
 from spade_bench.report.page.standings import (
     MOST_ROWS,
@@ -60,7 +60,7 @@ def write_page(results: ResultsView, path: Path, maps: Path | None = None) -> No
         maps: Folder that `explain` wrote, to which the worst-predicted cases are linked.
 
     Raises:
-        DataError: When the folder of maps holds none.
+        DataError: When the folder of maps is not there or empty.
     """
     write_text(path, render_page(results, maps, path.resolve().parent))
 
@@ -98,7 +98,6 @@ def _content(results: ResultsView, maps: Path | None, home: Path) -> dict[str, A
     pairs = compared_pairs(results, ranks)
     figures, left_out = _figures(results, pairs)
     sites = {one.cohort: one.sites for one in cohorts}
-    slides = {c.case_id: c.slide_ids for one in cohorts for c in one.cases}
     words = {f"control:{one.control}": one.description for one in series if one.description}
     meanings = flag_meanings([*rows, *_as_rows(ranks)], words)
     rests_on = used(series, settings)
@@ -124,7 +123,7 @@ def _content(results: ResultsView, maps: Path | None, home: Path) -> dict[str, A
         "classes": by_class(series, resampler),
         "sites": by_site(series, resampler, sites),
         "hard": hard_cases(series, resampler),
-        "maps": find_maps(maps, slides, home) if maps is not None else {},
+        "maps": find_maps(maps, home) if maps is not None else [],
         "flows": cohort_flows(results, cohorts),
         "missing": missing,
         "failed": [one for one in series if one.failed],
@@ -257,7 +256,12 @@ def _environment() -> Environment:
         "share": _share,
         "time": _time,
     }
-    environment.globals |= {"plot_scale": plot_scale, "place": _place, "shared": shared}
+    environment.globals |= {
+        "plot_scale": plot_scale,
+        "place": _place,
+        "shared": shared,
+        "links_of": links_of,
+    }
     environment.filters |= {"task": task_title, "metric": metric_title, "protocol": protocol_title}
     return environment
 
