@@ -224,7 +224,7 @@ def cite(
     """
     from spade_bench import api, console, files
     from spade_bench.report import citations
-    from spade_bench.report.storedsettings import stored_settings
+    from spade_bench.report.runsettings import stored_settings
 
     results = api.load_results(_folders(folders))
     items = citations.used(results.series, stored_settings(results.folders, results.problems))

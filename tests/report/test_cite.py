@@ -17,7 +17,7 @@ from spade_bench.files import write_json
 from spade_bench.registry import encoders
 from spade_bench.report import citations
 from spade_bench.report.page import usedcards
-from spade_bench.report.storedsettings import stored_settings
+from spade_bench.report.runsettings import stored_settings
 from spade_bench.types import EncoderCard, TaskCard
 
 

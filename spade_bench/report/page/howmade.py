@@ -9,7 +9,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from spade_bench.report.page.resultsview import ResultsView
-from spade_bench.report.storedsettings import folder_names
+from spade_bench.report.runsettings import folder_names
 
 __all__ = ["Environment", "Folder", "RunSettings", "environments", "folders"]
 

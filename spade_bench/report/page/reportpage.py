@@ -39,8 +39,8 @@ from spade_bench.report.page.standings import (
 )
 from spade_bench.report.page.subgroups import by_class, by_site
 from spade_bench.report.page.svgfigures import SvgFigure, draw_figures
+from spade_bench.report.runsettings import stored_settings
 from spade_bench.report.series import Series
-from spade_bench.report.storedsettings import stored_settings
 
 if TYPE_CHECKING:
     from jinja2 import Environment
