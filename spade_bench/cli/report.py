@@ -224,9 +224,10 @@ def cite(
     """
     from spade_bench import api, console, files
     from spade_bench.report import citations
+    from spade_bench.report.runsettings import stored_settings
 
     results = api.load_results(_folders(folders))
-    items = citations.used(results.series)
+    items = citations.used(results.series, stored_settings(results.folders, results.problems))
     entries = citations.bibtex(items)
     if out is not None:
         files.write_text(out, f"{entries}\n")
@@ -234,6 +235,7 @@ def cite(
     if as_json:
         listed = [item.as_dict() for item in items]
         console.emit_json("cite", {"used": listed, "bibtex": entries})
+        _left_out(results)
         return
     if out is None:
         console.emit(f"{entries}\n")
@@ -242,6 +244,7 @@ def cite(
         (one.kind, one.title, one.licence, "yes" if one.gated else "", one.key) for one in items
     ]
     console.table("Licences", columns, rows)
+    _left_out(results)
 
 
 _SUFFIXES = {".json": "json", ".csv": "csv", ".md": "markdown", ".tex": "latex"}

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.report.naming import card_of, card_title, head_title, task_title
+from spade_bench.report.naming import card_of, card_title, head_title
 from spade_bench.report.series import Series
 
 if TYPE_CHECKING:
     from spade_bench.types import EncoderCard
 
-__all__ = ["Used", "bibtex", "used"]
+__all__ = ["Used", "bibtex", "encoder_card", "names_of", "task_card", "used", "used_labels"]
 
 _UNKNOWN = "unknown"
 _ARXIV = re.compile(r"arXiv[: ]\s*(\d{2})(\d{2}\.\d{4,5})", re.IGNORECASE)
@@ -53,18 +53,78 @@ class Used:
         return asdict(self)
 
 
-def used(series: Sequence[Series]) -> list[Used]:
+def used(series: Sequence[Series], settings: Sequence[Mapping[str, Any]] = ()) -> list[Used]:
     """List encoders with their bases, heads, tasks and data sets, each once.
 
     Args:
         series: What :func:`spade_bench.report.series` found.
+        settings: What runs were asked for, from beside their results; where they say nothing, the
+            registry does.
     """
-    out = [_encoder(label) for label in sorted(_labels(series))]
+    out = [_encoder(name) for label in used_labels(series) for name in names_of(label, settings)]
     out += [_head(name) for name in sorted({one.head for one in series})]
-    tasks = sorted({one.task for one in series})
-    out += [_task(name) for name in tasks]
-    out += _data(tasks)
+    cards = {name: task_card(name, settings) for name in sorted({one.task for one in series})}
+    out += [_task(name, card) for name, card in cards.items()]
+    out += _data(cards)
     return list({(one.kind, one.name): one for one in out}.values())
+
+
+def used_labels(series: Sequence[Series]) -> dict[str, tuple[str, ...]]:
+    """Labels of encoders, of the bases whose features are used, and of untrained controls.
+
+    Args:
+        series: What :func:`spade_bench.report.series` found.
+
+    Returns:
+        Label -> digests of what made its features where the rows say, by label.
+    """
+    labels: dict[str, set[str]] = {}
+    for one in series:
+        if one.control in {"", "base", "random-weights"}:
+            labels.setdefault(one.encoder, set())
+        for row in (*one.rows, *one.failed):
+            if row.identity and not one.control:
+                labels[one.encoder].add(row.identity)
+            if base := row.inputs.get("base"):
+                labels.setdefault(str(base), set())
+    return {label: tuple(sorted(labels[label])) for label in sorted(labels)}
+
+
+def names_of(label: str, settings: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the encoders that a label stands for: as runs stored it, else the label itself.
+
+    Args:
+        label: Label of the results.
+        settings: What runs were asked for; two that differ are both named.
+    """
+    stored = [str(e["name"]) for one in settings for e in one["encoders"] if e["label"] == label]
+    return tuple(dict.fromkeys(stored)) or (label,)
+
+
+def encoder_card(name: str) -> EncoderCard | None:
+    """Return the card of the registered encoder that a name is or begins with."""
+    from spade_bench.registry import encoders
+
+    return encoders.get(name).card if name in encoders else card_of(name)[0]
+
+
+def task_card(name: str, settings: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return a task's card by field: as it was when it ran, else as it is registered here.
+
+    Args:
+        name: Name of the task.
+        settings: What runs were asked for.
+
+    Returns:
+        Its fields; none where nothing is stored or registered.
+    """
+    from spade_bench.registry import tasks
+
+    for one in reversed(settings):
+        for card in one.get("tasks", ()):
+            if card["name"] == name:
+                return dict(card)
+    return asdict(tasks.get(name).card) if name in tasks else {}
 
 
 def bibtex(items: Sequence[Used]) -> str:
@@ -80,18 +140,10 @@ def bibtex(items: Sequence[Used]) -> str:
     return "\n\n".join([*entries, own])
 
 
-def _labels(series: Sequence[Series]) -> set[str]:
-    """Names of encoders, of what they sit on, and of untrained controls; not of other controls."""
-    labels = {one.encoder for one in series if one.control in {"", "base", "random-weights"}}
-    labels |= {str(row.inputs["base"]) for one in series for row in one.rows[:1]
-               if row.inputs.get("base") and not one.control}  # fmt: skip
-    return labels
-
-
-def _encoder(label: str) -> Used:
-    card, _ = card_of(label)
+def _encoder(name: str) -> Used:
+    card = encoder_card(name)
     if card is None:
-        return Used("encoder", label, label, _UNKNOWN)
+        return Used("encoder", name, name, _UNKNOWN)
     entry = card.bibtex.strip() or _from_reference(card)
     return Used(
         kind="encoder",
@@ -117,27 +169,20 @@ def _head(name: str) -> Used:
                 key=_key_of(entry), bibtex=entry)  # fmt: skip
 
 
-def _task(name: str) -> Used:
-    from spade_bench.registry import tasks
-
-    card = tasks.get(name).card if name in tasks.names() else None
-    if card is None:
-        return Used("task", name, name, _UNKNOWN)
-    return Used("task", name, task_title(name), card.data or _UNKNOWN,
-                source=", ".join(card.sources))  # fmt: skip
+def _task(name: str, card: Mapping[str, Any]) -> Used:
+    return Used("task", name, card.get("title") or name, card.get("data") or _UNKNOWN,
+                source=", ".join(card.get("sources") or ()))  # fmt: skip
 
 
-def _data(names: Sequence[str]) -> list[Used]:
+def _data(cards: Mapping[str, Mapping[str, Any]]) -> list[Used]:
     """Data sets of the tasks; their terms are those that the tasks' cards state."""
-    from spade_bench.registry import tasks
-
-    cards = [tasks.get(name).card for name in names if name in tasks.names()]
-    sources = dict.fromkeys(source for card in cards for source in card.sources)
+    tasks_of: dict[str, list[str]] = {}
+    for name, card in cards.items():
+        for source in card.get("sources") or ():
+            tasks_of.setdefault(source, []).append(name)
     return [
-        Used(
-            "data", source, source, f"see {', '.join(c.name for c in cards if source in c.sources)}"
-        )
-        for source in sources
+        Used("data", source, source, f"see {', '.join(names)}")
+        for source, names in tasks_of.items()
     ]
 
 

@@ -325,7 +325,7 @@ class Results:
             maps: Folder that `explain` wrote, to which the worst-predicted cases are linked.
 
         Raises:
-            DataError: When the folder of maps holds none.
+            DataError: When the folder of maps is not there or empty.
         """
         from spade_bench.report.page.reportpage import write_page
 

@@ -18,16 +18,20 @@ from spade_bench.report.naming import (
     protocol_title,
     task_title,
 )
-from spade_bench.report.wide import BEST, TIE, Column, WideRow, WideTable
+from spade_bench.report.wide import BEST, TIE, UNTESTED, Column, WideRow, WideTable
 
 __all__ = ["Grid", "differences_csv", "differences_grid", "latex", "long_grid", "markdown",
            "wide_csv", "wide_grids"]  # fmt: skip
 
 _CELL = {"missing", "failed", "undefined"}
-_TIE = "†"
+_TIE, _UNTESTED = "†", "‡"
 _MARKS = (
     f"Bold: best encoder of the column. {_TIE}: the paired test finds no difference from it "
     "(p ≥ 0.05, Holm over the encoders of the column)."
+)
+_NO_TEST = (
+    f"{_UNTESTED}: cannot be tested against the best encoder, for want of shared episodes or "
+    "variance."
 )
 
 
@@ -87,7 +91,9 @@ def _wide(table: WideTable, words: Mapping[str, str]) -> Grid:
         cell.covers for row in table.rows for cell in row.cells.values() if cell.covers
     )
     notes = [f"In brackets: 95% intervals {'; '.join(covers)}."] if covers else []
-    notes += [_MARKS] if any(row.marks for row in table.rows) else []
+    marks = {mark for row in table.rows for mark in row.marks.values()}
+    notes += [_MARKS] if marks else []
+    notes += [_NO_TEST] if UNTESTED in marks else []
     notes += explain(flags, words)
     notes += dict.fromkeys(
         cell.note for row in table.rows for cell in row.cells.values() if cell.note
@@ -121,7 +127,8 @@ def _value(row: WideRow, column: Column) -> Cell:
         ends = f" [{cell.ci_low:.3f}, {cell.ci_high:.3f}]"
     some = [flag for flag in ("missing", "failed") if flag in cell.flags]
     absent = f" (some {' and '.join(some)})" if some else ""
-    text = f"{number(cell.mean, cell.metric)}{_TIE if mark == TIE else ''}{ends}{absent}"
+    sign = {TIE: _TIE, UNTESTED: _UNTESTED}.get(mark, "")
+    text = f"{number(cell.mean, cell.metric)}{sign}{ends}{absent}"
     return Cell(text, mark == BEST)
 
 
@@ -129,7 +136,7 @@ def wide_csv(tables: Sequence[WideTable]) -> str:
     """Write encoders x tasks as one csv: four columns per number, with raw names and all digits.
 
     A column is called TASK:METRIC, or TASK:HEAD:METRIC where a task was run with several heads,
-    followed by its `low` and `high` end and its `mark`: `best`, `tie` or nothing.
+    followed by its `low` and `high` end and its `mark`: `best`, `tie`, `untested` or nothing.
     """
     columns = list(dict.fromkeys(column for table in tables for column in table.columns))
     heads: dict[str, set[str]] = {}
@@ -263,7 +270,8 @@ def latex(grids: Sequence[Grid]) -> str:
             *(rf"\par\smallskip {latex_cell(note)}" for note in grid.notes),
             r"\end{table*}",
         ]
-        out.append("\n".join(lines).replace(_TIE, r"\textsuperscript{\dag}"))
+        text = "\n".join(lines).replace(_TIE, r"\textsuperscript{\dag}")
+        out.append(text.replace(_UNTESTED, r"\textsuperscript{\ddag}"))
     return "\n\n".join(out)
 
 

@@ -13,9 +13,9 @@ from spade_bench.report.overall import OverallRow
 from spade_bench.report.series import Place, Series
 from spade_bench.report.values import Resampler
 
-__all__ = ["BEST", "TIE", "Column", "WideRow", "WideTable", "paired_p", "wide_tables"]
+__all__ = ["BEST", "TIE", "UNTESTED", "Column", "WideRow", "WideTable", "paired_p", "wide_tables"]
 
-BEST, TIE = "best", "tie"
+BEST, TIE, UNTESTED = "best", "tie", "untested"
 _LEVEL = 0.05
 
 
@@ -37,7 +37,8 @@ class WideRow:
         control_of: Label of the encoder beside which the control stands, where it is known.
         version: Flag that tells several versions of one name apart, or empty.
         cells: Its numbers; a column that is not there was not run.
-        marks: `best`, or `tie` where the paired test finds no difference from the best.
+        marks: `best`, `tie` where the paired test finds no difference from the best, or `untested`
+            where the two share no episode or the test is undefined.
     """
 
     encoder: str
@@ -120,20 +121,27 @@ def paired_p(
     Returns:
         Label -> p; an encoder that cannot be paired or tested is left out.
     """
-    import numpy as np
-
-    from spade_bench.statistics.multiplicity import holm
-
-    found: dict[str, float] = {}
+    found: dict[str, float | None] = {}
     for other in others:
         try:
             tested = compare(series, resampler, best, other, [metric])
         except DataError:  # no shared episode
             continue
-        if tested and tested[0].p is not None:
-            found[other] = tested[0].p
-    adjusted = holm(np.array(list(found.values()))) if found else ()
-    return {label: float(p) for label, p in zip(found, adjusted, strict=True)}
+        found[other] = tested[0].p if tested else None
+    return _holm(found)
+
+
+def _holm(found: Mapping[str, float | None]) -> dict[str, float]:
+    """Adjust the p of each label by Holm over all of them; one without a test is left out."""
+    import math
+
+    import numpy as np
+
+    from spade_bench.statistics.multiplicity import holm
+
+    known = {label: p for label, p in found.items() if p is not None and math.isfinite(p)}
+    adjusted = holm(np.array([*known.values()], dtype=float)) if known else ()
+    return {label: float(p) for label, p in zip(known, adjusted, strict=True)}
 
 
 def _head_groups(rows: Sequence[ReportRow]) -> list[set[str]]:
@@ -159,7 +167,7 @@ def _marks(
     resampler: Resampler,
     ranks: Sequence[OverallRow],
 ) -> dict[tuple[Column, str], str]:
-    """Mark the best encoder of a column, and those that the paired test cannot tell from it."""
+    """Mark the best encoder of a column, and those not shown to differ from it."""
     from spade_bench.statistics.evaluate import ALL_METRICS, direction
 
     alike = [
@@ -169,15 +177,14 @@ def _marks(
         and row.control in {"", "base"}
         and row.mean is not None
     ]
+    labels = [row.encoder for row in alike]
     if column.metric == "mean_rank":
         here = (rows[0].protocol, rows[0].condition)
-        of_place = {r.encoder: r for r in ranks if (r.protocol, r.condition) == here}
-        return {
-            (column, row.encoder): BEST if of_place[row.encoder].p_best is None else TIE
-            for row in alike
-            if row.encoder in of_place
-            and ((p := of_place[row.encoder].p_best) is None or p >= _LEVEL)
-        }
+        found = {r.encoder: r.p_best for r in ranks if (r.protocol, r.condition) == here}
+        firsts = [label for label in labels if label in found and found[label] is None]
+        others = [label for label in labels if label in found and found[label] is not None]
+        tested = _holm({label: found[label] for label in others})
+        return _marked(column, firsts, others, tested)
     if len(alike) < 2 or column.metric not in ALL_METRICS or not direction(column.metric):
         return {}
     sign = direction(column.metric)
@@ -185,10 +192,22 @@ def _marks(
     part = "ensemble" if "ensemble" in best.flags else ""
     place = Place(best.task, best.head, best.protocol, best.k_shot or 0, part, best.condition)
     alike_series = [one for one in series if one.place == place]
-    others = [row.encoder for row in alike if row.encoder != best.encoder]
+    others = [label for label in labels if label != best.encoder]
     tested = paired_p(alike_series, resampler, column.metric, best.encoder, others)
-    ties = {(column, label): TIE for label, value in tested.items() if value >= _LEVEL}
-    return {(column, best.encoder): BEST, **ties}
+    return _marked(column, [best.encoder], others, tested)
+
+
+def _marked(
+    column: Column, best: Sequence[str], others: Sequence[str], tested: Mapping[str, float]
+) -> dict[tuple[Column, str], str]:
+    """Mark the best, those of which the test says no difference, and those it cannot speak of."""
+    marks = {(column, label): BEST for label in best}
+    for label in others:
+        if label not in tested:
+            marks[column, label] = UNTESTED
+        elif tested[label] >= _LEVEL:
+            marks[column, label] = TIE
+    return marks
 
 
 def _rows(

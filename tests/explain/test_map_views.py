@@ -11,11 +11,11 @@ import pytest
 from viewed_slides import SIDE, coloured_slide, patch_places, view_of_slide
 
 from spade_bench.errors import UserError
+from spade_bench.explain.mapfolder import Wishes, write_maps
 from spade_bench.explain.slidemap import SlideMap
 from spade_bench.explain.viewer.mapviews import map_views
-from spade_bench.explain.viewer.viewerfiles import write_viewer
 from spade_bench.regions.outlines import SlideRegions
-from spade_bench.report.page.maplinks import find_maps
+from spade_bench.report.page.maplinks import MapLink, find_maps, links_of
 
 
 def a_map(slide: Path | None, slide_id: str = "case-1-A", encoder: str = "uni") -> SlideMap:
@@ -86,10 +86,14 @@ def test_marks_regions_and_further_layers_come_along(
 
 
 def test_the_report_finds_the_page_of_a_case(slide: Path, tmp_path: Path) -> None:
-    """Links of `report --maps` go by the names of files."""
-    write_viewer(tmp_path / "out" / "viewer", map_views([a_map(slide)], top=2))
-    found = find_maps(tmp_path / "out", {"case-1": ["case-1-A"]}, tmp_path)
-    assert found == {"case-1": [("viewer/slides/case-1-A.html", "out/viewer/slides/case-1-A.html")]}
+    """Links of `report --maps` go by the listing, in the form in which it is written today."""
+    wishes = Wishes(top=0, pictures=False, viewer=True)
+    write_maps([a_map(slide), a_map(slide, encoder="spade")], tmp_path / "out", wishes)
+    found = find_maps(tmp_path / "out", tmp_path)
+    assert [one.encoder for one in found] == ["uni", "spade"]
+    assert links_of(found, "braf", "case-1", ["spade"]) == [
+        MapLink("case-1-A", "out/viewer/slides/case-1-A.html")
+    ]
 
 
 def test_a_map_without_its_slide_is_refused() -> None:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import spade_bench as sb
 from spade_bench.cli.main import main
+from spade_bench.files import write_json
 from spade_bench.registry import encoders
 from spade_bench.report import citations
-from spade_bench.types import EncoderCard
+from spade_bench.report.page import usedcards
+from spade_bench.report.runsettings import stored_settings
+from spade_bench.types import EncoderCard, TaskCard
 
 
 @pytest.fixture
@@ -83,6 +88,42 @@ def test_text_has_entries_and_the_table(out: Path, capsys: pytest.CaptureFixture
     file = out / "references.bib"
     assert "@article" not in _run(capsys, str(out), "--out", str(file))
     assert set(_entries(file.read_text())) == {"uni", "logistic", "spade-bench"}
+
+
+def test_labels_and_yaml_tasks_are_what_the_run_stored_here_and_on_the_page(
+    store: Any, classes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label = (np.arange(40) % 2).astype(int)
+    p = np.random.default_rng(0).uniform(size=40)
+    store(tmp_path, {"encoder": "ours", "task": "grade"}, classes(p, label))
+    card = TaskCard("grade", "classification", "Grade of our clinic", "clinic",
+                    sources=("Clinic",), data="Ask the clinic; no redistribution.")  # fmt: skip
+    content = {
+        "encoders": [{"name": "efficientnet-lite0", "label": "ours", "options": {}}],
+        "tasks": [{**asdict(card), "table": "grade.csv"}],
+    }
+    write_json(tmp_path / "configs" / "run-1.json", content)
+    told = {one["kind"]: one for one in json.loads(_run(capsys, str(tmp_path), "--json"))["used"]}
+    known = encoders.get("efficientnet-lite0").card
+    assert told["encoder"]["name"] == "efficientnet-lite0"
+    assert told["encoder"]["licence"] == known.licence != "unknown"
+    assert told["task"]["title"] == "Grade of our clinic"
+    assert told["task"]["licence"] == card.data
+    assert (told["data"]["name"], told["data"]["licence"]) == ("Clinic", "see grade")
+    results = sb.load_results(tmp_path)
+    settings = stored_settings(results.folders, results.problems)
+    (encoder,) = usedcards.used_encoders(results, settings)
+    assert (encoder.label, encoder.name, encoder.card) == ("ours", known.name, known)
+    (task,) = usedcards.used_tasks(results, settings)
+    assert task.card["title"] == card.title
+
+
+def test_damaged_settings_are_named(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (out / "configs").mkdir()
+    (out / "configs" / "run-1.json").write_text("{")
+    with pytest.raises(SystemExit, match="2"):
+        main(["cite", str(out)])
+    assert "run-1.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [plugin.name for plugin in encoders])

@@ -52,6 +52,14 @@ def test_a_half_without_events_has_no_ratio() -> None:
     assert hazard_ratio(CaseRisks(cases.event, cases.days, np.zeros(60))) is None
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.filterwarnings("error")
+def test_perfectly_separated_halves_have_no_ratio(first: bool) -> None:
+    risk = np.arange(40.0)
+    days = 1 + (risk[::-1] if first else risk)
+    assert hazard_ratio(CaseRisks(np.ones(40, dtype=bool), days, risk)) is None
+
+
 def test_the_picture_holds_the_curve_and_says_the_ratio(
     store: Any, risks: Any, tmp_path: Path
 ) -> None:

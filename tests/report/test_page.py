@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -22,9 +23,10 @@ from page_results import (
 
 import spade_bench as sb
 from spade_bench.errors import DataError
+from spade_bench.files import file_name
 from spade_bench.report.page import howmade
 from spade_bench.report.page.hardcases import discordant_share, hard_cases
-from spade_bench.report.page.maplinks import find_maps
+from spade_bench.report.page.maplinks import MapLink, find_maps, links_of
 from spade_bench.report.page.reportpage import plot_scale, render_page
 from spade_bench.report.page.subgroups import by_class, by_site
 from spade_bench.report.page.svgfigures import inline_svg
@@ -284,19 +286,89 @@ def test_maps_need_a_page_and_a_picture(
         sb.load_results(results_folder).to_html(tmp_path / "x.html", maps=tmp_path)
 
 
-def test_pictures_go_to_the_case_of_the_longest_slide_name(tmp_path: Path) -> None:
-    for name in ("a/P-1.png", "a/P-1-A.png", "P-1-A-spade.png", "P-10.png", "other.png", "P.h5"):
-        path = tmp_path / "maps" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-    slides = {"one": ["P-1"], "two": ["P-1-A"], "ten": ["P-10"], "none": ["Q"]}
-    found = find_maps(tmp_path / "maps", slides, tmp_path)
-    assert {case: [name for name, _ in links] for case, links in found.items()} == {
-        "one": ["a/P-1.png"],
-        "two": ["P-1-A-spade.png", "a/P-1-A.png"],
-        "ten": ["P-10.png"],
-    }
-    assert found["one"][0][1] == "maps/a/P-1.png"
+def _listing(folder: Path, *maps: dict[str, Any]) -> None:
+    """Write a folder of maps as `explain` does, each file empty."""
+    blank = {"encoder": "uni", "task": "t", "head": "abmil", "trained": False, "files": {}}
+    listed = [{**blank, **one} for one in maps]
+    for path in (path for one in listed for path in one["files"].values()):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"")
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"schema": "spade-bench/explain/1", "complete": True, "maps": listed}
+    (folder / "explain.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_maps_are_those_of_the_task_case_and_encoder(tmp_path: Path) -> None:
+    whose = {"slide_id": "P-1-A", "case_id": "P-1"}
+    _listing(
+        tmp_path / "maps" / "one",
+        {**whose, "files": {"png": "pictures/P-1-A.png"}, "trained": True},
+        {**whose, "encoder": "spade", "files": {"png": "pictures/spade/P-1-A.png"}},
+        {"slide_id": "P-1", "case_id": "P", "encoder": "", "files": {"png": "pictures/P-1.png"}},
+    )
+    _listing(tmp_path / "maps" / "two", {**whose, "task": "u", "files": {"png": "a.png"}})
+    (tmp_path / "maps" / "P-1-A.png").write_bytes(b"")  # no listing names it
+    maps = find_maps(tmp_path / "maps", tmp_path)
+    uni = MapLink("P-1-A, uni", "maps/one/pictures/P-1-A.png", trained=True)
+    spade = MapLink("P-1-A, spade", "maps/one/pictures/spade/P-1-A.png")
+    assert links_of(maps, "t", "P-1", ["uni", "spade"]) == [uni, spade]
+    assert links_of(maps, "t", "P-1", ["spade"]) == [spade]
+    assert links_of(maps, "u", "P-1", ["uni"]) == [MapLink("P-1-A, uni", "maps/two/a.png")]
+    assert links_of(maps, "t", "P", ["x"]) == [MapLink("P-1", "maps/one/pictures/P-1.png")]
+    assert links_of(maps, "u", "P", []) == []
+
+
+def test_a_viewer_is_linked_before_a_panel_and_that_before_a_picture(tmp_path: Path) -> None:
+    whose = {"slide_id": "s 1", "case_id": "c"}
+    files = {"png": "pictures/spade/s.png", "panel_png": "panels/s.png"}
+    _listing(
+        tmp_path,
+        {**whose, "files": {"png": "pictures/s.png"}},
+        {**whose, "encoder": "spade", "trained": True, "files": files},
+    )
+
+    def links() -> list[MapLink]:
+        return links_of(find_maps(tmp_path, tmp_path), "t", "c", ["uni", "spade"])
+
+    page = tmp_path / "viewer" / "slides" / f"{file_name('s 1')}.html"
+    page.parent.mkdir(parents=True)
+    page.write_text("")
+    (link,) = links()
+    assert (link.name, link.trained) == ("s 1", True)
+    assert unquote(link.address) == page.relative_to(tmp_path).as_posix()
+    page.unlink()
+    assert links() == [MapLink("s 1", "panels/s.png", trained=True)]
+    (tmp_path / "panels" / "s.png").unlink()
+    assert [one.trained for one in links()] == [False, True]
+
+
+def test_without_a_listing_or_outside_its_folder_nothing_is_linked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "maps").mkdir()
+    (tmp_path / "maps" / "P-1.png").write_bytes(b"")
+    assert find_maps(tmp_path / "maps", tmp_path) == []
+    assert "explain.json" in capsys.readouterr().err
+    (tmp_path / "out.png").write_bytes(b"")
+    whose = {"slide_id": "P-1", "case_id": "P-1", "files": {"png": "../out.png"}}
+    _listing(tmp_path / "maps", whose)
+    assert find_maps(tmp_path / "maps", tmp_path) == []
+    (tmp_path / "maps" / "explain.json").write_text('{"schema": "other", "maps": []}')
+    assert find_maps(tmp_path / "maps", tmp_path) == []
+
+
+def test_the_page_links_the_maps_of_a_case_and_says_which_were_trained_on_it(
+    results_folder: Path, tmp_path: Path
+) -> None:
+    results = sb.load_results(results_folder)
+    first = next(one for one in hard_cases(results.series, results.resampler) if one.cases)
+    whose = {"case_id": first.cases[0].case_id, "task": first.task, "encoder": first.encoders[0]}
+    files = {"png": "pictures/slide.png"}
+    _listing(tmp_path / "maps", {**whose, "slide_id": "slide-9", "trained": True, "files": files})
+    page = render_page(results, tmp_path / "maps", tmp_path)
+    (link,) = re.findall(r'<a href="maps/pictures/slide.png">(.*?)</td>', page)
+    assert link.startswith("slide-9, ")
+    assert link.endswith("</a> (trained on this case)")
 
 
 def test_the_command_asks_for_what_was_stored() -> None:

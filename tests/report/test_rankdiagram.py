@@ -12,7 +12,7 @@ from scipy.stats import wilcoxon
 from statsmodels.stats.multitest import multipletests
 
 from spade_bench.report import Resampler, collect
-from spade_bench.report.figures.rankdiagram import rank_pictures, undecided
+from spade_bench.report.figures.rankdiagram import _note, rank_pictures, undecided
 from spade_bench.report.pictures import Look
 
 
@@ -65,3 +65,29 @@ def test_bars_and_ranks_of_the_picture_are_those_of_the_csv(
     words = [text.get_text() for text in axes.texts]
     for row in rows.values():
         assert f"{row['name']} ({row['mean_rank']:.2f})" in words
+
+
+@pytest.mark.parametrize(
+    ("encoders", "tasks", "caveat"),
+    [(8, 8, True), (2, 8, False), (2, 5, True), (2, 6, False), (8, 11, False), (8, 10, True)],
+)
+def test_the_note_says_where_no_pair_could_be_told_apart(
+    encoders: int, tasks: int, caveat: bool
+) -> None:
+    """Ordered the same on every task, encoders are as far apart as the test can tell."""
+    ordered = np.arange(encoders)[:, None] + np.zeros((encoders, tasks))
+    assert bool(undecided(ordered).groups) == caveat
+    assert ("cannot fall below 0.05" in _note(tasks, encoders)) == caveat
+
+
+def test_the_picture_of_ordered_encoders_on_eight_tasks_shows_the_caveat(
+    store: Any, classes: Any, tmp_path: Path
+) -> None:
+    label = np.arange(40) % 2
+    for task, encoder in itertools.product(range(8), range(8)):
+        p = np.where(np.arange(40) < 2 + 4 * encoder, 1 - label, label)
+        store(tmp_path, {"encoder": f"e{encoder}", "task": f"t{task}"}, classes(p, label))
+    series = collect(tmp_path)
+    (picture,) = rank_pictures(series, Resampler(tmp_path, n_boot=20), Look.of(series))
+    words = " ".join(text.get_text() for text in picture.drawn().figure.axes[0].texts)
+    assert "with 8 tasks and 28 pairs it cannot fall below 0.05" in " ".join(words.split())

@@ -15,7 +15,8 @@ import pytest
 import spade_bench as sb
 from spade_bench.cli.main import main
 from spade_bench.escaping import latex_cell
-from spade_bench.report.wide import BEST, TIE, paired_p
+from spade_bench.report.overall import overall
+from spade_bench.report.wide import BEST, TIE, UNTESTED, paired_p
 
 N = 80
 STRENGTH = {"uni": 2.5, "gigapath": 2.4, "resnet50": 0.1}
@@ -47,6 +48,19 @@ def show(store: Any, classes: Any, tmp_path: Path, capsys: pytest.CaptureFixture
         return said.err if code else said.out
 
     return run
+
+
+def _printed(folder: Path, form: str) -> str:
+    path = folder / "printed"
+    with pytest.raises(SystemExit, match="0"):
+        main(["report", str(folder), "--no-plots", form, "--out", str(path)])
+    return path.read_text()
+
+
+def _marks_of(folder: Path, column: str) -> dict[str, str]:
+    """The marks of a column by encoder, where the table has it."""
+    lines = csv.DictReader(_printed(folder, "--csv").splitlines())
+    return {row["encoder"]: row[f"{column}:mark"] for row in lines if row[column]}
 
 
 def test_the_cells_are_those_of_json(show: Print) -> None:
@@ -99,6 +113,37 @@ def test_the_marks_are_those_of_the_paired_test(show: Print, tmp_path: Path) -> 
                 holm
             )
     assert seen == {TIE, ""}
+
+
+def test_marks_of_mean_ranks_are_adjusted_over_the_encoders(
+    store: Any, classes: Any, tmp_path: Path
+) -> None:
+    """Over six tasks p is 1/32 at least: below 0.05 for one encoder, not for each of three."""
+    label = np.arange(40) % 2
+    for task in range(6):
+        for at, encoder in enumerate(("a", "b", "c", "d")):
+            p = np.where(np.arange(40) < 4 * at, 1 - label, label)
+            store(tmp_path, {"encoder": encoder, "task": f"t{task}"}, classes(p, label))
+    ranks = overall((found := sb.load_results(tmp_path)).series, found.resampler)
+    assert [one.p_best for one in ranks] == [None, *[pytest.approx(1 / 32)] * 3]
+    assert _marks_of(tmp_path, "overall:mean_rank") == {"a": BEST, "b": TIE, "c": TIE, "d": TIE}
+
+
+def test_an_encoder_that_cannot_be_paired_does_not_read_as_worse(
+    store: Any, classes: Any, tmp_path: Path
+) -> None:
+    label = np.arange(N) % 2
+    z = np.random.default_rng(0).normal(size=N)
+    for encoder, strength, draw in (("a", 2.5, 0), ("b", 0.1, 0), ("other-draw", 1, 1)):
+        place = {"encoder": encoder, "task": "t", "draw": draw}
+        store(tmp_path, place, classes(1 / (1 + np.exp(-z - strength * (label - 0.5))), label))
+    marks = _marks_of(tmp_path, "t:auroc")
+    assert marks == {"a": BEST, "b": "", "other-draw": UNTESTED}
+    for form, sign in (("--markdown", "‡"), ("--latex", r"\textsuperscript{\ddag}")):
+        text = _printed(tmp_path, form)
+        line = next(one for one in text.splitlines() if one.startswith(("| other", "other")))
+        assert line.count(sign) == 1
+        assert f"{sign}: cannot be tested against the best encoder" in text
 
 
 def test_markdown_has_names_bold_ties_and_a_legend(show: Print) -> None:

@@ -127,9 +127,7 @@ def _draw(found: TaskScores, resampler: Resampler, look: Look) -> Drawn:
     words = ", ".join((protocol_title(found.protocol), *found.condition))
     mark = left_out_of(flags, len(every) - len(rows))
     title = wrapped(f"Mean rank over {len(found.tasks)} tasks, {words}{mark}", width - 4)
-    few = f"; with {len(found.tasks)} tasks it cannot fall below 0.05" * (len(found.tasks) < 6)
-    note = wrapped(f"Bars join encoders with p ≥ 0.05 (signed-rank test over tasks, Holm{few})",
-                   width - 4, 6.5)  # fmt: skip
+    note = wrapped(_note(len(found.tasks), len(found.labels)), width - 4, 6.5)
     line = -(8.0 + 3.2 * (1 + title.count("\n")))
     height = -line + 5.5 + 4.2 * half + 2.2 * len(groups) + 3.2 * (1 + note.count("\n"))
     figure = print_figure(width, height)
@@ -151,6 +149,20 @@ def _draw(found: TaskScores, resampler: Resampler, look: Look) -> Drawn:
                colour=look.colour(row.encoder))  # fmt: skip
     axes.text(width / 2, -height + 1.2, note, ha="center", va="bottom", fontsize=6.5, color=INK)
     return Drawn(figure, _numbers(found, tested, every, look))
+
+
+def _note(tasks: int, encoders: int) -> str:
+    """What the bars mean, and whether the test could have told any pair apart.
+
+    The least p of the signed-rank test is that of one sign on all tasks, 2 / 2**tasks; Holm takes
+    the least of all pairs times their number.
+    """
+    pairs = encoders * (encoders - 1) // 2
+    few = ""
+    if 2 / 2**tasks * pairs >= _LEVEL:
+        among = f" and {pairs} pairs" if pairs > 1 else ""
+        few = f"; with {tasks} tasks{among} it cannot fall below {_LEVEL}"
+    return f"Bars join encoders with p ≥ {_LEVEL} (signed-rank test over tasks, Holm{few})"
 
 
 def _numbers(

@@ -90,19 +90,31 @@ def hazard_ratio(cases: CaseRisks) -> HazardRatio | None:
     """Compare the halves above and below the median risk by Cox regression.
 
     Returns:
-        None where a half has no case or no event, so that the ratio is zero or infinite.
+        None where the ratio or an end of its interval is zero, infinite or not found: a half has
+        no case or no event, or one half ends before the other begins.
     """
+    import warnings
+
     import numpy as np
     import pandas as pd
     from lifelines import CoxPHFitter
+    from lifelines.exceptions import ConvergenceError, ConvergenceWarning
 
     high = cases.high
     if not (cases.event[high].any() and cases.event[~high].any()):
         return None
     table = pd.DataFrame({"high": high.astype(float), "days": cases.days, "event": cases.event})
-    fitted = CoxPHFitter().fit(table, "days", "event")
-    low, up = np.exp(fitted.confidence_intervals_.to_numpy()[0])
-    return HazardRatio(float(np.exp(fitted.params_.iloc[0])), float(low), float(up))
+    with warnings.catch_warnings(), np.errstate(over="ignore"):
+        # What does not converge is told by its interval.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)
+        try:
+            fitted = CoxPHFitter().fit(table, "days", "event")
+        except ConvergenceError:
+            return None
+        low, up = np.exp(fitted.confidence_intervals_.to_numpy()[0])
+    found = HazardRatio(float(np.exp(fitted.params_.iloc[0])), float(low), float(up))
+    return found if np.isfinite(found).all() and found.low > 0 else None
 
 
 def _draw(shown: Sequence[Series], resampler: Resampler, look: Look) -> Drawn:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from spade_bench.errors import DataError
-from spade_bench.files import read_json
 from spade_bench.report.page.resultsview import ResultsView
+from spade_bench.report.runsettings import folder_names
 
-__all__ = ["Environment", "Folder", "RunSettings", "environments", "folders", "stored_settings"]
+__all__ = ["Environment", "Folder", "RunSettings", "environments", "folders"]
 
 _ENVIRONMENT = ("spade_bench", "python", "numpy", "torch", "system", "device")
 _OF_PROTOCOL = {
@@ -98,15 +97,6 @@ def folders(results: ResultsView) -> list[Folder]:
     return out
 
 
-def folder_names(paths: Sequence[Path]) -> list[str]:
-    """Return the last part of each path, with the one above it where two would be the same."""
-    names = [path.resolve().name for path in paths]
-    return [
-        name if names.count(name) == 1 else f"{path.resolve().parent.name}/{name}"
-        for path, name in zip(paths, names, strict=True)
-    ]
-
-
 def environments(results: ResultsView) -> list[Environment]:
     """Return machines and versions, the one of the most cells first."""
     groups: dict[tuple[tuple[str, str], ...], list[Any]] = {}
@@ -120,28 +110,6 @@ def environments(results: ResultsView) -> list[Environment]:
         seconds = sum(row.seconds or 0.0 for row in rows)
         found.append(Environment(values, len(rows), seconds, times[0], times[-1]))
     return sorted(found, key=lambda one: -one.cells)
-
-
-def stored_settings(paths: Sequence[Path], problems: list[str]) -> list[Mapping[str, Any]]:
-    """Read what runs were asked for; each with `folder` and `name` of its file.
-
-    Args:
-        paths: Folders of results.
-        problems: Takes a sentence for each file that cannot be read.
-    """
-    found: list[Mapping[str, Any]] = []
-    for path, folder in zip(paths, folder_names(paths), strict=True):
-        for file in sorted((path / "configs").glob("run-*.json")):
-            try:
-                content = read_json(file)
-            except DataError as error:
-                problems.append(str(error))
-                continue
-            if isinstance(content, dict) and isinstance(content.get("encoders"), list):
-                found.append({**content, "folder": folder, "name": file.name})
-            else:
-                problems.append(f"{file}: does not hold the settings of a run. Remove it")
-    return found
 
 
 def run_settings(contents: Sequence[Mapping[str, Any]]) -> list[RunSettings]:

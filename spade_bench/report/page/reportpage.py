@@ -28,7 +28,7 @@ from spade_bench.report.page.headline import (
     cautions,
     compared_pairs,
 )
-from spade_bench.report.page.maplinks import find_maps
+from spade_bench.report.page.maplinks import find_maps, links_of
 from spade_bench.report.page.resultsview import ResultsView
 from spade_bench.report.page.standings import (
     MOST_ROWS,
@@ -39,6 +39,7 @@ from spade_bench.report.page.standings import (
 )
 from spade_bench.report.page.subgroups import by_class, by_site
 from spade_bench.report.page.svgfigures import SvgFigure, draw_figures
+from spade_bench.report.runsettings import stored_settings
 from spade_bench.report.series import Series
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def write_page(results: ResultsView, path: Path, maps: Path | None = None) -> No
         maps: Folder that `explain` wrote, to which the worst-predicted cases are linked.
 
     Raises:
-        DataError: When the folder of maps holds none.
+        DataError: When the folder of maps is not there or empty.
     """
     write_text(path, render_page(results, maps, path.resolve().parent))
 
@@ -87,7 +88,7 @@ def _content(results: ResultsView, maps: Path | None, home: Path) -> dict[str, A
 
     series, resampler = results.series, results.resampler
     cohorts = stored_cohorts(results.folders, results.problems)
-    settings = howmade.stored_settings(results.folders, results.problems)
+    settings = stored_settings(results.folders, results.problems)
     missing = results.coverage().to_dict("records")
     rows = report_rows(results)
     whole = len(rows) <= MOST_ROWS
@@ -97,10 +98,9 @@ def _content(results: ResultsView, maps: Path | None, home: Path) -> dict[str, A
     pairs = compared_pairs(results, ranks)
     figures, left_out = _figures(results, pairs)
     sites = {one.cohort: one.sites for one in cohorts}
-    slides = {c.case_id: c.slide_ids for one in cohorts for c in one.cases}
     words = {f"control:{one.control}": one.description for one in series if one.description}
     meanings = flag_meanings([*rows, *_as_rows(ranks)], words)
-    rests_on = used(series)
+    rests_on = used(series, settings)
     labels, exposed = usedcards.exposures(results)
     return {
         "version": __version__,
@@ -123,7 +123,7 @@ def _content(results: ResultsView, maps: Path | None, home: Path) -> dict[str, A
         "classes": by_class(series, resampler),
         "sites": by_site(series, resampler, sites),
         "hard": hard_cases(series, resampler),
-        "maps": find_maps(maps, slides, home) if maps is not None else {},
+        "maps": find_maps(maps, home) if maps is not None else [],
         "flows": cohort_flows(results, cohorts),
         "missing": missing,
         "failed": [one for one in series if one.failed],
@@ -256,7 +256,12 @@ def _environment() -> Environment:
         "share": _share,
         "time": _time,
     }
-    environment.globals |= {"plot_scale": plot_scale, "place": _place, "shared": shared}
+    environment.globals |= {
+        "plot_scale": plot_scale,
+        "place": _place,
+        "shared": shared,
+        "links_of": links_of,
+    }
     environment.filters |= {"task": task_title, "metric": metric_title, "protocol": protocol_title}
     return environment
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from spade_bench.report.citations import encoder_card, names_of, task_card, used_labels
 from spade_bench.report.page.resultsview import ResultsView
 
 __all__ = ["UsedEncoder", "UsedHead", "UsedTask", "exposures", "used_encoders", "used_heads",
@@ -66,26 +67,12 @@ def used_encoders(results: ResultsView, settings: Sequence[Mapping[str, Any]]) -
         results: The results.
         settings: What runs were asked for, which say what labels stand for.
     """
-    from spade_bench.registry import encoders
-
-    names = {str(e["label"]): str(e["name"]) for one in settings for e in one["encoders"]}
-    labels: dict[str, set[str]] = {}
-    for one in results.series:
-        for row in (*one.rows, *one.failed):
-            known = labels.setdefault(one.encoder, set()) if not one.control else None
-            if known is not None and row.identity:
-                known.add(row.identity)
-            if base := row.inputs.get("base"):
-                labels.setdefault(str(base), set())
-            if one.control == "random-weights":
-                labels.setdefault(one.encoder, set())
-    out = []
-    for label in sorted(labels):
-        name = names.get(label, label)
-        card = encoders.get(name).card if name in encoders else None
-        seen = _pretrained_on(card)
-        out.append(UsedEncoder(label, name, card, seen, tuple(sorted(labels[label]))))
-    return out
+    return [
+        UsedEncoder(label, name, card, _pretrained_on(card), identities)
+        for label, identities in used_labels(results.series).items()
+        for name in names_of(label, settings)
+        for card in (encoder_card(name),)
+    ]
 
 
 def _pretrained_on(card: Any) -> str:
@@ -97,18 +84,8 @@ def _pretrained_on(card: Any) -> str:
 
 def used_tasks(results: ResultsView, settings: Sequence[Mapping[str, Any]]) -> list[UsedTask]:
     """Return the tasks: as they were when they ran, else as they are registered here."""
-    import dataclasses
-
-    from spade_bench.registry import tasks
-
-    stored = {str(task["name"]): task for one in settings for task in one.get("tasks", ())}
-    out = []
-    for name in dict.fromkeys(one.task for one in results.series):
-        card = stored.get(name)
-        if card is None and name in tasks:
-            card = dataclasses.asdict(tasks.get(name).card)
-        out.append(UsedTask(name, card or {}))
-    return out
+    names = dict.fromkeys(one.task for one in results.series)
+    return [UsedTask(name, task_card(name, settings)) for name in names]
 
 
 def used_heads(results: ResultsView) -> list[UsedHead]:
