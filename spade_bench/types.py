@@ -102,6 +102,8 @@ class Bag:
             when the file does not say.
         offset: Level-0 pixel (x, y) where what was scanned begins, which QuPath calls (0, 0).
         size: Level-0 width and height of the slide, or None when the file does not say.
+        level0_mpp: Resolution of level 0 that the patches were cut by, in micrometres per pixel, or
+            None when the file does not say.
         routing: How the patches were sent to the experts of a mixture; None where it was not asked
             for.
     """
@@ -116,6 +118,7 @@ class Bag:
     identity: str | None = None
     offset: tuple[int, int] = (0, 0)
     size: tuple[int, int] | None = None
+    level0_mpp: float | None = None
     routing: Routing | None = None
 
     @classmethod

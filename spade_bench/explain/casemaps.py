@@ -73,6 +73,7 @@ class _Patches:
         side: Side of a patch in level-0 pixels.
         identity: Digest of what made the stored features; empty where they do not say.
         offset: Level-0 pixel (x, y) that QuPath calls (0, 0).
+        mpp: Micrometres per pixel at level 0 by which the patches were cut; None where unknown.
     """
 
     slide_id: str
@@ -80,6 +81,7 @@ class _Patches:
     side: int
     identity: str
     offset: tuple[int, int]
+    mpp: float | None
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,9 @@ def case_bag(
         identity = read_identity(bag.identity)
         digest = "" if identity is None else identity.digest
         coords = np.asarray(bag.coords, dtype=np.int64)
-        places.append(_Patches(slide, coords, bag.patch_size_level0, digest, bag.offset))
+        places.append(
+            _Patches(slide, coords, bag.patch_size_level0, digest, bag.offset, bag.level0_mpp)
+        )
     n = sum(len(place.coords) for place in places)
     if n != len(features):
         raise DataError(
@@ -205,7 +209,7 @@ def case_maps(
                 models=len(names),
                 trained=trained,
                 simulated=subject.simulated,
-                **({"offset": place.offset} if file is None else _said_by(file)),
+                **_whereabouts(place, file),
                 slide=file,
                 about={**about, "identity": place.identity},
             )
@@ -285,8 +289,14 @@ def _numbers(values: Floats) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
 
 
-def _said_by(slide: Path) -> dict[str, Any]:
-    """Resolution at level 0, None where the file does not say it, and where its scan begins."""
-    with open_slide(slide, assume_mpp=1.0) as opened:
+def _whereabouts(place: _Patches, slide: Path | None) -> dict[str, Any]:
+    """Resolution at level 0, None where nobody says it, and where the scan begins.
+
+    The resolution is that by which the patches were cut, which `extract --override-mpp` may have
+    set against what the file says.
+    """
+    if slide is None:
+        return {"mpp": place.mpp, "offset": place.offset}
+    with open_slide(slide, mpp=place.mpp, assume_mpp=1.0) as opened:
         mpp = None if opened.mpp_source == "assumed" else opened.mpp
         return {"mpp": mpp, "offset": opened.offset}

@@ -36,6 +36,7 @@ from spade_bench.explain.viewer.mapviews import map_views
 from spade_bench.explain.viewer.viewerfiles import VIEWER_PX, write_viewer
 from spade_bench.files import file_name, read_json, write_json, write_text
 from spade_bench.regions.regionfiles import find_regions, read_regions
+from spade_bench.report.naming import head_title, task_title
 
 if TYPE_CHECKING:
     import numpy as np
@@ -286,7 +287,7 @@ class MapFolder:
             self._ranked,
             self.out,
             top=self._wishes.top,
-            title=f"{first['task']}, {first['head']}",
+            title=f"{task_title(first['task'])}, {head_title(first['head'])}",
             blind=secrets.randbelow(2**31) if self._wishes.blind else None,
             marks=list(self._marks),
         )

@@ -14,6 +14,7 @@ from spade_bench.explain.layers import CATEGORY, SHARE, Layer
 from spade_bench.explain.places import highest
 from spade_bench.files import file_name, write_json
 from spade_bench.report.contactsheet import Tile, TileGroup, save_figure, sheet_figure
+from spade_bench.report.naming import encoder_title
 from spade_bench.slides.scalebar import bar_length
 
 if TYPE_CHECKING:
@@ -131,7 +132,8 @@ def write_top_sheets(
     lists = {}
     for name, encoder in sheets.items():
         mine = [patch for patch in shown if patch.source.encoder == encoder]
-        words = f"{name}: {title}" if title else name
+        shown_as = name if blind is not None else encoder_title(name)
+        words = f"{shown_as}: {title}" if title else shown_as
         texts = [words, mine[0].source.layer.legend, *marks]
         if blind is not None:
             texts = [_nameless(text, encoders) for text in texts]

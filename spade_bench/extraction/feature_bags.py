@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.errors import ConfigError
 from spade_bench.extraction.folders import EncodedFolder, over_bags
 from spade_bench.extraction.outputs import checked_encode
-from spade_bench.features.bags import read_bag, write_features
+from spade_bench.features.bags import placement, read_bag, write_features
 from spade_bench.features.formats import HDF5, look, opened
 from spade_bench.features.routinggroup import GROUP, has_routing
 
@@ -144,5 +144,5 @@ def _carried(source: Path, bag: Bag) -> dict[str, Any]:
                     attrs |= dict(file[name].attrs)
     for attribute in _OWN:
         attrs.pop(attribute, None)
-    known = {"mpp": bag.mpp, "patch_size_level0": bag.patch_size_level0}
+    known = {"mpp": bag.mpp, "patch_size_level0": bag.patch_size_level0, **placement(bag)}
     return {key: value for key, value in known.items() if value is not None} | attrs

@@ -26,6 +26,7 @@ _GLASS = 0.82  # how bright glass stays
 _LINE = (0, 105, 60)
 _FAINTEST, _FULL_PX = 0.18, 30.0  # opacity of the grid; full opacity at patches of so many px
 _TEXT_PX, _PAD = 17, 8
+_NARROWEST, _LOWEST = 400, 120  # px: the title needs a width, and the bar must not hide a picture
 
 
 def preview_path(folder: Path, slide_id: str) -> Path:
@@ -147,10 +148,12 @@ def _titled(image: Any, title: str, mpp: float) -> Any:
     from PIL import Image, ImageDraw
 
     font = lettering(_TEXT_PX)
-    letters = max(10, int((image.width - 2 * _PAD) / font.getlength("n")))
+    wide = max(image.width, _NARROWEST)
+    letters = int((wide - 2 * _PAD) / font.getlength("n"))
     lines = textwrap.wrap(title, letters)
     head = len(lines) * (_TEXT_PX + 4) + 2 * _PAD
-    page = Image.new("RGB", (image.width, image.height + head), "white")
+    foot = 0 if image.height >= _LOWEST else _TEXT_PX + 12 + 3 * _PAD
+    page = Image.new("RGB", (wide, head + image.height + foot), "white")
     page.paste(image, (0, head))
     draw = ImageDraw.Draw(page)
     for row, line in enumerate(lines):

@@ -148,7 +148,8 @@ def _page(notes: Sequence[SlideNote], folder: Path, title: str) -> Image:
         left, top = _GAP + right * (_TILE + _GAP), head + down * row
         _paste(page, preview_path(folder, note.slide_id), (left, top))
         count = "failed" if not note.patches else f"{note.patches:,} patches"
-        flags = textwrap.wrap("; ".join(note.flags), _LETTERS)[: _LINES - 2]
+        flags = textwrap.wrap("; ".join(note.flags), _LETTERS, max_lines=_LINES - 2,
+                              placeholder=" ...")  # fmt: skip
         for number, text in enumerate((note.slide_id, count, *flags)):
             colour = _FLAG if number > 1 else (0, 0, 0)
             place = (left, top + _TILE + 2 + number * line)

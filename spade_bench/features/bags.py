@@ -151,13 +151,15 @@ def write_features(
     return Path(path)
 
 
-def placement(bag: Bag) -> dict[str, int]:
+def placement(bag: Bag) -> dict[str, float]:
     """Return the attributes that say how a bag's pixels lie on its slide, where it knows them."""
-    names: dict[str, int] = {}
+    names: dict[str, float] = {}
     if any(bag.offset):
         names |= {"bounds_x": bag.offset[0], "bounds_y": bag.offset[1]}
     if bag.size is not None:
         names |= {"level0_width": bag.size[0], "level0_height": bag.size[1]}
+    if bag.level0_mpp is not None:
+        names["level0_mpp"] = bag.level0_mpp
     return names
 
 

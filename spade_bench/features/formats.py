@@ -217,6 +217,7 @@ def _read_hdf5(path: Path, file: h5py.File) -> Bag:
         identity=str(attrs["identity"]) if "identity" in attrs else None,
         offset=_pair(attrs, "bounds_x", "bounds_y") or (0, 0),
         size=_pair(attrs, "level0_width", "level0_height"),
+        level0_mpp=positive(attrs.get("level0_mpp")),
     )
 
 

@@ -59,6 +59,7 @@ class PackedBag:
         source: Hash of the file that it was packed from, or None when that is not known.
         identity: What made the features, as the file said it; None where it did not.
         offset: Level-0 pixel where what was scanned begins; None where that is (0, 0).
+        level0_mpp: Resolution of level 0, µm/px, or None.
     """
 
     slide_id: str
@@ -74,6 +75,7 @@ class PackedBag:
     source: str | None = None
     identity: str | None = None
     offset: tuple[int, int] | None = None
+    level0_mpp: float | None = None
 
 
 class Pack:
@@ -147,6 +149,7 @@ class Pack:
             slide.barcodes,
             slide.identity,
             slide.offset or (0, 0),
+            level0_mpp=slide.level0_mpp,
         )
 
     def slide(self, slide_id: str) -> PackedBag:

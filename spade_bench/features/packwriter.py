@@ -90,7 +90,7 @@ class PackWriter:
         self._slides[bag.slide_id] = PackedBag(
             bag.slide_id, start, start + n, digest or hash_array(stored), bag.encoder, bag.mpp,
             bag.patch_size_level0, coords_start, bag.barcodes, coords_digest, source,
-            bag.identity, bag.offset if any(bag.offset) else None,
+            bag.identity, bag.offset if any(bag.offset) else None, bag.level0_mpp,
         )  # fmt: skip
 
     @property

@@ -14,6 +14,7 @@ import spade_bench as sb
 from spade_bench.errors import DataError, UserError
 from spade_bench.evaluation.modelfitting import fit_model
 from spade_bench.evaluation.trainedmodel import TrainedModel
+from spade_bench.explain.casemaps import Model, Subject, case_bag, case_maps
 from spade_bench.features.bags import find_bags, read_bag
 from spade_bench.types import Bag
 
@@ -54,6 +55,18 @@ def test_a_map_holds_attention_and_contributions_of_the_slide(model, others) -> 
     assert list(frame) == ["slide_id", "x", "y", "attention", "percentile",
                            "contribution_normal", "contribution_tumor"]  # fmt: skip
     assert frame["percentile"].between(0, 1).all()
+
+
+def test_the_resolution_is_that_by_which_the_patches_were_cut(model, write_slide, tmp_path) -> None:
+    path = write_slide(tmp_path / "s.tif", np.full((300, 300, 3), 200, dtype=np.uint8))  # says 0.5
+    subject, judge = Subject("mine", "abmil", "planted"), Model("one", model.fitted)
+    for said, drawn_on in ((0.25, 0.25), (None, 0.5)):
+        features = np.ones((2, 10))
+        bag = Bag("s", features, np.array([[0, 0], [100, 0]]), 100, level0_mpp=said)
+        case = case_bag("s", ["s"], lambda _, bag=bag: bag, features)
+        for slides, wanted in ((None, said), ({"s": path}, drawn_on)):
+            (shown,) = case_maps(case, [judge], subject, slides=slides)
+            assert shown.mpp == (None if wanted is None else pytest.approx(wanted))
 
 
 def test_of_a_folder_every_slide_is_mapped(model, others) -> None:

@@ -110,7 +110,7 @@ def test_the_sheet_shows_the_patches_that_it_lists(
     assert (png.name, pdf.name, listing.name) == ("top-uni.png", "top-uni.pdf", "top-patches.json")
     patches = read_json(listing)["sheets"]["uni"]["patches"]
     assert len(patches) == len(seen) == 16
-    assert written[0] == "uni: BRAF, abmil"
+    assert written[0] == "UNI: BRAF, abmil"
     assert "20 µm" in written
     assert "Highest 8. Score: attention of uni" in written
     for patch, tile in zip(patches, seen, strict=True):

@@ -48,6 +48,19 @@ def test_a_preview_is_as_large_as_the_slide_allows(
         assert image.width == min(wanted, 1600) >= 800
 
 
+def test_the_title_of_a_tiny_slide_can_be_read_and_its_picture_is_not_covered(
+    tmp_path: Path, write_slide: Callable[..., Path]
+) -> None:
+    pixels = np.full((16, 16, 3), (220, 120, 180), dtype=np.uint8)
+    with open_slide(write_slide(tmp_path / "s.tif", pixels)) as slide:
+        path = write_preview(tmp_path / "features_x", slide, np.ones((16, 16), dtype=bool),
+                             picture=pixels, patches=np.empty((0, 2)), side=100)  # fmt: skip
+    with Image.open(path) as image:
+        shown = np.asarray(image.convert("RGB")).astype(int)
+    assert shown.shape[1] == 400
+    assert (np.abs(shown - (220, 120, 180)).max(axis=2) < 30).sum() == pytest.approx(256, rel=0.15)
+
+
 def test_lines_lie_on_the_borders_of_patches_and_nowhere_else(
     tmp_path: Path, write_slide: Callable[..., Path]
 ) -> None:

@@ -32,7 +32,9 @@ def _folder(folder: Path, n: int = 4, dim: int = 6, scale: float = 1.0) -> Path:
         xy = RNG.integers(0, 9999, size=(3 + i, 2)) if i % 2 else None
         spots = [f"b{j}-1" for j in range(3 + i)] if i == 3 else None
         write_features(folder / f"s.{i}.h5", x, xy, slide_id=f"s.{i}", encoder="uni",
-                       barcodes=spots, attrs={"mpp": 0.5, "patch_size_level0": 448})  # fmt: skip
+                       barcodes=spots,
+                       attrs={"mpp": 0.5, "patch_size_level0": 448, "level0_mpp": 0.25,
+                              "bounds_x": 30, "bounds_y": 40})  # fmt: skip
     return folder
 
 
@@ -41,7 +43,8 @@ def _same(a: Bag, b: Bag) -> None:
     assert a.features.dtype == b.features.dtype
     assert (a.coords is None) == (b.coords is None)
     assert a.coords is None or np.array_equal(a.coords, b.coords)
-    rest = [(x.slide_id, x.patch_size_level0, x.mpp, x.encoder, x.barcodes) for x in (a, b)]
+    names = ("slide_id", "patch_size_level0", "mpp", "level0_mpp", "offset", "encoder", "barcodes")
+    rest = [[getattr(x, name) for name in names] for x in (a, b)]
     assert rest[0] == rest[1]
 
 
@@ -59,7 +62,8 @@ def test_any_bags_come_back(
     bags = []
     for i, n in enumerate(lengths):
         xy = RNG.integers(-5, 1 << 40, size=(n, 2)) if placed or i % 2 else None
-        bags.append(Bag(f"s{i}", RNG.normal(size=(n, dim)).astype(dtype), xy, 224, 0.5, "e"))
+        bags.append(Bag(f"s{i}", RNG.normal(size=(n, dim)).astype(dtype), xy, 224, 0.5, "e",
+                        level0_mpp=0.25))  # fmt: skip
     writer = PackWriter(path, dim, dtype)
     for bag in bags:
         writer.add(bag)

@@ -315,7 +315,9 @@ def _with_simulated(
 def _background(one: ExpertMap, slides: Mapping[str, Path] | None) -> Background:
     path = (slides or {}).get(one.slide_id)
     layer = one.layers([])[0]
-    return Background.of(layer) if path is None else slide_background(path)
+    if path is None:
+        return Background.of(layer, one.level0_mpp)
+    return slide_background(path, mpp=one.level0_mpp)
 
 
 def _check_alike(maps: Sequence[ExpertMap]) -> None:

@@ -36,6 +36,7 @@ class ExpertMap:
         side: Side of a patch in level-0 pixels.
         routing: Where each patch goes.
         mpp: Resolution at which patches were encoded, in micrometres per pixel, or None.
+        level0_mpp: Resolution of level 0 that the patches were cut by, or None.
     """
 
     slide_id: str
@@ -44,6 +45,7 @@ class ExpertMap:
     side: int
     routing: Routing
     mpp: float | None = None
+    level0_mpp: float | None = None
 
     def layers(self, experts: Sequence[int] | None = None) -> list[Layer]:
         """Return what can be drawn: nearest expert, weights, entropy and distance.
@@ -149,7 +151,9 @@ def expert_map(bag: Bag) -> ExpertMap:
         )
     coords = np.asarray(bag.coords, dtype=np.int64)
     encoder = bag.encoder or "experts"
-    return ExpertMap(bag.slide_id, encoder, coords, bag.patch_size_level0, bag.routing, bag.mpp)
+    return ExpertMap(
+        bag.slide_id, encoder, coords, bag.patch_size_level0, bag.routing, bag.mpp, bag.level0_mpp
+    )
 
 
 def read_expert_map(path: Path) -> ExpertMap:

@@ -5,6 +5,7 @@ Source: McInnes et al., "UMAP" (arXiv 1802.03426), the implementation umap-learn
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ _NEIGHBOURS = 15
 _MOST_COLOURS = 14  # what the legend of a panel can tell apart
 _OTHER = "others"
 _MM = 1 / 25.4
+_LETTER = 1.3  # mm, of 6 points: what one takes in a line, on average
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def plot_umap(
     across = min(3, len(columns))
     down = -(-len(columns) // across)
     panel = {1: 80.0, 2: 86.0}.get(across, 57.0)  # mm
-    figure = new_figure((panel + 3) * across * _MM, ((panel + 16) * down + 14) * _MM)
+    wide = (panel + 3) * across
+    figure = new_figure(wide * _MM, ((panel + 16) * down + 14) * _MM)
     grid = figure.subplots(down, across, squeeze=False).ravel()
     # Shuffled, so that no colour lies on top because its slides come last.
     order = np.random.default_rng(found.seed).permutation(len(found.points))
@@ -125,7 +128,8 @@ def plot_umap(
         axes.remove()
     said = "; ".join([found.said, *marks])
     figure.suptitle(title, fontsize=8, fontweight="bold", ha="left", x=0.01)
-    figure.supxlabel(f"{said}.\n{CAUTION}.", fontsize=6, ha="left", x=0.01)
+    below = "\n".join(textwrap.fill(f"{text}.", int(wide / _LETTER)) for text in (said, CAUTION))
+    figure.supxlabel(below, fontsize=6, ha="left", x=0.01)
     return figure
 
 
