@@ -90,7 +90,8 @@ def test_attention_times_what_a_patch_alone_puts_out(name, make_head, world) -> 
         return
     tensors = head.tensors()
     bias = tensors["out_b"][0] if "out_b" in tensors else np.zeros(1)
-    assert got.offset == pytest.approx(bias, abs=1e-12)
+    centre = bias.mean() if got.link == "softmax" else 0  # which changes no probability
+    assert got.offset == pytest.approx(bias - centre, abs=1e-12)
     for at, patch in enumerate(bag):
         alone = head.contributions(patch[None])  # its attention is 1
         assert got.values[at] == pytest.approx(got.attention[at] * alone.values[0], abs=1e-9)
@@ -181,6 +182,15 @@ class _Forward(FittedHead):
         return {}
 
 
+def test_what_all_classes_share_is_nobodys_contribution(make_head, world) -> None:
+    """A softmax does not see it, so the sign of a patch must not hang on it."""
+    head = fitted_on("abmil", make_head, world)
+    bag = world.bags()[4]
+    got = head.contributions(bag)
+    assert got.link == "softmax"
+    assert got.values.sum(axis=1) == pytest.approx(np.zeros(len(bag)), abs=1e-12)
+
+
 def test_a_torch_forward_is_enough() -> None:
     bag = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     head = _Forward(HeadInfo("squares", {}, 2, 3))
@@ -188,5 +198,6 @@ def test_a_torch_forward_is_enough() -> None:
     assert got.method == "gradient x input"
     assert got.attention is None
     # The gradient of a square, times the input, is twice the square.
-    assert got.values[:, 0] == pytest.approx(2 * bag[:, 0] ** 2 / 6, abs=1e-6)
+    logits = np.stack([bag[:, 0] ** 2, bag[:, 1] ** 2 - bag[:, 2] ** 2], axis=1) * 2 / 6  # (n, 2)
+    assert got.values == pytest.approx(logits - logits.mean(axis=1, keepdims=True), abs=1e-6)
     assert got.prediction() == pytest.approx(predicted(head, bag), abs=1e-6)
