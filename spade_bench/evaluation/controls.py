@@ -32,7 +32,7 @@ from spade_bench.features.bags import bag_dim, bag_encoder
 from spade_bench.files import hash_obj
 from spade_bench.plugins import contained
 from spade_bench.registry import encoders
-from spade_bench.types import BringsControls, Control, FeatureEncoder, SlideEncoder
+from spade_bench.types import Control, FeatureEncoder, SlideEncoder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -310,12 +310,13 @@ def _brought_by(source: EncoderFeatures, seed: int) -> Sequence[Control]:
     Raises:
         PluginError: When something about one of them is wrong.
     """
-    loaded: object = source.loaded
-    if not isinstance(loaded, BringsControls):
+    # Asked of the object: an instance check would remember what its class had at the first call.
+    controls: Callable[[int], Sequence[Control]] | None = getattr(source.loaded, "controls", None)
+    if controls is None:
         return ()
     where = f"encoder '{source.request.name}'"
     with contained("", where):
-        brought = tuple(loaded.controls(seed))
+        brought = tuple(controls(seed))
     for index, control in enumerate(brought):
         others = brought[:index]
         problem = _problem(control)

@@ -247,8 +247,10 @@ def from_workspace(workspace: Workspace | None) -> EvaluationSettings:
         if name in ELSEWHERE:
             raise ConfigError(f"'{name}' is no setting of every run", where=where,
                               fix=ELSEWHERE[name])  # fmt: skip
+    regions = workspace.run.get("regions")
     options = {
         **workspace.run,
+        **({"regions": workspace.resolve(Path(regions))} if isinstance(regions, str) else {}),
         **{"device": workspace.device, "out": workspace.resolve(workspace.out)},
     }
     return EvaluationSettings.of(options, where)

@@ -76,7 +76,8 @@ def test_a_file_that_cannot_be_read_is_refused_alike_each_time(tmp_path: Path) -
         messages.append(str(refused.value))
         broken: list[DataError] = []
         assert list(folder.bags("mine", unreadable=broken)) == ["a"]
-        assert [str(error) for error in broken] == messages[-1:]
+        assert len(broken) == 1
+        assert messages[-1].startswith(str(broken[0]).removesuffix("."))  # what to do follows
     assert messages[0] == messages[1]
 
 

@@ -88,9 +88,11 @@ def test_flags_over_yaml_over_workspace_over_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(set(FIELDS) - ELSEWHERE.keys()))
 def test_the_workspace_takes_every_setting_of_all_runs(name: str, tmp_path: Path) -> None:
     value = _value(name)
-    written = yaml.safe_dump({"run": {name: list(value) if isinstance(value, tuple) else value}})
+    plain = str(value) if isinstance(value, Path) else value
+    written = yaml.safe_dump({"run": {name: list(value) if isinstance(value, tuple) else plain}})
     settings = from_workspace(_workspace(tmp_path, written))
-    assert getattr(settings, name) == value
+    near = tmp_path / value if isinstance(value, Path) else value  # beside the file
+    assert getattr(settings, name) == near
     assert settings.said() == {name, "out", "device"}
     documented = (Path(__file__).parents[2] / "docs" / "WORKSPACE.md").read_text()
     assert f"`{name}`" in documented

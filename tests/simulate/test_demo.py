@@ -27,7 +27,7 @@ def test_workspace_is_valid_and_names_what_exists(tmp_path: Path) -> None:
             tasks.get(task)
         for encoder in cohort.features:
             encoders.get(encoder)
-    for head in space.run.heads:
+    for head in space.run["heads"]:
         heads.get(head)
 
 
