@@ -7,7 +7,7 @@ only the encoder knows of itself, it brings (:class:`spade_bench.types.BringsCon
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
