@@ -18,7 +18,7 @@ import csv
 import io
 import secrets
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,12 +147,19 @@ class MapFolder:
                 where="--viewer",
                 fix="Leave one of them out",
             )
-        _remove_earlier(out, viewer_stays=wishes.viewer)
+        self._earlier = _earlier(out)
+
+    def _begin(self) -> None:
+        """Make room for the first map: what is refused before it costs no earlier map."""
+        if self._earlier is not None:
+            _remove(self.out, self._earlier, viewer_stays=self._wishes.viewer)
         # Says whose the folder is from the start: a call that was cut off can be made again.
-        write_json(out / LISTING, {"schema": SCHEMA, "complete": False, "maps": []})
+        write_json(self.out / LISTING, {"schema": SCHEMA, "complete": False, "maps": []})
 
     def add(self, shown: SlideMap) -> None:
         """Write one map with its pictures; one of a second encoder is held against the first."""
+        if not self._maps:
+            self._begin()
         self._encoder = self._encoder or shown.encoder
         second = shown.encoder != self._encoder
         below, name = Path(file_name(shown.encoder)) if second else Path(), shown.slide_id
@@ -192,6 +199,8 @@ class MapFolder:
         Raises:
             DataError: When regions were given and none is of a slide that was mapped.
         """
+        if not self._maps:
+            self._begin()
         sheets = self._sheets()
         regions = self._region_scores()
         viewer = self._viewer()
@@ -380,18 +389,14 @@ def _rings(regions: SlideRegions | None) -> list[NDArray[np.float64]]:
     return [np.asarray(ring.coords, dtype=np.float64)[:, :2] for ring in rings]
 
 
-def _remove_earlier(out: Path, *, viewer_stays: bool) -> None:
-    """Remove what an earlier call wrote, which would pass for results of this one.
-
-    Args:
-        out: The folder.
-        viewer_stays: Whether the tiles of a viewer stay, for the next one to use.
+def _earlier(out: Path) -> Mapping[str, Any] | None:
+    """Return the listing of an earlier call; None where the folder is new or empty.
 
     Raises:
-        DataError: When the folder holds something else.
+        DataError: When the folder holds something else, or the key of blind sheets.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
+        return None
     listing = out / LISTING
     content = read_json(listing) if listing.is_file() else {}
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
@@ -406,6 +411,17 @@ def _remove_earlier(out: Path, *, viewer_stays: bool) -> None:
             where=str(out / KEY),
             fix="Name a new folder, or remove this key once nobody reads the sheets any more",
         )
+    return content
+
+
+def _remove(out: Path, content: Mapping[str, Any], *, viewer_stays: bool) -> None:
+    """Remove what an earlier call wrote, which would pass for results of this one.
+
+    Args:
+        out: The folder.
+        content: Its listing.
+        viewer_stays: Whether the tiles of a viewer stay, for the next one to use.
+    """
     root = out.resolve()
     names = [name for one in content.get("maps", ()) for name in one.get("files", {}).values()]
     for name in (*names, *content.get("sheets", ()), *content.get("regions", ())):

@@ -211,6 +211,12 @@ def test_the_command_line_writes_a_folder(cv, planted, tmp_path, capsys) -> None
     assert answer["schema"] == "spade-bench/explain/1"
     assert [one["slide_id"] for one in answer["maps"]] == ["case001-s0"]
     assert [path.name for path in (out / "maps").rglob("*.h5")] == ["case001-s0.h5"]
+    assert run_main("explain", cv, "--case", "case0x", "--device", "cpu", "--out", out) == 2
+    capsys.readouterr()
+    assert [path.name for path in (out / "maps").rglob("*.h5")] == ["case001-s0.h5"]  # not lost
+    (out / "blind-key.json").write_text("{}")
+    assert run_main(*arguments[:4], "--device", "cpu", "--out", out) == 2
+    assert "their letters would mean other encoders" in capsys.readouterr().err
     assert run_main(*arguments, "--out", planted.features) == 2
     assert "was not written by `spade-bench explain`" in capsys.readouterr().err
     assert run_main("explain", tmp_path / "none", "--out", tmp_path / "m") == 2
