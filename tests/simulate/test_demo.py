@@ -70,7 +70,7 @@ def test_demo_runs_to_a_leaderboard_and_again(
         mean["metric"]: mean for mean in scores["means"] if mean["encoder"] == "efficientnet-lite0"
     }
     assert base["contribution_auroc"]["cases"] > 20  # the whole of this small study
-    assert 0 <= base["contribution_auroc"]["low"] < base["contribution_auroc"]["mean"]
+    assert base["contribution_auroc"]["mean"] > 0.53  # what was planted is found
     module.demo(out=tmp_path / "demo")
     again = (tmp_path / "demo" / "runs" / "results.jsonl").read_text().splitlines()
     assert again == lines
