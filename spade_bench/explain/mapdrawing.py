@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.errors import DataError
 from spade_bench.explain.colours import layer_colours
 from spade_bench.explain.layers import Layer
+from spade_bench.explain.places import UNKNOWN_MPP
 from spade_bench.explain.raster import rasterise, rasterise_borders
 from spade_bench.slides.scalebar import bar_length
 
@@ -35,7 +36,6 @@ View = tuple[float, float, float, float]
 _THUMBNAIL_PX = 2000  # of the longer side
 _COVER = 0.6  # how much of the tissue a square hides
 _DARKEST = 0.3  # grey of black tissue below squares
-_UNKNOWN_MPP = 0.25  # taken to open a slide that does not say its resolution, then forgotten
 _MARGIN = 0.03  # of the longer side of the patches' extent, around them
 _TEXT_PT, _BAR_PT = 6.5, 2.0
 
@@ -78,7 +78,7 @@ def slide_background(
     """
     from spade_bench.slides.opening import open_slide
 
-    with open_slide(Path(path), mpp=mpp, assume_mpp=_UNKNOWN_MPP) as slide:
+    with open_slide(Path(path), mpp=mpp, assume_mpp=UNKNOWN_MPP) as slide:
         coarser = max(1.0, max(slide.width, slide.height) / longest_px)
         picture = slide.thumbnail(slide.mpp * coarser)
         known = None if slide.mpp_source == "assumed" else slide.mpp

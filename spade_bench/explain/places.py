@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Crop", "far_apart", "highest", "read_crops"]
+__all__ = ["APART", "UNKNOWN_MPP", "Crop", "far_apart", "highest", "read_crops"]
+
+APART = 2
+"""Patch sides between two patches of a slide that are listed."""
+
+UNKNOWN_MPP = 0.25
+"""Taken to open a slide that does not say its resolution, then forgotten."""
 
 _CROP_PX = 300
 _CROP_SIDES = 2  # patches across a crop

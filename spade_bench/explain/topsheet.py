@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.console import progress
 from spade_bench.errors import UserError
 from spade_bench.explain.layers import CATEGORY, SHARE, Layer
-from spade_bench.explain.places import highest
+from spade_bench.explain.places import APART, UNKNOWN_MPP, highest
 from spade_bench.files import file_name, write_json
 from spade_bench.report.contactsheet import Tile, TileGroup, save_figure, sheet_figure
 from spade_bench.report.naming import encoder_title
@@ -29,9 +29,7 @@ KEY = "blind-key.json"
 
 TOP = 50
 _PX = 224  # of a patch on a sheet: 16 mm at 300 dpi need 190
-_APART = 2  # patch sides between two patches of a slide
 _SAME_WIDTH = 0.02  # by which patches of one scale bar may differ
-_UNKNOWN_MPP = 0.25  # taken to open a slide that does not say its resolution, then forgotten
 _PARTS = ("highest", "lowest")
 
 
@@ -204,7 +202,7 @@ def _best(
     import numpy as np
 
     kept = replace(one.layer, values=np.where(mine, one.layer.values, np.nan))
-    apart = _APART * one.layer.side if distance is None else distance
+    apart = APART * one.layer.side if distance is None else distance
     return highest(kept, top, 0.0 if one.images else apart, lowest=part == "lowest")
 
 
@@ -228,7 +226,7 @@ def _from_slide(path: Path, patches: Sequence[RankedPatch]) -> Iterator[RankedPa
     """Read patches of one slide, in the order given."""
     from spade_bench.slides.opening import open_slide
 
-    with open_slide(path, mpp=patches[0].source.mpp, assume_mpp=_UNKNOWN_MPP) as slide:
+    with open_slide(path, mpp=patches[0].source.mpp, assume_mpp=UNKNOWN_MPP) as slide:
         mpp = None if slide.mpp_source == "assumed" else slide.mpp
         for patch in patches:
             layer = patch.source.layer

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.errors import DataError, name_some
+from spade_bench.errors import DataError
 from spade_bench.files import atomic_path, parse_json
 from spade_bench.regions.outlines import Region, SlideRegions, no_such_region
 
@@ -281,9 +281,3 @@ def _ring(ring: Any, place: str, where: str) -> np.ndarray:
             fix="Repeat the first point at the end",
         )
     return points.astype(np.float64)
-
-
-def missing_regions(wanted: Sequence[str], files: Mapping[str, Path]) -> str:
-    """Say which slides have no region file; nothing where all have."""
-    without = [slide for slide in wanted if slide not in files]
-    return f"{len(without)} slide(s) have no region file: {name_some(without)}" if without else ""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from spade_bench.console import progress
 from spade_bench.explain.experts.expertmaps import TopPatch
+from spade_bench.explain.places import UNKNOWN_MPP
 from spade_bench.report.contactsheet import Tile, TileGroup, sheet_figure
 from spade_bench.slides.opening import open_slide
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["expert_sheet"]
 
 _PX = 224  # of a patch on the sheet
-_UNKNOWN_MPP = 0.25  # taken to open a slide that does not say its resolution
 
 
 def expert_sheet(
@@ -74,7 +74,7 @@ def _read(
     with progress("Reading patches", len(patches), "patches") as bar:
         for slide_id in dict.fromkeys(patch.slide_id for patch in patches):
             # The resolution plays no part here, so a slide that does not say it is welcome.
-            with open_slide(slides[slide_id], assume_mpp=_UNKNOWN_MPP) as slide:
+            with open_slide(slides[slide_id], assume_mpp=UNKNOWN_MPP) as slide:
                 for patch in patches:
                     if patch.slide_id == slide_id:
                         x, y = float(patch.x), float(patch.y)

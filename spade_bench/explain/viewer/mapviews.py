@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from spade_bench.errors import UserError
 from spade_bench.explain.layers import Layer
-from spade_bench.explain.places import highest
+from spade_bench.explain.places import APART, highest
 from spade_bench.explain.slidemap import SlideMap
 from spade_bench.explain.topsheet import TOP
 from spade_bench.explain.viewer.slideview import SlideView, TopPatch
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from spade_bench.regions.outlines import SlideRegions
 
 __all__ = ["map_views"]
-
-_APART = 2  # patch sides between two patches of a list
 
 
 def map_views(
@@ -71,7 +69,7 @@ def _top(layer: Layer, most: int) -> list[TopPatch]:
     """The highest and the lowest patches of a layer, as they stand on the contact sheets."""
     listed = []
     for lowest in (False, True):
-        rows = highest(layer, most, _APART * layer.side, lowest=lowest)
+        rows = highest(layer, most, APART * layer.side, lowest=lowest)
         for rank, row in enumerate(rows, start=1):
             x, y = (int(v) for v in layer.coords[row])
             listed.append(TopPatch(layer.key, rank, float(layer.values[row]), x, y, lowest))

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from spade_bench.console import progress, track
 from spade_bench.errors import UserError
+from spade_bench.explain.places import UNKNOWN_MPP
 from spade_bench.explain.viewer.slideview import SlideView, TopPatch, check_inside, check_views
 from spade_bench.explain.viewer.tilepyramid import (
     TILE,
@@ -35,7 +36,6 @@ VIEWER_PX = 8192
 _SCRIPTS = ("pyramid.js", "layers.js", "panel.js", "viewer.js")
 _LEFT_OUT = ("page.html", "index.html")  # filled in, not copied
 _PICTURE_PX = 112  # of a top patch in the list
-_UNKNOWN_MPP = 0.25  # taken to open a slide that does not say its resolution, then forgotten
 
 
 def write_viewer(
@@ -92,7 +92,7 @@ def _write_slide(pages: Path, view: SlideView, viewer_px: int, several: bool) ->
     folder = pages / file_name(view.slide_id)
     address = quote(folder.name)
     with open_slide(view.path, slide_id=view.slide_id, mpp=view.mpp,
-                    assume_mpp=_UNKNOWN_MPP) as slide:  # fmt: skip
+                    assume_mpp=UNKNOWN_MPP) as slide:  # fmt: skip
         check_inside(view, slide.width, slide.height)
         levels = _tiles(folder, slide, view, viewer_px)
         _write_top(folder / "top", slide, view)
