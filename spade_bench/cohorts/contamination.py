@@ -24,6 +24,7 @@ __all__ = [
     "cohort_sources",
     "contamination",
     "hest_bench_seen",
+    "leaks_of_fold",
     "provenance",
 ]
 
@@ -175,6 +176,33 @@ def hest_bench_seen(samples: Iterable[str]) -> dict[str, tuple[int, int]]:
         for task, names in HEST_BENCH.items()
     }
     return {task: count for task, count in counts.items() if count[0]}
+
+
+def leaks_of_fold(
+    seen: Provenance, tested: Sequence[str], patient_of: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Flag an encoder that was trained on test sections of a fold, or on their patients.
+
+    Samples that trained it and are among the task's sections tell patients for certain, whatever
+    these are called; names that every study has, such as `Patient 1`, are otherwise no evidence.
+
+    Args:
+        seen: What it was trained on.
+        tested: Test sections.
+        patient_of: Patient of every section of the task.
+
+    Returns:
+        `contamination:training-samples`, `contamination:training-patients`, both or nothing.
+    """
+    trained = {sample.casefold() for sample in seen.samples}
+    patients = {p.casefold() for p in seen.patients if not _COMMON_NAME.fullmatch(p.strip())}
+    patients |= {p.casefold() for name, p in patient_of.items() if name.casefold() in trained}
+    flags = []
+    if any(name.casefold() in trained for name in tested):
+        flags.append("contamination:training-samples")
+    if any(patient_of[name].casefold() in patients for name in tested):
+        flags.append("contamination:training-patients")
+    return tuple(flags)
 
 
 def _from_training(seen: Provenance, cohort: Cohort) -> Iterable[str]:

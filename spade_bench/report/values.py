@@ -45,6 +45,8 @@ class Values:
         size: Test cases (patients, where cases are slides) of the smallest class, over all rows;
             for survival those with an event.
         units: Distinct test cases, or patients, over all rows.
+        without: (U,) the mean over rows of the metric without each patient in turn, for expression
+            in spots; None for cases, which are resampled.
     """
 
     names: tuple[tuple[int, int], ...]
@@ -57,6 +59,7 @@ class Values:
     influence: Floats | None = None
     size: int = 0
     units: int = 0
+    without: Floats | None = None
 
     @property
     def n_classes(self) -> int:
@@ -79,6 +82,7 @@ class Values:
             None if self.influence is None else self.influence[at],
             self.size,
             self.units,
+            self.without,
         )
 
     def by_draw(self) -> Values:
@@ -157,6 +161,9 @@ class Resampler:
     def sizes(self, series: Series) -> tuple[int, int]:
         """Return the test cases, or events, of the smallest class of a series and all of them."""
         key = tuple(row.run_id for row in series.rows)
+        if of_spots(series, self):
+            n = len(units_of([self.predictions(row) for row in series.rows])[0])
+            return n, n
         if key not in self._sizes:
             self._sizes[key] = class_sizes([self.predictions(row) for row in series.rows])
         return self._sizes[key]
@@ -170,6 +177,8 @@ class Resampler:
             raise DataError(f"no metric '{metric}'", where=f"task {series.task}")
         of_rows = [self.predictions(row) for row in series.rows]
         first = of_rows[0]
+        if first.spots is not None:
+            return spot_values(series, of_rows, metric)
         if any(other.classes != first.classes for other in of_rows):
             raise DataError(
                 "rows of one series have different classes",
@@ -235,9 +244,16 @@ def single(values: Values, metric: str, seed: int = 0) -> Interval | None:
 
     from spade_bench.statistics import score_intervals as scores
     from spade_bench.statistics.evaluate import bounds
+    from spade_bench.statistics.genescores import jackknife
     from spade_bench.statistics.intervals import Interval, interval
     from spade_bench.statistics.paired import corrected_t_test
 
+    if values.without is not None:
+        if not np.isfinite(values.plain).any():
+            return None
+        found = jackknife(float(np.nanmean(values.plain)), values.without.tolist())
+        least, most = bounds(metric)
+        return replace(found, low=max(least, found.low), high=min(most, found.high))
     if not np.isfinite(values.plain).all() or not np.isfinite(values.boot.mean(axis=0)).any():
         return None
     mean, (floor, top) = float(values.plain.mean()), bounds(metric, values.n_classes)

@@ -16,11 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["ALL_METRICS", "bounds", "chance", "direction", "evaluate", "strata"]
 
 ALL_METRICS = (*METRICS, *SURVIVAL_METRICS)
-_LOWER_IS_BETTER = {"brier", "ibs"}
+_LOWER_IS_BETTER = {"brier", "ibs", "mae"}
+_CORRELATIONS = ("pearson", "pearson_per_sample", "spearman")
 _NEITHER = {"calibration_slope"}
 _CHANCE = {
     **dict.fromkeys(("auroc", "auroc_over_time", "c_index", "c_index_uno"), 0.5),
-    "kappa_quadratic": 0.0,
+    **dict.fromkeys(("kappa_quadratic", *_CORRELATIONS), 0.0),
 }
 _BLOCK = 50_000
 
@@ -75,8 +76,10 @@ def bounds(name: str, n_classes: int = 0) -> tuple[float, float]:
     """Lowest and highest value that a metric can take, with any number of classes or this one."""
     if name in _NEITHER:
         return -float("inf"), float("inf")
-    if name == "kappa_quadratic":
+    if name == "kappa_quadratic" or name in _CORRELATIONS:
         return -1.0, 1.0
+    if name in {"r2", "mae"}:
+        return (0.0, float("inf")) if name == "mae" else (-float("inf"), 1.0)
     if name == "brier" and n_classes == 2:
         return 0.0, 1.0
     return 0.0, 2.0 if name in _LOWER_IS_BETTER else 1.0
