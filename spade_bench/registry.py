@@ -16,8 +16,8 @@ from typing import Any, Generic, TypeVar
 from spade_bench.errors import PluginError
 from spade_bench.types import EncoderCard, HeadCard, LoadOptions, TaskCard
 
-__all__ = ["Plugin", "Registry", "encoders", "expression_heads", "head_registries", "heads",
-           "heads_of_kind", "kinds", "suggest", "tasks"]  # fmt: skip
+__all__ = ["Plugin", "Registry", "encoders", "expression_heads", "head_card",
+           "head_registries", "heads", "heads_of_kind", "kinds", "suggest", "tasks"]  # fmt: skip
 
 Card = TypeVar("Card")
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -206,6 +206,12 @@ EncoderFactory = Callable[[LoadOptions], Any]
 def heads_of_kind(head_kind: str) -> Registry[HeadCard]:
     """Return the registry that has the heads of a kind: those of expression have their own."""
     return expression_heads if head_kind == "expression" else heads
+
+
+def head_card(name: str) -> HeadCard | None:
+    """Return the card of a head of either registry, that of cases first; None where none is."""
+    known = next((one for one in (heads, expression_heads) if name in one), None)
+    return None if known is None else known.get(name).card
 
 
 def head_registries(name: str) -> list[Registry[HeadCard]]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from spade_bench.report.series import Series
     from spade_bench.report.values import Resampler
     from spade_bench.results import Predictions, Row
+    from spade_bench.results.spotpredictions import SpotPredictions
 
 __all__ = ["KINDS", "Results"]
 
@@ -111,7 +112,8 @@ class Results:
 
         Returns:
             Where the cell belongs, `case_id`, and for classes `label` and a column
-            `score:CLASS` per class; for survival `event`, `duration_days` and `risk`.
+            `score:CLASS` per class; for survival `event`, `duration_days` and `risk`; for
+            expression a row per spot and gene, with `barcode`, `observed` and `predicted`.
 
         Raises:
             UserError: When a column is unknown or no cell has these values.
@@ -378,9 +380,33 @@ def _cell(row: Row, metrics: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _spots(spots: SpotPredictions, place: dict[str, Any]) -> pd.DataFrame:
+    """A row per spot and gene."""
+    import numpy as np
+    import pandas as pd
+
+    m, g = spots.observed.shape
+    sections = np.asarray(spots.sections, dtype=object)[spots.section]  # (m,)
+    table = pd.DataFrame(
+        {
+            "case_id": np.repeat(sections, g),
+            "patient_id": np.repeat(np.asarray(spots.patients, dtype=object)[spots.section], g),
+            "barcode": np.repeat(np.asarray(spots.barcodes, dtype=object), g),
+            "gene": np.tile(np.asarray(spots.genes, dtype=object), m),
+            "observed": spots.observed.ravel(),
+            "predicted": spots.predicted.ravel(),
+        }
+    )
+    for at, (name, value) in enumerate(place.items()):
+        table.insert(at, name, value)
+    return table
+
+
 def _cases(predictions: Predictions, place: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
+    if predictions.spots is not None:
+        return _spots(predictions.spots, place)
     table = pd.DataFrame({"case_id": list(predictions.case_ids)})
     if predictions.survival:
         table["event"] = predictions.target[:, 0].astype(bool)

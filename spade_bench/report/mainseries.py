@@ -48,6 +48,8 @@ def _main_head(alike: Sequence[Series], resampler: Resampler) -> str:
     from spade_bench.registry import kinds
 
     kind = "survival" if is_survival(alike[0], resampler) else "classification"
+    if resampler.predictions(alike[0].rows[0]).spots is not None:
+        kind = "expression"
     usual = str(kinds.get(kind).card.default_head)
     there = sorted({one.head for one in alike})
     return usual if usual in there else there[0]

@@ -119,7 +119,7 @@ def gene_scores(of_rows: Sequence[Predictions], metric: str) -> list[GeneScore]:
     import numpy as np
 
     tested = [one.spots for one in of_rows if one.spots is not None]
-    units, what = units_of(of_rows)
+    what = units_of(of_rows)[1]
     whole = [dict(zip(s.genes, _values(metric, s).tolist(), strict=True)) for s in tested]
     flat = [set(np.asarray(s.genes)[constant_genes(s.observed)].tolist()) for s in tested]
     held = [_units_in(spots, what) for spots in tested]
@@ -143,14 +143,10 @@ def gene_scores(of_rows: Sequence[Predictions], metric: str) -> list[GeneScore]:
     return sorted(out, key=lambda one: -one.interval.mean if one.interval else float("inf"))
 
 
-def _values(
-    metric: str, spots: SpotPredictions, rows: NDArray[np.int64] | None = None
-) -> Floats:
+def _values(metric: str, spots: SpotPredictions, rows: NDArray[np.int64] | None = None) -> Floats:
     if rows is None:
         return gene_values(metric, spots.observed, spots.predicted, spots.section)
-    return gene_values(
-        metric, spots.observed[rows], spots.predicted[rows], spots.section[rows]
-    )
+    return gene_values(metric, spots.observed[rows], spots.predicted[rows], spots.section[rows])
 
 
 def _units_in(spots: SpotPredictions, what: str) -> set[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from spade_bench import console
-from spade_bench.report.caveats import PERMUTATIONS, speaks_of
+from spade_bench.report.caveats import OF_SECTIONS, PERMUTATIONS, speaks_of
 from spade_bench.report.differences import Difference
 from spade_bench.report.flags import code, explain, shared
 from spade_bench.report.leaderboard import ReportRow
@@ -242,10 +242,12 @@ def _protocol(protocol: str, way: str, rows: Sequence[ReportRow]) -> str:
         "fold models": ("fold model", "fold models"),
         "ensemble": ("ensemble", "ensembles"),
         "external": ("fit", "fits"),
+        **dict.fromkeys(OF_SECTIONS, ("fold", "folds")),
     }.get(way, ("draw", "draws"))
     what = f"1 {one}" if n == 1 else f"mean of {n} {many}"
     cohort = "/".join(sorted({row.tested_on for row in rows} - {""}))
-    tested = f"{cases} test cases{f' of {cohort}' if cohort else ''}"
+    of_what = "sections" if protocol in OF_SECTIONS else "cases"
+    tested = f"{cases} test {of_what}{f' of {cohort}' if cohort else ''}"
     return f"{protocol}, {tested}, {what} [95% interval {speaks_of(way)}]"
 
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
+from spade_bench.report.caveats import OF_SECTIONS
 from spade_bench.report.series import Series
+from spade_bench.report.spotvalues import spot_scores, units_of
 from spade_bench.results import Predictions, Row
 from spade_bench.results.store import whole_predictions
 
@@ -154,19 +156,25 @@ class Resampler:
         if not series.rows:
             return 0
         sizes = {int(row.n.get("test") or 0) for row in series.rows}
-        if series.protocol != "cv" and len(sizes) == 1:
+        if series.protocol not in {"cv", *OF_SECTIONS} and len(sizes) == 1:
             return sizes.pop()
         return len({case for row in series.rows for case in self.predictions(row).case_ids})
 
     def sizes(self, series: Series) -> tuple[int, int]:
         """Return the test cases, or events, of the smallest class of a series and all of them."""
         key = tuple(row.run_id for row in series.rows)
-        if of_spots(series, self):
-            n = len(units_of([self.predictions(row) for row in series.rows])[0])
-            return n, n
         if key not in self._sizes:
-            self._sizes[key] = class_sizes([self.predictions(row) for row in series.rows])
+            of_rows = [self.predictions(row) for row in series.rows]
+            if of_rows[0].spots is not None:
+                units = len(units_of(of_rows)[0])
+                self._sizes[key] = units, units
+            else:
+                self._sizes[key] = class_sizes(of_rows)
         return self._sizes[key]
+
+    def units(self, series: Series) -> tuple[tuple[str, ...], str]:
+        """Return what intervals of expression count, and whether these are patients or sections."""
+        return units_of([self.predictions(row) for row in series.rows])
 
     def _evaluate(self, series: Series, metric: str) -> Values:
         import numpy as np
@@ -178,7 +186,7 @@ class Resampler:
         of_rows = [self.predictions(row) for row in series.rows]
         first = of_rows[0]
         if first.spots is not None:
-            return spot_values(series, of_rows, metric)
+            return self._of_spots(series, of_rows, metric)
         if any(other.classes != first.classes for other in of_rows):
             raise DataError(
                 "rows of one series have different classes",
@@ -208,6 +216,24 @@ class Resampler:
             size=self.sizes(series)[0],
             units=self.sizes(series)[1],
         )  # fmt: skip
+
+    def _of_spots(self, series: Series, of_rows: Sequence[Predictions], metric: str) -> Values:
+        """Values of expression in spots: folds of sections, and patients as what is left out."""
+        import numpy as np
+
+        scores = spot_scores(of_rows, metric, self.n_boot, self.seed)
+        units = len(scores.units)
+        return Values(
+            names=tuple((row.draw or 0, row.fold or 0) for row in series.rows),
+            plain=scores.folds,
+            boot=scores.boot,
+            fixed=False,
+            train_size=float(np.mean([row.n.get("train") or 0 for row in series.rows])),
+            test_size=float(np.mean([len(one.case_ids) for one in of_rows])),
+            size=units,
+            units=units,
+            without=scores.without,
+        )
 
     def weights(self, predictions: Predictions) -> Floats:
         """Return how often each test case is in each resample, (B, n).
