@@ -28,6 +28,7 @@ from spade_bench.statistics.genescores import constant_genes
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from spade_bench.evaluation.variants import Variant
     from spade_bench.heads.spots import JointSpace
 
 __all__ = ["RowCells", "SpotRun", "row_cells"]
@@ -43,8 +44,9 @@ class RowCells:
 
 
 class _Fold(NamedTuple):
-    """Positions of the training and test sections, the genes, and a seed of the fold's own."""
+    """The model, the positions of training and test sections, the genes, a seed of its own."""
 
+    variant: Variant
     train: Sequence[int]
     test: Sequence[int]
     genes: Sequence[str]
@@ -111,15 +113,10 @@ def _serves(head: SpotHead, row: SpotRow) -> bool:
     """Whether a head has anything to say of a row."""
     if head.needs == "nothing":  # it looks at no features: the encoder's own row is all there is
         return not row.variant.control
-    return head.needs == "features" or joint_of(row) is not None
-
-
-def joint_of(row: SpotRow) -> Any:
-    """The method by which a row's encoder places images and expression together, or None."""
     encoder = row.variant.encoder
-    method = getattr(encoder, "joint_space", None)
-    able = method is not None and bool(getattr(encoder, "genes", ()))
-    return method if able and not row.permuted else None
+    # To retrieve is not to learn: with its spots dealt anew the space itself would be another.
+    able = hasattr(encoder, "joint_space") and bool(getattr(encoder, "genes", ()))
+    return head.needs == "features" or (able and not row.permuted)
 
 
 @dataclass
@@ -149,23 +146,26 @@ class SpotRun:
                 key = (one.row.variant.label, one.row.variant.control)
                 by_row.setdefault(key, []).append(one)
             for alike in by_row.values():
-                features = None
+                made: dict[int, SectionFeatures] = {}  # by model, of which folds may take several
                 for one in alike:
                     for cell in one.cells:
                         if cell.run_id in finished:
                             self.context.skipped += 1
                         else:
-                            features = features or SectionFeatures(
-                                one.row, self.prepared.rows, self.prepared.data, self.prepared.cache
-                            )
-                            self._run_cell(one, cell, features)
+                            self._run_cell(one, cell, made)
                         bar.advance(1, f"{cell.encoder} {cell.head}")
 
-    def _run_cell(self, one: RowCells, cell: Cell, features: SectionFeatures) -> None:
+    def _run_cell(self, one: RowCells, cell: Cell, made: dict[int, SectionFeatures]) -> None:
         started = time.perf_counter()
+        prepared = self.prepared
         try:
             self._refuse_leak(one.row, cell)
-            row = self._finished(one, cell, features, started)
+            variant, _ = one.row.of_fold(cell.episode, prepared.sections.patient_of)
+            if id(variant) not in made:
+                made[id(variant)] = SectionFeatures(
+                    one.row, variant, prepared.rows, prepared.data, prepared.cache
+                )
+            row = self._finished(one, cell, variant, made[id(variant)], started)
         except Exception as error:
             self.context.fail([cell], error, time.perf_counter() - started)
             return
@@ -187,14 +187,19 @@ class SpotRun:
             raise DataError(text, where=f"fold {number}", fix=LEAK_FIX)
 
     def _finished(
-        self, one: RowCells, cell: Cell, features: SectionFeatures, started: float
+        self,
+        one: RowCells,
+        cell: Cell,
+        variant: Variant,
+        features: SectionFeatures,
+        started: float,
     ) -> Row:
         prepared, head = self.prepared, self.heads[one.head]
         at = {section.name: i for i, section in enumerate(prepared.data)}
         train = [at[name] for name in cell.episode.train]
         test = [at[name] for name in cell.episode.test]
         genes = self._genes_of(cell.episode.fold or 0, head, train)
-        fold = _Fold(train, test, genes, fit_seed(cell.seed, cell.episode))
+        fold = _Fold(variant, train, test, genes, fit_seed(cell.seed, cell.episode))
         task, observed = self._task(one.row, head, cell.seed, features, fold)
         with contained(f"head '{one.head}'"):
             fit = head.predict(task)
@@ -236,7 +241,7 @@ class SpotRun:
         fold: _Fold,
     ) -> tuple[SpotTask, NDArray[np.float32]]:
         """The fold as the head sees it, and what was observed, which it does not see."""
-        data, (train, test, genes, _) = self.prepared.data, fold
+        data, (_, train, test, genes, _) = self.prepared.data, fold
         unit = str(head.params["target"])
         target = np.concatenate([data[i].target(genes, unit) for i in train])  # (n, G)
         sizes = [len(data[i].barcodes) for i in train]
@@ -245,7 +250,7 @@ class SpotRun:
         owner = np.repeat([patients.index(data[i].patient) for i in train], sizes)  # (n,)
         if row.permuted:
             target = self.prepared.kind.permute(target, section, fold.seed).astype(np.float32)
-        joint = self._joint(row, features, train, test) if head.needs == "joint" else None
+        joint = self._joint(features, fold) if head.needs == "joint" else None
         none = np.empty((0, 0), dtype=np.float32)
         wanted = head.needs == "features"
         task = SpotTask(
@@ -261,19 +266,13 @@ class SpotRun:
         )
         return task, np.concatenate([data[i].target(genes, unit) for i in test])  # (m, G)
 
-    def _joint(
-        self,
-        row: SpotRow,
-        features: SectionFeatures,
-        train: Sequence[int],
-        test: Sequence[int],
-    ) -> JointSpace:
+    def _joint(self, features: SectionFeatures, fold: _Fold) -> JointSpace:
         """Test patches and training spots in the space of the row's encoder."""
-        data = self.prepared.data
-        scaled = row.variant.encoder.expression_unit == "lognorm"
-        parts = [data[i].scaled if scaled else data[i].values for i in train]
-        space: JointSpace = joint_of(row)(
-            np.concatenate([features.base(i) for i in test]),  # (m, D)
+        data, encoder = self.prepared.data, fold.variant.encoder
+        scaled = encoder.expression_unit == "lognorm"
+        parts = [data[i].scaled if scaled else data[i].values for i in fold.train]
+        space: JointSpace = encoder.joint_space(
+            np.concatenate([features.base(i) for i in fold.test]),  # (m, D)
             sp.csr_matrix(sp.vstack(parts)),  # (n, G)
             data[0].genes.tolist(),
         )

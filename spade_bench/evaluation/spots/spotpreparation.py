@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.cohorts.contamination import contamination, leaks_of_fold
+from spade_bench.cohorts.contamination import contamination
 from spade_bench.cohorts.episodes import episode_hash, save_episodes
 from spade_bench.cohorts.published.hestbench import Sections, read_sections
 from spade_bench.console import say, warn
@@ -187,7 +187,7 @@ def _leaks(prepared: PreparedSpots) -> dict[tuple[str, str], dict[int, tuple[str
         found = {
             number: leaks
             for number, episode in enumerate(prepared.episodes)
-            if (leaks := leaks_of_fold(row.variant.seen, episode.test, patient_of))
+            if (leaks := row.of_fold(episode, patient_of)[1])
         }
         if found:
             out[row.variant.label, row.variant.control] = found

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spade_bench.cohorts.contamination import Provenance
+from spade_bench.cohorts.contamination import Provenance, leaks_of_fold
 from spade_bench.console import say, track, warn
 from spade_bench.errors import DataError, UserError, name_some
 from spade_bench.evaluation.controls import RANDOM_WEIGHTS, random_weight_features, variants
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from spade_bench.evaluation.request import EvaluationRequest
     from spade_bench.evaluation.spots.sectiondata import SectionData
     from spade_bench.features.bags import FeatureFolders
-    from spade_bench.types import TaskCard
+    from spade_bench.types import Episode, TaskCard
 
     Floats = NDArray[np.float32]
 
@@ -44,10 +44,25 @@ class SpotRow:
     Attributes:
         variant: The encoder or control; the files of one that needs none are empty.
         plain: Makes the features of a section without an encoder, (n, D); None for those of files.
+        models: The same row of every model in a folder of several, of which each fold takes one
+            that was trained on none of its test sections; else ``variant`` alone.
     """
 
     variant: Variant
     plain: Callable[[SectionData], Floats] | None = None
+    models: tuple[Variant, ...] = ()
+
+    def of_fold(
+        self, fold: Episode, patient_of: Mapping[str, str]
+    ) -> tuple[Variant, tuple[str, ...]]:
+        """Return the model for a fold, and what it saw of the fold's test sections; see `models`.
+
+        Where every model saw some of them, the first one is returned.
+        """
+        models = self.models or (self.variant,)
+        leaks = [leaks_of_fold(one.seen, fold, patient_of) for one in models]
+        first = next((i for i, found in enumerate(leaks) if not found), 0)
+        return models[first], leaks[first]
 
     @property
     def permuted(self) -> bool:
@@ -87,21 +102,25 @@ def encoder_rows(
 ) -> tuple[list[SpotRow], tuple[tuple[str, str], ...]]:
     """Find every encoder and its controls; one of several that cannot be used is set aside.
 
+    The weights of an encoder may be a folder with nothing but folders in it, each with the weights
+    of one model, such as one per fold.
+
     Raises:
         UserError: When none can be used.
     """
-    sources: list[EncoderFeatures] = []
+    sources: list[list[EncoderFeatures]] = []  # of each encoder those of its models
     unusable: list[tuple[str, str]] = []
     for encoder in request.encoders:
         try:
-            source = find_features(request, encoder, card, folders)
-            if source.encode_slide is not None:
+            models = [replace(encoder, weights=folder) for folder in _models(encoder.weights)]
+            found = [find_features(request, one, card, folders) for one in models or [encoder]]
+            if any(one.encode_slide is not None for one in found):
                 raise DataError(
                     "makes one vector per slide, and expression is predicted spot by spot",
                     where=f"encoder '{encoder.label}'",
                     fix="Use an encoder of patches",
                 )
-            sources.append(source)
+            sources.append(found)
         except UserError as error:
             if len(request.encoders) == 1:
                 raise
@@ -112,13 +131,42 @@ def encoder_rows(
     random_files = None
     if request.settings.controls:
         random_files = random_weight_features(request, card, folders)
-    rows = [
-        replace(row, control=PERMUTED_SPOTS) if row.control == PERMUTED else row
-        for row in variants(sources, request, random_files)
+    # Of each encoder the n-th model, or its only one.
+    rounds = [
+        variants([found[min(n, len(found) - 1)] for found in sources], request, random_files)
+        for n in range(max(map(len, sources)))
     ]
-    # One untrained encoder stands beside all of them, whatever else there is of each.
-    rows.sort(key=lambda row: (bool(row.control), row.control == RANDOM_WEIGHTS))
-    return [SpotRow(row) for row in rows], tuple(unusable)
+    several = {found[0].label for found in sources if len(found) > 1}
+    rows = []
+    for place in dict.fromkeys((row.label, row.control) for one in rounds for row in one):
+        alike = [row for one in rounds for row in one if (row.label, row.control) == place]
+        control = PERMUTED_SPOTS if place[1] == PERMUTED else place[1]
+        alike = [replace(row, control=control) for row in alike]
+        owner = alike[0].control_of or alike[0].label
+        own = owner in several and bool(alike[0].seen.samples)
+        rows.append(_of_models(alike) if own else SpotRow(alike[0]))
+    # The untrained encoder stands beside all of them, after what stands beside each.
+    rows.sort(key=lambda one: (bool(one.variant.control), one.variant.control == RANDOM_WEIGHTS))
+    return rows, tuple(unusable)
+
+
+def _models(weights: Path | None) -> list[Path]:
+    """The models in a folder of several; none where the folder is a model itself, or a file."""
+    if weights is None or not weights.is_dir():
+        return []
+    inside = sorted(path for path in weights.iterdir() if not path.name.startswith("."))
+    return inside if inside and all(path.is_dir() for path in inside) else []
+
+
+def _of_models(alike: Sequence[Variant]) -> SpotRow:
+    """One row of several models, which together are what made its numbers."""
+    identities = sorted(hash_obj(one.identity) for one in alike)
+    whole = replace(
+        alike[0],
+        identity={"models": identities},
+        made_by=hash_obj(sorted(one.made_by for one in alike)),
+    )
+    return SpotRow(whole, models=tuple(alike))
 
 
 def plain_rows() -> list[SpotRow]:
@@ -207,15 +255,21 @@ class SectionFeatures:
 
     Args:
         row: The row of the table.
+        variant: The row's encoder, or the model of several that a fold takes.
         rows: All rows, with their files.
         data: The sections.
         cache: What may be kept of the features.
     """
 
     def __init__(
-        self, row: SpotRow, rows: SpotRows, data: Sequence[SectionData], cache: str
+        self,
+        row: SpotRow,
+        variant: Variant,
+        rows: SpotRows,
+        data: Sequence[SectionData],
+        cache: str,
     ) -> None:
-        self._row, self._data = row, data
+        self._row, self._variant, self._data = row, variant, data
         self._base: CaseBags | None = None
         self._order: list[NDArray[np.int64]] = []
         if row.plain is None:
@@ -235,10 +289,10 @@ class SectionFeatures:
         """
         if self._row.plain is not None:
             return self._row.plain(self._data[index])
-        key = tuple(pool) if self._row.variant.fitted else ()
+        key = tuple(pool) if self._variant.fitted else ()
         if self._made is None or self._made[0] != key:
             assert self._base is not None
-            self._made = key, self._row.variant.make(self._base, list(key))
+            self._made = key, self._variant.make(self._base, list(key))
         features: Floats = self._made[1][index][self._order[index]]
         return features
 
