@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Results"]
 
-KINDS = ("curve", "cv", "dots", "heat", "ranks", "roc", "pr", "calibration", "survival", "forest")
+KINDS = ("curve", "cv", "dots", "heat", "ranks", "roc", "pr", "calibration", "survival", "genes",
+         "spots", "forest")  # fmt: skip
 """Pictures that :meth:`Results.plot` draws."""
 
 _NEEDED = {
@@ -39,6 +40,8 @@ _NEEDED = {
     "forest": "Choose a task and head that both encoders were run on",
     "calibration": "Choose a task of two classes",
     "survival": "Choose a survival task",
+    "genes": "Choose a task of expression",
+    "spots": "Choose a task of expression and a head that looks at images",
 }
 _PLACE = ("encoder", "task", "head", "protocol", "k_shot", "draw", "fold")
 
@@ -240,7 +243,8 @@ class Results:
         Args:
             kind: `curve` (metric against shots), `cv` (folds), `dots` and `heat` (encoders x
                 tasks), `ranks` (mean ranks, and which no test tells apart), `roc`, `pr` and
-                `calibration` of binary tasks, `survival` (Kaplan-Meier curves by risk), or
+                `calibration` of binary tasks, `survival` (Kaplan-Meier curves by risk), `genes`
+                (genes ranked) and `spots` (sections observed and predicted) of expression, or
                 `forest` (a minus b on every task).
             task: Which task, where there are several.
             head: Which head, where there are several.
@@ -285,6 +289,7 @@ class Results:
             curves,
             foldplot,
             forest,
+            geneplots,
             grids,
             rankdiagram,
             rocpr,
@@ -316,6 +321,8 @@ class Results:
             "ranks": rankdiagram.rank_pictures,
             "calibration": calibration_plot.calibration_pictures,
             "survival": survival_plot.survival_pictures,
+            "genes": geneplots.gene_pictures,
+            "spots": geneplots.spot_pictures,
         }
         return of_series[kind](shown, self.resampler, look)
 

@@ -47,13 +47,15 @@ class GeneScore:
         gene: Its name.
         interval: Mean over folds of the metric with its 95% interval; None where no fold defines
             it, as where the gene is constant in all of them.
-        folds: Folds that predicted it.
+        folds: The metric in each fold that predicted it; NaN where it is undefined.
+        units: Patients, or sections of one, over which the interval is.
         constant: Folds in whose test spots it has one value, which are left out of the mean.
     """
 
     gene: str
     interval: Interval | None
-    folds: int
+    folds: tuple[float, ...]
+    units: int
     constant: int
 
 
@@ -139,7 +141,9 @@ def gene_scores(of_rows: Sequence[Predictions], metric: str) -> list[GeneScore]:
             _mean(np.array([less.get((d, unit), whole[d])[gene] for d in mine])) for unit in tests
         ]
         known = jackknife(mean, left) if np.isfinite(mean) else None
-        out.append(GeneScore(gene, known, len(mine), sum(gene in flat[d] for d in mine)))
+        of_folds = tuple(whole[d][gene] for d in mine)
+        flats = sum(gene in flat[d] for d in mine)
+        out.append(GeneScore(gene, known, of_folds, len(tests), flats))
     return sorted(out, key=lambda one: -one.interval.mean if one.interval else float("inf"))
 
 

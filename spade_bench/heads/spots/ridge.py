@@ -51,7 +51,7 @@ class RidgeConfig:
     target: Literal["log1p", "lognorm"] = "lognorm"
     genes: Literal["task", "training"] = "training"
     n_genes: int = 50
-    alphas: tuple[float, ...] = (1.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5, 1e6)
+    alphas: tuple[float, ...] = (1.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
     widths: tuple[int, ...] = (32, 64, 128, 256, 512)
 
     def __post_init__(self) -> None:
