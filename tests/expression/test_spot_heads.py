@@ -238,3 +238,11 @@ def test_columns_of_genes_may_come_in_any_order() -> None:
     a = SpadeSpace(spade, x, y, genes).nearest(3)
     b = SpadeSpace(spade, x, y[:, ::-1], genes[::-1]).nearest(3)
     assert a[0] == pytest.approx(b[0], abs=1e-6)
+
+
+def test_few_spots_with_many_features_are_the_same_regression() -> None:
+    """Fewer spots than features go through products of spots; the numbers are those of the rest."""
+    task = fold((0, 0, 1), n=20, d=90)
+    settings = RidgeConfig(alphas=(0.5, 30.0, 1000.0), widths=(3, 10, 18))
+    found, _ = inner_scores(task, settings)
+    assert found == pytest.approx(plain_scores(task, settings), abs=1e-7)

@@ -4,10 +4,10 @@ Features are standardised and turned to principal components, both on the traini
 fold; the target is centred, so there is an intercept. Of every width and penalty the correlation is
 averaged over inner folds that leave patients out, and the best of them predicts the test spots.
 
-Everything follows from sums over groups of spots (counts, first and second moments), so a fold
-costs one eigendecomposition, whatever the number of widths, penalties and genes: in the principal
-axes ridge regression is one division per component, and the correlation on the spots of a group
-needs their moments alone. It is proved equal to fitting each pair by itself.
+A fold costs one eigendecomposition, whatever the number of widths, penalties and genes: in the
+principal axes ridge regression is one division per component, and the correlation on the spots left
+out needs second moments alone. The products of features are summed once per group and shared by all
+folds. It is proved equal to fitting each pair by itself.
 """
 
 from __future__ import annotations
@@ -86,47 +86,30 @@ CARD = HeadCard(
 )
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """Sums over some spots; of two groups they add up.
+@dataclass(frozen=True, eq=False)
+class _Spots:
+    """Some spots, with sums over them where features are fewer than spots.
 
     Attributes:
-        n: Number of spots.
-        x: Sums of features, (D,).
-        y: Sums of expression, (G,).
-        xx: Sums of products of features, (D, D).
-        xy: Sums of products of features and expression, (D, G).
-        yy: Sums of squares of expression, (G,).
+        x: Features, (n, D).
+        y: Expression, (n, G).
+        xx: Sums of products of features, (D, D); None where other sums cost less.
     """
 
-    n: int
     x: Floats
     y: Floats
-    xx: Floats
-    xy: Floats
-    yy: Floats
+    xx: Floats | None
 
     @classmethod
-    def of(cls, x: NDArray[np.floating], y: NDArray[np.floating]) -> _Moments:
-        """Sum over spots with features (n, D) and expression (n, G)."""
+    def of(cls, x: NDArray[np.floating], y: NDArray[np.floating], summed: bool) -> _Spots:
+        """Take spots with features (n, D) and expression (n, G)."""
         import numpy as np
 
         a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        return cls(len(a), a.sum(0), b.sum(0), a.T @ a, a.T @ b, (b * b).sum(0))
-
-    def minus(self, other: _Moments) -> _Moments:
-        """Return the sums without those of a group."""
-        return _Moments(
-            self.n - other.n,
-            self.x - other.x,
-            self.y - other.y,
-            self.xx - other.xx,
-            self.xy - other.xy,
-            self.yy - other.yy,
-        )
+        return cls(a, b, a.T @ a if summed else None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Axes:
     """Standardised principal axes of some spots, with what ridge regression needs of them.
 
@@ -147,24 +130,32 @@ class _Axes:
     towards: Floats
 
     @classmethod
-    def of(cls, sums: _Moments, width: int) -> _Axes:
-        """Find the first ``width`` axes, or as many as there are."""
+    def of(cls, groups: Sequence[_Spots], width: int) -> _Axes:
+        """Find the first ``width`` axes of the spots of some groups, or as many as there are."""
         import numpy as np
         from scipy.linalg import eigh
 
-        mean, target = sums.x / sums.n, sums.y / sums.n  # (D,), (G,)
-        covariance = sums.xx / sums.n - np.outer(mean, mean)  # (D, D)
-        spread = np.sqrt(np.maximum(np.diag(covariance), 0.0))  # (D,)
+        n, d = sum(len(one.x) for one in groups), groups[0].x.shape[1]
+        mean = np.sum([one.x.sum(axis=0) for one in groups], axis=0) / n  # (D,)
+        target = np.sum([one.y.sum(axis=0) for one in groups], axis=0) / n  # (G,)
+        squares = np.sum([((one.x - mean) ** 2).sum(axis=0) for one in groups], axis=0)
+        spread = np.sqrt(squares / n)  # (D,)
         spread[spread <= 1e-7 * np.maximum(np.abs(mean), 1e-30)] = 1.0  # a constant feature
-        correlation = covariance / np.outer(spread, spread)  # (D, D)
-        d = len(mean)
-        found = min(width, d)
-        size, axes = eigh(correlation, subset_by_index=(d - found, d - 1))  # ascending
+        if all(one.xx is not None for one in groups):
+            products = np.sum([one.xx for one in groups], axis=0) / n - np.outer(mean, mean)
+            correlation = products / np.outer(spread, spread)  # (D, D)
+            found = min(width, d)
+            size, axes = eigh(correlation, subset_by_index=(d - found, d - 1))  # ascending
+        else:  # fewer spots than features: the same axes through products of spots
+            z = (np.concatenate([one.x for one in groups]) - mean) / spread  # (n, D)
+            found = min(width, n)
+            size, spots = eigh(z @ z.T / n, subset_by_index=(n - found, n - 1))  # (p,), (n, p)
+            axes = z.T @ spots / np.sqrt(n * np.maximum(size, 1e-300))  # (D, p)
         size, axes = size[::-1], axes[:, ::-1]  # (p,), (D, p)
         kept = size > _RANK * max(float(size[0]), 1e-300)
         axes, size = axes[:, kept] / spread[:, None], size[kept]
-        towards = axes.T @ (sums.xy - np.outer(sums.x, target))  # (p, G)
-        return cls(sums.n, mean, target, axes, size, towards)
+        towards = np.sum([((one.x - mean) @ axes).T @ (one.y - target) for one in groups], axis=0)
+        return cls(n, mean, target, axes, size, towards)
 
     def weights(self, alpha: float) -> Floats:
         """Return the coefficients of the components, (p, G)."""
@@ -177,19 +168,14 @@ def ridge(task: SpotTask, settings: RidgeConfig) -> SpotFit:
     """Choose penalty and width on inner folds, fit all training spots, and predict."""
     import numpy as np
 
-    groups, what = inner_groups(task)
-    sums = [
-        _Moments.of(task.train[groups == one], task.target[groups == one])
-        for one in range(int(groups.max()) + 1)
-    ]
-    total = _total(sums)
-    scores, widths = _scores(sums, total, settings)  # (W, A)
+    groups, what = _dealt(task)
+    scores, widths = _scores(groups, settings)  # (F, W x A)
     best = int(np.argmax(scores.mean(axis=0)))
     at, alpha = widths[best // len(settings.alphas)], settings.alphas[best % len(settings.alphas)]
-    axes = _Axes.of(total, at)
+    axes = _Axes.of(groups, at)
     weights = axes.axes @ axes.weights(alpha)  # (D, G)
     predicted = axes.target + (np.asarray(task.test, np.float64) - axes.mean) @ weights  # (m, G)
-    selected = {"alpha": alpha, "components": len(axes.size), "by": f"{len(sums)} {what}"}
+    selected = {"alpha": alpha, "components": len(axes.size), "by": f"{len(groups)} {what}"}
     return SpotFit(predicted, selected)
 
 
@@ -223,52 +209,46 @@ def inner_scores(task: SpotTask, settings: RidgeConfig) -> tuple[Floats, tuple[i
         (F, W x A) mean over genes of the correlation on each group left out, widths slowest, and
         the W widths that the features have.
     """
-    groups, _ = inner_groups(task)
-    sums = [
-        _Moments.of(task.train[groups == one], task.target[groups == one])
-        for one in range(int(groups.max()) + 1)
-    ]
-    return _scores(sums, _total(sums), settings)
+    groups, _ = _dealt(task)
+    return _scores(groups, settings)
 
 
-def _total(sums: Sequence[_Moments]) -> _Moments:
-    return _Moments(
-        sum(one.n for one in sums),
-        sum(one.x for one in sums),  # type: ignore[arg-type]
-        sum(one.y for one in sums),  # type: ignore[arg-type]
-        sum(one.xx for one in sums),  # type: ignore[arg-type]
-        sum(one.xy for one in sums),  # type: ignore[arg-type]
-        sum(one.yy for one in sums),  # type: ignore[arg-type]
-    )
+def _dealt(task: SpotTask) -> tuple[list[_Spots], str]:
+    """The spots of each group that inner folds leave out, and what the groups are."""
+    number, what = inner_groups(task)
+    names = range(int(number.max()) + 1)
+    largest = max(int((number == one).sum()) for one in names)
+    # Products of features are shared by folds; where spots are few, those of spots cost less.
+    summed = len(number) - largest >= task.train.shape[1]
+    parts = [(task.train[number == one], task.target[number == one]) for one in names]
+    return [_Spots.of(x, y, summed) for x, y in parts], what
 
 
-def _scores(
-    sums: Sequence[_Moments], total: _Moments, settings: RidgeConfig
-) -> tuple[Floats, tuple[int, ...]]:
+def _scores(groups: Sequence[_Spots], settings: RidgeConfig) -> tuple[Floats, tuple[int, ...]]:
     import numpy as np
 
-    d = len(total.x)
+    d = groups[0].x.shape[1]
     widths = tuple(dict.fromkeys(min(width, d) for width in sorted(settings.widths)))
-    out = np.zeros((len(sums), len(widths) * len(settings.alphas)))  # (F, W x A)
+    out = np.zeros((len(groups), len(widths) * len(settings.alphas)))  # (F, W x A)
     if out.shape[1] > 1:  # else there is nothing to choose
-        for number, held in enumerate(sums):
-            axes = _Axes.of(total.minus(held), widths[-1])
+        for number, held in enumerate(groups):
+            axes = _Axes.of([one for one in groups if one is not held], widths[-1])
             out[number] = _correlations(axes, held, widths, settings.alphas).ravel()
     return out, widths
 
 
 def _correlations(
-    axes: _Axes, held: _Moments, widths: Sequence[int], alphas: Sequence[float]
+    axes: _Axes, held: _Spots, widths: Sequence[int], alphas: Sequence[float]
 ) -> Floats:
     """Mean correlation over genes on the spots of a group, for every width and penalty, (W, A)."""
     import numpy as np
 
-    mean_x, mean_y = held.x / held.n, held.y / held.n  # (D,), (G,)
-    spread = held.xx / held.n - np.outer(mean_x, mean_x)  # (D, D)
-    components = axes.axes.T @ spread @ axes.axes  # (p, p) covariance of the group's components
-    shared = axes.axes.T @ (held.xy / held.n - np.outer(mean_x, mean_y))  # (p, G)
-    varies = held.yy / held.n - mean_y**2  # (G,)
-    known = varies > 1e-12 * np.maximum(held.yy / held.n, 1e-300)
+    z = (held.x - held.x.mean(axis=0)) @ axes.axes  # (n, p) components about the group's mean
+    y = held.y - held.y.mean(axis=0)  # (n, G)
+    components = z.T @ z / len(z)  # (p, p)
+    shared = z.T @ y / len(z)  # (p, G)
+    varies = (y * y).mean(axis=0)  # (G,)
+    known = varies > 1e-12 * np.maximum((held.y**2).mean(axis=0), 1e-300)
     out = np.zeros((len(widths), len(alphas)))
     for a, alpha in enumerate(alphas):
         weights = axes.weights(alpha)  # (p, G)
