@@ -19,6 +19,7 @@ from spade_bench.encoders.zoo.entry import (
     Transformers,
 )
 from spade_bench.errors import WeightsError
+from spade_bench.features.weightfiles import FOLDER_VARIABLE
 from spade_bench.types import LoadOptions
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def _from_file(
     if isinstance(build, Adapter):
         from spade_bench.encoders.zoo._lora import merge
 
-        base = _file(build.base, LoadOptions())
+        base = _base_file(build.base)
         return _built(build.build, merge(build, read_state(base, ()), state, str(path)), str(base))
     if isinstance(build, Transformers):
         return _transformers(build, state, str(path))
@@ -135,6 +136,19 @@ def _file(entry: Entry, options: LoadOptions) -> Path:
             fix=f"See `spade-bench show encoder {card.name}`",
         )
     return path
+
+
+def _base_file(base: Entry) -> Path:
+    """Return the weights file of an encoder that another one changes."""
+    name = base.card.name
+    try:
+        return _file(base, LoadOptions())
+    except WeightsError as error:
+        raise WeightsError(
+            f"the weights of {name}, which it changes, cannot be had: {error.what}",
+            where=error.where,
+            fix=f"Put them into ${FOLDER_VARIABLE}/{name}/, or have the hub's in its cache",
+        ) from error
 
 
 def _in_folder(folder: Path, names: tuple[str, ...]) -> Path:

@@ -103,10 +103,10 @@ def _seal(
         reference="Hemker et al., arXiv 2602.14177",
         notes=(
             f"Needs the weights of {of} too: from the hub, or $SPADE_BENCH_WEIGHTS/{of}.",
-            "The changes (rank 8, unscaled) are added to the base's weights here; the authors' "
-            "package, which pins torch 2.1, is not needed.",
-            "Trained on spatial transcriptomics by the makers of HEST-1k: whether on its samples, "
-            "nothing read here says. Expression tasks on HEST-1k are no clean test of it.",
+            "The changes are added to the base's weights here, so the authors' package, which pins "
+            "torch 2.1, is not needed. Rank 8 and scale 1 are as raw2features records them.",
+            "Trained on spatial transcriptomics by the lab behind HEST-1k. Whether on its "
+            "samples is unknown, so tasks on HEST-1k are no clean test of it.",
             *notes,
             "The licence also covers models trained on its features and bars commercial use.",
         ),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from spade_bench import plugins
+from spade_bench.cli.main import main
 from spade_bench.doctor import EncoderState, diagnose
 from spade_bench.doctor import hubaccess as hub
 from spade_bench.errors import PluginError
@@ -71,6 +72,12 @@ def test_an_encoder_of_changes_also_needs_the_one_it_changes(
     refused = {"MahmoodLab/SEAL": True, "MahmoodLab/UNI2-h": False}
     see(monkeypatch, reachable=True, token=True, allowed=refused)
     assert state("seal-uni2").fix.endswith("hub.example/MahmoodLab/UNI2-h")
+
+
+def test_show_names_the_encoder_that_is_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["show", "encoder", "seal-uni2"])
+    assert "  - the weights of uni2\n" in capsys.readouterr().out
 
 
 def test_offline_each_encoder_says_where_its_weights_belong(

@@ -11,9 +11,12 @@ import torch
 from torch.nn.functional import gelu, layer_norm, linear, softmax
 from zoo_states import State, random_state
 
+from spade_bench.cli.main import main
 from spade_bench.encoders.wholeslide import ROWS, _moozy
 from spade_bench.encoders.wholeslide._ownercode import load
 from spade_bench.errors import DataError, WeightsError
+from spade_bench.features.bags import read_bag, write_features
+from spade_bench.features.identity import identity_of
 from spade_bench.registry import encoders
 from spade_bench.types import LoadOptions
 
@@ -157,6 +160,30 @@ def test_its_patches_are_those_of_the_ports_statistics() -> None:
     assert upstream.normalisation is not None
     assert upstream.normalisation.mean == (0.485, 0.456, 0.406)
     assert not card.remote_code
+
+
+def test_the_command_encodes_slides_of_the_right_patches(
+    slide: tuple[np.ndarray, np.ndarray, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = write(moozy_state(), tmp_path / "moozy.pt")
+    x, coords, side = slide
+    attrs = {"mpp": 0.5, "patch_size": 224, "patch_size_level0": side}
+    argv = ["encode", "--encoder", "moozy", "--weights", "moozy.pt", "--device", "cpu"]
+    for upstream in ("lunit-dino-s8-imagenet", "lunit-dino-s8"):
+        path = tmp_path / upstream / f"features_{upstream}" / "s.h5"
+        write_features(path, x, coords, slide_id="s", encoder=upstream, attrs=attrs)
+        with pytest.raises(SystemExit) as ended:
+            main([*argv, "--features", upstream, "--out", f"slides-{upstream}"])
+        assert bool(ended.value.code) == (upstream == "lunit-dino-s8"), capsys.readouterr().err
+    assert "lunit-dino-s8-imagenet" in capsys.readouterr().err
+    (made,) = (tmp_path / "slides-lunit-dino-s8-imagenet").rglob("s.h5")
+    want = load(ROWS["moozy"], options).encode_slide(*slide)
+    np.testing.assert_allclose(read_bag(made).features.reshape(-1), want, rtol=1e-3, atol=1e-4)
+    assert identity_of("moozy", LoadOptions(weights=options.weights)).weights
 
 
 def test_the_authors_own_encoder_agrees(

@@ -412,6 +412,16 @@ def test_changes_that_do_not_fit_are_refused(
     assert torch.equal(encode(entry, file, pictures), alone)
 
 
+def test_a_missing_base_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    (tmp_path / "uni2").mkdir()
+    file = tmp_path / "seal.pth"
+    torch.save(lora_state("blocks.23", {"attn.qkv": (4608, 1536)}), file)
+    wanted = rf"of uni2, which it changes.*no weights file.*{re.escape(FOLDER_VARIABLE)}/uni2/"
+    with pytest.raises(WeightsError, match=wanted):
+        load(ENTRIES["seal-uni2"], LoadOptions(weights=file, device="cpu"))
+
+
 def test_the_identity_of_changed_weights_names_the_base(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
