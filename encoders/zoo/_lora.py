@@ -35,27 +35,9 @@ def merge(build: Adapter, base: State, adapter: State, where: str) -> dict[str, 
         WeightsError: When a change is missing, has another rank or shape, or belongs to another
             layer, or a tensor is unknown.
     """
-    merged = dict(base)
-    lead = "visual." if any(name.startswith("visual.") for name in base) else ""
-    downs: dict[str, torch.Tensor] = {}
-    ups: dict[str, torch.Tensor] = {}
-    unknown = []
-    for name, value in adapter.items():
-        bare = name.removeprefix("module.")
-        inside = bare.removeprefix(_INSIDE)
-        found = re.fullmatch(r"(.+)\.lora_([AB])\.default\.weight", inside)
-        if bare.startswith(_ASIDE):
-            continue
-        if inside == bare:
-            unknown.append(name)
-        elif found:
-            (downs if found[2] == "A" else ups)[found[1]] = value.float()  # (rank, in), (out, rank)
-        elif (own := lead + inside.replace(".base_layer.", ".")) in base:
-            if value.shape != base[own].shape:
-                unknown.append(name)
-            merged[own] = value  # the base as it lay under the changes
-        else:
-            unknown.append(name)
+    merged = {name.removeprefix("module."): value for name, value in base.items()}
+    lead = "visual." if any(name.startswith("visual.") for name in merged) else ""
+    downs, ups, unknown = _sorted(adapter, merged, lead)
     wanted = {f"{build.block}.{layer}" for layer in _LAYERS}
     lacking = sorted(wanted - (downs.keys() & ups.keys()))
     unknown += sorted((downs.keys() | ups.keys()) - wanted)
@@ -68,6 +50,10 @@ def merge(build: Adapter, base: State, adapter: State, where: str) -> dict[str, 
     for layer in sorted(wanted):
         name = f"{lead}{layer}.weight"
         down, up = downs[layer], ups[layer]
+        if name not in merged:
+            raise WeightsError(
+                f"the file of {build.base.card.name} that was found has no {name}", where=where
+            )
         out_in = (up.shape[0], down.shape[1])
         if len(down) != build.rank or up.shape[1] != build.rank or out_in != merged[name].shape:
             raise WeightsError(
@@ -77,3 +63,29 @@ def merge(build: Adapter, base: State, adapter: State, where: str) -> dict[str, 
             )
         merged[name] = merged[name].float() + up @ down  # (out, in)
     return merged
+
+
+def _sorted(
+    adapter: State, merged: dict[str, torch.Tensor], lead: str
+) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], list[str]]:
+    """Sort a checkpoint of changes: layer -> (rank, in), layer -> (out, rank), unknown names.
+
+    What it holds of the base itself, as that lay under the changes, replaces that in ``merged``.
+    """
+    downs: dict[str, torch.Tensor] = {}
+    ups: dict[str, torch.Tensor] = {}
+    unknown = []
+    for name, value in adapter.items():
+        bare = name.removeprefix("module.")
+        inside = bare.removeprefix(_INSIDE)
+        own = lead + inside.replace(".base_layer.", ".")
+        found = re.fullmatch(r"(.+)\.lora_([AB])\.default\.weight", inside)
+        if bare.startswith(_ASIDE):
+            continue
+        if inside != bare and found:
+            (downs if found[2] == "A" else ups)[found[1]] = value.float()
+        elif inside != bare and own in merged and value.shape == merged[own].shape:
+            merged[own] = value
+        else:
+            unknown.append(name)
+    return downs, ups, unknown

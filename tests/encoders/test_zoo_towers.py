@@ -404,6 +404,13 @@ def test_changes_that_do_not_fit_are_refused(
     )
     with pytest.raises(WeightsError, match=r"attn\.qkv is \(4608, 4\) by \(4, 1536\).*rank 8"):
         load(entry, options)
+    folder = file.parent / "uni2"
+    other = {n: v for n, v in base.items() if n != "blocks.0.mlp.fc1.weight"}
+    torch.save(changes, file)
+    torch.save(other, folder / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match=r"file of uni2 .* has no blocks\.0\.mlp\.fc1\.weight"):
+        load(entry, options)
+    torch.save({f"module.{n}": v for n, v in base.items()}, folder / "pytorch_model.bin")
     # A file that also holds the base as it lay under the changes gives the same.
     torch.save(changes, file)
     alone = encode(entry, file, pictures)
