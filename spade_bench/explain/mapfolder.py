@@ -30,12 +30,13 @@ from spade_bench.explain.detections import MAX_DETECTIONS
 from spade_bench.explain.mapstore import read_map, write_map
 from spade_bench.explain.overlay import overlay_figure, panel_figure, save_figure
 from spade_bench.explain.places import read_crops
+from spade_bench.explain.ranking import PatchRanking, SlideLayer
 from spade_bench.explain.regionscores import RegionScore, RegionScores, score_slide
-from spade_bench.explain.topsheet import KEY, SlideLayer, write_top_sheets
+from spade_bench.explain.topsheet import KEY, write_top_sheets
 from spade_bench.explain.viewer.mapviews import map_views
-from spade_bench.explain.viewer.viewerfiles import VIEWER_PX, write_viewer
+from spade_bench.explain.viewer.viewerfiles import VIEWER_PX, check_viewer_px, write_viewer
 from spade_bench.files import file_name, read_json, write_json, write_text
-from spade_bench.regions.regionfiles import find_regions, read_regions
+from spade_bench.regions.regionfiles import check_names, find_regions, read_regions
 from spade_bench.report.naming import head_title, task_title
 
 if TYPE_CHECKING:
@@ -88,6 +89,58 @@ class Wishes:
     viewer: bool = False
     viewer_px: int = VIEWER_PX
 
+    def check(self, *, slides: bool, patches: bool) -> None:
+        """Refuse what cannot be written, before anything is computed.
+
+        Args:
+            slides: Whether there are slides to draw on.
+            patches: Whether there are images of patches instead.
+
+        Raises:
+            UserError: Naming the option.
+        """
+        self.check_options()
+        needing = {"--viewer": self.viewer, "--geojson": self.geojson}
+        needing["--regions"] = self.regions is not None
+        for option in [name for name, wished in needing.items() if wished and patches]:
+            raise UserError(
+                "needs slides, and --patches gives images whose places nobody knows",
+                where=option,
+                fix="Leave one of the two out",
+            )
+        if self.viewer and not slides:
+            raise UserError(
+                "the viewer needs the slides", where="--viewer", fix="Name their folder with "
+                "--slides"
+            )  # fmt: skip
+
+    def check_options(self) -> None:
+        """Refuse options that contradict each other or ask for nothing.
+
+        Raises:
+            UserError: Naming the option.
+        """
+        if self.viewer:
+            check_viewer_px(self.viewer_px)
+        if self.viewer and self.blind:
+            raise UserError(
+                "a viewer names the encoders, which --blind withholds",
+                where="--viewer",
+                fix="Leave one of them out",
+            )
+        if self.region_names and self.regions is None:
+            raise UserError(
+                "chooses among regions, and none are given",
+                where="--region-name",
+                fix="Add --regions, or leave it out",
+            )
+        if self.gzip and not self.geojson:
+            raise UserError(
+                "compresses files for QuPath, and none are asked for",
+                where="--gzip",
+                fix="Add --geojson, or leave it out",
+            )
+
 
 @dataclass(frozen=True)
 class Written:
@@ -129,24 +182,22 @@ class MapFolder:
     """
 
     def __init__(self, out: Path, wishes: Wishes) -> None:
+        wishes.check_options()
         self.out, self._wishes = out, wishes
         self._regions = {} if wishes.regions is None else find_regions(wishes.regions)
         self._maps: list[dict[str, Any]] = []
         self._agreements: list[Agreement] = []
         self._scores: list[RegionScore] = []
         self._without: list[str] = []
-        self._ranked: list[SlideLayer] = []
+        self._ranked: dict[str, PatchRanking] = {}  # of each encoder
         self._marks: dict[str, None] = {}
         self._first: dict[str, Path] = {}  # slide -> map of the first encoder
         self._stored: list[tuple[Path, Path | None]] = []  # map, slide
         self._outlined: dict[str, SlideRegions] = {}
         self._encoder = ""
-        if wishes.viewer and wishes.blind:
-            raise UserError(
-                "a viewer names the encoders, which --blind withholds",
-                where="--viewer",
-                fix="Leave one of them out",
-            )
+        self._placeless = 0  # maps whose patches lie nobody knows where
+        if wishes.region_names:
+            check_names(self._regions, wishes.region_names)
         self._earlier = _earlier(out)
 
     def _begin(self) -> None:
@@ -164,16 +215,21 @@ class MapFolder:
         second = shown.encoder != self._encoder
         below, name = Path(file_name(shown.encoder)) if second else Path(), shown.slide_id
         files = {"map": Path("maps") / below / f"{file_name(name)}.h5"}
-        if self._wishes.viewer and shown.slide is None:
+        if self._wishes.regions is not None:
+            shown.need_places("--regions")
+        if self._wishes.viewer and shown.placed and shown.slide is None:
             raise UserError(
                 "the viewer needs the slides", where=name, fix="Name their folder with --slides"
             )
         write_map(shown, self.out / files["map"])
-        self._stored.append((self.out / files["map"], shown.slide))
+        if shown.placed:
+            self._stored.append((self.out / files["map"], shown.slide))
+        else:
+            self._placeless += 1
         regions = self._held_against_regions(shown)
-        if self._wishes.pictures:
+        if self._wishes.pictures and shown.placed:
             files |= self._draw(shown, regions, below)
-        if self._wishes.geojson:
+        if self._wishes.geojson and shown.placed:
             suffix = ".geojson.gz" if self._wishes.gzip else ".geojson"
             files["geojson"] = Path("geojson") / below / f"{file_name(name)}{suffix}"
             shown.to_geojson(
@@ -184,14 +240,23 @@ class MapFolder:
         elif name in self._first:
             other = read_map(self._first[name], shown.slide)
             self._agreements.append(agreement(other, shown))
-            if self._wishes.pictures:
+            if self._wishes.pictures and shown.placed and other.placed:
                 files |= self._draw_both(other, shown, regions)
-        if shown.slide is not None and self._wishes.top:
-            self._ranked.append(
-                SlideLayer(shown.slide, shown.strength(), shown.encoder, mpp=shown.mpp)
-            )
+        if self._wishes.top:
+            self._rank(shown)
         self._marks |= dict.fromkeys(shown.marks)
         self._maps.append(_record(shown, files))
+
+    def _rank(self, shown: SlideMap) -> None:
+        """Take the patches of a map for the contact sheets, where what they show is at hand."""
+        if shown.patches is not None:
+            path, images = shown.patches, tuple(shown.patches / name for name in shown.images)
+        elif shown.slide is not None and shown.placed:
+            path, images = shown.slide, ()
+        else:
+            return
+        one = SlideLayer(path, shown.strength(), shown.encoder, images, shown.mpp, shown.slide_id)
+        self._ranked.setdefault(shown.encoder, PatchRanking(self._wishes.top)).add(one)
 
     def close(self) -> Written:
         """Write contact sheets, region scores and the listing.
@@ -201,6 +266,7 @@ class MapFolder:
         """
         if not self._maps:
             self._begin()
+        self._say_placeless()
         sheets = self._sheets()
         regions = self._region_scores()
         viewer = self._viewer()
@@ -230,7 +296,10 @@ class MapFolder:
             self._without.append(shown.slide_id)
             return None
         outlined: SlideRegions | None = read_regions(
-            self._regions[shown.slide_id], slide_id=shown.slide_id, offset=shown.offset
+            self._regions[shown.slide_id],
+            slide_id=shown.slide_id,
+            offset=shown.offset,
+            size=shown.size,
         )
         if outlined is not None and self._wishes.region_names:
             outlined = outlined.called(self._wishes.region_names)
@@ -282,10 +351,28 @@ class MapFolder:
             save_figure(figure, self.out / files[key])
         return files
 
+    def _say_placeless(self) -> None:
+        """Say once what maps do not have whose features say nothing of the places of patches."""
+        if not self._placeless:
+            return
+        lacking = ["picture"] if self._wishes.pictures else []
+        lacking += ["file for QuPath"] if self._wishes.geojson else []
+        lacking += ["page in the viewer"] if self._wishes.viewer else []
+        sheets = self._wishes.top and not self._ranked
+        lacking += ["place on the contact sheets"] if sheets else []
+        if lacking:
+            say(
+                f"{self._placeless} map(s) have no {' and no '.join(lacking)}: their features do "
+                "not say where on a slide the patches lie"
+                + ("; --patches DIR names the images that they were made of" if sheets else "")
+            )
+
     def _sheets(self) -> list[str]:
         if not self._wishes.top or not self._maps:
             return []
         if not self._ranked:
+            if self._placeless == len(self._maps):
+                return []
             say(
                 "No contact sheet and no tissue in the pictures: the files of the slides that were "
                 "mapped are not in the folder of --slides"
@@ -364,7 +451,7 @@ def _record(shown: SlideMap, files: dict[str, Path]) -> dict[str, Any]:
         "head": shown.head,
         "task": shown.task,
         "method": shown.method,
-        "patches": len(shown.coords),
+        "patches": len(shown.contribution),
         "models": shown.models,
         "trained": shown.trained,
         "simulated": shown.simulated,
@@ -399,6 +486,12 @@ def _earlier(out: Path) -> Mapping[str, Any] | None:
         return None
     listing = out / LISTING
     content = read_json(listing) if listing.is_file() else {}
+    if isinstance(content, dict) and content.get("schema") == SCHEMA and not _sound(content):
+        raise DataError(
+            "was damaged or edited: it does not list maps with their files",
+            where=str(listing),
+            fix="Name a new folder, or remove this one",
+        )
     if not isinstance(content, dict) or content.get("schema") != SCHEMA:
         raise DataError(
             "exists and was not written by `spade-bench explain`",
@@ -414,6 +507,17 @@ def _earlier(out: Path) -> Mapping[str, Any] | None:
     return content
 
 
+def _sound(content: Mapping[str, Any]) -> bool:
+    """Whether a listing can be gone through: lists of texts, and maps with a mapping of files."""
+    maps = content.get("maps", [])
+    lists = [content.get(name, []) for name in ("sheets", "regions")]
+    return (
+        isinstance(maps, list)
+        and all(isinstance(one, dict) and isinstance(one.get("files", {}), dict) for one in maps)
+        and all(isinstance(value, list) for value in lists)
+    )
+
+
 def _remove(out: Path, content: Mapping[str, Any], *, viewer_stays: bool) -> None:
     """Remove what an earlier call wrote, which would pass for results of this one.
 
@@ -427,7 +531,8 @@ def _remove(out: Path, content: Mapping[str, Any], *, viewer_stays: bool) -> Non
     for name in (*names, *content.get("sheets", ()), *content.get("regions", ())):
         path = (out / str(name)).resolve()
         if path.is_relative_to(root):  # nobody's list removes what lies elsewhere
-            path.unlink(missing_ok=True)
+            if path.is_file():
+                path.unlink()
     if content.get("complete") is False:  # it was cut off before it could list its files
         for folder, kinds in _KINDS.items():
             for path in (out / folder).rglob("*"):
@@ -439,6 +544,7 @@ def _remove(out: Path, content: Mapping[str, Any], *, viewer_stays: bool) -> Non
     viewer = out / "viewer"
     if viewer_stays:
         for page in (*viewer.glob("*.html"), *viewer.glob("slides/*.html")):
-            page.unlink()
+            if page.is_file():  # the tiles of a slide may lie in a folder that is called so
+                page.unlink()
     elif "viewer" in content or content.get("complete") is False:
         shutil.rmtree(viewer, ignore_errors=True)

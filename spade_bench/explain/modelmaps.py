@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from spade_bench.explain.patchimages import PatchImages
     from spade_bench.explain.slidemap import SlideMap
     from spade_bench.types import Bag
 
@@ -36,6 +37,7 @@ def model_maps(
     trained_too: bool = False,
     name: str = "",
     regions: Path | None = None,
+    patches: PatchImages | None = None,
 ) -> Iterator[SlideMap]:
     """Map the slides of cases by a trained model, one case after another.
 
@@ -51,6 +53,7 @@ def model_maps(
         trained_too: Map cases that trained the model too, and mark them.
         name: What to call the model in the maps.
         regions: Regions of the slides, for a model that was fitted inside regions.
+        patches: Images that the features were made of, where they were cut before.
 
     Raises:
         UserError: When the head cannot say what a patch adds, a case that is wanted is unknown or
@@ -77,9 +80,13 @@ def model_maps(
             )
         judge = Model(name or info.task, fitted)
         for case, of_case in track(chosen.items(), "Mapping", len(chosen), "cases"):
-            bag = case_bag(case, of_case, there.read, _features(there, case, of_case))
+            seen = _features(there, case, of_case)
+            bag = case_bag(case, of_case, there.read, seen, there.files)
             trained = model.trained_on(case, of_case)
-            for one in case_maps(bag, [judge], subject, trained=trained, slides=slides):
+            made = case_maps(
+                bag, [judge], subject, trained=trained, slides=slides, patches=patches
+            )
+            for one in made:
                 yield replace(one, about={**one.about, "flags": list(info.flags)})
 
 

@@ -86,7 +86,10 @@ def highest(layer: Layer, most: int, distance: float, *, lowest: bool = False) -
 
     values = layer.values if lowest else -layer.values
     order = np.argsort(values, kind="stable")  # NaN comes last
-    return far_apart(order[np.isfinite(values[order])], layer.coords, distance, most)
+    order = order[np.isfinite(values[order])]
+    if not distance:  # so that patches without a place can be ranked too
+        return order[:most].astype(np.int64)
+    return far_apart(order, layer.coords, distance, most)
 
 
 def read_crops(

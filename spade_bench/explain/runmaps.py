@@ -25,6 +25,7 @@ from spade_bench.registry import kinds
 
 if TYPE_CHECKING:
     from spade_bench.evaluation.encoderfeatures import EncoderFeatures
+    from spade_bench.explain.patchimages import PatchImages
     from spade_bench.explain.slidemap import SlideMap
     from spade_bench.workspace import Workspace
 
@@ -59,6 +60,7 @@ def run_maps(
     slides: Mapping[str, Path] | None = None,
     wanted: Sequence[str] | None = None,
     trained_too: bool = False,
+    patches: PatchImages | None = None,
 ) -> Iterator[SlideMap]:
     """Map the slides of cases of a run, one case after another.
 
@@ -71,6 +73,7 @@ def run_maps(
         slides: Slide -> its file, for pictures; None maps all cases that were tested.
         wanted: Cases, or slides; None for all that were tested, of those whose slides are there.
         trained_too: Map cases that only trained models too, and mark them.
+        patches: Images that the features were made of, where they were cut before.
 
     Raises:
         UserError: When the head cannot say what a patch adds, or a case is unknown or trained
@@ -97,10 +100,12 @@ def run_maps(
         zip(chosen, cases, strict=True), f"Mapping {row.encoder}", len(chosen), "cases"
     ):
         features = source_bags(source, [listed], width)[0]  # one case at a time is held
-        bag = case_bag(case, listed, lambda slide: read_bag(source.files[slide]), features)
+        bag = case_bag(
+            case, listed, lambda slide: read_bag(source.files[slide]), features, source.files
+        )
         models, trained = kept.of(case)
         judges = (model.judge(case, place.device) for model in models)
-        yield from case_maps(bag, judges, subject, trained=trained, slides=slides)
+        yield from case_maps(bag, judges, subject, trained=trained, slides=slides, patches=patches)
 
 
 def _source(kept: KeptModels, place: Place) -> tuple[EncoderFeatures, dict[str, tuple[str, ...]]]:

@@ -28,7 +28,7 @@ from spade_bench.slides.opening import Slide, open_slide
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-__all__ = ["VIEWER_PX", "write_viewer"]
+__all__ = ["VIEWER_PX", "check_viewer_px", "write_viewer"]
 
 VIEWER_PX = 8192
 """Longer side of the largest picture of a whole slide; at most 341 tiles, mostly 2 to 15 MB."""
@@ -61,10 +61,7 @@ def write_viewer(
         UserError: When there is nothing to show or ``viewer_px`` is too small.
         DataError: When a slide cannot be opened or decoded, or does not fit its layers.
     """
-    if viewer_px < TILE:
-        raise UserError(
-            f"--viewer-px is {viewer_px}", fix=f"Give at least {TILE}, such as {VIEWER_PX}"
-        )
+    check_viewer_px(viewer_px)
     check_views(slides)
     folder = Path(out)
     for asset in _assets().iterdir():
@@ -77,6 +74,18 @@ def write_viewer(
     index = folder / "index.html"
     write_text(index, _index_page(slides, pictures))
     return index
+
+
+def check_viewer_px(viewer_px: int) -> None:
+    """Refuse a picture of a slide that is smaller than one tile.
+
+    Raises:
+        UserError: When it is.
+    """
+    if viewer_px < TILE:
+        raise UserError(
+            f"--viewer-px is {viewer_px}", fix=f"Give at least {TILE}, such as {VIEWER_PX}"
+        )
 
 
 def _assets() -> Traversable:
