@@ -32,8 +32,8 @@ def explain(
     patches: Annotated[
         Path | None,
         typer.Option(
-            help="Instead of slides, the folder of patch images that `extract --patches` was given; "
-            "they are shown on the contact sheets."
+            help="Instead of slides, the folder of patch images that `extract --patches` was "
+            "given; they are shown on the contact sheets."
         ),
     ] = None,
     features: Annotated[
@@ -250,12 +250,15 @@ def _say(written: Written, out: Path) -> None:
 
 def _say_regions(scores: RegionScores, encoders: tuple[str, ...]) -> None:
     from spade_bench import console
+    from spade_bench.errors import name_some
 
     def between(low: float | None, high: float | None) -> str:
         return "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
 
     inside = [one.area_share for one in scores.slides]
-    console.emit(f"the regions hold {sum(inside) / len(inside):.3f} of the patches")
+    labels = dict.fromkeys(name for one in scores.slides for name in one.region.split(", ") if name)
+    named = f" ({name_some(labels, 8)})" if labels else ""
+    console.emit(f"the regions{named} hold {sum(inside) / len(inside):.3f} of the patches")
     towards = scores.slides[0].towards
     words = {
         "attention_share": "share of the attention inside",

@@ -26,6 +26,8 @@ _SETTINGS = ("cohort", "features", "encoder", "base", "head", "select", "splits"
 """Hashes of a row in which the models of one map agree."""
 
 
+_HELD_BYTES = 1 << 30  # of heads that are held between cases
+
 _BACK = (
     "Remove the folder of this head, and repeat the `spade-bench run` command with --keep-heads all"
 )
@@ -64,25 +66,48 @@ class Wanted:
 
 
 @dataclass
+class _Room:
+    """Memory that the heads of one map may take together; those beyond it are read each time.
+
+    None is put out for another: a case goes through all its models in turn, and the one that was
+    put out would be the next that is needed.
+
+    Attributes:
+        left: Bytes that are left.
+    """
+
+    left: int
+
+    def take(self, n_bytes: int) -> bool:
+        """Take as much, if it is there."""
+        if n_bytes > self.left:
+            return False
+        self.left -= n_bytes
+        return True
+
+
+@dataclass
 class KeptModel:
-    """The kept head of a cell, read when it is first used.
+    """The kept head of a cell, read when it is first used, and held where there is room.
 
     Attributes:
         out: Folder of the results.
         row: The row of the cell.
         train: Cases that trained it, those on which it stopped early included.
         test: Cases in which it was tested.
+        room: Memory that it shares with the other heads.
     """
 
     out: Path
     row: Row
     train: frozenset[str]
     test: frozenset[str]
+    room: _Room = field(default_factory=lambda: _Room(_HELD_BYTES), repr=False)
     _fitted: FittedHead | None = field(default=None, repr=False)
     _predictions: Predictions | None = field(default=None, repr=False)
 
     @classmethod
-    def read(cls, out: Path, row: Row) -> KeptModel:
+    def read(cls, out: Path, row: Row, room: _Room) -> KeptModel:
         """Read which cases a kept head saw.
 
         Raises:
@@ -102,13 +127,16 @@ class KeptModel:
                 where=str(path),
                 fix=_BACK,
             )
-        return cls(out, row, train | tune, test)
+        return cls(out, row, train | tune, test, room)
 
     def judge(self, case_id: str, device: str) -> Model:
         """Return the head with what it predicted for a case, if it was tested on it."""
-        if self._fitted is None:
+        fitted, folder = self._fitted, kept_head(self.out, self.row.run_id)
+        if fitted is None:
             with _told_how():
-                self._fitted = FittedHead.load(kept_head(self.out, self.row.run_id), device)
+                fitted = FittedHead.load(folder, device)
+            if self.room.take(sum(path.stat().st_size for path in folder.iterdir())):
+                self._fitted = fitted
         stored = None
         if case_id in self.test:
             if self._predictions is None:
@@ -123,7 +151,7 @@ class KeptModel:
                     fix="Repeat the `spade-bench run` command",
                 )
             stored = self._predictions.scores[self._at[case_id]]
-        return Model(self.row.run_id, self._fitted, stored)
+        return Model(self.row.run_id, fitted, stored)
 
 
 @dataclass(frozen=True)
@@ -213,7 +241,8 @@ def choose_models(
         chosen = alike
     latest = _latest(chosen)
     _warn_of_lost(latest, [row for _, row in rows])
-    return KeptModels(tuple(KeptModel.read(out, row) for out, row in latest))
+    room = _Room(_HELD_BYTES)
+    return KeptModels(tuple(KeptModel.read(out, row, room) for out, row in latest))
 
 
 def _warn_of_lost(kept: Sequence[tuple[Path, Row]], rows: Iterable[Row]) -> None:

@@ -2,8 +2,8 @@
 
 maps/SLIDE.h5              the numbers (`mapstore`); of a second encoder maps/ENCODER/SLIDE.h5
 pictures/SLIDE.png, .pdf   the map on the slide, with crops of its highest areas
-pictures/SLIDE-sd.png      how far the models disagree, where there are several
-pictures/SLIDE-CLASS.png   the contribution towards the last class, or to the risk
+contributions/SLIDE.png    the contribution towards the last class, or to the risk
+dispersion/SLIDE.png       how far the models disagree, where there are several
 panels/SLIDE.png, .pdf     two encoders beside each other on one scale
 geojson/SLIDE.geojson      for QuPath, where asked for
 top-ENCODER.png, .pdf      contact sheet of the highest and lowest patches
@@ -17,27 +17,27 @@ from __future__ import annotations
 import csv
 import io
 import secrets
-import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.console import say
-from spade_bench.errors import DataError, UserError
+from spade_bench.errors import DataError, UserError, name_some
 from spade_bench.explain.agreement import Agreement, agreement
-from spade_bench.explain.detections import MAX_DETECTIONS
+from spade_bench.explain.earliermaps import LISTING, SCHEMA, earlier_listing, remove_earlier
 from spade_bench.explain.mapstore import read_map, write_map
-from spade_bench.explain.overlay import overlay_figure, panel_figure, save_figure
+from spade_bench.explain.overlay import overlay_figure, panel_figure, save_map
 from spade_bench.explain.places import read_crops
 from spade_bench.explain.ranking import PatchRanking, SlideLayer
 from spade_bench.explain.regionscores import RegionScore, RegionScores, score_slide
-from spade_bench.explain.topsheet import KEY, write_top_sheets
-from spade_bench.explain.viewer.mapviews import map_views
-from spade_bench.explain.viewer.viewerfiles import VIEWER_PX, check_viewer_px, write_viewer
-from spade_bench.files import file_name, read_json, write_json, write_text
+from spade_bench.explain.topsheet import write_top_sheets
+from spade_bench.explain.viewer.mapviews import slide_view
+from spade_bench.explain.viewer.viewerfiles import write_viewer
+from spade_bench.explain.wishes import Wishes
+from spade_bench.files import file_name, write_json, write_text
 from spade_bench.regions.regionfiles import check_names, find_regions, read_regions
-from spade_bench.report.naming import head_title, task_title
+from spade_bench.report.naming import encoder_title, head_title, task_title
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,97 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LISTING", "SCHEMA", "MapFolder", "Wishes", "Written", "write_maps"]
 
-SCHEMA = "spade-bench/explain/1"
-LISTING = "explain.json"
 _CROPS = 4
-_KINDS = {
-    "maps": {".h5"},
-    "pictures": {".png", ".pdf"},
-    "panels": {".png", ".pdf"},
-    "geojson": {".geojson", ".gz"},
-}
-"""Folders that a call fills, with the kinds of files."""
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What is written beside maps and pictures.
-
-    Attributes:
-        geojson: Whether files for QuPath are written.
-        top: Patches of each end on the contact sheets; 0 for no sheets.
-        blind: Whether the sheets name no encoder.
-        regions: GeoJSON file or folder of them, to hold maps against and to outline in pictures.
-        region_names: Classes or names of the regions to hold maps against; empty for all.
-        pictures: Whether every map is drawn; without, there are numbers alone.
-        gzip: Whether files for QuPath are compressed.
-        max_detections: Most patches in a file for QuPath.
-        viewer: Whether a viewer is written, which opens without a server.
-        viewer_px: Longer side of its largest picture of a slide.
-    """
-
-    geojson: bool = False
-    top: int = 50
-    blind: bool = False
-    regions: Path | None = None
-    region_names: tuple[str, ...] = ()
-    pictures: bool = True
-    gzip: bool = False
-    max_detections: int = MAX_DETECTIONS
-    viewer: bool = False
-    viewer_px: int = VIEWER_PX
-
-    def check(self, *, slides: bool, patches: bool) -> None:
-        """Refuse what cannot be written, before anything is computed.
-
-        Args:
-            slides: Whether there are slides to draw on.
-            patches: Whether there are images of patches instead.
-
-        Raises:
-            UserError: Naming the option.
-        """
-        self.check_options()
-        needing = {"--viewer": self.viewer, "--geojson": self.geojson}
-        needing["--regions"] = self.regions is not None
-        for option in [name for name, wished in needing.items() if wished and patches]:
-            raise UserError(
-                "needs slides, and --patches gives images whose places nobody knows",
-                where=option,
-                fix="Leave one of the two out",
-            )
-        if self.viewer and not slides:
-            raise UserError(
-                "the viewer needs the slides", where="--viewer", fix="Name their folder with "
-                "--slides"
-            )  # fmt: skip
-
-    def check_options(self) -> None:
-        """Refuse options that contradict each other or ask for nothing.
-
-        Raises:
-            UserError: Naming the option.
-        """
-        if self.viewer:
-            check_viewer_px(self.viewer_px)
-        if self.viewer and self.blind:
-            raise UserError(
-                "a viewer names the encoders, which --blind withholds",
-                where="--viewer",
-                fix="Leave one of them out",
-            )
-        if self.region_names and self.regions is None:
-            raise UserError(
-                "chooses among regions, and none are given",
-                where="--region-name",
-                fix="Add --regions, or leave it out",
-            )
-        if self.gzip and not self.geojson:
-            raise UserError(
-                "compresses files for QuPath, and none are asked for",
-                where="--gzip",
-                fix="Add --geojson, or leave it out",
-            )
 
 
 @dataclass(frozen=True)
@@ -192,18 +102,18 @@ class MapFolder:
         self._ranked: dict[str, PatchRanking] = {}  # of each encoder
         self._marks: dict[str, None] = {}
         self._first: dict[str, Path] = {}  # slide -> map of the first encoder
-        self._stored: list[tuple[Path, Path | None]] = []  # map, slide
+        self._stored: dict[str, list[tuple[Path, Path | None]]] = {}  # slide -> maps, its file
         self._outlined: dict[str, SlideRegions] = {}
         self._encoder = ""
         self._placeless = 0  # maps whose patches lie nobody knows where
         if wishes.region_names:
             check_names(self._regions, wishes.region_names)
-        self._earlier = _earlier(out)
+        self._earlier = earlier_listing(out)
 
     def _begin(self) -> None:
         """Make room for the first map: what is refused before it costs no earlier map."""
         if self._earlier is not None:
-            _remove(self.out, self._earlier, viewer_stays=self._wishes.viewer)
+            remove_earlier(self.out, self._earlier, viewer_stays=self._wishes.viewer)
         # Says whose the folder is from the start: a call that was cut off can be made again.
         write_json(self.out / LISTING, {"schema": SCHEMA, "complete": False, "maps": []})
 
@@ -223,7 +133,7 @@ class MapFolder:
             )
         write_map(shown, self.out / files["map"])
         if shown.placed:
-            self._stored.append((self.out / files["map"], shown.slide))
+            self._stored.setdefault(name, []).append((self.out / files["map"], shown.slide))
         else:
             self._placeless += 1
         regions = self._held_against_regions(shown)
@@ -320,26 +230,32 @@ class MapFolder:
         first, *others = shown.layers()
         background, outline = shown.background, _rings(regions)
         crops = [] if shown.slide is None else read_crops(shown.slide, first, _CROPS)
+        marks = [*shown.marks, *_outlined_words(regions)]
+        if crops:
+            which = "1" if len(crops) == 1 else f"1 to {len(crops)}"
+            marks.append(f"{which}: the highest places, among the top quarter of the patches")
         figure = overlay_figure(
-            first, background, shown.slide_id, outline=outline, crops=crops, marks=shown.marks
-        )
+            first, background, shown.slide_id, outline=outline, crops=crops, marks=marks,
+            subtitle=shown.subtitle,
+        )  # fmt: skip
         files = self._save(figure, place / stem, {"png": ".png", "pdf": ".pdf"})
-        wanted = {"contribution": shown.classes[-1], "sd": "sd"}
-        for key, name in wanted.items():
-            for layer in others:
-                if layer.key.endswith(f".{name}"):
-                    figure = overlay_figure(
-                        layer, background, shown.slide_id, outline=outline, marks=shown.marks
-                    )
-                    path = place / file_name(f"{shown.slide_id}-{name}")
-                    files |= self._save(figure, path, {key: ".png"})
+        wanted = {"contribution": ("contributions", others[len(shown.classes) - 1])}
+        if shown.sd is not None:
+            wanted["sd"] = ("dispersion", others[-1])
+        for key, (folder, layer) in wanted.items():
+            figure = overlay_figure(
+                layer, background, shown.slide_id, outline=outline, subtitle=shown.subtitle,
+                marks=[*shown.marks, *_outlined_words(regions)],
+            )  # fmt: skip
+            files |= self._save(figure, Path(folder) / below / stem, {key: ".png"})
         return files
 
     def _draw_both(self, a: SlideMap, b: SlideMap, regions: SlideRegions | None) -> dict[str, Path]:
         """Two encoders on one scale, the one that the first is held against on the left."""
         figure = panel_figure(
             [b.layers()[0], a.layers()[0]], b.background, b.slide_id,
-            outline=_rings(regions), marks=b.marks,
+            outline=_rings(regions), marks=[*b.marks, *_outlined_words(regions)],
+            subtitle=_of_both(b, a),
         )  # fmt: skip
         place = Path("panels") / file_name(b.slide_id)
         return self._save(figure, place, {"panel_png": ".png", "panel_pdf": ".pdf"})
@@ -348,7 +264,7 @@ class MapFolder:
         files = {}
         for key, suffix in kinds.items():
             files[key] = place.with_name(f"{place.name}{suffix}")
-            save_figure(figure, self.out / files[key])
+            save_map(figure, self.out / files[key])
         return files
 
     def _say_placeless(self) -> None:
@@ -392,9 +308,20 @@ class MapFolder:
     def _viewer(self) -> Path | None:
         if not self._wishes.viewer or not self._stored:
             return None
-        maps = (read_map(path, slide) for path, slide in self._stored)
-        views = map_views(maps, top=self._wishes.top, regions=self._outlined)
-        return write_viewer(self.out / "viewer", views, viewer_px=self._wishes.viewer_px)
+        views = (  # the maps of one slide at a time
+            slide_view(
+                [read_map(path, slide) for path, slide in stored],
+                top=self._wishes.top,
+                regions=self._outlined.get(name),
+            )
+            for name, stored in self._stored.items()
+        )
+        return write_viewer(
+            self.out / "viewer",
+            views,
+            total=len(self._stored),
+            viewer_px=self._wishes.viewer_px,
+        )
 
     def _region_scores(self) -> RegionScores | None:
         if self._wishes.regions is None:
@@ -464,6 +391,20 @@ def _record(shown: SlideMap, files: dict[str, Path]) -> dict[str, Any]:
     }
 
 
+def _of_both(a: SlideMap, b: SlideMap) -> str:
+    """Case, task, what each of two encoders predicts, and the truth."""
+    said = [f"{encoder_title(one.encoder)} {one.prediction}" for one in (a, b) if one.prediction]
+    parts = [*replace(a, predicted=(), about={}).subtitle.split("; "), *said, a.truth]
+    return "; ".join(part for part in parts if part)
+
+
+def _outlined_words(regions: SlideRegions | None) -> list[str]:
+    """Say what is outlined in a picture."""
+    if regions is None:
+        return []
+    return [f"outlined: {name_some(regions.labels, 8) or 'regions without a class or name'}"]
+
+
 def _rings(regions: SlideRegions | None) -> list[NDArray[np.float64]]:
     """Borders of regions and of their holes, (k, 2) each."""
     import numpy as np
@@ -474,77 +415,3 @@ def _rings(regions: SlideRegions | None) -> list[NDArray[np.float64]]:
     parts = shapely.get_parts(regions.outline)
     rings = [ring for part in parts for ring in (part.exterior, *part.interiors)]
     return [np.asarray(ring.coords, dtype=np.float64)[:, :2] for ring in rings]
-
-
-def _earlier(out: Path) -> Mapping[str, Any] | None:
-    """Return the listing of an earlier call; None where the folder is new or empty.
-
-    Raises:
-        DataError: When the folder holds something else, or the key of blind sheets.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    listing = out / LISTING
-    content = read_json(listing) if listing.is_file() else {}
-    if isinstance(content, dict) and content.get("schema") == SCHEMA and not _sound(content):
-        raise DataError(
-            "was damaged or edited: it does not list maps with their files",
-            where=str(listing),
-            fix="Name a new folder, or remove this one",
-        )
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise DataError(
-            "exists and was not written by `spade-bench explain`",
-            where=str(out),
-            fix="Name a new folder",
-        )
-    if (out / KEY).exists():
-        raise DataError(
-            "holds blind sheets: written again, their letters would mean other encoders",
-            where=str(out / KEY),
-            fix="Name a new folder, or remove this key once nobody reads the sheets any more",
-        )
-    return content
-
-
-def _sound(content: Mapping[str, Any]) -> bool:
-    """Whether a listing can be gone through: lists of texts, and maps with a mapping of files."""
-    maps = content.get("maps", [])
-    lists = [content.get(name, []) for name in ("sheets", "regions")]
-    return (
-        isinstance(maps, list)
-        and all(isinstance(one, dict) and isinstance(one.get("files", {}), dict) for one in maps)
-        and all(isinstance(value, list) for value in lists)
-    )
-
-
-def _remove(out: Path, content: Mapping[str, Any], *, viewer_stays: bool) -> None:
-    """Remove what an earlier call wrote, which would pass for results of this one.
-
-    Args:
-        out: The folder.
-        content: Its listing.
-        viewer_stays: Whether the tiles of a viewer stay, for the next one to use.
-    """
-    root = out.resolve()
-    names = [name for one in content.get("maps", ()) for name in one.get("files", {}).values()]
-    for name in (*names, *content.get("sheets", ()), *content.get("regions", ())):
-        path = (out / str(name)).resolve()
-        if path.is_relative_to(root):  # nobody's list removes what lies elsewhere
-            if path.is_file():
-                path.unlink()
-    if content.get("complete") is False:  # it was cut off before it could list its files
-        for folder, kinds in _KINDS.items():
-            for path in (out / folder).rglob("*"):
-                if path.suffix in kinds and path.is_file():
-                    path.unlink()
-        for path in (*out.glob("top-*.p*"), *out.glob("region_scores.*")):
-            path.unlink()
-        shutil.rmtree(out / "blind", ignore_errors=True)
-    viewer = out / "viewer"
-    if viewer_stays:
-        for page in (*viewer.glob("*.html"), *viewer.glob("slides/*.html")):
-            if page.is_file():  # the tiles of a slide may lie in a folder that is called so
-                page.unlink()
-    elif "viewer" in content or content.get("complete") is False:
-        shutil.rmtree(viewer, ignore_errors=True)

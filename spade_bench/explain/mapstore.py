@@ -2,13 +2,14 @@
 
 A row per patch. `obsm['spatial']` holds the top-left corner of each patch and `obsm['centre']` its
 centre, in level-0 pixels as (x, y); where nobody knows where patches lie, neither is there, and
-`obs['image']` names the image that each was read from. `obs` has `attention` (where the head has it), `percentile` of
-what is shown, and `sd` over the models (where there are several); `X` what each patch adds to each
-class's logit or to the risk, a column per class of `var`. `uns` says of what and by what: `format`,
-`version`, `encoder`, `head`, `task`, `slide_id`, `case_id`, `method`, `predicted`, `models`,
-`trained`, `simulated`, `patch_size_level0`, `mpp_level0`, `size_level0` (width and height of the
-slide), `offset` (the level-0 pixel that QuPath calls (0, 0)), and in `about` (JSON) the run ids, what
-made the features, flags, protocol and shots. `anndata.read_h5ad` opens it.
+`obs['image']` names the image that each was read from. `obs` has `attention` (where the head has
+it), `percentile` of what is shown, and `sd` over the models (where there are several); `X` what
+each patch adds to each class's logit or to the risk, a column per class of `var`. `uns` says of
+what and by what: `format`, `version`, `encoder`, `head`, `task`, `slide_id`, `case_id`, `method`,
+`predicted`, `models`, `trained`, `simulated`, `patch_size_level0`, `mpp_level0`, `size_level0`
+(width and height of the slide), `offset` (the level-0 pixel that QuPath calls (0, 0)), and in
+`about` (JSON) the run ids, what made the features, the truth, flags, protocol and shots.
+`anndata.read_h5ad` opens it.
 """
 
 from __future__ import annotations
@@ -85,9 +86,7 @@ def to_anndata(shown: SlideMap) -> AnnData:
     return anndata.AnnData(X=shown.contribution, obs=obs, var=var, obsm=places, uns=uns)
 
 
-def read_map(
-    path: str | Path, slide: Path | None = None, patches: Path | None = None
-) -> SlideMap:
+def read_map(path: str | Path, slide: Path | None = None, patches: Path | None = None) -> SlideMap:
     """Read what `write_map` wrote.
 
     Args:

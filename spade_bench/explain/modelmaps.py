@@ -83,9 +83,7 @@ def model_maps(
             seen = _features(there, case, of_case)
             bag = case_bag(case, of_case, there.read, seen, there.files)
             trained = model.trained_on(case, of_case)
-            made = case_maps(
-                bag, [judge], subject, trained=trained, slides=slides, patches=patches
-            )
+            made = case_maps(bag, [judge], subject, trained=trained, slides=slides, patches=patches)
             for one in made:
                 yield replace(one, about={**one.about, "flags": list(info.flags)})
 

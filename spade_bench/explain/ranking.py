@@ -145,7 +145,9 @@ class PatchRanking:
         import numpy as np
 
         if one.layer.scale == CATEGORY:
-            raise UserError("Categories have no order", fix="Rank the patches by a layer of numbers")
+            raise UserError(
+                "Categories have no order", fix="Rank the patches by a layer of numbers"
+            )
         values = np.asarray(one.layer.values, dtype=np.float64)  # (n,)
         self._values.write(values.tobytes())
         apart = APART * one.layer.side if self.distance is None else self.distance

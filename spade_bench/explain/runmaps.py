@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from spade_bench.evaluation.encoderfeatures import EncoderFeatures
     from spade_bench.explain.patchimages import PatchImages
     from spade_bench.explain.slidemap import SlideMap
+    from spade_bench.types import Case
     from spade_bench.workspace import Workspace
 
 __all__ = ["Place", "run_maps"]
@@ -81,7 +82,7 @@ def run_maps(
         DataError: When features or weights are not those of the run.
     """
     row = kept.row
-    source, slides_of = _source(kept, place)
+    source, slides_of, truths = _source(kept, place)
     chosen = _chosen(kept, slides_of, wanted, slides, trained_too)
     flags = sorted({flag for model in kept.models for flag in model.row.flags})
     subject = Subject(
@@ -105,11 +106,14 @@ def run_maps(
         )
         models, trained = kept.of(case)
         judges = (model.judge(case, place.device) for model in models)
-        yield from case_maps(bag, judges, subject, trained=trained, slides=slides, patches=patches)
+        of_case = replace(subject, about={**subject.about, "truth": truths.get(case, "")})
+        yield from case_maps(bag, judges, of_case, trained=trained, slides=slides, patches=patches)
 
 
-def _source(kept: KeptModels, place: Place) -> tuple[EncoderFeatures, dict[str, tuple[str, ...]]]:
-    """The features of the encoder as the run found them, and the slides of the task's cases."""
+def _source(
+    kept: KeptModels, place: Place
+) -> tuple[EncoderFeatures, dict[str, tuple[str, ...]], dict[str, str]]:
+    """The features of the encoder as the run found them; slides and truth of the task's cases."""
     row = kept.row
     if row.control and row.control != "base":
         raise UserError(
@@ -156,7 +160,17 @@ def _source(kept: KeptModels, place: Place) -> tuple[EncoderFeatures, dict[str, 
             where=str(next(iter(source.files.values())).parent),
             fix="Give the features and weights that the run used",
         )
-    return source, slides_of
+    return source, slides_of, {case.case_id: _truth(case) for case in cases.cohort.cases}
+
+
+def _truth(case: Case) -> str:
+    """What the table says of a case, in words."""
+    if case.label is not None:
+        return case.label
+    if case.event is None or case.duration_days is None:
+        return ""
+    what = "event" if case.event else "no event"
+    return f"{what} {'after' if case.event else 'in'} {case.duration_days:g} days"
 
 
 def _chosen(

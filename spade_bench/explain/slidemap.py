@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.errors import DataError
 from spade_bench.explain.detections import MAX_DETECTIONS, write_detections
 from spade_bench.explain.layers import SHARE, SIGNED, VALUE, Layer, percentiles
-from spade_bench.report.naming import encoder_title, head_title
+from spade_bench.report.naming import encoder_title, head_title, task_title
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,25 +105,55 @@ class SlideMap:
     def layers(self) -> list[Layer]:
         """Return what can be drawn: what is shown, each contribution, the dispersion."""
         title = encoder_title(self.encoder)
-        what = "attention" if self.attention is not None else f"towards {self.classes[-1]}"
+        head = head_title(self.head)
+        what, shown = "attention", "attention"
+        if self.attention is None:
+            what = self._towards(self.classes[-1])
+            shown = f"rank of what counts {what}"
         place = (self.coords, self.side)
         legend = f"{what}, percentile within the slide"
         layers = [
-            Layer(f"{self.encoder}.{self.head}.shown", f"{title}: {what} ({head_title(self.head)})",
+            Layer(f"{self.encoder}.{self.head}.shown", f"{title}: {shown} ({head})",
                   legend, *place, self.percentile, SHARE)
         ]  # fmt: skip
         for column, name in enumerate(self.classes):
             layers.append(
-                Layer(f"{self.encoder}.{self.head}.{name}", f"{title}: towards {name}",
+                Layer(f"{self.encoder}.{self.head}.contribution.{name}",
+                      f"{title}: contribution {self._towards(name)} ({head})",
                       f"contribution, {self.method}", *place, self.contribution[:, column], SIGNED)
             )  # fmt: skip
         if self.sd is not None:
             legend = f"sd of the percentile over {self.models} models"
             layers.append(
-                Layer(f"{self.encoder}.{self.head}.sd", f"{title}: dispersion", legend,
+                Layer(f"{self.encoder}.{self.head}.sd", f"{title}: dispersion ({head})", legend,
                       *place, self.sd, SHARE)
             )  # fmt: skip
         return layers
+
+    def _towards(self, name: str) -> str:
+        """A class, or the risk, as what a patch speaks for."""
+        return "to the risk" if self.classes == ("risk",) else f"towards {name}"
+
+    @property
+    def prediction(self) -> str:
+        """What the models say of the case, in words: the likeliest class, or the risk."""
+        if not self.predicted:
+            return ""
+        best = max(range(len(self.predicted)), key=self.predicted.__getitem__)
+        return f"predicted {self.classes[best]} {self.predicted[best]:.3g}"
+
+    @property
+    def subtitle(self) -> str:
+        """Case, task, prediction and, where it is known, the truth."""
+        parts = [] if self.case_id == self.slide_id else [f"Case {self.case_id}"]
+        parts += [task_title(self.task), self.prediction, self.truth]
+        return "; ".join(part for part in parts if part)
+
+    @property
+    def truth(self) -> str:
+        """What the case is, in words; empty where nobody said it."""
+        said = str(self.about.get("truth") or "")
+        return f"truth: {said}" if said else ""
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -182,7 +212,10 @@ class SlideMap:
         self.need_places("a picture")
         from spade_bench.explain.overlay import overlay_figure
 
-        return overlay_figure(self.layers()[0], self.background, self.slide_id, marks=self.marks)
+        return overlay_figure(
+            self.layers()[0], self.background, self.slide_id, marks=self.marks,
+            subtitle=self.subtitle,
+        )  # fmt: skip
 
     def to_geojson(self, path: str | Path, *, max_detections: int = MAX_DETECTIONS) -> Path:
         """Write the patches as QuPath detections with their values as measurements.

@@ -21,7 +21,14 @@ from spade_bench.regions.outlines import Region, SlideRegions, no_such_region
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["SUFFIXES", "check_names", "find_regions", "read_regions", "region_slide_id", "write_geojson"]
+__all__ = [
+    "SUFFIXES",
+    "check_names",
+    "find_regions",
+    "read_regions",
+    "region_slide_id",
+    "write_geojson",
+]
 
 SUFFIXES = (".geojson.gz", ".json.gz", ".geojson", ".json")
 _SHAPES = ("Polygon", "MultiPolygon")

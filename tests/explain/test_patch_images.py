@@ -141,6 +141,6 @@ def test_patches_of_a_slide_are_no_images(study, planted) -> None:
     model = sb.fit(
         "mine", task="t", table=planted.table, features=planted.features, head="abmil", set=QUICK
     )
-    with pytest.raises(DataError, match="Give the slides with --slides|slides=, not"):
+    with pytest.raises(DataError, match=r"Give the slides with slides=, not"):
         sb.explain(model, features=planted.features, cases="case001", trained_too=True,
                    patches=study["patches"])  # fmt: skip
