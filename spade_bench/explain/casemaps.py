@@ -210,23 +210,10 @@ def case_maps(
             not the one that the features were made of.
         UserError: When the head cannot say what each patch adds.
     """
-    mean, names = _Mean(bag), []
-    again = CaseBags(lambda _: bag.features, 1, bag.features.shape[1])
-    classes: tuple[str, ...] = ()
-    for model in models:
-        predicted = model.fitted.predict(again)[0]  # (C,)
-        _check_prediction(model, predicted, bag.case_id, subject)
-        mean.add(model.fitted, predicted)
-        names.append(model.name)
-        info = model.fitted.info
-        classes = info.classes or (
-            ("risk",) if info.n_outputs == 1 else tuple(map(str, range(info.n_outputs)))
-        )
-    if not names:
-        raise DataError("No model judges the case", where=bag.case_id)
+    mean = _judged(bag, models, subject)
     about = {
         **subject.about,
-        "models": names,
+        "models": mean.names,
         "slides_of_case": [place.slide_id for place in bag.slides],
         "patches_of_case": len(bag.features),
     }
@@ -237,7 +224,7 @@ def case_maps(
             encoder=subject.encoder,
             head=subject.head,
             task=subject.task,
-            classes=classes,
+            classes=mean.classes,
             coords=place.coords,
             side=place.side,
             attention=None if mean.attention is None else mean.attention[rows],
@@ -245,7 +232,7 @@ def case_maps(
             sd=sd,
             method=mean.method,
             predicted=tuple(mean.predicted.tolist()),
-            models=len(names),
+            models=len(mean.names),
             trained=trained,
             simulated=subject.simulated,
             **_whereabouts(place, (slides or {}).get(place.slide_id), patches),
@@ -253,6 +240,19 @@ def case_maps(
         )
         for place, rows, sd in mean.of_slides()
     ]
+
+
+def _judged(bag: CaseBag, models: Iterable[Model], subject: Subject) -> _Mean:
+    """Let each model judge the case, and make sure that it says what it said when evaluated."""
+    mean = _Mean(bag)
+    again = CaseBags(lambda _: bag.features, 1, bag.features.shape[1])
+    for model in models:
+        predicted = model.fitted.predict(again)[0]  # (C,)
+        _check_prediction(model, predicted, bag.case_id, subject)
+        mean.add(model, predicted)
+    if not mean.names:
+        raise DataError("No model judges the case", where=bag.case_id)
+    return mean
 
 
 class _Mean:
@@ -268,17 +268,24 @@ class _Mean:
 
     def __init__(self, bag: CaseBag) -> None:
         self._bag, self._n, self.method = bag, 0, ""
+        self.names: list[str] = []
+        self.classes: tuple[str, ...] = ()
         self._rows: list[slice] = []
         start = 0
         for place in bag.slides:
             self._rows.append(slice(start, start + place.n))
             start += place.n
 
-    def add(self, fitted: FittedHead, predicted: Floats) -> None:
+    def add(self, model: Model, predicted: Floats) -> None:
         """Take one more model into account (Welford's update)."""
         import numpy as np
 
-        parts = fitted.contributions(self._bag.features)
+        info = model.fitted.info
+        self.names.append(model.name)
+        self.classes = info.classes or (
+            ("risk",) if info.n_outputs == 1 else tuple(map(str, range(info.n_outputs)))
+        )
+        parts = model.fitted.contributions(self._bag.features)
         shown = parts.values[:, -1] if parts.attention is None else parts.attention  # (n,)
         ranks = np.concatenate([percentiles(shown[rows]) for rows in self._rows])  # (n,)
         self.method, self._n = parts.method, self._n + 1
@@ -327,6 +334,19 @@ def _numbers(values: Floats) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
 
 
+def _check_inside(place: _Patches, size: tuple[int, int], slide: Path) -> None:
+    """Refuse a slide beyond whose edges patches begin: they were cut from another one."""
+    outside = (place.coords >= size) | (place.coords + place.side <= 0)  # (n, 2)
+    beyond = int(outside.any(axis=1).sum())
+    if beyond:
+        raise DataError(
+            f"{beyond} of {place.n} patches of '{place.slide_id}' lie outside the slide of "
+            f"{size[0]} x {size[1]} px",
+            where=str(slide),
+            fix="Give the slide that the features were extracted from",
+        )
+
+
 def _whereabouts(
     place: _Patches, slide: Path | None, patches: PatchImages | None
 ) -> dict[str, Any]:
@@ -361,5 +381,6 @@ def _whereabouts(
                 where=str(slide),
                 fix="Give the slide that the features were extracted from, or extract this one",
             )
+        _check_inside(place, size, slide)
         mpp = None if opened.mpp_source == "assumed" else opened.mpp
         return {"mpp": mpp, "offset": opened.offset, "size": size, "slide": slide}

@@ -12,6 +12,8 @@ from spade_bench.cohorts.tables import read_table
 from spade_bench.console import warn
 from spade_bench.errors import DataError, UserError, name_some
 from spade_bench.evaluation.inputs import by_name
+from spade_bench.evaluation.resolve import check_names
+from spade_bench.evaluation.storedsettings import names_of_runs
 from spade_bench.evaluation.trainedmodel import DESCRIPTION, TrainedModel, slides_by_case
 from spade_bench.explain.keptmodels import Wanted, choose_models
 from spade_bench.explain.maplist import Maps
@@ -236,6 +238,9 @@ def _by_run(
             raise UserError(f"'{row.encoder}' is explained already", where="--against")
         like = Wanted(question.against, row.task, row.head, row.k_shot, row.protocol)
         kept.append(choose_models(folders, like, beside=row))
+    known = names_of_runs(folders) | {one.row.encoder for one in kept}
+    for option, paths in (("--features", question.features), ("--weights", question.weights)):
+        check_names(option, by_name(paths), known)
     place = Place(
         by_name(question.features),
         by_name(question.weights),

@@ -58,7 +58,7 @@ def model_maps(
     Raises:
         UserError: When the head cannot say what a patch adds, a case that is wanted is unknown or
             trained the model, or there is nothing to map.
-        DataError: When the features are of another identity, or do not say where patches lie.
+        DataError: When the features are of another identity, or a slide is not theirs.
     """
     info, fitted = model.info, model.fitted
     subject = Subject(info.encoder, fitted.info.head, info.task, info.simulated)
@@ -80,11 +80,12 @@ def model_maps(
             )
         judge = Model(name or info.task, fitted)
         for case, of_case in track(chosen.items(), "Mapping", len(chosen), "cases"):
-            seen = _features(there, case, of_case)
-            bag = case_bag(case, of_case, there.read, seen, there.files)
+            rows = _features(there, case, of_case)
+            bag = case_bag(case, of_case, there.read, rows, there.files)
             trained = model.trained_on(case, of_case)
-            made = case_maps(bag, [judge], subject, trained=trained, slides=slides, patches=patches)
-            for one in made:
+            for one in case_maps(
+                bag, [judge], subject, trained=trained, slides=slides, patches=patches
+            ):
                 yield replace(one, about={**one.about, "flags": list(info.flags)})
 
 

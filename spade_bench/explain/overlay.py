@@ -151,12 +151,7 @@ def panel_figure(
                     max(map(len, crops), default=0))  # fmt: skip
     figure = new_figure(plan.width / _INCH, plan.height / _INCH)
     figure.set_layout_engine("none")
-    figure.text(_MARGIN / plan.width, 1 - _MARGIN / plan.height, plan.title, va="top",
-                fontsize=_TITLE_PT, fontweight="bold", linespacing=1.1)  # fmt: skip
-    figure.text(_MARGIN / plan.width, 1 - (_MARGIN + _head(plan.title, "")) / plan.height,
-                plan.subtitle, va="top", fontsize=_TEXT_PT, linespacing=1.1)  # fmt: skip
-    figure.text(_MARGIN / plan.width, _MARGIN / plan.height, plan.foot, va="bottom",
-                fontsize=_TEXT_PT, fontstyle="italic", linespacing=1.1)  # fmt: skip
+    plan.write(figure)
     panels = [plan.axes(figure, at) for at in range(len(titles))]
     if alone:
         draw_slide(panels[0], background, view)
@@ -239,6 +234,17 @@ class _Plan:
         height += (foot.count("\n") + 1) * _LINE + _CROP_GAP if foot else 0.0
         return cls(width, height, wide, wide * shape, crop, cell, across, above, tuple(wrapped),
                    below, foot)  # fmt: skip
+
+    def write(self, figure: Figure) -> None:
+        """Write title and subtitle at the head, and marks at the foot."""
+        left, top = _MARGIN / self.width, 1 - _MARGIN / self.height
+        below = top - _head(self.title, "") / self.height
+        more: dict[str, Any] = {"va": "top", "linespacing": 1.1}
+        figure.text(left, top, self.title, fontsize=_TITLE_PT, fontweight="bold", **more)
+        figure.text(left, below, self.subtitle, fontsize=_TEXT_PT, **more)
+        more["va"] = "bottom"
+        figure.text(left, _MARGIN / self.height, self.foot, fontsize=_TEXT_PT, fontstyle="italic",
+                    **more)  # fmt: skip
 
     def axes(self, figure: Figure, panel: int) -> Any:
         """Make the axes of a panel."""
