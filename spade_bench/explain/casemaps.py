@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError
 from spade_bench.explain.layers import percentiles
-from spade_bench.explain.patchimages import NO_IMAGES, ImageRows, PatchImages, image_rows
 from spade_bench.explain.slidemap import SlideMap
+from spade_bench.extraction.patchimages import NO_IMAGES, ImageRows, PatchImages, image_rows
 from spade_bench.features.casebags import CaseBags
 from spade_bench.features.identity import read_identity
 from spade_bench.slides.opening import open_slide

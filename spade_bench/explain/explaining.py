@@ -18,8 +18,8 @@ from spade_bench.evaluation.trainedmodel import DESCRIPTION, TrainedModel, slide
 from spade_bench.explain.keptmodels import Wanted, choose_models
 from spade_bench.explain.maplist import Maps
 from spade_bench.explain.modelmaps import model_maps
-from spade_bench.explain.patchimages import PatchImages
 from spade_bench.explain.runmaps import Place, run_maps
+from spade_bench.extraction.patchimages import PatchImages
 from spade_bench.features.annotated import bags_in_memory
 from spade_bench.results import ResultStore
 from spade_bench.slides.opening import find_slides

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from spade_bench.explain.patchimages import PatchImages
     from spade_bench.explain.slidemap import SlideMap
+    from spade_bench.extraction.patchimages import PatchImages
     from spade_bench.types import Bag
 
 __all__ = ["model_maps"]

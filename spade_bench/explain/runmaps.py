@@ -25,8 +25,8 @@ from spade_bench.registry import kinds
 
 if TYPE_CHECKING:
     from spade_bench.evaluation.encoderfeatures import EncoderFeatures
-    from spade_bench.explain.patchimages import PatchImages
     from spade_bench.explain.slidemap import SlideMap
+    from spade_bench.extraction.patchimages import PatchImages
     from spade_bench.types import Case
     from spade_bench.workspace import Workspace
 

@@ -15,7 +15,7 @@ import spade_bench as sb
 from spade_bench.errors import DataError, UserError
 from spade_bench.explain.agreement import agreement
 from spade_bench.explain.mapstore import read_map
-from spade_bench.explain.patchimages import PatchImages, image_rows
+from spade_bench.extraction.patchimages import PatchImages, image_rows
 from spade_bench.features.bags import read_bag
 from spade_bench.registry import encoders
 from spade_bench.types import EncoderCard
