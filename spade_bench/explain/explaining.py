@@ -174,7 +174,11 @@ def open_subject(subject: Any, device: str = "auto") -> TrainedModel | list[Path
     single = isinstance(subject, (str, os.PathLike))
     paths = [Path(subject)] if single else [Path(path) for path in subject]
     if len(paths) == 1 and (paths[0] / DESCRIPTION).is_file():
-        return TrainedModel.load(paths[0], device)
+        try:
+            return TrainedModel.load(paths[0], device)
+        except DataError as error:
+            fix = error.fix or "Fit the model again with `spade-bench fit`"
+            raise DataError(error.what, where=error.where, fix=fix) from error
     for path in paths:
         if not ResultStore(path).path.is_file():
             raise DataError(

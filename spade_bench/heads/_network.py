@@ -28,7 +28,7 @@ __all__ = ["FittedNetwork", "network_shapes"]
 _ATTENTION = "exact: attention x output of each patch"
 SCALING = ("input.reference", "input.mean", "input.scale")
 _NODES = 32  # of Gauss-Legendre quadrature per panel
-_MOST_PANELS = 4096  # into which the way is cut at most, for outputs beyond a million
+_MOST_PANELS = 4096  # enough for outputs of 100,000; the rest of larger ones is in the offset
 _EXACT = 1e-10  # of the difference that the shares must make up, relative
 
 
