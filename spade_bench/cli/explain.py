@@ -29,6 +29,13 @@ def explain(
     slides: Annotated[
         Path | None, typer.Option(help="Folder of slides to draw on; only their cases are mapped.")
     ] = None,
+    patches: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of slides, the folder of patch images that `extract --patches` was "
+            "given; they are shown on the contact sheets."
+        ),
+    ] = None,
     features: Annotated[
         list[str] | None,
         typer.Option(help="Features folder, or ENCODER=DIR. Default: that of the run."),
@@ -148,6 +155,7 @@ def explain(
                 "--blind": blind, "--regions": regions, "--region-name": region_name,
                 "--inside": inside, "--geojson": geojson, "--gzip": gzip, "--viewer": viewer,
                 "--trained-too": trained_too, "--no-pictures": not pictures,
+                "--patches": patches,
             }
         )  # fmt: skip
         place = _paths(features, "--features", False)
@@ -167,6 +175,7 @@ def explain(
         cases=case or None,
         features=_paths(features, "--features", of_run),
         slides=slides,
+        patches=patches,
         table=table,
         weights=_paths(weights, "--weights", of_run),
         device=device,
@@ -179,6 +188,7 @@ def explain(
         region_names=tuple(region_name or ()), pictures=pictures, viewer=viewer,
         viewer_px=viewer_px, gzip=gzip, max_detections=max_detections,
     )  # fmt: skip
+    wishes.check(slides=slides is not None, patches=patches is not None)
     with left_unchanged():
         written = write_maps(maps_of(opened, question), out, wishes)
     if json_:
@@ -240,12 +250,15 @@ def _say(written: Written, out: Path) -> None:
 
 def _say_regions(scores: RegionScores, encoders: tuple[str, ...]) -> None:
     from spade_bench import console
+    from spade_bench.errors import name_some
 
     def between(low: float | None, high: float | None) -> str:
         return "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
 
     inside = [one.area_share for one in scores.slides]
-    console.emit(f"the regions hold {sum(inside) / len(inside):.3f} of the patches")
+    labels = dict.fromkeys(name for one in scores.slides for name in one.region.split(", ") if name)
+    named = f" ({name_some(labels, 8)})" if labels else ""
+    console.emit(f"the regions{named} hold {sum(inside) / len(inside):.3f} of the patches")
     towards = scores.slides[0].towards
     words = {
         "attention_share": "share of the attention inside",

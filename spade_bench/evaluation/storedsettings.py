@@ -13,10 +13,11 @@ from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest, Ta
 from spade_bench.evaluation.settings import EvaluationSettings, path_of
 from spade_bench.files import hash_obj, read_json, write_json
 from spade_bench.heads import Head
+from spade_bench.registry import encoders as registered
 from spade_bench.types import TaskCard
 from spade_bench.workspace import Workspace
 
-__all__ = ["store_config", "stored_request"]
+__all__ = ["names_of_runs", "store_config", "stored_request"]
 
 # Settings stored as they are. Those that name encoders, tasks and heads are stored with what they
 # came to; memory, cache, the folder for results and consent change no number.
@@ -116,6 +117,14 @@ def stored_request(
         (_task(cards[0], table, out),),
         workspace,
     )
+
+
+def names_of_runs(folders: Sequence[Path]) -> set[str]:
+    """Return labels, names and bases of all encoders that were run into some folders."""
+    listed = [one for out in folders for content in _configs(out) for one in content["encoders"]]
+    names = {str(one[key]) for one in listed for key in ("label", "name")}
+    cards = [registered.get(name).card for name in names if name in registered]
+    return names | {card.upstream for card in cards if card.upstream}
 
 
 def _configs(out: Path) -> list[dict[str, Any]]:

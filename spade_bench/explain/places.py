@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,13 +86,31 @@ def highest(layer: Layer, most: int, distance: float, *, lowest: bool = False) -
 
     values = layer.values if lowest else -layer.values
     order = np.argsort(values, kind="stable")  # NaN comes last
-    return far_apart(order[np.isfinite(values[order])], layer.coords, distance, most)
+    order = order[np.isfinite(values[order])]
+    if not distance:  # so that patches without a place can be ranked too
+        return order[:most].astype(np.int64)
+    return far_apart(order, layer.coords, distance, most)
+
+
+def _top_quarter(layer: Layer) -> Layer:
+    """A layer with the values of its highest quarter alone, of one patch at least."""
+    import numpy as np
+
+    order = np.argsort(-layer.values, kind="stable")  # NaN comes last
+    known = int(np.isfinite(layer.values).sum())
+    values = np.full(len(layer.values), np.nan)
+    top = order[: max(1, known // 4)]
+    values[top] = layer.values[top]
+    return replace(layer, values=values)
 
 
 def read_crops(
     slide: str | Path, layer: Layer, most: int, *, side: float | None = None
 ) -> list[Crop]:
     """Read what is seen around the highest patches of a layer; the crops do not overlap.
+
+    They are of the top quarter of the patches alone, and so there may be fewer: on a small slide
+    the next that lies apart would be one that is hardly looked at.
 
     Args:
         slide: File of the slide.
@@ -109,7 +127,7 @@ def read_crops(
     crops = []
     # The resolution plays no part here, so a slide that does not say it is welcome.
     with open_slide(Path(slide), assume_mpp=1.0) as opened:
-        for row in highest(layer, most, _CROPS_APART * width):
+        for row in highest(_top_quarter(layer), most, _CROPS_APART * width):
             x, y = layer.coords[row] + (layer.side - width) / 2
             x = min(max(float(x), 0.0), max(opened.width - width, 0.0))
             y = min(max(float(y), 0.0), max(opened.height - width, 0.0))
