@@ -27,6 +27,12 @@ from spade_bench.console import say
 from spade_bench.errors import DataError, UserError
 from spade_bench.explain.agreement import Agreement, agreement
 from spade_bench.explain.detections import MAX_DETECTIONS
+from spade_bench.explain.earlierfiles import (
+    clear_viewer,
+    read_earlier,
+    remove_kinds,
+    remove_listed,
+)
 from spade_bench.explain.mapstore import read_map, write_map
 from spade_bench.explain.overlay import overlay_figure, panel_figure, save_figure
 from spade_bench.explain.places import read_crops
@@ -34,7 +40,7 @@ from spade_bench.explain.regionscores import RegionScore, RegionScores, score_sl
 from spade_bench.explain.topsheet import KEY, SlideLayer, write_top_sheets
 from spade_bench.explain.viewer.mapviews import map_views
 from spade_bench.explain.viewer.viewerfiles import VIEWER_PX, write_viewer
-from spade_bench.files import file_name, read_json, write_json, write_text
+from spade_bench.files import file_name, write_json, write_text
 from spade_bench.regions.regionfiles import find_regions, read_regions
 from spade_bench.report.naming import head_title, task_title
 
@@ -395,17 +401,8 @@ def _earlier(out: Path) -> Mapping[str, Any] | None:
     Raises:
         DataError: When the folder holds something else, or the key of blind sheets.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    listing = out / LISTING
-    content = read_json(listing) if listing.is_file() else {}
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise DataError(
-            "exists and was not written by `spade-bench explain`",
-            where=str(out),
-            fix="Name a new folder",
-        )
-    if (out / KEY).exists():
+    content = read_earlier(out, LISTING, SCHEMA)
+    if content is not None and (out / KEY).exists():
         raise DataError(
             "holds blind sheets: written again, their letters would mean other encoders",
             where=str(out / KEY),
@@ -422,23 +419,12 @@ def _remove(out: Path, content: Mapping[str, Any], *, viewer_stays: bool) -> Non
         content: Its listing.
         viewer_stays: Whether the tiles of a viewer stay, for the next one to use.
     """
-    root = out.resolve()
     names = [name for one in content.get("maps", ()) for name in one.get("files", {}).values()]
-    for name in (*names, *content.get("sheets", ()), *content.get("regions", ())):
-        path = (out / str(name)).resolve()
-        if path.is_relative_to(root):  # nobody's list removes what lies elsewhere
-            path.unlink(missing_ok=True)
+    remove_listed(out, (*names, *content.get("sheets", ()), *content.get("regions", ())))
     if content.get("complete") is False:  # it was cut off before it could list its files
-        for folder, kinds in _KINDS.items():
-            for path in (out / folder).rglob("*"):
-                if path.suffix in kinds and path.is_file():
-                    path.unlink()
+        remove_kinds(out, _KINDS)
         for path in (*out.glob("top-*.p*"), *out.glob("region_scores.*")):
             path.unlink()
         shutil.rmtree(out / "blind", ignore_errors=True)
-    viewer = out / "viewer"
-    if viewer_stays:
-        for page in (*viewer.glob("*.html"), *viewer.glob("slides/*.html")):
-            page.unlink()
-    elif "viewer" in content or content.get("complete") is False:
-        shutil.rmtree(viewer, ignore_errors=True)
+    if viewer_stays or "viewer" in content or content.get("complete") is False:
+        clear_viewer(out / "viewer", tiles_stay=viewer_stays)

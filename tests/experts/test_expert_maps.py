@@ -23,6 +23,7 @@ from spade_bench.explain.experts.expertshares import expert_shares, shares_by, s
 from spade_bench.explain.experts.expertsheet import expert_sheet
 from spade_bench.explain.experts.patchumap import CAUTION, patch_umap, plot_umap
 from spade_bench.explain.layers import CATEGORY, SHARE, VALUE
+from spade_bench.explain.mapfolder import Wishes
 from spade_bench.features.bags import read_bag
 from spade_bench.features.routinggroup import routing_of
 from spade_bench.report.pictures import new_figure
@@ -212,7 +213,7 @@ def test_everything_is_written_for_base_features(planted, encoder, tmp_path):
     gene = encoder.model.genes[0]
     made = write_expert_maps(
         tmp_path / "out", planted.features, encoder=encoder, mapped=["S12"],
-        table=table_of(planted), genes=[gene], top=3, sample=100, formats=("png",),
+        table=table_of(planted), genes=[gene], wishes=Wishes(top=3), sample=100, formats=("png",),
     )  # fmt: skip
     names = {str(path.relative_to(tmp_path / "out").as_posix()) for path in made.files}
     assert names == {

@@ -23,7 +23,6 @@ def map_views(
     *,
     top: int = TOP,
     regions: Mapping[str, SlideRegions] | None = None,
-    more: Mapping[str, Sequence[Layer]] | None = None,
 ) -> list[SlideView]:
     """Return a view per slide of some maps, in their order.
 
@@ -31,7 +30,6 @@ def map_views(
         maps: The maps; those of one slide share a page.
         top: How many of the highest, and of the lowest, patches of each map are listed.
         regions: Slide id -> what was outlined on it.
-        more: Slide id -> further layers, such as the experts of its patches.
 
     Raises:
         UserError: When the file of a slide is not known.
@@ -54,7 +52,7 @@ def map_views(
             SlideView(
                 slide_id,
                 path,
-                [*(layer for layers in drawn for layer in layers), *(more or {}).get(slide_id, ())],
+                [layer for layers in drawn for layer in layers],
                 outlined.regions if outlined else (),
                 [patch for layers in drawn for patch in _top(layers[0], top)],
                 tuple(dict.fromkeys(mark for one in same for mark in one.marks)),
