@@ -139,6 +139,23 @@ def test_other_sections_of_the_patient_are_left_out_too(planted, encoder, capsys
     assert by_table.legend.endswith("of other patients")
 
 
+def test_a_model_of_one_patient_predicts_from_other_sections_of_theirs(planted, encoder, capsys):
+    expression, names, _ = training_spots(encoder.model, planted.model)
+    single = GenePredictor(encoder.model, expression, names, dict.fromkeys([*names, "S12"], "A"))
+    for name, without in (("S12", []), ("S00", ["S00"])):
+        bag = read_bag(planted.features / f"{name}.h5")
+        (layer,) = predicted_layers(bag, single, single.genes[:1], encoder="spade", nearest=5)
+        assert layer.legend.endswith("mean of 5 spots of the same patient")
+        expected = single.predict(bag.features, single.genes[:1], nearest=5, without=without)
+        np.testing.assert_array_equal(layer.values, expected[:, 0])
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"learned from no patient but A, of whom {name} is" in said
+    alone = [i for i, name in enumerate(names) if name == "S00"]
+    only = GenePredictor(encoder.model, expression[alone], ["S00"] * len(alone), {"S00": "A"})
+    with pytest.raises(DataError, match=r"(?i)no training spots are left"):
+        predicted_layers(read_bag(planted.features / "S00.h5"), only, only.genes[:1], encoder="s")
+
+
 def test_where_the_patient_is_unknown_that_is_said(planted, encoder, capsys):
     expression, names, _ = training_spots(encoder.model, planted.model)
     nameless = GenePredictor(encoder.model, expression, names)

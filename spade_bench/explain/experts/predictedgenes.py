@@ -94,7 +94,8 @@ def predicted_layers(
     """Predict genes in the patches of a slide.
 
     A section that the encoder learned from is predicted from those of other patients, and that is
-    said. So is any section of a patient that it learned from.
+    said. So is any section of a patient that it learned from. Where it learned from no other
+    patient, the other sections of this one predict, and that is said.
 
     Args:
         bag: Base features of the slide, with positions.
@@ -117,8 +118,7 @@ def predicted_layers(
             where=bag.slide_id,
             fix="Extract them with `spade-bench extract`",
         )
-    without = predictor.left_out(bag.slide_id, patients)
-    others = _say_left_out(bag.slide_id, predictor, without)
+    without, others = _left_out(bag.slide_id, predictor, patients)
     values = predictor.predict(bag.features, genes, nearest=nearest, without=without)  # (n, genes)
     unit = _UNITS.get(predictor.unit, predictor.unit)
     legend = f"PREDICTED {unit}, mean of {nearest} spots{others}"
@@ -131,20 +131,27 @@ def predicted_layers(
     ]  # fmt: skip
 
 
-def _say_left_out(slide: str, predictor: PredictsExpression, without: Sequence[str]) -> str:
-    """Say which spots are left out; return of whom the others are, for the legend."""
+def _left_out(
+    slide: str, predictor: PredictsExpression, patients: Collection[str]
+) -> tuple[Sequence[str], str]:
+    """Which sections may not predict a slide, once it is said, and whose the others are."""
+    without = predictor.left_out(slide, patients)
     if not without:
-        return ""
-    known = predictor.patient_of(without[0])
-    if slide in without:
-        rest = [name for name in without if name != slide]
+        return (), ""
+    patient = predictor.patient_of(without[0])
+    if len(without) == len(predictor.samples) > (slide in without):
+        warn(f"this encoder learned from no patient but {patient}, of whom {slide} is: it is "
+             "predicted from other sections of the same patient")  # fmt: skip
+        return [name for name in without if name == slide], " of the same patient"
+    rest = [name for name in without if name != slide]
+    if slide not in without:
+        warn(f"{slide} is of patient {patient}, who trained this encoder: the spots of "
+             f"{name_some(rest, 3)} are left out of the prediction, but the heads have seen "
+             "them")  # fmt: skip
+    else:
         more = f" and those of {name_some(rest, 3)} of the same patient" if rest else ""
-        unknown = "" if known else ("; the model does not say whose it is, so other sections of "
-                                    "that patient may be among the spots")  # fmt: skip
+        unknown = "" if patient else ("; the model does not say whose it is, so other sections of "
+                                      "that patient may be among the spots")  # fmt: skip
         warn(f"{slide} trained this encoder: its own spots{more} are left out of the prediction, "
              f"but the heads have seen them{unknown}")  # fmt: skip
-    else:
-        warn(f"{slide} is of patient {known}, who trained this encoder: the spots of "
-             f"{name_some(without, 3)} are left out of the prediction, but the heads have seen "
-             "them")  # fmt: skip
-    return " of other patients" if known else " of other sections"
+    return without, " of other patients" if patient else " of other sections"

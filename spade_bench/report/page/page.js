@@ -45,7 +45,7 @@
 
   // Filter and search.
   const words = (line) =>
-    [line.encoder, line.head, line.control || ""]
+    [line.encoder, line.name, line.head, line.head_name, line.control || ""]
       .concat(
         Object.values(line.cells).flatMap((byShot) =>
           Object.values(byShot).flatMap((cell) => cell[cells.flags].map((at) => data.flags[at][0])),
@@ -112,7 +112,7 @@
 
   const row = (table, line, owner, metric, shots, scale, at) => {
     const tr = el("tr", { class: line.control ? "control" : "main" });
-    const name = el("th", { scope: "row" }, line.encoder);
+    const name = el("th", { scope: "row" }, line.name);
     if (line.control) name.append(" ", el("small", {}, line.control));
     const key = `${at}|${line.encoder}|${line.head}`;
     if (line.controls && !owner) {
@@ -125,7 +125,7 @@
       );
       name.append(button);
     }
-    tr.append(name, el("td", {}, line.head));
+    tr.append(name, el("td", {}, line.head_name));
     const seen = new Set();
     for (const shot of shots) {
       const cell = cellOf(line, metric, shot);
