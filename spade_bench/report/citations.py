@@ -222,7 +222,7 @@ def _from_reference(card: EncoderCard) -> str:
     fields |= {"year": year} if year else {}
     fields |= {"doi": doi[1]} if doi else {}
     fields |= {"eprint": arxiv[1] + arxiv[2], "archiveprefix": "arXiv"} if arxiv else {}
-    if preprint and not arxiv:
+    if (preprint and not arxiv) or len(_ARXIV.findall(text)) > 1:
         fields["note"] = text
     return _entry("misc" if preprint else "article", card.name, fields)
 

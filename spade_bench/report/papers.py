@@ -71,6 +71,12 @@ PAPERS = {
         "Oquab, Maxime and Darcet, Timothée and Moutakanni, Théo and others",
         "DINOv2: Learning Robust Visual Features without Supervision",
     ),
+    "2306.01859": Paper(
+        "Xie, Ronald and Pang, Kuan and others",
+        "Spatially Resolved Gene Expression Prediction from Histology via Bi-modal Contrastive "
+        "Learning",
+        "2023",
+    ),
     "2405.10254": Paper(
         "Shaikovski, George and Casson, Adam and Severson, Kristen and others",
         "PRISM: A Multi-Modal Generative Foundation Model for Slide-Level Histopathology",

@@ -64,7 +64,8 @@
     if (!order) return lines;
     const sign = order.ascending ? 1 : -1;
     const value = (line) => {
-      if (order.by === "encoder" || order.by === "head") return line[order.by];
+      if (order.by === "encoder") return line.name;
+      if (order.by === "head") return line.head_name;
       const cell = cellOf(line, metric, order.by);
       return cell ? cell[cells.mean] : null;
     };
@@ -239,8 +240,8 @@
   fill("pick-shot", [
     ["most", "Most"], ...shots.map((k) => [k, `k=${k}`]), ["each", "Side by side"],
   ]);
-  const heads = distinct(data.tables.flatMap((t) => t.lines.map((line) => line.head))).sort();
-  fill("pick-head", [["", "All"], ...heads.map((head) => [head, head])]);
+  const heads = new Map(data.tables.flatMap((t) => t.lines.map((line) => [line.head, line.head_name])));
+  fill("pick-head", [["", "All"], ...[...heads].sort()]);
 
   pick("choose").addEventListener("submit", (event) => event.preventDefault());
   for (const id of ["pick-task", "pick-metric", "pick-shot", "pick-head"])
