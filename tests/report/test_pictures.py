@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -191,6 +190,7 @@ def test_a_picture_without_a_layout_resamples_its_images_once(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from matplotlib.image import AxesImage
+    from matplotlib.layout_engine import LayoutEngine
 
     resampled = []
     make_image = AxesImage.make_image
@@ -209,9 +209,15 @@ def test_a_picture_without_a_layout_resamples_its_images_once(
     once, twice = io.BytesIO(), io.BytesIO()
     figure.savefig(once, format=kind, metadata=metadata)
     assert len(resampled) == 1
+
     # An engine that changes nothing makes it draw twice, as other figures are.
-    idle = SimpleNamespace(execute=lambda figure: None)
-    monkeypatch.setattr(figure, "get_layout_engine", lambda: idle)
+    class Idle(LayoutEngine):
+        _adjust_compatible = _colorbar_gridspec = True
+
+        def execute(self, fig: Any) -> None:
+            """Change nothing."""
+
+    figure.set_layout_engine(Idle())
     figure.savefig(twice, format=kind, metadata=metadata)
     assert len(resampled) == 3
     assert once.getvalue() == twice.getvalue()
