@@ -203,7 +203,7 @@ def test_titles_of_shares_are_whole_however_narrow_the_picture(groups):
     title = "SPADE of our clinic: experts by site, mean over cases"
     figure = plot_shares(shares, title, marks=["simulated data"])
     figure.draw_without_rendering()
-    assert " ".join(figure.get_suptitle().split()) == f"{title} (simulated data)"
+    assert " ".join(figure.get_suptitle().split()) == f"{title} simulated data"
     (shown,) = [text for text in figure.texts if title[:10] in text.get_text()]
     box = shown.get_window_extent()
     assert figure.bbox.x0 <= box.x0

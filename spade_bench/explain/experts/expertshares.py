@@ -161,7 +161,7 @@ def plot_shares(shares: pd.DataFrame, title: str, *, marks: Sequence[str] = ()) 
         axes.spines[edge].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=6.5,
                 ncols=1 + len(used) // 17, handlelength=1.0)  # fmt: skip
-    said = f" ({'; '.join(marks)})" if marks else ""
-    above = wrapped(f"{title}{said}", wide / _MM - 4, _TITLE_PT)
+    texts = [title, *(["; ".join(marks)] if marks else [])]
+    above = "\n".join(wrapped(text, wide / _MM - 4, _TITLE_PT) for text in texts)
     figure.suptitle(above, fontsize=_TITLE_PT, ha="left", x=0.01)
     return figure
