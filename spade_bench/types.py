@@ -77,14 +77,6 @@ class Routing:
         shares: np.ndarray = counts / max(1, len(self.expert))
         return shares
 
-    def mean_weights(self) -> np.ndarray:
-        """Return the mean weight of each expert over the patches, (n_experts,)."""
-        import numpy as np
-
-        if not len(self.expert):
-            return np.zeros(self.n_experts)
-        return np.array([float(self.weight_of(e).mean()) for e in range(self.n_experts)])
-
 
 @dataclass(frozen=True)
 class Bag:

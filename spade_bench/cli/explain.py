@@ -146,6 +146,11 @@ def explain(
 
     space = ws.load()
     device = device or (space.device if space is not None else "auto")
+    wishes = Wishes(
+        geojson=geojson, top=top, blind=blind, regions=regions,
+        region_names=tuple(region_name or ()), pictures=pictures, viewer=viewer,
+        viewer_px=viewer_px, gzip=gzip, max_detections=max_detections,
+    )  # fmt: skip
     plugin = encoder_of(subject[0]) if len(subject) == 1 else None
     if plugin is not None:
         refuse_with_weights(
@@ -153,16 +158,14 @@ def explain(
                 "--encoder": encoder, "--task": task, "--head": head, "--shots": shots,
                 "--protocol": protocol, "--against": against, "--weights": weights,
                 "--blind": blind, "--regions": regions, "--region-name": region_name,
-                "--inside": inside, "--geojson": geojson, "--gzip": gzip, "--viewer": viewer,
-                "--trained-too": trained_too, "--no-pictures": not pictures,
-                "--patches": patches,
+                "--inside": inside, "--trained-too": trained_too, "--patches": patches,
             }
         )  # fmt: skip
         place = _paths(features, "--features", False)
         with left_unchanged():
             made = explain_experts(
                 plugin, subject[0], features=place, slides=slides, out=out, wanted=case,
-                table=table, genes=genes, spots=training_spots, top=top, device=device,
+                table=table, genes=genes, spots=training_spots, wishes=wishes, device=device,
             )  # fmt: skip
         _say_experts(made, out, json_)
         return
@@ -183,12 +186,6 @@ def explain(
         inside=inside,
         workspace=space,
     )
-    wishes = Wishes(
-        geojson=geojson, top=top, blind=blind, regions=regions,
-        region_names=tuple(region_name or ()), pictures=pictures, viewer=viewer,
-        viewer_px=viewer_px, gzip=gzip, max_detections=max_detections,
-    )  # fmt: skip
-    wishes.check(slides=slides is not None, patches=patches is not None)
     with left_unchanged():
         written = write_maps(maps_of(opened, question), out, wishes)
     if json_:
@@ -218,6 +215,8 @@ def _say_experts(made: ExpertFiles, out: Path, as_json: bool) -> None:
         console.emit_json("expert-maps", {"slides": list(made.layers), "files": listed})
         return
     console.emit(f"experts of {len(made.layers)} slides, {len(made.files)} files: {out}")
+    if made.viewer is not None:
+        console.emit(f"open {made.viewer} in a browser")
 
 
 def _say(written: Written, out: Path) -> None:

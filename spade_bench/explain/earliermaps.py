@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from spade_bench.errors import DataError
+from spade_bench.explain.earlierfiles import (
+    clear_viewer,
+    read_earlier,
+    remove_kinds,
+    remove_listed,
+)
 from spade_bench.explain.topsheet import KEY
-from spade_bench.files import read_json
 
 __all__ = ["LISTING", "SCHEMA", "earlier_listing", "remove_earlier"]
 
@@ -32,21 +37,14 @@ def earlier_listing(out: Path) -> Mapping[str, Any] | None:
     Raises:
         DataError: When the folder holds something else, or the key of blind sheets.
     """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+    content = read_earlier(out, LISTING, SCHEMA)
+    if content is None:
         return None
-    listing = out / LISTING
-    content = read_json(listing) if listing.is_file() else {}
-    if isinstance(content, dict) and content.get("schema") == SCHEMA and not _sound(content):
+    if not _sound(content):
         raise DataError(
             "was damaged or edited: it does not list maps with their files",
-            where=str(listing),
+            where=str(out / LISTING),
             fix="Name a new folder, or remove this one",
-        )
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise DataError(
-            "exists and was not written by `spade-bench explain`",
-            where=str(out),
-            fix="Name a new folder",
         )
     if (out / KEY).exists():
         raise DataError(
@@ -76,24 +74,12 @@ def remove_earlier(out: Path, content: Mapping[str, Any], *, viewer_stays: bool)
         content: Its listing.
         viewer_stays: Whether the tiles of a viewer stay, for the next one to use.
     """
-    root = out.resolve()
     names = [name for one in content.get("maps", ()) for name in one.get("files", {}).values()]
-    for name in (*names, *content.get("sheets", ()), *content.get("regions", ())):
-        path = (out / str(name)).resolve()
-        if path.is_relative_to(root) and path.is_file():  # no list removes what lies elsewhere
-            path.unlink()
+    remove_listed(out, (*names, *content.get("sheets", ()), *content.get("regions", ())))
     if content.get("complete") is False:  # it was cut off before it could list its files
-        for folder, kinds in _KINDS.items():
-            for path in (out / folder).rglob("*"):
-                if path.suffix in kinds and path.is_file():
-                    path.unlink()
+        remove_kinds(out, _KINDS)
         for path in (*out.glob("top-*.p*"), *out.glob("region_scores.*")):
             path.unlink()
         shutil.rmtree(out / "blind", ignore_errors=True)
-    viewer = out / "viewer"
-    if viewer_stays:
-        for page in (*viewer.glob("*.html"), *viewer.glob("slides/*.html")):
-            if page.is_file():  # the tiles of a slide may lie in a folder that is called so
-                page.unlink()
-    elif "viewer" in content or content.get("complete") is False:
-        shutil.rmtree(viewer, ignore_errors=True)
+    if viewer_stays or "viewer" in content or content.get("complete") is False:
+        clear_viewer(out / "viewer", tiles_stay=viewer_stays)

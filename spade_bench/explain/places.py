@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["APART", "UNKNOWN_MPP", "Crop", "far_apart", "highest", "read_crops"]
+__all__ = ["APART", "UNKNOWN_MPP", "Crop", "far_apart", "highest", "read_crops",
+           "read_squares"]  # fmt: skip
 
 APART = 2
 """Patch sides between two patches of a slide that are listed."""
@@ -134,3 +136,30 @@ def read_crops(
             pixels = opened.read(x, y, width, _CROP_PX)
             crops.append(Crop(x, y, width, pixels, float(layer.values[row])))
     return crops
+
+
+def read_squares(
+    slide: Path, squares: Sequence[tuple[float, float, float]], px: int, *, mpp: float | None = None
+) -> Iterator[tuple[NDArray[np.uint8], float | None]]:
+    """Read what some squares of a slide show, which is opened once.
+
+    Args:
+        slide: File of the slide; one that does not say its resolution is welcome.
+        squares: Left, top and side of each in level-0 pixels.
+        px: Side of what is read.
+        mpp: Micrometres per pixel at level 0 where they are known from elsewhere.
+
+    Yields:
+        For each square, in order, (px, px, 3) uint8 RGB and its width in micrometres, None where
+        the resolution is unknown.
+
+    Raises:
+        DataError: When the slide cannot be opened or decoded.
+    """
+    from spade_bench.slides.opening import open_slide
+
+    with open_slide(slide, mpp=mpp, assume_mpp=UNKNOWN_MPP) as opened:
+        known = None if opened.mpp_source == "assumed" else opened.mpp
+        for x, y, side in squares:
+            pixels = opened.read(float(x), float(y), float(side), px)
+            yield pixels, None if known is None else side * known

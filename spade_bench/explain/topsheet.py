@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.console import progress
 from spade_bench.errors import UserError
 from spade_bench.explain.layers import SHARE
-from spade_bench.explain.places import UNKNOWN_MPP
+from spade_bench.explain.places import read_squares
 from spade_bench.explain.ranking import PARTS, PatchRanking, RankedPatch, SlideLayer
 from spade_bench.files import file_name, write_json
 from spade_bench.report.contactsheet import Tile, TileGroup, save_figure, sheet_figure
@@ -148,15 +148,14 @@ def _read(ranked: Sequence[RankedPatch]) -> list[RankedPatch]:
 
 def _from_slide(path: Path, patches: Sequence[RankedPatch]) -> Iterator[RankedPatch]:
     """Read patches of one slide, in the order given."""
-    from spade_bench.slides.opening import open_slide
-
-    with open_slide(path, mpp=patches[0].source.mpp, assume_mpp=UNKNOWN_MPP) as slide:
-        mpp = None if slide.mpp_source == "assumed" else slide.mpp
-        for patch in patches:
-            layer = patch.source.layer
-            x, y = (float(v) for v in layer.coords[patch.row])
-            pixels = slide.read(x, y, layer.side, _PX)
-            yield replace(patch, pixels=pixels, um=None if mpp is None else layer.side * mpp)
+    layers = [patch.source.layer for patch in patches]
+    squares = [
+        (*layer.coords[patch.row].tolist(), layer.side)
+        for layer, patch in zip(layers, patches, strict=True)
+    ]
+    read = read_squares(path, squares, _PX, mpp=patches[0].source.mpp)
+    for patch, (pixels, um) in zip(patches, read, strict=True):
+        yield replace(patch, pixels=pixels, um=um)
 
 
 def _from_images(path: Path, patches: Sequence[RankedPatch]) -> Iterator[RankedPatch]:

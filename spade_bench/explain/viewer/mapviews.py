@@ -23,7 +23,6 @@ def map_views(
     *,
     top: int = TOP,
     regions: Mapping[str, SlideRegions] | None = None,
-    more: Mapping[str, Sequence[Layer]] | None = None,
 ) -> list[SlideView]:
     """Return a view per slide of some maps, in their order.
 
@@ -31,7 +30,6 @@ def map_views(
         maps: The maps; those of one slide share a page.
         top: How many of the highest, and of the lowest, patches of each map are listed.
         regions: Slide id -> what was outlined on it.
-        more: Slide id -> further layers, such as the experts of its patches.
 
     Raises:
         UserError: When the file of a slide is not known.
@@ -40,9 +38,7 @@ def map_views(
     for one in maps:
         of_slide.setdefault(one.slide_id, []).append(one)
     return [
-        slide_view(
-            same, top=top, regions=(regions or {}).get(slide), more=(more or {}).get(slide, ())
-        )
+        slide_view(same, top=top, regions=(regions or {}).get(slide))
         for slide, same in of_slide.items()
     ]
 
@@ -52,7 +48,6 @@ def slide_view(
     *,
     top: int = TOP,
     regions: SlideRegions | None = None,
-    more: Sequence[Layer] = (),
 ) -> SlideView:
     """Return the view of one slide.
 
@@ -60,7 +55,6 @@ def slide_view(
         maps: Its maps.
         top: As in `map_views`.
         regions: What was outlined on it.
-        more: Further layers.
 
     Raises:
         UserError: When the file of the slide is not known.
@@ -76,7 +70,7 @@ def slide_view(
     return SlideView(
         maps[0].slide_id,
         path,
-        [*(layer for layers in drawn for layer in layers), *more],
+        [layer for layers in drawn for layer in layers],
         regions.regions if regions else (),
         [patch for layers in drawn for patch in _top(layers[0], top)],
         tuple(dict.fromkeys(mark for one in maps for mark in one.marks)),
