@@ -517,11 +517,33 @@ def read_spots(
     technology: str | None = None,
     sample: str | None = None,
     spot_um: float | None = None,
+    image: Source | None = None,
+    alignment: Source | None = None,
+    **more: Any,
 ) -> AnnData:
-    """Read the expression of spots as AnnData; see `spade_bench.spatial.spotdata`."""
+    """Read the expression of spots as AnnData; see `spade_bench.spatial.spotdata`.
+
+    Args:
+        path: `outs` of Space Ranger (Visium, Visium HD), a Xenium bundle or a HEST folder.
+        technology: `visium`, `visium-hd`, `xenium` or `hest`; None recognises it.
+        sample: Which sample of a HEST folder.
+        spot_um: Width of the pseudo-spots of Visium HD and Xenium in µm.
+        image: H&E image of Visium HD or Xenium, where it is not found by itself.
+        alignment: csv of the matrix from its pixels to those of Xenium's own image.
+        **more: `spot_grid`, `pitch_um`, `bin_um`, `min_qv`; see `spotdata.read_spots`.
+    """
     from spade_bench.spatial import spotdata
 
-    return spotdata.read_spots(Path(path), technology=technology, sample=sample, spot_um=spot_um)
+    check_keywords(more, spotdata.read_spots)
+    return spotdata.read_spots(
+        Path(path),
+        technology=technology,
+        sample=sample,
+        spot_um=spot_um,
+        image=None if image is None else Path(image),
+        alignment=None if alignment is None else Path(alignment),
+        **more,
+    )
 
 
 def _workspace(workspace: Source | Workspace | None) -> Workspace | None:

@@ -15,6 +15,9 @@ from spade_bench.spatial.findings import Finding
 from spade_bench.spatial.genenames import gene_names
 from spade_bench.spatial.scales import ValueKind, natural_logs, value_kind
 from spade_bench.spatial.spaceranger import read_outs
+from spade_bench.spatial.spotcounts import SpotCounts
+from spade_bench.spatial.visiumhd import read_bins
+from spade_bench.spatial.xenium import read_bundle
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -86,12 +89,17 @@ def read_expression(sample: StSample) -> Expression:
         DataError: The file is missing or unreadable, has no positions, holds non-finite values,
             or names a barcode twice.
     """
+    outs: SpotCounts | None = None
     if sample.spaceranger is not None:
-        outs = read_outs(sample.spaceranger, sample.sample_id)
+        outs, where = read_outs(sample.spaceranger, sample.sample_id), str(sample.spaceranger)
+    elif sample.visium_hd is not None:
+        outs, where = read_bins(sample), str(sample.visium_hd)
+    elif sample.xenium is not None:
+        outs, where = read_bundle(sample), str(sample.xenium)
+    if outs is not None:
         values, genes, barcodes = outs.counts, outs.genes, outs.barcodes
         spatial, array, diameter = outs.spatial, outs.array, outs.spot_diameter_px
         findings = list(outs.findings)
-        where = str(sample.spaceranger)
     elif sample.h5ad is not None:
         values, genes, barcodes, spatial, array, diameter, findings = _read_h5ad(
             sample.h5ad, sample.sample_id
