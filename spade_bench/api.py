@@ -435,6 +435,7 @@ def pretrain(
     hest: Source | None = None,
     manifest: Source | None = None,
     spaceranger: Source | Sequence[Source] = (),
+    xenium: Source | Sequence[Source] = (),
     encoder: str | None = None,
     config: Any = None,
     settings: Mapping[str, Any] | None = None,
@@ -448,7 +449,8 @@ def pretrain(
         out: Folder of the model.
         hest: Samples in HEST-1k layout.
         manifest: Instead, samples as a csv.
-        spaceranger: Instead, one Space Ranger `outs` folder or several.
+        spaceranger: Instead, one Space Ranger `outs` folder or several, Visium or Visium HD.
+        xenium: Instead, one Xenium output bundle or several.
         encoder: Base patch encoder.
         config: A named config such as `hest1k`, a YAML file, or the settings themselves.
         settings: Single settings; keys may be dotted, such as `training.epochs`.
@@ -472,6 +474,7 @@ def pretrain(
             hest=None if hest is None else Path(hest),
             manifest=None if manifest is None else Path(manifest),
             spaceranger=_paths(spaceranger),
+            xenium=_paths(xenium),
             encoder=encoder,
             config=config,
             settings=settings,

@@ -15,7 +15,7 @@ from spade_bench.spatial.transcripts import TRANSCRIPTS
 from spade_bench.spatial.visiumhd import find_bins, read_visium_hd
 from spade_bench.spatial.xenium import EXPERIMENT, read_xenium
 
-__all__ = ["TECHNOLOGIES", "mixed_technologies", "read_section", "recognise"]
+__all__ = ["TECHNOLOGIES", "mixed_technologies", "pooled_files", "read_section", "recognise"]
 
 TECHNOLOGIES = ("hest", "visium", "visium-hd", "xenium")
 """What can be read: a folder in HEST-1k layout, `outs` of Space Ranger with spots or with bins,
@@ -94,6 +94,18 @@ def read_section(
         return sample
     (sample,) = _READERS[kind](path, pooling=pooling, **known)
     return sample
+
+
+def pooled_files(sample: StSample) -> list[Path]:
+    """The files that the pseudo-spots of a sample are made of, those that are there."""
+    files: list[Path] = []
+    if sample.xenium is not None:
+        files = [sample.xenium / name for name in (EXPERIMENT, *TRANSCRIPTS)]
+    elif sample.visium_hd is not None:
+        for folder in find_bins(sample.visium_hd).values():
+            files += sorted([*folder.glob("*.h5"), *(folder / "spatial").glob("*")])
+    files += [sample.alignment] if sample.alignment is not None else []
+    return [path for path in files if path.is_file()]
 
 
 def mixed_technologies(samples: Mapping[str, str | None]) -> dict[str, str]:

@@ -172,10 +172,10 @@ def _gene_numbers(batch: pa.RecordBatch, names: _Names) -> np.ndarray:
         of_row, categories = _coded(batch.column(_CATEGORY))
         control = np.array([not name.endswith("_gene") for name in categories])[of_row]
     if control is None:
-        return names.numbers(features, None)[codes]
+        return np.asarray(names.numbers(features, None)[codes])
     by_name = np.ones(len(features), dtype=bool)
     by_name[codes[~control]] = False  # a feature is of one kind, so any of its rows tells
-    return names.numbers(features, by_name)[codes]
+    return np.asarray(names.numbers(features, by_name)[codes])
 
 
 def _count(batch: pa.RecordBatch, gene: np.ndarray, grid: SpotGrid, min_qv: float) -> _Counted:
@@ -223,7 +223,7 @@ def _sorted_keys(
 
 def _keys(row: np.ndarray, column: np.ndarray, gene: np.ndarray) -> np.ndarray:
     place = ((row + _MIDDLE) << _BITS) | (column + _MIDDLE)
-    return (place << _GENE_BITS) | gene
+    return np.asarray((place << _GENE_BITS) | gene)
 
 
 def _firsts(ascending: np.ndarray) -> np.ndarray:

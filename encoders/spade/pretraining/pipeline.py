@@ -420,7 +420,8 @@ def _store_config(config: PretrainConfig, out: Path, keep: bool) -> None:
     """Prints, hashes and stores the resolved settings, unless a model of others is to be kept."""
     plain = plain_config(config)
     ignored = [f"training.{name}" for name in _LAYOUT]
-    store_settings(out, plain, keep=keep, ignored=ignored)
+    defaults = plain_config(PretrainConfig())
+    store_settings(out, plain, keep=keep, ignored=ignored, defaults=defaults)
     flat = []
     for key, value in plain.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]

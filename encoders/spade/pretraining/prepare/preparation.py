@@ -160,7 +160,10 @@ class _Preparation:
                 "panel": panel, "shared": shared, "floor": floor, "dropped": dropped, "said": said
             }  # fmt: skip
 
-        found = self.stages.run("panel", {**asdict(genes), "held_out": held_out}, work)
+        settings = {**asdict(genes), "held_out": held_out}
+        if genes.panel == "intersection":  # the only panel of older versions
+            del settings["panel"]
+        found = self.stages.run("panel", settings, work)
         self.dropped |= found["dropped"]
         return found["panel"], found["shared"], found["floor"]
 
