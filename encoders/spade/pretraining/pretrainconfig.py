@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from spade_bench.config import check_ranges
+from spade_bench.errors import ConfigError
 
 __all__ = [
     "ClusteringConfig",
@@ -207,6 +208,18 @@ class PretrainConfig:
             ConfigError: Naming the setting and its range.
         """
         check_ranges(self, _RANGES, "pretrain settings")
+        if self.genes.panel != "union":
+            return
+        for setting, wrong, right in (
+            ("clustering.space", self.clustering.space != "image", "image"),
+            ("genes.min_shared", self.genes.min_shared != "auto", "auto"),
+        ):
+            if wrong:
+                raise ConfigError(
+                    "samples that measure different genes cannot be compared by this setting",
+                    where=setting,
+                    fix=f"Use {right} with genes.panel=union",
+                )
 
 
 _ANY, _TINY = math.inf, 1e-12
@@ -215,6 +228,8 @@ _RANGES = {
     "samples.min_genes": (0, _ANY),
     "samples.patch_px": (1, _ANY),
     "samples.mpp": (_TINY, _ANY),
+    "samples.spot_um": (_TINY, _ANY),
+    "samples.spot_pitch_um": (_TINY, _ANY),
     "genes.n_top": (1, _ANY),
     "genes.min_shared": (0, _ANY),
     "split.val_fraction": (0, 0.9),
