@@ -96,8 +96,8 @@ def by_pandas(path: Path, spot_um: float) -> tuple[Any, np.ndarray, np.ndarray]:
 
 def by_us(path: Path, spot_um: float) -> tuple[Any, np.ndarray, np.ndarray]:
     """Count as `read_spots` does: the matrix, places of its rows, and genes."""
-    from spade_bench.spatial.pseudospots import SpotGrid
-    from spade_bench.spatial.transcripts import count_transcripts
+    from spade_bench.spatial.instruments.pseudospots import SpotGrid
+    from spade_bench.spatial.instruments.transcripts import count_transcripts
 
     tally = count_transcripts(path, SpotGrid(spot_um))
     return tally.counts, np.stack([tally.row, tally.column], axis=1), tally.genes
@@ -111,7 +111,7 @@ def measure(way: str, path: Path, spot_um: float) -> dict[str, Any]:
 
     from spade_bench import console
     from spade_bench.files import hash_array
-    from spade_bench.spatial import transcripts  # noqa: F401
+    from spade_bench.spatial.instruments import transcripts  # noqa: F401
 
     console.set_quiet(True)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

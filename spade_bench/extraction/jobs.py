@@ -16,9 +16,9 @@ from spade_bench.slides.opening import Slide, open_slide
 from spade_bench.slides.patches import fit_patch, open_spots, read_patch
 from spade_bench.slides.pyramids import PLAIN_SUFFIXES
 from spade_bench.slides.quality import BLURRED
-from spade_bench.spatial.outsfiles import find_outs_files
+from spade_bench.spatial.instruments.outsfiles import find_outs_files
+from spade_bench.spatial.instruments.technologies import pooled_files
 from spade_bench.spatial.sectionchecks import check_section, overrule, refusal
-from spade_bench.spatial.technologies import pooled_files
 
 if TYPE_CHECKING:
     import numpy as np

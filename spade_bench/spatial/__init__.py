@@ -2,11 +2,11 @@
 
 from spade_bench.spatial.expression import load_expression
 from spade_bench.spatial.hest import read_hest
+from spade_bench.spatial.instruments.pseudospots import Pooling
+from spade_bench.spatial.instruments.spaceranger import read_spaceranger
+from spade_bench.spatial.instruments.technologies import read_section
 from spade_bench.spatial.manifest import read_manifest
-from spade_bench.spatial.pooling import Pooling
 from spade_bench.spatial.sample import StSample
-from spade_bench.spatial.spaceranger import read_spaceranger
-from spade_bench.spatial.technologies import read_section
 
 __all__ = [
     "Pooling",

@@ -13,11 +13,11 @@ import scipy.sparse as sp
 from spade_bench.errors import BROKEN_FILE, DataError
 from spade_bench.spatial.findings import Finding
 from spade_bench.spatial.genenames import gene_names
+from spade_bench.spatial.instruments.spaceranger import read_outs
+from spade_bench.spatial.instruments.spotcounts import SpotCounts
+from spade_bench.spatial.instruments.visiumhd import read_bins
+from spade_bench.spatial.instruments.xenium import read_bundle
 from spade_bench.spatial.scales import ValueKind, natural_logs, value_kind
-from spade_bench.spatial.spaceranger import read_outs
-from spade_bench.spatial.spotcounts import SpotCounts
-from spade_bench.spatial.visiumhd import read_bins
-from spade_bench.spatial.xenium import read_bundle
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -10,9 +10,9 @@ from pathlib import Path
 from spade_bench.cohorts.tabletext import read_dicts
 from spade_bench.errors import DataError, UserError
 from spade_bench.spatial.fields import as_float, as_text
-from spade_bench.spatial.pooling import Pooling
+from spade_bench.spatial.instruments.pseudospots import Pooling
+from spade_bench.spatial.instruments.technologies import read_section, recognise
 from spade_bench.spatial.sample import StSample
-from spade_bench.spatial.technologies import read_section, recognise
 
 __all__ = ["MANIFEST_COLUMNS", "read_manifest"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from spade_bench.spatial.pooling import Pooling
+from spade_bench.spatial.instruments.pseudospots import Pooling
 
 __all__ = ["StSample"]
 

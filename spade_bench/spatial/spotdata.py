@@ -9,8 +9,8 @@ from spade_bench.errors import DataError, UserError
 from spade_bench.registry import suggest
 from spade_bench.spatial.expression import load_expression
 from spade_bench.spatial.hest import read_hest
-from spade_bench.spatial.pooling import Pooling
-from spade_bench.spatial.technologies import read_section, recognise
+from spade_bench.spatial.instruments.pseudospots import Pooling
+from spade_bench.spatial.instruments.technologies import read_section, recognise
 
 if TYPE_CHECKING:
     from anndata import AnnData

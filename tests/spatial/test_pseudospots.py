@@ -7,8 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from spade_bench.errors import UserError
-from spade_bench.spatial.pooling import Pooling
-from spade_bench.spatial.pseudospots import SpotGrid, sum_bins
+from spade_bench.spatial.instruments.pseudospots import Pooling, SpotGrid, sum_bins
 
 POINTS = np.random.default_rng(0).uniform(-700, 700, (3000, 2))
 

@@ -11,11 +11,12 @@ import pytest
 from toy_sections import MPP, place, write_visium_hd
 
 import spade_bench as sb
-from spade_bench.spatial import read_section, visiumhd
+from spade_bench.spatial import read_section
 from spade_bench.spatial.expression import read_expression
-from spade_bench.spatial.pooling import Pooling
-from spade_bench.spatial.tenxmatrix import read_matrix, sum_matrix
-from spade_bench.spatial.visiumhd import find_bins
+from spade_bench.spatial.instruments import visiumhd
+from spade_bench.spatial.instruments.pseudospots import Pooling
+from spade_bench.spatial.instruments.tenxmatrix import read_matrix, sum_matrix
+from spade_bench.spatial.instruments.visiumhd import find_bins
 
 
 @pytest.fixture(scope="module")

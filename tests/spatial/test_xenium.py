@@ -13,11 +13,10 @@ from toy_sections import CONTROLS, GENES, transcripts, write_bundle
 
 import spade_bench as sb
 from spade_bench.spatial import read_section
-from spade_bench.spatial import transcripts as counting
 from spade_bench.spatial.expression import Expression, read_expression
-from spade_bench.spatial.pooling import Pooling
-from spade_bench.spatial.pseudospots import SpotGrid
-from spade_bench.spatial.transcripts import count_transcripts, is_control
+from spade_bench.spatial.instruments import transcripts as counting
+from spade_bench.spatial.instruments.pseudospots import Pooling, SpotGrid
+from spade_bench.spatial.instruments.transcripts import count_transcripts, is_control
 
 REAL = ("human_5k_pan", "ovarian_5k")
 

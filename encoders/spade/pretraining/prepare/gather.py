@@ -15,6 +15,7 @@ from spade_bench.errors import BROKEN_FILE, ConfigError, DataError
 from spade_bench.files import atomic_path, hash_obj, remember, remembered
 from spade_bench.spatial import Pooling, StSample, read_hest, read_manifest, read_section
 from spade_bench.spatial.findings import Finding
+from spade_bench.spatial.instruments.technologies import pooled_files, recognise
 from spade_bench.spatial.samplechoice import check_trusted, filter_samples
 from spade_bench.spatial.sectionchecks import (
     DuplicateFinder,
@@ -24,7 +25,6 @@ from spade_bench.spatial.sectionchecks import (
     refusal,
     spot_prints,
 )
-from spade_bench.spatial.technologies import pooled_files, recognise
 
 __all__ = ["Record", "check_all", "gather", "identity", "report_findings", "summarise"]
 

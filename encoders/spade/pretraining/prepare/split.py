@@ -14,7 +14,7 @@ import numpy as np
 
 from spade_bench.encoders.spade.pretraining.pretrainconfig import SplitConfig
 from spade_bench.errors import ConfigError
-from spade_bench.spatial.technologies import mixed_technologies
+from spade_bench.spatial.instruments.technologies import mixed_technologies
 
 __all__ = ["Member", "SplitResult", "split_samples"]
 

@@ -24,7 +24,7 @@ from spade_bench.encoders.spade.pretraining.validation.scoring import (
 )
 from spade_bench.encoders.spade.pretraining.validation.summary import summarise_split
 from spade_bench.errors import DataError
-from spade_bench.spatial.technologies import mixed_technologies
+from spade_bench.spatial.instruments.technologies import mixed_technologies
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,10 +15,10 @@ from spade_bench.cohorts.tabletext import read_lines, read_rows
 from spade_bench.errors import DataError
 from spade_bench.spatial.findings import Finding
 from spade_bench.spatial.genenames import gene_names
-from spade_bench.spatial.outsfiles import find_outs_files, find_positions
+from spade_bench.spatial.instruments.outsfiles import find_outs_files, find_positions
+from spade_bench.spatial.instruments.spotcounts import SpotCounts
+from spade_bench.spatial.instruments.tenxmatrix import read_matrix
 from spade_bench.spatial.sample import StSample
-from spade_bench.spatial.spotcounts import SpotCounts
-from spade_bench.spatial.tenxmatrix import read_matrix
 
 __all__ = ["fullres_image", "read_outs", "read_spaceranger"]
 

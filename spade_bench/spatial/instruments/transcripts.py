@@ -24,7 +24,7 @@ import scipy.sparse as sp
 
 from spade_bench import console
 from spade_bench.errors import BROKEN_FILE, DataError
-from spade_bench.spatial.pseudospots import SpotGrid
+from spade_bench.spatial.instruments.pseudospots import SpotGrid
 
 if TYPE_CHECKING:
     import pyarrow as pa

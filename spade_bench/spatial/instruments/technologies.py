@@ -8,12 +8,12 @@ from typing import Any
 
 from spade_bench.errors import DataError, UserError
 from spade_bench.registry import suggest
-from spade_bench.spatial.pooling import Pooling
+from spade_bench.spatial.instruments.pseudospots import Pooling
+from spade_bench.spatial.instruments.spaceranger import read_spaceranger
+from spade_bench.spatial.instruments.transcripts import TRANSCRIPTS
+from spade_bench.spatial.instruments.visiumhd import find_bins, read_visium_hd
+from spade_bench.spatial.instruments.xenium import EXPERIMENT, read_xenium
 from spade_bench.spatial.sample import StSample
-from spade_bench.spatial.spaceranger import read_spaceranger
-from spade_bench.spatial.transcripts import TRANSCRIPTS
-from spade_bench.spatial.visiumhd import find_bins, read_visium_hd
-from spade_bench.spatial.xenium import EXPERIMENT, read_xenium
 
 __all__ = ["TECHNOLOGIES", "mixed_technologies", "pooled_files", "read_section", "recognise"]
 

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 
 from spade_bench.errors import UserError
 
-__all__ = ["Cells", "SpotGrid", "sum_bins"]
+__all__ = ["Cells", "Pooling", "SpotGrid", "sum_bins"]
 
 _ROW = math.sqrt(3) / 2  # distance of the rows of a hexagonal lattice, in pitches
 
@@ -128,6 +128,42 @@ class SpotGrid:
         column = np.rint((x - shift) / self.pitch)
         across = x - (column * self.pitch + shift)
         return column, across**2 + (y - row * (self.pitch * _ROW)) ** 2
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """Size and lattice of pseudo-spots; None takes what suits the technology.
+
+    Attributes:
+        spot_um: Width of a spot in µm: 100 for Xenium, 112 for Visium HD by default.
+        shape: `square` or `hexagonal`.
+        pitch_um: Distance between centres in µm; `spot_um` when None, which leaves no gaps.
+        min_qv: Least quality value of a transcript of Xenium.
+        bin_um: Which bins of Visium HD are pooled; None takes the coarsest that divide a spot.
+    """
+
+    spot_um: float | None = None
+    shape: Literal["square", "hexagonal"] = "square"
+    pitch_um: float | None = None
+    min_qv: float = 20.0
+    bin_um: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no lattice.
+
+        Raises:
+            UserError: Naming the setting.
+        """
+        self.grid(self.pitch_um if self.spot_um is None and self.pitch_um else 100.0)
+        if not 0 <= self.min_qv <= 40:
+            raise UserError(
+                f"quality values lie between 0 and 40, not at {self.min_qv:g}", where="min_qv"
+            )
+
+    def grid(self, default_um: float) -> SpotGrid:
+        """Return the lattice; spots are ``default_um`` wide unless a width is asked for."""
+        spot = default_um if self.spot_um is None else self.spot_um
+        return SpotGrid(spot, self.shape, self.pitch_um)
 
 
 def sum_bins(counts: sp.csr_matrix, spot: np.ndarray, n_spots: int) -> sp.csr_matrix:

@@ -19,12 +19,16 @@ from spade_bench.files import read_json
 from spade_bench.spatial.alignment import ImageFrame, read_alignment
 from spade_bench.spatial.fields import as_float, as_int, as_text
 from spade_bench.spatial.findings import Finding
-from spade_bench.spatial.pooling import Pooling
-from spade_bench.spatial.pseudospots import SpotGrid
+from spade_bench.spatial.instruments.pseudospots import Pooling, SpotGrid
+from spade_bench.spatial.instruments.spotcounts import SpotCounts
+from spade_bench.spatial.instruments.tenxmatrix import read_tenx_features
+from spade_bench.spatial.instruments.transcripts import (
+    TRANSCRIPTS,
+    Tally,
+    count_transcripts,
+    is_control,
+)
 from spade_bench.spatial.sample import StSample
-from spade_bench.spatial.spotcounts import SpotCounts
-from spade_bench.spatial.tenxmatrix import read_tenx_features
-from spade_bench.spatial.transcripts import TRANSCRIPTS, Tally, count_transcripts, is_control
 
 __all__ = ["EXPERIMENT", "SPOT_UM", "read_bundle", "read_xenium"]
 

@@ -21,12 +21,11 @@ from spade_bench.errors import BROKEN_FILE, DataError, UserError
 from spade_bench.files import read_json
 from spade_bench.spatial.fields import as_float
 from spade_bench.spatial.findings import Finding
-from spade_bench.spatial.pooling import Pooling
-from spade_bench.spatial.pseudospots import SpotGrid, sum_bins
+from spade_bench.spatial.instruments.pseudospots import Pooling, SpotGrid, sum_bins
+from spade_bench.spatial.instruments.spaceranger import fullres_image
+from spade_bench.spatial.instruments.spotcounts import SpotCounts
+from spade_bench.spatial.instruments.tenxmatrix import TenxFeatures, read_tenx_features, sum_matrix
 from spade_bench.spatial.sample import StSample
-from spade_bench.spatial.spaceranger import fullres_image
-from spade_bench.spatial.spotcounts import SpotCounts
-from spade_bench.spatial.tenxmatrix import TenxFeatures, read_tenx_features, sum_matrix
 
 __all__ = ["SPOT_UM", "find_bins", "read_bins", "read_visium_hd"]
 
