@@ -39,6 +39,7 @@ _DOUBTS = {
     *("axes-swapped", "pixel-size-wrong", "patches-elsewhere", "duplicate-sample"),
     "alignment-shifted",
 }
+_FACTS = {"pseudo-spots", "alignment"}  # what was done and fits: no warning
 _BIN_UM, _LEAST_DEPTH = 16.0, 50.0  # bins that HEST pools, and counts that each should have
 _SHARED = 0.5  # share of equal spots above which two samples are one
 _SHOWN = 3  # samples named per kind of finding
@@ -115,14 +116,16 @@ class FindingsReport:
             self._samples[finding.kind] += 1
             if self._samples[finding.kind] <= _SHOWN:
                 verb = "dropped: " if finding.fatal else ""
-                console.warn(f"{sample_id}: {verb}{finding.text}")
+                tell = console.say if finding.kind in _FACTS else console.warn
+                tell(f"{sample_id}: {verb}{finding.text}")
             else:
                 self._items[finding.kind] += finding.count
 
     def close(self) -> None:
         """Say how many samples more there were of each kind."""
         for kind, items in self._items.items():
-            console.warn(f"{kind}: {self._samples[kind] - _SHOWN} more samples, {items:,} items")
+            tell = console.say if kind in _FACTS else console.warn
+            tell(f"{kind}: {self._samples[kind] - _SHOWN} more samples, {items:,} items")
 
 
 def check_sample(

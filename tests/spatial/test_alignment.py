@@ -16,7 +16,7 @@ from spade_bench.spatial import StSample, read_manifest, read_section
 from spade_bench.spatial.alignment import read_alignment
 from spade_bench.spatial.expression import read_expression
 from spade_bench.spatial.findings import Finding
-from spade_bench.spatial.sectionchecks import check_sample
+from spade_bench.spatial.sectionchecks import FindingsReport, check_sample
 
 PX_UM = 4.1  # of the H&E image
 UNIT = 0.2125  # of the morphology image
@@ -98,6 +98,17 @@ def test_a_shifted_image_is_doubted_by_how_much(
         assert finding.fatal
         said = float(finding.text.split("by (")[1].split(",")[0])
         assert said == pytest.approx(shift, abs=50)
+
+
+def test_what_fits_is_no_warning(
+    tmp_path: Path, write_slide: SlideWriter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = FindingsReport()
+    report.add("S", list(findings(read_section(section(tmp_path / "x", write_slide, 0))).values()))
+    said = capsys.readouterr().err
+    assert "S: image and transcripts fit: correlation" in said
+    assert "transcripts counted in" in said
+    assert "warning" not in said
 
 
 def test_an_even_image_says_nothing(tmp_path: Path, write_slide: SlideWriter) -> None:
