@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,51 @@ def write_visium_hd(root: Path, side: int = 56, *, positions: str = "parquet") -
         kept = [name for name, there in zip(names, used, strict=True) if there]
         write_tenx(folder / "filtered_feature_bc_matrix.h5", flat[used], list("ABCDE"), kept)
     return outs
+
+
+HE_UM = 4.1  # µm per px of the H&E image beside Xenium
+MORPHOLOGY_UM = 0.2125  # and of Xenium's own image
+_SIDE = 2400.0  # µm
+SlideWriter = Callable[..., Path]
+
+
+def in_tissue(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A lopsided piece of tissue with a hole, in µm."""
+    body = ((x - 1100) / 800) ** 2 + ((y - 1300) / 600) ** 2 < 1
+    arm = (abs(x - 600) < 150) & (y < 1500) & (y > 300)
+    hole = (x - 1400) ** 2 + (y - 1200) ** 2 < 220**2
+    return np.asarray((body | arm) & ~hole)
+
+
+def write_he_section(
+    folder: Path, write_slide: SlideWriter, turn: float, shift: float = 0.0
+) -> Path:
+    """A bundle and its image, turned, with the tissue drawn ``shift`` µm to the right of it."""
+    rng = np.random.default_rng(0)
+    x, y = rng.uniform(0, _SIDE, (2, 90_000))
+    inside = in_tissue(x, y)
+    x, y = x[inside], y[inside]
+    table = pd.DataFrame(
+        {
+            "cell_id": "a-1",
+            "feature_name": rng.choice(GENES, len(x)),
+            "x_location": x.astype(np.float32),
+            "y_location": y.astype(np.float32),
+            "qv": np.float32(40),
+        }
+    )
+    write_bundle(folder, table.assign(codeword_category="predesigned_gene", is_gene=True))
+    c, s = np.cos(turn), np.sin(turn)
+    to_um = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.diag([HE_UM, HE_UM, 1])
+    n = int(1.5 * _SIDE / HE_UM)
+    corner = np.linalg.inv(to_um)[:2, :2] @ [_SIDE / 2, _SIDE / 2] - n / 2
+    to_um[:2, 2] = to_um[:2, :2] @ corner
+    column, row = np.meshgrid(np.arange(n) + 0.5, np.arange(n) + 0.5)
+    um = np.stack([column, row, np.ones_like(row)], axis=-1) @ to_um.T
+    pixels = np.full((n, n, 3), 240, dtype=np.uint8)
+    pixels[in_tissue(um[..., 0] - shift, um[..., 1])] = (190, 110, 170)
+    noise = rng.normal(0, 6, pixels.shape)
+    write_slide(folder / "A_he_image.ome.tif", (pixels + noise).clip(0, 255).astype(np.uint8), None)
+    matrix = np.diag([1 / MORPHOLOGY_UM, 1 / MORPHOLOGY_UM, 1]) @ to_um
+    np.savetxt(folder / "A_he_imagealignment.csv", matrix, delimiter=",")
+    return folder

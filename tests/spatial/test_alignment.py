@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-from toy_sections import GENES, write_bundle
+from toy_sections import HE_UM, MORPHOLOGY_UM, SlideWriter, write_he_section
 
 import spade_bench as sb
 from spade_bench.spatial import StSample, read_manifest, read_section
@@ -17,51 +15,6 @@ from spade_bench.spatial.alignment import read_alignment
 from spade_bench.spatial.expression import read_expression
 from spade_bench.spatial.findings import Finding
 from spade_bench.spatial.sectionchecks import FindingsReport, check_sample
-
-PX_UM = 4.1  # of the H&E image
-UNIT = 0.2125  # of the morphology image
-SIDE = 2400.0  # µm
-SlideWriter = Callable[..., Path]
-
-
-def on_tissue(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """A lopsided piece of tissue with a hole, in µm."""
-    body = ((x - 1100) / 800) ** 2 + ((y - 1300) / 600) ** 2 < 1
-    arm = (abs(x - 600) < 150) & (y < 1500) & (y > 300)
-    hole = (x - 1400) ** 2 + (y - 1200) ** 2 < 220**2
-    return np.asarray((body | arm) & ~hole)
-
-
-def section(folder: Path, write_slide: SlideWriter, turn: float, shift: float = 0.0) -> Path:
-    """A bundle and its image, turned, with the tissue drawn ``shift`` µm to the right of it."""
-    rng = np.random.default_rng(0)
-    x, y = rng.uniform(0, SIDE, (2, 90_000))
-    inside = on_tissue(x, y)
-    x, y = x[inside], y[inside]
-    table = pd.DataFrame(
-        {
-            "cell_id": "a-1",
-            "feature_name": rng.choice(GENES, len(x)),
-            "x_location": x.astype(np.float32),
-            "y_location": y.astype(np.float32),
-            "qv": np.float32(40),
-        }
-    )
-    write_bundle(folder, table.assign(codeword_category="predesigned_gene", is_gene=True))
-    c, s = np.cos(turn), np.sin(turn)
-    to_um = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.diag([PX_UM, PX_UM, 1])
-    n = int(1.5 * SIDE / PX_UM)
-    corner = np.linalg.inv(to_um)[:2, :2] @ [SIDE / 2, SIDE / 2] - n / 2
-    to_um[:2, 2] = to_um[:2, :2] @ corner
-    column, row = np.meshgrid(np.arange(n) + 0.5, np.arange(n) + 0.5)
-    um = np.stack([column, row, np.ones_like(row)], axis=-1) @ to_um.T
-    pixels = np.full((n, n, 3), 240, dtype=np.uint8)
-    pixels[on_tissue(um[..., 0] - shift, um[..., 1])] = (190, 110, 170)
-    noise = rng.normal(0, 6, pixels.shape)
-    write_slide(folder / "A_he_image.ome.tif", (pixels + noise).clip(0, 255).astype(np.uint8), None)
-    matrix = np.diag([1 / UNIT, 1 / UNIT, 1]) @ to_um
-    np.savetxt(folder / "A_he_imagealignment.csv", matrix, delimiter=",")
-    return folder
 
 
 def findings(sample: StSample) -> dict[str, Finding]:
@@ -73,11 +26,11 @@ def findings(sample: StSample) -> dict[str, Finding]:
 def test_spots_lie_on_the_tissue_that_they_are_of(
     turn: float, tmp_path: Path, write_slide: SlideWriter
 ) -> None:
-    bundle = section(tmp_path / "x", write_slide, turn)
+    bundle = write_he_section(tmp_path / "x", write_slide, turn)
     spots = sb.read_spots(bundle, spot_um=80)
     assert spots.uns["spatial_unit"] == "px"
-    assert spots.uns["pixel_size_um"] == pytest.approx(PX_UM)
-    frame = read_alignment(bundle / "A_he_imagealignment.csv", UNIT)
+    assert spots.uns["pixel_size_um"] == pytest.approx(HE_UM)
+    frame = read_alignment(bundle / "A_he_imagealignment.csv", MORPHOLOGY_UM)
     row, column = np.array([name.split("_")[2:] for name in spots.obs_names], dtype=float).T
     um = (np.stack([column, row], axis=1) + 0.5) * 80
     back = np.column_stack([spots.obsm["spatial"], np.ones(len(um))]) @ frame.to_um.T
@@ -91,7 +44,7 @@ def test_spots_lie_on_the_tissue_that_they_are_of(
 def test_a_shifted_image_is_doubted_by_how_much(
     shift: float, doubted: bool, tmp_path: Path, write_slide: SlideWriter
 ) -> None:
-    found = findings(read_section(section(tmp_path / "x", write_slide, 0.0, shift)))
+    found = findings(read_section(write_he_section(tmp_path / "x", write_slide, 0.0, shift)))
     assert ("alignment-shifted" in found) == doubted
     if doubted:
         finding = found["alignment-shifted"]
@@ -104,7 +57,9 @@ def test_what_fits_is_no_warning(
     tmp_path: Path, write_slide: SlideWriter, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = FindingsReport()
-    report.add("S", list(findings(read_section(section(tmp_path / "x", write_slide, 0))).values()))
+    report.add(
+        "S", list(findings(read_section(write_he_section(tmp_path / "x", write_slide, 0))).values())
+    )
     said = capsys.readouterr().err
     assert "S: image and transcripts fit: correlation" in said
     assert "transcripts counted in" in said
@@ -112,14 +67,14 @@ def test_what_fits_is_no_warning(
 
 
 def test_an_even_image_says_nothing(tmp_path: Path, write_slide: SlideWriter) -> None:
-    bundle = section(tmp_path / "x", write_slide, 0.0)
+    bundle = write_he_section(tmp_path / "x", write_slide, 0.0)
     write_slide(bundle / "A_he_image.ome.tif", np.full((900, 900, 3), 200, np.uint8), None)
     found = findings(read_section(bundle))
     assert "too even" in found["alignment-unchecked"].text
 
 
 def test_an_image_needs_its_alignment(tmp_path: Path, write_slide: SlideWriter) -> None:
-    bundle = section(tmp_path / "x", write_slide, 0.0)
+    bundle = write_he_section(tmp_path / "x", write_slide, 0.0)
     path = bundle / "A_he_imagealignment.csv"
     elsewhere = path.rename(tmp_path / "matrix.csv")
     with pytest.raises(sb.SpadeBenchError, match="has no alignment"):
@@ -147,4 +102,4 @@ def test_an_image_needs_its_alignment(tmp_path: Path, write_slide: SlideWriter) 
 def test_what_is_no_placement_is_refused(text: str, what: str, tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(text)
     with pytest.raises(sb.SpadeBenchError, match=what):
-        read_alignment(tmp_path / "m.csv", UNIT)
+        read_alignment(tmp_path / "m.csv", MORPHOLOGY_UM)
