@@ -163,6 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if len(ways) == 2:
         plain, ours = (measured[way] for way in WAYS)
         result["ratio"] = plain["seconds"] / ours["seconds"]
+        result["ratio_cpu"] = plain["cpu_seconds"] / ours["cpu_seconds"]
         result["memory_ratio"] = plain["peak_gib"] / ours["peak_gib"]
         result["equality"] = {"equal": plain["digest"] == ours["digest"]}
     result["load_average"] = list(os.getloadavg())

@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import scipy.sparse as sp
 
 from spade_bench.cohorts.tabletext import read_frame
@@ -26,6 +25,9 @@ from spade_bench.spatial.instruments.spaceranger import fullres_image
 from spade_bench.spatial.instruments.spotcounts import SpotCounts
 from spade_bench.spatial.instruments.tenxmatrix import TenxFeatures, read_tenx_features, sum_matrix
 from spade_bench.spatial.sample import StSample
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["SPOT_UM", "find_bins", "read_bins", "read_visium_hd"]
 
@@ -136,6 +138,8 @@ def read_bins(sample: StSample) -> SpotCounts:
     Raises:
         DataError: A file is missing or damaged, or matrix and positions share no barcode.
     """
+    import pandas as pd
+
     assert sample.visium_hd is not None
     pooling = sample.pooling or Pooling()
     grid = pooling.grid(SPOT_UM)
@@ -268,6 +272,8 @@ def _positions(folder: Path) -> pd.DataFrame:
     Raises:
         DataError: When there are none, or they lack a column.
     """
+    import pandas as pd
+
     places = [folder / "spatial" / name for name in _POSITIONS]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
