@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from spade_bench.spatial.sample import StSample
 
-__all__ = ["Expression", "load_expression", "read_expression"]
+__all__ = ["Expression", "as_anndata", "load_expression", "read_expression"]
 
 _PAIRS = (
     ("pxl_col_in_fullres", "pxl_row_in_fullres"),
@@ -68,10 +68,14 @@ def load_expression(sample: StSample) -> AnnData:
     Raises:
         DataError: As `read_expression`.
     """
+    return as_anndata(read_expression(sample))
+
+
+def as_anndata(data: Expression) -> AnnData:
+    """Expression as AnnData; see `load_expression`."""
     import anndata
     import pandas as pd
 
-    data = read_expression(sample)
     return anndata.AnnData(
         X=data.values,
         obs=pd.DataFrame(index=pd.Index(data.barcodes.astype(object))),

@@ -28,6 +28,7 @@ __all__ = [
     "Checked",
     "DuplicateFinder",
     "FindingsReport",
+    "check_depth",
     "check_sample",
     "check_section",
     "overrule",
@@ -144,7 +145,7 @@ def check_sample(
     """
     n = len(data.barcodes)
     findings = [*data.findings, *_check_values(data, raw), *_check_metadata(sample, n)]
-    findings += _check_depth(sample, data)
+    findings += check_depth(sample, data)
     if n == 0:
         findings.append(Finding("no-spots", 0, 0, "the expression file has no spots", fatal=True))
         return Checked(sample, tuple(findings), None)
@@ -192,7 +193,7 @@ def _check_values(data: Expression, raw: bool) -> list[Finding]:
     return findings
 
 
-def _check_depth(sample: StSample, data: Expression) -> list[Finding]:
+def check_depth(sample: StSample, data: Expression) -> list[Finding]:
     """Name pooled Visium HD whose spots have the depth of one bin, not of all that they hold.
 
     HEST pools 16 µm bins by `total[rows] += counts`, of which NumPy keeps only the last bin of each

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spade_bench.errors import DataError, UserError
 from spade_bench.registry import suggest
-from spade_bench.spatial.expression import load_expression
+from spade_bench.spatial.expression import as_anndata, read_expression
 from spade_bench.spatial.hest import read_hest
 from spade_bench.spatial.instruments.pseudospots import Pooling
 from spade_bench.spatial.instruments.technologies import read_section, recognise
+from spade_bench.spatial.sectionchecks import check_depth
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -55,7 +56,7 @@ def read_spots(
         spot centres in `obsm['spatial']`, and in `uns` the name of the sample, its organ, the
         `technology`, `spatial_unit` (`px` of the full-resolution image, or `um` for Xenium without
         an image), `pixel_size_um` (of that unit), and the size, pitch and lattice of pseudo-spots,
-        where they are known.
+        where they are known; `notes` are sentences about what was left out or looks wrong.
 
     Raises:
         UserError: When the technology is none that can be read, or something is asked for that it
@@ -80,8 +81,11 @@ def read_spots(
         _check_meant(kind, given)
         pooling = Pooling(**given) if given else None  # type: ignore[arg-type]
         section = read_section(path, kind, pooling=pooling, **files)
-    data = load_expression(section)
+    expression = read_expression(section)
+    data = as_anndata(expression)
     data.uns.update({key: value for key, value in _known(section, kind).items() if value})
+    noticed = (*expression.findings, *check_depth(section, expression))
+    data.uns["notes"] = [finding.text for finding in noticed]
     return data
 
 

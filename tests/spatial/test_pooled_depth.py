@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import spade_bench as sb
 from spade_bench.spatial import StSample
 from spade_bench.spatial.expression import read_expression
 from spade_bench.spatial.sectionchecks import check_sample
@@ -45,6 +46,11 @@ def test_lost_writes_are_named(whole: bool, technology: str, tmp_path: Path) -> 
     )  # fmt: skip
     found = {f.kind: f for f in check_sample(sample, read_expression(sample)).findings}
     assert ("pooled-depth" in found) == (technology == "Visium HD" and not whole)
+    (tmp_path / "st").mkdir()
+    path.rename(tmp_path / "st" / "x.h5ad")
+    (tmp_path / "HEST_v1.csv").write_text(f"id,st_technology,spot_diameter\nx,{technology},128\n")
+    notes = sb.read_spots(tmp_path).uns["notes"]
+    assert any("bins of 16" in note for note in notes) == ("pooled-depth" in found)
     if "pooled-depth" in found:
         finding = found["pooled-depth"]
         assert "5 for each of 64 bins of 16 µm" in finding.text

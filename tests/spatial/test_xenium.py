@@ -105,6 +105,7 @@ def test_positions_are_um_without_an_image(tmp_path: Path) -> None:
     assert known == {
         "technology": "Xenium", "spatial_unit": "um", "spot_um": 55, "spot_grid": "square"
     }  # fmt: skip
+    assert "4,000 transcripts counted in" in spots.uns["notes"][0]
     row, column = (int(part) for part in spots.obs_names[3].split("_")[2:])
     np.testing.assert_allclose(spots.obsm["spatial"][3], [(column + 0.5) * 55, (row + 0.5) * 55])
 
