@@ -50,6 +50,7 @@ _PREFIX = {
     "is too good",
     "encoder-mismatch:": "the files say that they hold features of {}, not of the encoder named: "
     "taken as they are, because --as-is was given",
+    "trained-on:": "the encoder learned from spots of {}, perhaps beside others",
     "permutations:": "how often the labels of each training set were shuffled: the interval "
     "rests on all of them",
     "missing-class:": "no test case has the class {}: metrics speak of the others",
@@ -80,6 +81,7 @@ _CODES = {
 _CODE_PREFIX = {
     "contamination:": "C:",
     "encoder-mismatch:": "M:",
+    "trained-on:": "t:",
     "permutations:": "P",
     "missing-class:": "K:",
     "inputs:": "I:",
