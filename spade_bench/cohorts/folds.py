@@ -9,10 +9,10 @@ that none of them has seen.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from spade_bench.cohorts.episodes import check_disjoint, shuffled, stratum
+from spade_bench.cohorts.episodes import check_disjoint, shuffled, strata_of
 from spade_bench.errors import ConfigError, DataError
 from spade_bench.types import Case, Cohort, Episode
 
@@ -107,8 +107,9 @@ def assign_folds(
     Raises:
         DataError: When a fold would lack a class.
     """
-    strata = sorted({stratum(case) for case in cases})
-    by_stratum = {name: [c.case_id for c in cases if stratum(c) == name] for name in strata}
+    stratum = strata_of(cases)
+    strata = sorted(set(stratum.values()))
+    by_stratum = {name: [c.case_id for c in cases if stratum[c.case_id] == name] for name in strata}
     smallest = min(strata, key=lambda name: len(by_stratum[name]))
     if len(by_stratum[smallest]) < n:
         raise DataError(
@@ -117,7 +118,7 @@ def assign_folds(
             fix="Ask for fewer --folds",
         )
     if group_by_site:
-        folds = _deal_sites(cases, strata, n, seed, where)
+        folds = _deal_sites(cases, stratum, n, seed, where)
     else:
         folds = [[] for _ in range(n)]
         turn = 0  # goes on from stratum to stratum, so that folds are of equal size too
@@ -159,16 +160,18 @@ def _holdout(cases: Sequence[Case], config: CrossValidation, where: str) -> set[
         seed = [config.seed, 6]
         return set(assign_folds(cases, parts, seed, group_by_site=True, where=where)[0])
     held: set[str] = set()
-    for index, name in enumerate(sorted({stratum(case) for case in cases})):
+    stratum = strata_of(cases)
+    for index, name in enumerate(sorted(set(stratum.values()))):
         ids = shuffled(
-            [case.case_id for case in cases if stratum(case) == name], [config.seed, 6, index]
+            [case.case_id for case in cases if stratum[case.case_id] == name],
+            [config.seed, 6, index],
         )
         held.update(ids[: max(1, round(len(ids) * config.holdout))])
     return held
 
 
 def _deal_sites(
-    cases: Sequence[Case], strata: Sequence[str], n: int, seed: Sequence[int], where: str
+    cases: Sequence[Case], stratum: Mapping[str, str], n: int, seed: Sequence[int], where: str
 ) -> list[list[str]]:
     """Largest site first, each to the fold where it does least harm to the balance."""
     unknown = [case.case_id for case in cases if not case.site]
@@ -181,12 +184,13 @@ def _deal_sites(
     sites: dict[str, list[Case]] = {}
     for case in cases:
         sites.setdefault(str(case.site), []).append(case)
-    total = Counter(stratum(case) for case in cases)
+    total = Counter(stratum.values())
+    strata = sorted(total)
     counts = [Counter[str]() for _ in range(n)]
     folds: list[list[str]] = [[] for _ in range(n)]
     order = shuffled(sorted(sites), seed)
     for site in sorted(order, key=lambda name: -len(sites[name])):
-        tally = Counter(stratum(case) for case in sites[site])
+        tally = Counter(stratum[case.case_id] for case in sites[site])
 
         def harm(fold: int, tally: Counter[str] = tally) -> float:
             # How much fuller, in shares of each stratum, the fold becomes: fills the emptiest.

@@ -175,10 +175,7 @@ def case_maps(
         _check_prediction(model, predicted, bag.case_id, subject)
         mean.add(model.fitted, predicted)
         names.append(model.name)
-        info = model.fitted.info
-        classes = info.classes or (
-            ("risk",) if info.n_outputs == 1 else tuple(map(str, range(info.n_outputs)))
-        )
+        classes = model.fitted.columns
     if not names:
         raise DataError("No model judges the case", where=bag.case_id)
     about = {

@@ -26,8 +26,8 @@ class Fit:
 
     Attributes:
         train: (n,) positions of the training cases in the bags.
-        target: Class index of each training case, (n,) int; for survival (n, 2) float with the
-            event (1 or 0) and the days.
+        target: Class index of each training case, (n,) int; for regression its value, (n,) float;
+            for survival (n, 2) float with the event (1 or 0) and the days.
         test: (m,) positions of the cases to predict.
         seed: Seed of initialisation and dropout.
         params: Hyperparameters that replace the head's own in this fit: a point of a grid.

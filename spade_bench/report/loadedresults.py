@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Results"]
 
-KINDS = ("curve", "cv", "dots", "heat", "ranks", "roc", "pr", "calibration", "survival", "forest")
+KINDS = ("curve", "cv", "dots", "heat", "ranks", "roc", "pr", "scatter", "calibration", "survival",
+         "forest")  # fmt: skip
 """Pictures that :meth:`Results.plot` draws."""
 
 _NEEDED = {
@@ -36,6 +37,7 @@ _NEEDED = {
     "pr": "Choose a task of two classes",
     "curve": "Run the few-shot protocol, and choose a task and head that were run",
     "forest": "Choose a task and head that both encoders were run on",
+    "scatter": "Choose a task of measured values",
     "calibration": "Choose a task of two classes",
     "survival": "Choose a survival task",
 }
@@ -111,7 +113,8 @@ class Results:
 
         Returns:
             Where the cell belongs, `case_id`, and for classes `label` and a column
-            `score:CLASS` per class; for survival `event`, `duration_days` and `risk`.
+            `score:CLASS` per class; for regression `value` and `predicted`; for survival
+            `event`, `duration_days` and `risk`.
 
         Raises:
             UserError: When a column is unknown or no cell has these values.
@@ -238,8 +241,8 @@ class Results:
         Args:
             kind: `curve` (metric against shots), `cv` (folds), `dots` and `heat` (encoders x
                 tasks), `ranks` (mean ranks, and which no test tells apart), `roc`, `pr` and
-                `calibration` of binary tasks, `survival` (Kaplan-Meier curves by risk), or
-                `forest` (a minus b on every task).
+                `calibration` of binary tasks, `scatter` (predicted against true values),
+                `survival` (Kaplan-Meier curves by risk), or `forest` (a minus b on every task).
             task: Which task, where there are several.
             head: Which head, where there are several.
             a: First encoder, for `forest`.
@@ -286,6 +289,7 @@ class Results:
             grids,
             rankdiagram,
             rocpr,
+            scatterplot,
             survival_plot,
         )
         from spade_bench.report.leaderboard import leaderboard
@@ -312,6 +316,7 @@ class Results:
             "dots": grids.dot_pictures,
             "heat": grids.heat_pictures,
             "ranks": rankdiagram.rank_pictures,
+            "scatter": scatterplot.scatter_pictures,
             "calibration": calibration_plot.calibration_pictures,
             "survival": survival_plot.survival_pictures,
         }
@@ -382,7 +387,10 @@ def _cases(predictions: Predictions, place: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
     table = pd.DataFrame({"case_id": list(predictions.case_ids)})
-    if predictions.survival:
+    if predictions.kind == "regression":
+        table["value"] = predictions.target
+        table["predicted"] = predictions.scores[:, 0]
+    elif predictions.survival:
         table["event"] = predictions.target[:, 0].astype(bool)
         table["duration_days"] = predictions.target[:, 1]
         table["risk"] = predictions.scores[:, 0]
