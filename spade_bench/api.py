@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from spade_bench.explain.slidemap import SlideMap
     from spade_bench.extraction import EncoderSource, PatchGroup, Summary
     from spade_bench.report.loadedresults import Results
+    from spade_bench.robustness.measuring import Robustness
     from spade_bench.workspace import Workspace
 
     Encoder = PatchEncoder | FeatureEncoder | SlideEncoder
@@ -43,6 +44,7 @@ __all__ = [
     "pretrain",
     "read_features",
     "read_spots",
+    "robustness",
 ]
 
 _OF_RUNS = ("protocol", "controls", "permutations", "splits", "keep_heads")
@@ -483,6 +485,50 @@ def pretrain(
         return None
     loaded: FeatureEncoder = load_encoder("spade", weights=folder, device=device)
     return loaded
+
+
+@says_keywords
+def robustness(
+    encoders: Any,
+    *,
+    table: Any = None,
+    features: Any = None,
+    task: Any = None,
+    by: str = "site",
+    points: str = "slides",
+    per_slide: int = 30,
+    k: int | None = None,
+    weights: Any = None,
+    workspace: Source | Workspace | None = None,
+    **settings: Any,
+) -> Robustness:
+    """Measure how far class beats centre in the features of encoders, with their controls.
+
+    Args:
+        encoders: As for `evaluate`; of a PathoROB data set labels of your own.
+        table: Cohort table with classes and centres, or the csv of patches of a PathoROB data set.
+        features: As for `evaluate`; of a PathoROB data set the folder of npz files.
+        task: Task whose classes count; None takes the labels of the table.
+        by: Column of the centre, such as a scanner.
+        points: `slides`, or `patches`, of which at most `per_slide` are taken of each slide.
+        k: Number of neighbours; None for 11, or fewer where there are few points.
+        weights: As for `evaluate`; likewise `workspace`.
+        **settings: Fields of `spade_bench.evaluation.EvaluationSettings` that speak of table and
+            features, such as `controls=False`, `seed=1`, `label_column="subtype"`.
+
+    Returns:
+        Indices, margins, probes and paired differences: see `to_dataframe`, `differences`, `plot`.
+
+    Raises:
+        UserError: When class and centre are not crossed, or what is given does not fit together.
+        DataError: When table or features cannot be used.
+    """
+    from spade_bench.robustness.measuring import Question, measure_given
+
+    given = {"table": table, "features": features, "task": task, "weights": weights}
+    asked = Question(by, points, per_slide, k)
+    with left_unchanged():
+        return measure_given(encoders, asked, _workspace(workspace), given, settings)
 
 
 @says_keywords

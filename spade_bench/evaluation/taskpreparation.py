@@ -108,13 +108,16 @@ class PreparedTask:
         return np.array(kept, dtype=np.int64)
 
 
-def prepare(request: EvaluationRequest, task: TaskRequest, folders: FeatureFolders) -> PreparedTask:
+def prepare(
+    request: EvaluationRequest, task: TaskRequest, folders: FeatureFolders, *, divide: bool = True
+) -> PreparedTask:
     """Read the table, find and check all features, draw the episodes.
 
     Args:
         request: The run.
         task: One of its tasks.
         folders: The features folders that the run has listed.
+        divide: Whether to draw episodes; without them cases are looked at together.
 
     Raises:
         DataError: When the table is unsound, or slides lack usable features and this was not
@@ -140,7 +143,9 @@ def prepare(request: EvaluationRequest, task: TaskRequest, folders: FeatureFolde
     cohort, infos, complete = _cover(cases.cohort, wanted, rows, request.settings)
     rows = [_fits_width(row, cohort, infos) for row in rows]
     cohort = replace(cohort, simulated=cohort.simulated or card.simulated)
-    episodes, notes, settings = draw(request, kind, cases, cohort)
+    episodes, notes, settings = [], [], {}
+    if divide:
+        episodes, notes, settings = draw(request, kind, cases, cohort)
     _say_cohort(card, cohort, notes)
     hashes = {"cohort": cohort_hash(cohort), "task": hash_obj([card.kind, card.metrics])}
     hashes |= inside.hashes([slide for case in cohort.cases for slide in case.slide_ids])
@@ -316,7 +321,7 @@ def _say_cohort(card: TaskCard, cohort: Cohort, notes: Sequence[str]) -> None:
         unit = f" {card.measured_in}" if card.measured_in else ""
         listed = f"{card.label_column} {min(values):g} to {max(values):g}{unit}"
     say(f"{card.name}{' (simulated data)' if cohort.simulated else ''}: {len(cohort.cases)} cases "
-        f"({listed}); {'; '.join(notes)}")  # fmt: skip
+        f"{'; '.join([f'({listed})', *notes])}")  # fmt: skip
     if len(cohort.classes) == 2:
         say(f"{card.name}: positive class: {cohort.classes[1]}")
     elif cohort.classes:
