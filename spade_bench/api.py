@@ -506,15 +506,16 @@ def robustness(
 
     Args:
         encoders: As for `evaluate`; of a PathoROB data set labels of your own.
-        table: Cohort table with classes and centres, or the csv of patches of a PathoROB data set.
+        table: Cohort table with classes and centres, or the csv of a PathoROB data set.
         features: As for `evaluate`; of a PathoROB data set the folder of npz files.
         task: Task whose classes count; None takes the labels of the table.
         by: Column of the centre, such as a scanner.
-        points: `slides`, or `patches`, of which at most `per_slide` are taken of each slide.
+        points: `slides`, or `patches`, of which a sample is taken.
+        per_slide: Most patches of a slide.
         k: Number of neighbours; None for 11, or fewer where there are few points.
-        weights: As for `evaluate`; likewise `workspace`.
-        **settings: Fields of `spade_bench.evaluation.EvaluationSettings` that speak of table and
-            features, such as `controls=False`, `seed=1`, `label_column="subtype"`.
+        weights: As for `evaluate`.
+        workspace: As for `evaluate`.
+        **settings: Fields of `EvaluationSettings` such as `controls=False`, `seed=1`.
 
     Returns:
         Indices, margins, probes and paired differences: see `to_dataframe`, `differences`, `plot`.
@@ -526,9 +527,9 @@ def robustness(
     from spade_bench.robustness.measuring import Question, measure_given
 
     given = {"table": table, "features": features, "task": task, "weights": weights}
-    asked = Question(by, points, per_slide, k)
+    question, space = Question(by, points, per_slide, k), _workspace(workspace)
     with left_unchanged():
-        return measure_given(encoders, asked, _workspace(workspace), given, settings)
+        return measure_given(encoders, question, space, given, settings)
 
 
 @says_keywords

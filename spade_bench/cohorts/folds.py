@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from spade_bench.cohorts.episodes import check_disjoint, shuffled, strata_of
+from spade_bench.cohorts.sitefolds import spread_sites
+from spade_bench.console import say
 from spade_bench.errors import ConfigError, DataError
 from spade_bench.types import Case, Cohort, Episode
 
@@ -29,6 +31,8 @@ class CrossValidation:
         seed: Seed of everything.
         holdout: Share of cases to hold out where the table gives no split; None for none.
         group_by_site: Keep the cases of a site on one side of every split.
+        preserve_sites: Likewise, with sites dealt to folds so that classes are spread as evenly as
+            a search can find; see `spade_bench.cohorts.sitefolds`.
     """
 
     folds: int = 5
@@ -36,6 +40,7 @@ class CrossValidation:
     seed: int = 0
     holdout: float | None = None
     group_by_site: bool = False
+    preserve_sites: bool = False
 
 
 def cross_validation(cohort: Cohort, config: CrossValidation) -> list[Episode]:
@@ -65,13 +70,13 @@ def cross_validation(cohort: Cohort, config: CrossValidation) -> list[Episode]:
     everyone = tuple(case.case_id for case in pool)
     episodes = []
     for repeat in range(config.repeats):
-        folds = assign_folds(
-            pool,
-            config.folds,
-            [config.seed, 5, repeat],
-            group_by_site=config.group_by_site,
-            where=cohort.name,
-        )
+        seed = [config.seed, 5, repeat]
+        if config.preserve_sites:
+            folds = _preserved(pool, config.folds, seed, cohort.name)
+        else:
+            folds = assign_folds(
+                pool, config.folds, seed, group_by_site=config.group_by_site, where=cohort.name
+            )
         for number, fold in enumerate(folds):
             tested = set(fold)
             train = tuple(case for case in everyone if case not in tested)
@@ -129,6 +134,33 @@ def assign_folds(
     return [tuple(sorted(fold)) for fold in folds]
 
 
+def _preserved(
+    cases: Sequence[Case], n: int, seed: Sequence[int], where: str
+) -> list[tuple[str, ...]]:
+    """Folds of whole sites with balanced classes; says how even they are.
+
+    Raises:
+        DataError: When a fold lacks a class.
+    """
+    found, stratum = spread_sites(cases, n, seed, where), strata_of(cases)
+    folds: list[list[Case]] = [[] for _ in range(n)]
+    for case in cases:
+        folds[found.fold[str(case.site)]].append(case)
+    names = set(stratum.values())
+    for fold in folds:
+        if lacking := names - {stratum[case.case_id] for case in fold}:
+            raise DataError(
+                f"{len(found.fold)} site(s) cannot be dealt to {n} folds that all hold "
+                f"{min(lacking)}",
+                where=where,
+                fix="Ask for fewer --folds, or run without --preserve-sites",
+            )
+    how = "no other way is better" if found.exact else "by annealing"
+    say(f"{where}: {len(found.fold)} sites kept whole in {n} folds; imbalance of classes "
+        f"{found.objective:.3g} ({how})")  # fmt: skip
+    return [tuple(sorted(case.case_id for case in fold)) for fold in folds]
+
+
 def external(cohort: Cohort, repeats: int, seed: int) -> list[Episode]:
     """Train on the cases of one cohort, test on those of another, marked by their split.
 
@@ -155,7 +187,7 @@ def _holdout(cases: Sequence[Case], config: CrossValidation, where: str) -> set[
     given = {case.case_id for case in cases if case.split == "test"}
     if given or config.holdout is None:
         return given
-    if config.group_by_site:
+    if config.group_by_site or config.preserve_sites:
         parts = max(2, round(1 / config.holdout))
         seed = [config.seed, 6]
         return set(assign_folds(cases, parts, seed, group_by_site=True, where=where)[0])

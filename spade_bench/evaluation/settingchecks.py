@@ -32,6 +32,7 @@ PROTOCOLS_OF: Mapping[str, tuple[str, ...]] = {
     "folds": ("cv",),
     "holdout": ("cv",),
     "group_by_site": ("cv",),
+    "preserve_sites": ("cv",),
     "repeats": ("cv", "external"),
     "test_tables": ("external",),
     "test_features": ("external",),
@@ -50,7 +51,8 @@ _NOT_OF: Mapping[str, tuple[set[str], tuple[str, str]]] = {
 }
 
 _AT_LEAST = {"seed": 0, "draws": 1, "folds": 2, "repeats": 1, "permutations": 1}
-_WITH_PUBLISHED = {"few-shot": ("shots",), "cv": (), "external": ("test_features",)}
+_WITH_PUBLISHED = {"few-shot": ("shots",), "cv": (), "external": ("test_features",),
+                   "leave-site-out": ()}  # fmt: skip
 """Protocol of published splits -> options that they leave open."""
 
 

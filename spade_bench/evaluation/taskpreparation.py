@@ -44,7 +44,7 @@ __all__ = ["PreparedTask", "prepare"]
 
 _MANY = 10  # classes, of which more are unusual
 # Settings that decide how cases are divided, as opposed to how often.
-_DEALT = ("folds", "holdout", "group_by_site", "published")
+_DEALT = ("folds", "holdout", "group_by_site", "preserve_sites", "published")
 
 
 @dataclass(frozen=True)
@@ -205,6 +205,7 @@ def _in_words(
         "folds": f"{dealt.get('folds')} folds",
         "holdout": f"held out {dealt.get('holdout')}",
         "group_by_site": "sites kept together",
+        "preserve_sites": "sites kept whole, classes balanced",
         "published": f"published splits {str(dealt.get('published'))[:8]}",
     }
     splits = [text for name, text in texts.items() if dealt.get(name)]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from spade_bench.report.bylevels import LevelRow
     from spade_bench.report.differences import Difference
     from spade_bench.report.pictures import Picture
     from spade_bench.report.series import Series
@@ -200,6 +201,40 @@ class Results:
         metrics = {one.task: one.metrics for one in self.series}
         shown = [one for one in every if one.metric in chosen(metrics[one.task], metric)]
         return every, shown, verdict(every)
+
+    @says_keywords
+    def by(
+        self, column: str, *, metric: str = "primary", table: str | Path | None = None
+    ) -> pd.DataFrame:
+        """Return a metric within each level of a column of the cohort table.
+
+        Args:
+            column: Such as `site`, `sex` or `stage`; many different numbers are cut into quarters.
+            metric: `primary`, or the name of a metric.
+            table: The table, where it is not where the run had it.
+
+        Returns:
+            A row per encoder and level, with the difference to all other levels.
+
+        Raises:
+            DataError: When no table has the column.
+            UserError: When no task has test cases of two levels.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([row.as_dict() for row in self.levels(column, metric, table)])
+
+    @says_keywords
+    def levels(
+        self, column: str, metric: str = "primary", table: str | Path | None = None
+    ) -> list[LevelRow]:
+        """Return what :meth:`by` shows, row by row."""
+        from spade_bench.report.bylevels import by_levels, read_levels
+
+        self.check_metric(metric)
+        path = None if table is None else Path(table)
+        levels = read_levels(self.folders, column, path, self.problems)
+        return by_levels(self.series, self.resampler, column, levels, metric)
 
     def coverage(self) -> pd.DataFrame:
         """Return what is missing: a row per task, encoder and head that is not complete.

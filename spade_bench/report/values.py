@@ -149,7 +149,7 @@ class Resampler:
         if not series.rows:
             return 0
         sizes = {int(row.n.get("test") or 0) for row in series.rows}
-        if series.protocol != "cv" and len(sizes) == 1:
+        if series.protocol not in {"cv", "leave-site-out"} and len(sizes) == 1:
             return sizes.pop()
         return len({case for row in series.rows for case in self.predictions(row).case_ids})
 

@@ -1,4 +1,4 @@
-"""The robustness index and its margins: brute force, planted effects, what theory says of chance."""
+"""The robustness index and its margins: brute force, planted effects, chance in theory."""
 
 from __future__ import annotations
 
