@@ -184,7 +184,8 @@ def _best(shares: Floats, n: int) -> NDArray[np.int64]:
         value += ((inside @ shares - 1 / n) ** 2).sum(axis=1)
         filled += inside.any(axis=1)
     value[filled < n] = np.inf  # an empty fold is no fold
-    return every[int(value.argmin())]
+    best: NDArray[np.int64] = every[int(value.argmin())]
+    return best
 
 
 def _annealed(shares: Floats, n: int, seed: Sequence[int]) -> NDArray[np.int64]:

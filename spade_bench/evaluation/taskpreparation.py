@@ -143,9 +143,9 @@ def prepare(
     cohort, infos, complete = _cover(cases.cohort, wanted, rows, request.settings)
     rows = [_fits_width(row, cohort, infos) for row in rows]
     cohort = replace(cohort, simulated=cohort.simulated or card.simulated)
-    episodes, notes, settings = [], [], {}
-    if divide:
-        episodes, notes, settings = draw(request, kind, cases, cohort)
+    episodes, notes, settings = (
+        draw(request, kind, cases, cohort) if divide else (list[Episode](), [], {})
+    )
     _say_cohort(card, cohort, notes)
     hashes = {"cohort": cohort_hash(cohort), "task": hash_obj([card.kind, card.metrics])}
     hashes |= inside.hashes([slide for case in cohort.cases for slide in case.slide_ids])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spade_bench.features.casebags import CaseBags
-    from spade_bench.heads._model import Model
+    from spade_bench.heads._base import Model
     from spade_bench.heads._objectives import Objective
 
 __all__ = ["FittedNetwork", "network_shapes"]

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spade_bench import config, console
 from spade_bench.errors import ConfigError
-from spade_bench.heads._base import CPU_MEMORY, Fit, HeadOptions, parse_memory
+from spade_bench.heads._base import CPU_MEMORY, Fit, HeadOptions, Model, parse_memory
 from spade_bench.heads._fitted import FittedHead, HeadInfo, Keep
-from spade_bench.heads._model import Model
 from spade_bench.registry import heads
 from spade_bench.types import HeadCard
 

@@ -20,8 +20,7 @@ from spade_bench.heads._workers import Workers
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from spade_bench.heads._base import Fit
-    from spade_bench.heads._model import Model
+    from spade_bench.heads._base import Fit, Model
     from spade_bench.heads._objectives import Objective
     from spade_bench.heads._reader import Reader
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from spade_bench.heads._model import Model
+from spade_bench.heads._base import Model
 from spade_bench.heads._stacked import TrainConfig, stacked_head
 from spade_bench.types import HeadCard
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from spade_bench.heads._model import Model
+from spade_bench.heads._base import Model
 from spade_bench.heads._stacked import TrainConfig, stacked_head
 from spade_bench.types import HeadCard
 

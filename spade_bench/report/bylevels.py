@@ -383,5 +383,6 @@ def _of_frame(frame: pd.DataFrame, column: str, task: Mapping[str, Any]) -> dict
     for key in (task.get("slide_column") or "slide_id", task.get("case_column") or "case_id"):
         if key in frame:
             known = frame.dropna(subset=[key, column])
-            out |= known.groupby(known[key].astype(str))[column].first().astype(str).to_dict()
+            first = known.groupby(known[key].astype(str))[column].first()
+            out |= {str(name): str(value) for name, value in first.items()}
     return out

@@ -123,7 +123,8 @@ def _bins(predicted: Floats) -> Floats:
 
     edges = np.unique(np.quantile(predicted, np.arange(1, ECE_BINS) / ECE_BINS))
     place = np.searchsorted(edges, predicted, side="left")  # (n,)
-    return (place[:, None] == np.unique(place)).astype(float)
+    member: Floats = (place[:, None] == np.unique(place)).astype(float)
+    return member
 
 
 def _slope(y: Floats, x: Floats, weights: Floats) -> Floats:

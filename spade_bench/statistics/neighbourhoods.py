@@ -112,7 +112,7 @@ def neighbourhoods(x: Floats, label: Ints, centre: Ints, group: Ints, k: int) ->
         np.subtract(best[0], best[1], out=apart, where=both)
         margin[at] = apart
     expected = (k * there / others).T  # (n, 2)
-    usable = (there > 0).all(axis=0)  # (n,)
+    usable = (there[0] > 0) & (there[1] > 0)  # (n,)
     return Neighbourhoods(usable, counts[0], counts[1], expected, margin, k)
 
 

@@ -1,4 +1,4 @@
-"""A metric by level: planted gaps, the interval of the difference, too-few levels, re-read tables."""
+"""A metric by level: planted gaps, the interval of the difference, too few, tables read again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def runs(tmp_path_factory) -> Path:
         lines.append(f"c{i:03d},s{i:03d},{['no', 'yes'][label]},{site},{sex},{40 + i / 7:.2f}")
     (folder / "table.csv").write_text("\n".join(lines) + "\n")
     sb.evaluate("mine", "t", table=folder / "table.csv", features=folder / "features_mine",
-                protocol="cv", folds=4, controls=False, device="cpu", out=folder / "runs")  # fmt: skip
+                protocol="cv", folds=4, controls=False, device="cpu",
+                out=folder / "runs")  # fmt: skip
     return folder / "runs"
 
 
