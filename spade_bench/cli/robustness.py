@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -15,15 +15,27 @@ from spade_bench.cli.options import (
     SeedOption,
     SetOption,
     TrustOption,
+    load_options,
     parse_named_paths,
 )
 from spade_bench.cli.tableoptions import CaseColumn, LabelColumn, MatchIds, SlideColumn
 
 if TYPE_CHECKING:
+    from spade_bench.extraction import PatchGroup
     from spade_bench.robustness.assessment import Assessed
     from spade_bench.robustness.measuring import Robustness
+    from spade_bench.robustness.perturbations import Changed
 
 __all__ = ["robustness"]
+
+
+class _LoadFlags(NamedTuple):
+    """How encoders of images are loaded."""
+
+    device: str | None
+    trust: bool
+    options: dict[str, Any]
+    seed: int
 
 
 def robustness(
@@ -36,6 +48,19 @@ def robustness(
     features: Annotated[
         list[str] | None, typer.Option(help="Features folder, or ENCODER=DIR. Repeatable.")
     ] = None,
+    patches: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of a table: a folder of patch images, which are encoded as they are and "
+            "with another stain and scanner."
+        ),
+    ] = None,
+    group_by: Annotated[
+        str, typer.Option(help="With --patches: which make a slide; see `extract --help`.")
+    ] = "auto",
+    strength: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="With --patches: strength of the changes.")
+    ] = 0.2,
     task: Annotated[
         str | None, typer.Option(help="Task whose classes count. Default: the table's labels.")
     ] = None,
@@ -75,12 +100,31 @@ def robustness(
     Example: spade-bench robustness --encoder uni --encoder spade --weights spade/ --table cases.csv
     --features features/ --by scanner --out robustness/
     """
-    from spade_bench import api, console
+    from spade_bench import api, console, files
     from spade_bench import workspace as ws
     from spade_bench.config import parse_set
+    from spade_bench.errors import UserError
+    from spade_bench.extraction import group_patches
     from spade_bench.report.pictures import draw_pictures, figure_formats
+    from spade_bench.robustness.robustnessplot import changes_picture
 
     formats = figure_formats(figures)
+    if patches is not None:
+        if table is not None or features:
+            raise UserError("patches are encoded: --table and --features are not looked at",
+                            where="--patches", fix="Leave them out")  # fmt: skip
+        how = _LoadFlags(device, trust_remote_code, parse_set(set_ or []), seed)
+        named = _paths(weights, "--weights") or {}
+        rows = _changes(encoder, group_patches(patches, group_by), named, strength, how)
+        content = {"changes": [row.as_dict() for row in rows]}
+        files.write_json(out / "changes.json", {"schema": "spade-bench/robustness/1", **content})
+        draw_pictures([changes_picture(rows)], out / "plots", formats)
+        if as_json:
+            console.emit_json("robustness", content)
+        else:
+            _print_changes(rows)
+        console.say(f"wrote {out / 'changes.json'}")
+        return
     found = api.robustness(
         encoder,
         task=task,
@@ -111,6 +155,60 @@ def robustness(
     else:
         _print(found)
     console.say(f"wrote {path}")
+
+
+def _changes(
+    encoder: list[str],
+    grouped: tuple[list[PatchGroup], str],
+    weights: dict[str, Path],
+    strength: float,
+    how: _LoadFlags,
+) -> list[Changed]:
+    """Encode the patches of a folder as they are and changed."""
+    from spade_bench import console
+    from spade_bench.robustness.perturbations import measure_changes
+
+    groups, rule = grouped
+    console.say(f"{sum(len(g.files) for g in groups)} patches of {len(groups)} slides ({rule})")
+    requests = {}
+    for text in encoder:
+        label, _, named = text.partition("=")
+        name = named or label
+        path = weights.get(label, weights.get(name, weights.get("*")))
+        options = {**how.options.get(name, {}), **how.options.get(label, {})}
+        if how.trust:
+            options["trust_remote_code"] = True
+        requests[text] = load_options(name, path, how.device, seed=how.seed, options=options)
+    return measure_changes(groups, requests, strength=strength, seed=how.seed)
+
+
+def _print_changes(rows: list[Changed]) -> None:
+    from spade_bench import console
+
+    first = rows[0]
+    console.paragraph(
+        f"{first.patches} patches as they are and changed by a strength of {first.strength:g} "
+        "[95% interval over slides]"
+    )
+    columns = ("encoder", "change", "cosine to itself", "lower 5%", "finds itself",
+               "probe AUROC", "changed", "drop")  # fmt: skip
+    cells = [
+        (
+            row.encoder,
+            row.change,
+            _with_ends(row.cosine, row.cosine_low, row.cosine_high),
+            f"{row.cosine_q05:.3f}",
+            f"{row.found:.0%}",
+            _number(row.auroc),
+            _number(row.auroc_changed),
+            "-" if row.drop is None else f"{row.drop:+.3f} [{row.drop_low:+.3f}, "
+            f"{row.drop_high:+.3f}]",
+        )
+        for row in rows
+    ]  # fmt: skip
+    console.table("", columns, cells, 2)
+    if first.auroc is None:
+        console.paragraph("no probe: patches do not lie in a folder per class with two slides each")
 
 
 def _paths(values: list[str] | None, option: str) -> dict[str, Path] | None:

@@ -203,7 +203,7 @@ def _of_series(
 
     pool = _pooled(one, resampler, levels)
     out = []
-    for level in sorted({str(name) for name in pool.level if name}):
+    for level in sorted({str(name) for name in pool.level if name}, key=_place):
         inside = pool.level == level  # (n,)
         row = _described(one, pool, column, level, metric)
         why = _too_few(pool.predictions, inside) or _too_few(
@@ -216,6 +216,17 @@ def _of_series(
         for at, p in zip(tested, adjusted, strict=True):
             out[at] = replace(out[at], p_adjusted=float(p))
     return out
+
+
+def _place(level: str) -> tuple[float, str]:
+    """Where a level stands among others: numbers and quarters in their order, words after them."""
+    from spade_bench.cohorts.spelling import read_number
+
+    first = level.split(maxsplit=1)[0]
+    if first in {"up", "above"}:
+        return (-float("inf") if first == "up" else float("inf")), ""
+    number = read_number(first)
+    return (float("inf"), level) if number is None else (number, level)
 
 
 def _pooled(one: Series, resampler: Resampler, levels: Mapping[str, str]) -> _Pool:

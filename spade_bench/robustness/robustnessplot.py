@@ -18,6 +18,7 @@ from spade_bench.report.pictures import (
     wrapped,
 )
 from spade_bench.robustness.assessment import Assessed
+from spade_bench.robustness.perturbations import Changed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from spade_bench.robustness.sitepoints import PointSet
 
-__all__ = ["robustness_picture"]
+__all__ = ["changes_picture", "robustness_picture"]
 
 _LABEL_MM = 42.0
 
@@ -137,3 +138,39 @@ def _number(row: Assessed) -> dict[str, Any]:
         "k": row.k, "margin_mean": margins and margins.mean, "margin_q05": margins and margins.q05,
         "margin_below_zero": margins and margins.below_zero,
     }  # fmt: skip
+
+
+def changes_picture(rows: Sequence[Changed]) -> Picture:
+    """Return the picture of changed patches: cosine to themselves, and what a probe loses."""
+    return Picture("picture of changes", ("changes",), partial(_draw_changes, rows))
+
+
+def _draw_changes(rows: Sequence[Changed]) -> Drawn:
+    ordered = list(reversed(rows))
+    look = Look({name: at for at, name in enumerate(sorted({row.encoder for row in rows}))})
+    probed = [row for row in rows if row.drop is not None]
+    figure = print_figure(DOUBLE_MM, 22 + 6.5 * len(rows))
+    axes = figure.subplots(1, 2 if probed else 1, sharey=True, squeeze=False)[0]
+    for height, row in enumerate(ordered):
+        colour = look.colour(row.encoder)
+        axes[0].plot([row.cosine_q05, row.cosine], [height, height], color=colour, linewidth=0.8)
+        axes[0].plot([row.cosine_low, row.cosine_high], [height, height], color=colour,
+                     linewidth=3.0, alpha=0.5, solid_capstyle="butt")  # fmt: skip
+        axes[0].plot(row.cosine, height, "o", color=colour)
+        if row.drop is not None:
+            axes[1].plot([row.drop_low, row.drop_high], [height, height], color=colour)
+            axes[1].plot(row.drop, height, "s", color=colour)
+    names = [wrapped(f"{look.name(row.encoder)}: {row.change}", _LABEL_MM, 6.5) for row in ordered]
+    axes[0].set_yticks(range(len(ordered)), names)
+    axes[0].set_ylim(-0.6, len(ordered) - 0.4)
+    axes[0].set_xlabel("Cosine of a patch to itself changed; thin line to the 5% quantile")
+    if probed:
+        axes[1].axvline(0, color=GREY, linewidth=0.7, zorder=0)
+        axes[1].set_xlabel("AUROC of a probe on changed less on unchanged patches")
+    for one in axes:
+        one.tick_params(axis="y", length=0)
+        one.spines["left"].set_visible(False)
+    title = (f"{rows[0].patches} patches, changes of strength {rows[0].strength:g}, "
+             "95% intervals over slides")  # fmt: skip
+    figure.suptitle(wrapped(title, DOUBLE_MM - 4, 7.5))
+    return Drawn(figure, [row.as_dict() for row in rows])
