@@ -288,15 +288,19 @@ def _described(one: Series, pool: _Pool, column: str, level: str, metric: str) -
 def _too_few(predictions: Predictions, inside: Bools, who: str = "") -> str:
     """Why a level cannot be tested; empty where it can."""
     target = predictions.target[inside]
-    who = f"{who} " if who else ""
     if predictions.kind == "regression":
-        return "" if len(target) >= LEAST else f"{who}{len(target)} cases, fewer than {LEAST}"
-    if predictions.kind == "survival":
-        events = int((target[:, 0] > 0).sum())
-        return "" if events >= LEAST else f"{who}{events} events, fewer than {LEAST}"
-    sizes = {name: int((target == at).sum()) for at, name in enumerate(predictions.classes)}
-    name, size = min(sizes.items(), key=lambda pair: pair[1])
-    return "" if size >= LEAST else f"{who}{size} cases of {name}, fewer than {LEAST}"
+        size = len(target)
+        what = "case" if size == 1 else "cases"
+    elif predictions.kind == "survival":
+        size = int((target[:, 0] > 0).sum())
+        what = "event" if size == 1 else "events"
+    else:
+        sizes = {name: int((target == at).sum()) for at, name in enumerate(predictions.classes)}
+        name, size = min(sizes.items(), key=lambda pair: pair[1])
+        what = f"case of {name}" if size == 1 else f"cases of {name}"
+    if size >= LEAST:
+        return ""
+    return f"{who} {size} {what}, fewer than {LEAST}".lstrip()
 
 
 def _measured(row: LevelRow, pool: _Pool, inside: Bools, resampler: Resampler) -> LevelRow:

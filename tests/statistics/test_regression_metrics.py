@@ -8,8 +8,9 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import mean_absolute_error, r2_score
 
 from spade_bench.errors import ConfigError, DataError
+from spade_bench.report.values import Values, single
 from spade_bench.statistics.evaluate import bounds, chance, direction, evaluate, strata
-from spade_bench.statistics.intervals import case_weights
+from spade_bench.statistics.intervals import case_weights, resampled
 from spade_bench.statistics.regression_metrics import REGRESSION_METRICS, regression_score_many
 
 REFERENCE = {
@@ -83,3 +84,18 @@ def test_unknown_names_and_numbers_that_are_none_are_refused() -> None:
         regression_score_many("auroc", np.arange(3.0), np.zeros((3, 1)))
     with pytest.raises(DataError, match="NaN"):
         regression_score_many("mae", np.arange(3.0), np.full((3, 1), np.nan))
+
+
+@pytest.mark.parametrize(("name", "truth"), [("pearson", 0.5), ("r2", 0.25), ("mae", 0.691)])
+def test_intervals_cover_with_thirty_cases(name: str, truth: float) -> None:
+    """The best linear prediction at a correlation of one half; nominal 95%, 80 cohorts."""
+    rng, covered = np.random.default_rng(0), 0
+    weights = case_weights(np.zeros(30, dtype=np.int64), n_boot=300)
+    for _ in range(80):
+        value = rng.normal(size=30)
+        said = 0.5 * (0.5 * value + np.sqrt(0.75) * rng.normal(size=30))
+        plain, boot = resampled(name, value, [said[:, None]], weights)
+        found = single(Values(((0, -1),), plain, boot, True, 10, 30, value, None, 30, 30), name)
+        assert found is not None
+        covered += found.low <= truth <= found.high
+    assert covered >= 70

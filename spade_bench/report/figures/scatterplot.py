@@ -71,6 +71,7 @@ def _draw(shown: Sequence[Series], resampler: Resampler, look: Look) -> Drawn:
     low, high = float(values.min()), float(values.max())
     room = 0.04 * ((high - low) or 1.0)
     ends = (low - room, high + room)
+    unit = _unit(shown[0].task)
     numbers: list[dict[str, Any]] = []
     for axes, one, (cases, truth, said) in zip(grid, shown, found, strict=False):
         axes.plot(ends, ends, color=GREY, linewidth=0.7, zorder=0)
@@ -78,18 +79,25 @@ def _draw(shown: Sequence[Series], resampler: Resampler, look: Look) -> Drawn:
         axes.set_xlim(*ends)
         axes.set_ylim(*ends)
         axes.set_aspect("equal")
-        axes.set_xlabel("True value")
+        axes.set_xlabel(f"True value{unit}, a dot per test case")
         axes.set_title(f"{look.name(one.encoder)}\n{_numbers(one, resampler)}")
         numbers += [
             {"task": one.task, "head": one.head, "protocol": one.protocol, "encoder": one.encoder,
              "name": look.name(one.encoder), "case_id": case, "value": value, "predicted": mean}
             for case, value, mean in zip(cases, truth, said, strict=True)
         ]  # fmt: skip
-    grid[0].set_ylabel("Mean predicted value")
+    grid[0].set_ylabel(f"Predicted value{unit}")
     width = SINGLE_MM if len(grid) == 1 else DOUBLE_MM
-    title = f"{described(shown)}: predicted against true values, a dot per test case"
-    figure.suptitle(wrapped(title, width - 4, 7.5))
+    figure.suptitle(wrapped(described(shown), width - 4, 7.5))
     return Drawn(figure, numbers)
+
+
+def _unit(task: str) -> str:
+    """The unit that the task's card names, in brackets behind a space; empty where none is."""
+    from spade_bench.registry import tasks
+
+    unit = tasks.get(task).card.measured_in if task in tasks.names() else ""
+    return f" ({unit})" if unit else ""
 
 
 def _numbers(one: Series, resampler: Resampler) -> str:
