@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from spade_bench.errors import UserError
 from spade_bench.keywords import check_keywords, says_keywords
+from spade_bench.robustness.verb import robustness
 from spade_bench.surroundings import left_unchanged
 from spade_bench.types import Bag, FeatureEncoder, LoadOptions, PatchEncoder, SlideEncoder
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from spade_bench.explain.slidemap import SlideMap
     from spade_bench.extraction import EncoderSource, PatchGroup, Summary
     from spade_bench.report.loadedresults import Results
-    from spade_bench.robustness.measuring import Robustness
     from spade_bench.workspace import Workspace
 
     Encoder = PatchEncoder | FeatureEncoder | SlideEncoder
@@ -361,6 +361,7 @@ def explain(
     *,
     features: Any = None,
     slides: Source | None = None,
+    patches: Source | None = None,
     slide_id: str | None = None,
     cases: str | Sequence[str] | None = None,
     encoder: str | None = None,
@@ -385,6 +386,7 @@ def explain(
         features: A folder; of a model also bags or an AnnData; of a run also a mapping of encoder
             -> folder, or None for the folders that it had.
         slides: Folder of slides to draw maps on, for several.
+        patches: Instead, the folder of patch images that `extract --patches` was given.
         slide_id: One slide by its name; None takes the name of the file.
         cases: Cases, or slides; None maps all, of a run those that were held out.
         encoder: Which encoder of a run, where there are several; likewise the next four.
@@ -418,6 +420,7 @@ def explain(
         cases=[cases] if isinstance(cases, str) else cases,
         features=features,
         slides=None if slides is None else Path(slides),
+        patches=None if patches is None else Path(patches),
         table=None if table is None else Path(table),
         weights=weights,
         device=device,
@@ -485,51 +488,6 @@ def pretrain(
         return None
     loaded: FeatureEncoder = load_encoder("spade", weights=folder, device=device)
     return loaded
-
-
-@says_keywords
-def robustness(
-    encoders: Any,
-    *,
-    table: Any = None,
-    features: Any = None,
-    task: Any = None,
-    by: str = "site",
-    points: str = "slides",
-    per_slide: int = 30,
-    k: int | None = None,
-    weights: Any = None,
-    workspace: Source | Workspace | None = None,
-    **settings: Any,
-) -> Robustness:
-    """Measure how far class beats centre in the features of encoders, with their controls.
-
-    Args:
-        encoders: As for `evaluate`; of a PathoROB data set labels of your own.
-        table: Cohort table with classes and centres, or the csv of a PathoROB data set.
-        features: As for `evaluate`; of a PathoROB data set the folder of npz files.
-        task: Task whose classes count; None takes the labels of the table.
-        by: Column of the centre, such as a scanner.
-        points: `slides`, or `patches`, of which a sample is taken.
-        per_slide: Most patches of a slide.
-        k: Number of neighbours; None for 11, or fewer where there are few points.
-        weights: As for `evaluate`.
-        workspace: As for `evaluate`.
-        **settings: Fields of `EvaluationSettings` such as `controls=False`, `seed=1`.
-
-    Returns:
-        Indices, margins, probes and paired differences: see `to_dataframe`, `differences`, `plot`.
-
-    Raises:
-        UserError: When class and centre are not crossed, or what is given does not fit together.
-        DataError: When table or features cannot be used.
-    """
-    from spade_bench.robustness.measuring import Question, measure_given
-
-    given = {"table": table, "features": features, "task": task, "weights": weights}
-    question, space = Question(by, points, per_slide, k), _workspace(workspace)
-    with left_unchanged():
-        return measure_given(encoders, question, space, given, settings)
 
 
 @says_keywords

@@ -143,28 +143,36 @@ def _explain(start: float) -> None:
     maps(
         out=Path("maps"),
         slides=Path("data/slides"),
-        case=_first_cases(2),
+        case=_cases_to_map(),
         viewer=True,
         geojson=True,
         top=20,
     )
 
 
-def _first_cases(n: int) -> list[str]:
-    """Cases with the planted regions, the first of the table."""
+def _cases_to_map() -> list[str]:
+    """The first case with the planted regions, and the one of them that is predicted worst."""
     from spade_bench.cohorts.tables import read_table
     from spade_bench.regions.regionfiles import find_regions, read_regions
+    from spade_bench.report.loadedresults import Results
+    from spade_bench.report.page.hardcases import hard_cases
 
-    outlined = find_regions(Path("data/regions"))
+    files = find_regions(Path("data/regions"))
     table = read_table(Path("data/tables/sim_subtype.csv"))
-    chosen: list[str] = []
-    for case_id, slide_id in zip(table["case_id"], table["slide_id"], strict=True):
-        if slide_id in outlined and case_id not in chosen:
-            if _PLANTED in read_regions(outlined[slide_id], slide_id=slide_id).labels:
-                chosen.append(case_id)
-            if len(chosen) == n:
-                break
-    return chosen
+    outlined = [
+        case_id
+        for case_id, slide_id in zip(table["case_id"], table["slide_id"], strict=True)
+        if slide_id in files and _PLANTED in read_regions(files[slide_id], slide_id=slide_id).labels
+    ]
+    results = Results([Path("runs")])
+    listed = [
+        case.case_id
+        for cases in hard_cases(results.series, results.resampler)
+        if cases.task == "sim_subtype"
+        for case in cases.cases
+    ]
+    worst = [case for case in listed if case in outlined]
+    return list(dict.fromkeys([*outlined[:1], *worst[:1], *outlined[1:2]]))[:2]
 
 
 def _step(start: float, what: str) -> None:

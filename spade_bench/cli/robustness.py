@@ -241,9 +241,10 @@ def _print(found: Robustness) -> None:
         console.table("", ("a", "b", "difference [95% interval]", "p", "p Holm"), rows, 2)
     console.paragraph(
         "margin: similarity to the nearest of the same class elsewhere less that to the nearest of "
-        "another class at the same centre; clusters: adjusted Rand index with the class less that "
-        f"with the centre; AUROC of linear probes over five folds of cases, of the classes, and of "
-        f"the {len(first.centre_probe.values)} centres with 10 cases or more"
+        "another class at the same centre, in standard deviations of similarity; clusters: "
+        "adjusted Rand index with the class less that with the centre; AUROC of linear probes over "
+        "five folds of cases, of the classes, and of the "
+        f"{len(first.centre_probe.values)} centres with 10 cases or more"
     )
     print_legend([flag for row in found.rows for flag in row.flags])
 

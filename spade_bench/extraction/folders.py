@@ -13,7 +13,13 @@ from spade_bench import console, files
 from spade_bench.errors import DataError, UserError, name_some
 from spade_bench.extraction.outputs import check_width
 from spade_bench.features.bags import find_bags, source_hash
-from spade_bench.features.identity import ATTRIBUTE, identity_of, stored_identity, with_base
+from spade_bench.features.identity import (
+    ATTRIBUTE,
+    Identity,
+    identity_of,
+    stored_identity,
+    with_base,
+)
 from spade_bench.types import EncoderCard
 
 __all__ = ["EncodedFolder", "over_bags"]
@@ -80,29 +86,22 @@ def over_bags(
     skipped: dict[str, Path] = {}
     changed: list[str] = []
     remade: Counter[str] = Counter()
-    made_by = identity_of(encoder)
     said = {f"recipe_{name}": str(value) for name, value in recipe.items()}
+    made_by = identity_of(encoder)
     with console.progress(f"encode {card.name}", total=len(bags), unit=unit) as bar:
         for slide_id, source in bags.items():
-            target, content = targets[slide_id], source_hash(source)
-            key = files.hash_obj({**recipe, "source": content})
-            before, identity = _made_from(target), with_base(made_by, stored_identity(source))
-            stored = stored_identity(target)
-            changes = () if stored is None else stored.differences(identity)
-            current = before.get("recipe") == key and not changes
-            lacking = lacks(target) if current and lacks is not None else ""
-            if current and not lacking:
+            target = targets[slide_id]
+            state = _state(source, target, recipe, with_base(made_by, stored_identity(source)))
+            lacking = lacks(target) if state.is_current and lacks is not None else ""
+            if state.is_current and not lacking:
                 skipped[slide_id] = target
             else:
-                if lacking:
-                    remade[lacking] += 1
-                elif before.get("source_hash", content) != content:
+                if state.source_changed:
                     changed.append(slide_id)
-                elif before:
-                    remade["; ".join(changes) or "other settings"] += 1
+                elif lacking or state.difference:
+                    remade[lacking or state.difference] += 1
                 try:
-                    attrs = {"recipe": key, "source_hash": content, ATTRIBUTE: identity.to_json()}
-                    write(source, target, {**said, **attrs})
+                    write(source, target, {**said, **state.attrs})
                     written[slide_id] = target
                 except (UserError, OSError) as error:
                     if isinstance(error, OSError) and error.errno in _FOR_ALL:
@@ -112,6 +111,37 @@ def over_bags(
             bar.advance(note=slide_id)
     _say_made_again(changed, remade)
     return EncodedFolder(written, skipped, tuple(failed))
+
+
+@dataclass(frozen=True)
+class _State:
+    """How a file stands to what would be written now.
+
+    Attributes:
+        attrs: What a file written now says of its making.
+        is_current: Whether the file says the same.
+        source_changed: Whether it was made from another content of its source.
+        difference: What else made it, in words; empty where it is current or there is no file.
+    """
+
+    attrs: dict[str, str]
+    is_current: bool
+    source_changed: bool
+    difference: str
+
+
+def _state(source: Path, target: Path, recipe: Mapping[str, Any], identity: Identity) -> _State:
+    """Compare what made a file with what would make it now."""
+    content = source_hash(source)
+    key = files.hash_obj({**recipe, "source": content})
+    attrs = {"recipe": key, "source_hash": content, ATTRIBUTE: identity.to_json()}
+    before, stored = _made_from(target), stored_identity(target)
+    changes = () if stored is None else stored.differences(identity)
+    is_current = before.get("recipe") == key and not changes
+    source_changed = not is_current and before.get("source_hash", content) != content
+    other = bool(before) and not is_current and not source_changed
+    difference = ("; ".join(changes) or "other settings") if other else ""
+    return _State(attrs, is_current, source_changed, difference)
 
 
 def _say_made_again(changed: Sequence[str], remade: Mapping[str, int]) -> None:

@@ -360,8 +360,8 @@ def read_levels(
         DataError: When no table is where the run had it, or none has the column.
     """
     from spade_bench.cohorts.tables import read_table
-    from spade_bench.report.runsettings import stored_settings
     from spade_bench.results.cohortfiles import read_cohorts
+    from spade_bench.results.runsettings import stored_settings
 
     found: dict[str, dict[str, str]] = {}
     looked: list[str] = []

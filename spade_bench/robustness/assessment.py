@@ -31,7 +31,7 @@ _PROBED: tuple[Literal["class", "centre"], ...] = ("class", "centre")
 @dataclass(frozen=True)
 class Margins:
     """Margins of usable anchors: similarity to the nearest point of their class at another centre
-    less that to the nearest of another class at their centre.
+    less that to the nearest of another class at their centre, in standard deviations of similarity.
 
     Attributes:
         mean: Their mean.

@@ -264,7 +264,8 @@ def _other_stain(image: Images, strength: float, rng: np.random.Generator) -> Im
     scale = rng.uniform(1 - strength, 1 + strength, 3)
     shift = rng.uniform(-strength, strength, 3) * stains.std(axis=(0, 1))
     rgb = hed2rgb(stains * scale + shift)  # (h, w, 3) in 0..1
-    return np.clip(np.rint(255 * rgb), 0, 255).astype(np.uint8)
+    changed: Images = np.clip(np.rint(255 * rgb), 0, 255).astype(np.uint8)
+    return changed
 
 
 def _other_scanner(image: Images, strength: float, rng: np.random.Generator) -> Images:
@@ -277,4 +278,5 @@ def _other_scanner(image: Images, strength: float, rng: np.random.Generator) -> 
     x = x * rng.uniform(1 - strength / 4, 1 + strength / 4, 3)
     blurred = gaussian_filter(x, (1.0, 1.0, 0.0))  # (h, w, 3)
     x = x + rng.uniform(-1, 1) * min(1.0, 4 * strength) * (x - blurred)
-    return np.clip(np.rint(255 * x), 0, 255).astype(np.uint8)
+    changed: Images = np.clip(np.rint(255 * x), 0, 255).astype(np.uint8)
+    return changed

@@ -80,14 +80,15 @@ def _draw(
     left.set_xlabel(f"Robustness index (k = {ordered[0].k}), 95% interval over cases")
     right.axvline(0, color=GREY, linewidth=0.7, zorder=0)
     centre = points.by.replace("_", " ")
-    right.set_xlabel(f"Margin: cosine to own class elsewhere less other class at own {centre}")
+    right.set_xlabel(f"Margin (SD): own class elsewhere less other class at the {centre}")
     for axes in (left, right):
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
     marks = left_out_of({"simulated"} if simulated else ())
     title = (
         f"{ordered[0].anchors} of {ordered[0].points} {points.kind} are usable anchors, "
-        f"{len(points.labels)} classes at {len(points.centres)} centres ({points.by}){marks}"
+        f"{len(points.labels)} classes at {len(points.centres)} centres by "
+        f"{points.by.replace('_', ' ')}{marks}"
     )
     figure.suptitle(wrapped(title, DOUBLE_MM - 4, 7.5))
     return Drawn(figure, [_number(row) for row in reversed(ordered)])

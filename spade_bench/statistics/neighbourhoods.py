@@ -37,7 +37,8 @@ class Neighbourhoods:
         other_same: (n,) OS: how many are of the second.
         expected: (n, 2) how many of each there would be, were the k neighbours drawn at random.
         margin: (n,) similarity to the nearest of the first kind less that to the nearest of the
-            second; NaN where a point is not usable.
+            second, over the standard deviation of all similarities, because features of one encoder
+            lie closer together than those of another; NaN where a point is not usable.
         k: Number of neighbours.
     """
 
@@ -93,11 +94,14 @@ def neighbourhoods(x: Floats, label: Ints, centre: Ints, group: Ints, k: int) ->
     counts = np.zeros((2, n), dtype=np.int64)
     there = np.zeros((2, n), dtype=np.int64)
     margin = np.full(n, np.nan)
+    sums = np.zeros(3)  # of how many similarities, of them, and of their squares
     rows = max(1, _BLOCK_BYTES // (8 * n))
     for start in range(0, n, rows):
         at = slice(start, start + rows)
         similar = z[at] @ z.T  # (b, n)
         out = group[at, None] == group  # (b, n)
+        told = similar[~out]
+        sums += (len(told), told.sum(), (told**2).sum())
         similar[out] = -np.inf
         nearest = np.argpartition(-similar, k - 1, axis=1)[:, :k]  # (b, k)
         same_label, same_centre = label[at, None] == label, centre[at, None] == centre  # (b, n)
@@ -111,6 +115,8 @@ def neighbourhoods(x: Floats, label: Ints, centre: Ints, group: Ints, k: int) ->
         apart = np.full(len(both), np.nan)  # (b,)
         np.subtract(best[0], best[1], out=apart, where=both)
         margin[at] = apart
+    spread = float(np.sqrt(max(sums[2] / sums[0] - (sums[1] / sums[0]) ** 2, 1e-30)))
+    margin /= spread
     expected = (k * there / others).T  # (n, 2)
     usable = (there[0] > 0) & (there[1] > 0)  # (n,)
     return Neighbourhoods(usable, counts[0], counts[1], expected, margin, k)

@@ -29,10 +29,11 @@ def _world(n: int = 120, class_effect: float = 0.0, centre_effect: float = 0.0, 
 def _by_hand(x, label, centre, group, k):
     """The definition, point by point."""
     so = os = 0
-    margins = []
+    margins, every = [], []
     for i in range(len(x)):
         others = [j for j in range(len(x)) if group[j] != group[i]]
         cosine = {j: x[i] @ x[j] / (np.linalg.norm(x[i]) * np.linalg.norm(x[j])) for j in others}
+        every += cosine.values()
         first = [j for j in others if label[j] == label[i] and centre[j] != centre[i]]
         second = [j for j in others if label[j] != label[i] and centre[j] == centre[i]]
         if not first or not second:
@@ -42,7 +43,7 @@ def _by_hand(x, label, centre, group, k):
         so += len(set(nearest) & set(first))
         os += len(set(nearest) & set(second))
         margins.append(max(cosine[j] for j in first) - max(cosine[j] for j in second))
-    return so / (so + os), np.array(margins)
+    return so / (so + os), np.array(margins) / np.std(every)
 
 
 @pytest.mark.parametrize("k", [1, 5, 20])
@@ -98,6 +99,14 @@ def test_shuffled_centres_take_a_site_effect_away() -> None:
     moved = rng.permutation(centre[::2]).repeat(2)  # whole cases go to another centre
     found = neighbourhoods(x, label, moved, group, 11)
     assert found.index == pytest.approx(found.chance, abs=0.05)
+
+
+def test_margins_do_not_depend_on_what_all_points_share() -> None:
+    """Far from the origin all cosines are near one; margins keep their size."""
+    x, label, centre, group = _world(100, 2.0)
+    near = neighbourhoods(x, label, centre, group, 5).margin
+    far = neighbourhoods(x + 100.0, label, centre, group, 5).margin
+    assert np.nanstd(far) > 0.3 * np.nanstd(near)
 
 
 def test_only_directions_count() -> None:
