@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from spade_bench.errors import UserError
 from spade_bench.keywords import check_keywords, says_keywords
+from spade_bench.robustness.verb import robustness
 from spade_bench.surroundings import left_unchanged
 from spade_bench.types import Bag, FeatureEncoder, LoadOptions, PatchEncoder, SlideEncoder
 
@@ -43,6 +44,7 @@ __all__ = [
     "pretrain",
     "read_features",
     "read_spots",
+    "robustness",
 ]
 
 _OF_RUNS = ("protocol", "controls", "permutations", "splits", "keep_heads")

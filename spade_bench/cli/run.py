@@ -67,8 +67,8 @@ def run(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="few-shot, cv or external. Default: few-shot; external with --test-table; the "
-            "published splits' own."
+            help="few-shot, cv, external or leave-site-out. Default: few-shot; external with "
+            "--test-table; the published splits' own."
         ),
     ] = None,
     shots: Annotated[
@@ -86,6 +86,13 @@ def run(
     group_by_site: Annotated[
         bool | None,
         typer.Option("--group-by-site", help="cv: keep the cases of a site on one side."),
+    ] = None,
+    preserve_sites: Annotated[
+        bool | None,
+        typer.Option(
+            "--preserve-sites",
+            help="cv: keep sites whole and spread the classes evenly over folds, by search.",
+        ),
     ] = None,
     select: Annotated[
         bool | None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from spade_bench import workspace as ws
@@ -29,7 +29,7 @@ from spade_bench.features.cache import check_cache_mode
 from spade_bench.features.slideids import check_match
 from spade_bench.registry import encoders as registered
 from spade_bench.registry import heads as known_heads
-from spade_bench.registry import suggest
+from spade_bench.registry import kinds, suggest
 from spade_bench.tasks.protocols import PROTOCOLS
 
 __all__ = ["check_names", "encoder_names", "resolve"]
@@ -96,9 +96,7 @@ def _protocol_of(settings: EvaluationSettings) -> str:
 
 
 def _tasks(settings: EvaluationSettings, workspace: ws.Workspace | None) -> tuple[TaskRequest, ...]:
-    if "*" in settings.tables and len(set(settings.tasks)) > 1:
-        raise UserError("one table for several tasks", where="--table", fix="Write TASK=CSV")
-    requests = []
+    requests: list[TaskRequest] = []
     for name in dict.fromkeys(settings.tasks):
         names = task_names(name)
         requests.append(
@@ -111,7 +109,29 @@ def _tasks(settings: EvaluationSettings, workspace: ws.Workspace | None) -> tupl
                 columns=_columns(settings),
             )
         )
+    if "*" in settings.tables and len(requests) > 1:
+        _check_targets(requests)
     return tuple(requests)
+
+
+def _check_targets(requests: Sequence[TaskRequest]) -> None:
+    """Refuse several tasks of one table that would all read the same column.
+
+    Raises:
+        UserError: Naming two of them.
+    """
+    owners: dict[tuple[str, str], str] = {}
+    for request in requests:
+        survival = kinds.get(request.card.kind).card.head_kind == "survival"
+        column = request.card.event_column or "event" if survival else request.card.label_column
+        first = owners.setdefault((str(request.table), column), request.card.name)
+        if first != request.card.name:
+            raise UserError(
+                f"one table for several tasks: {first} and {request.card.name} both read its "
+                f"column {column}",
+                where="--table",
+                fix="Write TASK=CSV, or give each task's card its own label_column",
+            )
 
 
 def _columns(settings: EvaluationSettings) -> dict[str, str]:

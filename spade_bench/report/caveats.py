@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from spade_bench.report.values import Resampler
     from spade_bench.statistics.intervals import Interval
 
-__all__ = ["PERMUTATIONS", "caveats", "known", "off_chance", "speaks_of"]
+__all__ = ["PERMUTATIONS", "caveats", "ece_note", "known", "off_chance", "speaks_of"]
 
 PERMUTATIONS = "permutations:"
 """Flag of the control with permuted labels: how often those of each training set were shuffled."""
@@ -20,6 +20,7 @@ _SPEAKS_OF = {
     "cv": "over folds, corrected for shared training cases",
     "fold models": "over models and held-out cases, for these training cases",
     "ensemble": "over held-out cases, for these training cases",
+    "leave-site-out": "over sites, corrected for shared training cases",
     "external": "over fits and cases, for these training cases",
     "overall": "over tasks and cases, for these training cases",
 }
@@ -89,6 +90,30 @@ def off_chance(series: Series, metric: str, interval: Interval, resampler: Resam
         f"({level:.3g}): something other than the labels may leak, "
         f"{'1 permutation' if n == 1 else f'{n} permutations'} may be too few (--permutations N), "
         "or this is the one such interval in 20 that misses by accident."
+    )
+
+
+def ece_note(series: Series, metric: str, resampler: Resampler) -> str:
+    """Say what a calibration error would be of calibrated probabilities; nothing of other metrics.
+
+    Args:
+        series: Any series with finished rows.
+        metric: One of its metrics.
+        resampler: Reads predictions.
+    """
+    import numpy as np
+
+    from spade_bench.statistics.calibration import ECE_BINS, ece_of_calibrated
+
+    if metric != "ece" or series.control:
+        return ""
+    of_rows = [resampler.predictions(row) for row in series.rows]
+    floor = float(np.mean([ece_of_calibrated(one.target, one.scores) for one in of_rows]))
+    shot = f", k={series.k_shot}" if series.k_shot else ""
+    return (
+        f"{series.encoder} with {series.head} on {series.task} ({series.protocol}{shot}): "
+        f"calibrated probabilities would show an ece of {floor:.3f} by chance, in {ECE_BINS} bins "
+        f"of equally many of {len(of_rows[0].target)} cases."
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from spade_bench.escaping import csv_cell
-from spade_bench.report.caveats import caveats, known, off_chance, speaks_of
+from spade_bench.report.caveats import caveats, ece_note, known, off_chance, speaks_of
 from spade_bench.report.series import Series
 from spade_bench.report.values import Resampler
 
@@ -119,7 +119,12 @@ def leaderboard(
                     flags=(*one.flags, *warnings, *status(one), *of_metric),
                     condition=one.condition,
                     tested_on=one.tested_on,
-                    note=off_chance(one, metric, interval, resampler) if interval else "",
+                    note=(
+                        off_chance(one, metric, interval, resampler)
+                        or ece_note(one, metric, resampler)
+                        if interval
+                        else ""
+                    ),
                     control=one.control,
                     control_of=one.control_of,
                 )

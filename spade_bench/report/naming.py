@@ -106,7 +106,9 @@ def head_title(name: str) -> str:
 
 def protocol_title(name: str) -> str:
     """Return what a protocol is called in print."""
-    return {"cv": "cross-validation", "external": "external test"}.get(name, name)
+    titles = {"cv": "cross-validation", "external": "external test",
+              "leave-site-out": "leave one site out"}  # fmt: skip
+    return titles.get(name, name)
 
 
 def task_title(name: str) -> str:

@@ -179,7 +179,7 @@ def cautions(results: ResultsView, rows: Sequence[ReportRow]) -> list[Caution]:
     if any("leaky" in flag for flag in flags):
         detail = "Cases stand on both sides of the given splits: the numbers are too good."
         out.append(Caution("Leaky splits", detail))
-    out += [Caution("Control off chance", row.note) for row in rows if row.note]
+    out += [Caution("Control off chance", row.note) for row in rows if row.note and row.control]
     failed = sum(len(one.failed) for one in results.series)
     if failed:
         detail = "The section What is missing lists them with their errors."

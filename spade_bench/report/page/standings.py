@@ -182,7 +182,8 @@ def _arranged(lines: Mapping[_LineKey, Line], metric: str, shot: int) -> list[Li
 
 def _about(rows: Sequence[ReportRow], way: str) -> str:
     cases, n = max(row.n_cases for row in rows), max(row.n_draws for row in rows)
-    one = {"cv": "fold", "fold models": "fold model", "ensemble": "ensemble", "external": "fit"}
+    one = {"cv": "fold", "fold models": "fold model", "ensemble": "ensemble", "external": "fit",
+           "leave-site-out": "site"}  # fmt: skip
     what = one.get(way, "draw")
     made = f"1 {what}" if n == 1 else f"mean of {n} {what}s"
     elsewhere = "/".join(sorted({row.tested_on for row in rows} - {""}))
