@@ -138,7 +138,7 @@ def extract(
         slides: A slide, a folder of slides, or a list of slides.
         encoder: Name of a patch encoder, one that is loaded, or a source that several calls share.
         out: Folder to write; None extracts one slide into memory.
-        hest: Instead of slides, a folder in HEST-1k layout.
+        hest: Instead of slides, a folder in HEST-1k layout, or a task folder of HEST-Bench.
         manifest: Instead of slides, a manifest csv of sections.
         patches: Instead of slides, a folder of patch images, or such images grouped already.
         group_by: How patch images make slides; see `spade-bench extract --help`.
@@ -578,6 +578,11 @@ def _check_one_input(inputs: Sequence[Any]) -> None:
 
 
 def _samples(hest: Source | None, manifest: Source | None) -> Any:
+    from spade_bench.cohorts.published.hestbench import is_bench_task, read_sections
     from spade_bench.spatial import read_hest, read_manifest
 
-    return read_manifest(Path(manifest)) if manifest is not None else read_hest(Path(hest or "."))
+    if manifest is not None:
+        return read_manifest(Path(manifest))
+    folder = Path(hest or ".")
+    # A task folder of HEST-Bench has its patches cut already.
+    return read_sections(folder).samples if is_bench_task(folder) else read_hest(folder)

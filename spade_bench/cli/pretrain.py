@@ -42,6 +42,13 @@ def pretrain(
         Path | None,
         typer.Option(help="Bulk expression, cases x genes, for tangle: csv, parquet or h5ad."),
     ] = None,
+    exclude_task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="hest:PATH: leave out the sections of this task of expression, and all others of "
+            "their patients, so that the model can be run on it. May be repeated."
+        ),
+    ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Weights of the base encoder: file or folder.")
     ] = None,
@@ -80,7 +87,8 @@ def pretrain(
     if config is not None and named_config("pretrain", config).get("method"):
         only_spade = {"--hest": hest, "--manifest": manifest, "--spaceranger": spaceranger,
                       "--xenium": xenium,
-                      "--experts": experts, "--scan-k": scan_k, "--weights": weights}  # fmt: skip
+                      "--experts": experts, "--scan-k": scan_k, "--weights": weights,
+                      "--exclude-task": exclude_task}  # fmt: skip
         if refused := [name for name, value in only_spade.items() if value]:
             raise UserError(f"{', '.join(refused)} belongs to SPADE", where=f"--config {config}")
         tanglepipeline.pretrain_tangle(
@@ -103,6 +111,7 @@ def pretrain(
         manifest=manifest,
         spaceranger=spaceranger or (),
         xenium=xenium or (),
+        exclude_task=exclude_task or (),
         features=features,
         encoder=encoder,
         seed=seed,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spade_bench.registry import encoders
-from spade_bench.types import Cohort, EncoderCard, TaskCard
+from spade_bench.types import Cohort, EncoderCard, Episode, TaskCard
 
 __all__ = [
     "HEST_BENCH",
@@ -25,6 +25,7 @@ __all__ = [
     "cohort_sources",
     "contamination",
     "hest_bench_seen",
+    "leaks_of_fold",
     "provenance",
 ]
 
@@ -191,6 +192,37 @@ def hest_bench_seen(samples: Iterable[str]) -> dict[str, tuple[int, int]]:
         for task, names in HEST_BENCH.items()
     }
     return {task: count for task, count in counts.items() if count[0]}
+
+
+def leaks_of_fold(
+    seen: Provenance, fold: Episode, patient_of: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Flag an encoder that was trained on test sections of a fold, or on their patients.
+
+    Where the fold itself trains on other sections of a patient whom it tests, that the encoder has
+    seen them adds nothing.
+
+    Samples that trained it and are among the task's sections tell patients for certain, whatever
+    these are called; names that every study has, such as `Patient 1`, are otherwise no evidence.
+
+    Args:
+        seen: What it was trained on.
+        fold: Sections to train on and to test.
+        patient_of: Patient of every section of the task.
+
+    Returns:
+        `contamination:training-samples`, `contamination:training-patients`, both or nothing.
+    """
+    trained = {sample.casefold() for sample in seen.samples}
+    patients = {p.casefold() for p in seen.patients if not _COMMON_NAME.fullmatch(p.strip())}
+    patients |= {p.casefold() for name, p in patient_of.items() if name.casefold() in trained}
+    flags = []
+    if any(name.casefold() in trained for name in fold.test):
+        flags.append("contamination:training-samples")
+    new = {patient_of[name] for name in fold.test} - {patient_of[name] for name in fold.train}
+    if any(patient.casefold() in patients for patient in new):
+        flags.append("contamination:training-patients")
+    return tuple(flags)
 
 
 def _from_training(seen: Provenance, cohort: Cohort) -> Iterable[str]:

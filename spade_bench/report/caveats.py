@@ -10,18 +10,28 @@ if TYPE_CHECKING:
     from spade_bench.report.values import Resampler
     from spade_bench.statistics.intervals import Interval
 
-__all__ = ["PERMUTATIONS", "caveats", "ece_note", "known", "off_chance", "speaks_of"]
+__all__ = ["OF_SECTIONS", "PERMUTATIONS", "PERMUTED", "caveats", "ece_note", "known",
+           "off_chance", "speaks_of"]  # fmt: skip
 
 PERMUTATIONS = "permutations:"
 """Flag of the control with permuted labels: how often those of each training set were shuffled."""
 
+PERMUTED = ("permuted-labels", "permuted-spots")
+"""Controls that bear the label of their encoder, trained on what was dealt anew."""
 
+OF_SECTIONS = ("official", "leave-one-patient-out", "leave-one-section-out")
+"""Protocols of expression, whose folds test sections."""
+_FEW_UNITS = 10
 _SPEAKS_OF = {
     "cv": "over folds, corrected for shared training cases",
     "fold models": "over models and held-out cases, for these training cases",
     "ensemble": "over held-out cases, for these training cases",
     "leave-site-out": "over sites, corrected for shared training cases",
     "external": "over fits and cases, for these training cases",
+    **dict.fromkeys(
+        ("official", "leave-one-patient-out"), "over patients, for these training sections"
+    ),
+    "leave-one-section-out": "over patients, or sections of one, for these training sections",
     "overall": "over tasks and cases, for these training cases",
 }
 
@@ -42,13 +52,19 @@ def caveats(series: Series, resampler: Resampler) -> tuple[str, ...]:
 
     `few-cases` below ten test cases or events of a class, `small-pool` for shots above a third of
     the pool, `same-draws` where all draws train on the same cases, `permutations:N` where labels
-    are permuted.
+    are permuted. Of expression `patients:N` below ten, `sections:N` where there is one patient,
+    and `constant-genes:N`, counted over folds.
     """
     from spade_bench.statistics.score_intervals import FEW_CASES
 
     if not series.rows:
         return ()
     out = []
+    if series.protocol in OF_SECTIONS:
+        units, what = resampler.units(series)
+        out = [f"{what}:{len(units)}"] if len(units) < _FEW_UNITS or what == "sections" else []
+        constant = sum(row.n.get("constant_genes") or 0 for row in series.rows)
+        return (*out, *((f"constant-genes:{constant}",) if constant else ()))
     if resampler.sizes(series)[0] < FEW_CASES:
         out.append("few-cases")
     if series.protocol == "few-shot":
@@ -74,7 +90,7 @@ def off_chance(series: Series, metric: str, interval: Interval, resampler: Resam
     """
     from spade_bench.statistics.evaluate import chance
 
-    if series.control != "permuted-labels":
+    if series.control != "permuted-labels":  # `permuted-spots` are dealt anew once a fold
         return ""
     level = chance(metric, _classes(series, resampler))
     if level is None or not (interval.low > level or interval.high < level):

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     from spade_bench.report.series import Series
     from spade_bench.report.values import Resampler
     from spade_bench.results import Predictions, Row
+    from spade_bench.results.spotpredictions import SpotPredictions
 
 __all__ = ["KINDS", "Results"]
 
 KINDS = ("curve", "cv", "dots", "heat", "ranks", "roc", "pr", "scatter", "calibration", "survival",
-         "forest")  # fmt: skip
+         "genes", "spots", "forest")  # fmt: skip
 """Pictures that :meth:`Results.plot` draws."""
 
 _NEEDED = {
@@ -41,6 +42,8 @@ _NEEDED = {
     "scatter": "Choose a task of measured values",
     "calibration": "Choose a task of two classes",
     "survival": "Choose a survival task",
+    "genes": "Choose a task of expression",
+    "spots": "Choose a task of expression and a head that looks at images",
 }
 _PLACE = ("encoder", "task", "head", "protocol", "k_shot", "draw", "fold")
 
@@ -115,7 +118,8 @@ class Results:
         Returns:
             Where the cell belongs, `case_id`, and for classes `label` and a column
             `score:CLASS` per class; for regression `value` and `predicted`; for survival
-            `event`, `duration_days` and `risk`.
+            `event`, `duration_days` and `risk`; for expression a row per spot and gene, with
+            `barcode`, `observed` and `predicted`.
 
         Raises:
             UserError: When a column is unknown or no cell has these values.
@@ -279,7 +283,9 @@ class Results:
             kind: `curve` (metric against shots), `cv` (folds), `dots` and `heat` (encoders x
                 tasks), `ranks` (mean ranks, and which no test tells apart), `roc`, `pr` and
                 `calibration` of binary tasks, `scatter` (predicted against true values),
-                `survival` (Kaplan-Meier curves by risk), or `forest` (a minus b on every task).
+                `survival` (Kaplan-Meier curves by risk), `genes` (genes ranked) and `spots`
+                (sections observed and predicted) of expression, or `forest` (a minus b on every
+                task).
             task: Which task, where there are several.
             head: Which head, where there are several.
             protocol: Which protocol, where there are several.
@@ -331,6 +337,7 @@ class Results:
             curves,
             foldplot,
             forest,
+            geneplots,
             grids,
             rankdiagram,
             rocpr,
@@ -365,6 +372,8 @@ class Results:
             "scatter": scatterplot.scatter_pictures,
             "calibration": calibration_plot.calibration_pictures,
             "survival": survival_plot.survival_pictures,
+            "genes": geneplots.gene_pictures,
+            "spots": geneplots.spot_pictures,
         }
         return of_series[kind](shown, self.resampler, look)
 
@@ -429,9 +438,33 @@ def _cell(row: Row, metrics: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _spots(spots: SpotPredictions, place: dict[str, Any]) -> pd.DataFrame:
+    """A row per spot and gene."""
+    import numpy as np
+    import pandas as pd
+
+    m, g = spots.observed.shape
+    sections = np.asarray(spots.sections, dtype=object)[spots.section]  # (m,)
+    table = pd.DataFrame(
+        {
+            "case_id": np.repeat(sections, g),
+            "patient_id": np.repeat(np.asarray(spots.patients, dtype=object)[spots.section], g),
+            "barcode": np.repeat(np.asarray(spots.barcodes, dtype=object), g),
+            "gene": np.tile(np.asarray(spots.genes, dtype=object), m),
+            "observed": spots.observed.ravel(),
+            "predicted": spots.predicted.ravel(),
+        }
+    )
+    for at, (name, value) in enumerate(place.items()):
+        table.insert(at, name, value)
+    return table
+
+
 def _cases(predictions: Predictions, place: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
+    if predictions.spots is not None:
+        return _spots(predictions.spots, place)
     table = pd.DataFrame({"case_id": list(predictions.case_ids)})
     if predictions.kind == "regression":
         table["value"] = predictions.target

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from spade_bench import console
 from spade_bench.report.bylevels import LevelRow
-from spade_bench.report.caveats import PERMUTATIONS, speaks_of
+from spade_bench.report.caveats import OF_SECTIONS, PERMUTATIONS, speaks_of
 from spade_bench.report.differences import Difference
 from spade_bench.report.flags import code, explain, shared
 from spade_bench.report.leaderboard import ReportRow
@@ -281,10 +281,12 @@ def _protocol(protocol: str, way: str, rows: Sequence[ReportRow]) -> str:
         "ensemble": ("ensemble", "ensembles"),
         "external": ("fit", "fits"),
         "leave-site-out": ("held-out part", "held-out parts"),
+        **dict.fromkeys(OF_SECTIONS, ("fold", "folds")),
     }.get(way, ("draw", "draws"))
     what = f"1 {one}" if n == 1 else f"mean of {n} {many}"
     cohort = "/".join(sorted({row.tested_on for row in rows} - {""}))
-    tested = f"{cases} test cases{f' of {cohort}' if cohort else ''}"
+    of_what = "sections" if protocol in OF_SECTIONS else "cases"
+    tested = f"{cases} test {of_what}{f' of {cohort}' if cohort else ''}"
     return f"{protocol}, {tested}, {what} [95% interval {speaks_of(way)}]"
 
 

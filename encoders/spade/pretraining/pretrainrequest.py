@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from spade_bench import config as settings_of
 from spade_bench import workspace as ws
+from spade_bench.encoders.spade.pretraining.prepare.gather import without_tasks
 from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
 
 __all__ = ["PretrainRequest", "resolve_request"]
@@ -50,6 +51,7 @@ def resolve_request(
     out: Place | None = None,
     device: str | None = None,
     workspace: ws.Workspace | None = None,
+    exclude_task: str | Sequence[str] = (),
 ) -> PretrainRequest:
     """Put together defaults < workspace < ``config`` < the other arguments and ``settings``.
 
@@ -67,6 +69,8 @@ def resolve_request(
         out: Output folder.
         device: `auto`, `cpu` or `cuda[:n]`.
         workspace: Fills in what is left out.
+        exclude_task: Tasks of expression (`hest:PATH`) whose sections, and all others of their
+            patients, are left out, so that the model can be evaluated on them.
 
     Raises:
         UserError: When data or output folder are not given, or a setting is unknown or wrong.
@@ -84,6 +88,9 @@ def resolve_request(
     }
     chosen = settings_of.merge(given, settings_of.nested(settings or {}))
     resolved = _settings(chosen, config, workspace)
+    if exclude_task:
+        tasks = [exclude_task] if isinstance(exclude_task, str) else list(exclude_task)
+        resolved = replace(resolved, samples=without_tasks(resolved.samples, tasks))
     if out is None and workspace is None:
         raise ws.need("the output folder", "--out DIR")
     if weights is None and workspace is not None and resolved.encoder in workspace.encoders:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spade_bench.errors import DataError
+from spade_bench.report.caveats import PERMUTED
 from spade_bench.report.differences import Difference, against_base, compare, summaries
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.naming import encoder_title
@@ -91,7 +92,7 @@ def compared_pairs(results: ResultsView, ranks: Sequence[OverallRow]) -> list[Pa
         controls = {
             one.encoder: one.control
             for one in results.series
-            if one.rows and one.control_of == a and one.control not in {"", "permuted-labels"}
+            if one.rows and one.control_of == a and one.control not in {"", *PERMUTED}
         }
         for b in sorted(controls.keys() - known - {a}):
             found = _differences(results, a, b)
