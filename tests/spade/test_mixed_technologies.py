@@ -138,8 +138,8 @@ def test_validation_is_stratified_and_shown_apart(
 
 def test_genes_are_predicted_from_spots_that_measure_them(trained: Path) -> None:
     model = SpadeModel.load(trained, device="cpu")
-    expression, names = training_spots(model, trained)
-    predictor = GenePredictor(model, expression, names)
+    spots = training_spots(model, trained)
+    predictor, names = GenePredictor(model, *spots), spots.samples
     own = next(gene for gene in model.genes if gene.startswith("X"))
     shared = next(gene for gene in model.genes if gene in WHOLE and gene in SMALL)
     foreign = next(gene for gene in model.genes if gene not in SMALL)

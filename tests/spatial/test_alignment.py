@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_sections import HE_UM, MORPHOLOGY_UM, SlideWriter, write_he_section
+from toy_sections import HE_UM, MORPHOLOGY_UM, SlideWriter, write_bundle, write_he_section
 
 import spade_bench as sb
 from spade_bench.spatial import StSample, read_manifest, read_section
@@ -51,6 +51,17 @@ def test_a_shifted_image_is_doubted_by_how_much(
         assert finding.fatal
         said = float(finding.text.split("by (")[1].split(",")[0])
         assert said == pytest.approx(shift, abs=50)
+
+
+def test_an_image_beside_several_bundles_is_of_none(
+    tmp_path: Path, write_slide: SlideWriter
+) -> None:
+    bundle = write_he_section(tmp_path / "x", write_slide, 0.0)
+    for path in bundle.glob("A_he_*"):
+        path.rename(tmp_path / path.name)
+    assert read_section(bundle).image is not None
+    write_bundle(tmp_path / "y")
+    assert read_section(bundle).image is None
 
 
 def test_what_fits_is_no_warning(

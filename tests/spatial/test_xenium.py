@@ -45,6 +45,18 @@ def test_every_generation_counts_as_pandas_does(version: int, tmp_path: Path) ->
     assert [f.kind for f in data.findings] == ["pseudo-spots"]  # totals are those of the summary
 
 
+def test_categories_tell_controls_where_nothing_else_does(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "x")
+    wanted = sb.read_spots(bundle)
+    table = transcripts().drop(columns="is_gene")
+    odd = table["codeword_category"] == "unassigned_codeword"
+    table.loc[odd, "feature_name"] = "LOOKSLIKEAGENE"
+    table.to_parquet(bundle / "transcripts.parquet")
+    found = sb.read_spots(bundle)
+    assert list(found.var_names) == list(wanted.var_names)
+    assert (found.X != wanted.X).nnz == 0
+
+
 def test_names_tell_controls_as_categories_do() -> None:
     assert all(is_control(name) for name in CONTROLS)
     assert not any(is_control(name) for name in (*GENES, "NEGR1", "BLNK", "ANTXR1", "DEPDC1"))

@@ -333,7 +333,7 @@ def _wanted(there: list[str], path: Path) -> list[str]:
             where=str(path),
             fix="Give the transcripts file that the instrument wrote",
         )
-    one = next((name for name in (_CATEGORY, _GENE) if name in there), None)
+    one = next((name for name in (_GENE, _CATEGORY) if name in there), None)
     return [*_COLUMNS, *([one] if one else [])]
 
 

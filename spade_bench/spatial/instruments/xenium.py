@@ -238,10 +238,14 @@ def _frame(alignment: Path, about: dict[str, Any]) -> ImageFrame:
 def _one(bundle: Path, suffixes: tuple[str, ...], ending: str) -> Path | None:
     """The one file of the bundle, or beside it, whose name without suffixes ends so.
 
+    Beside several bundles nothing is taken: it could be of any of them.
+
     Raises:
         DataError: When several do.
     """
-    for folder in (bundle, bundle.resolve().parent):
+    beside = bundle.resolve().parent
+    others = [one for one in beside.glob(f"*/{EXPERIMENT}") if one.parent != bundle.resolve()]
+    for folder in (bundle,) if others else (bundle, beside):
         found = [
             path
             for path in sorted(folder.iterdir())
