@@ -80,7 +80,8 @@ def _draw(
     left.set_xlabel(f"Robustness index (k = {ordered[0].k}), 95% interval over cases")
     right.axvline(0, color=GREY, linewidth=0.7, zorder=0)
     centre = points.by.replace("_", " ")
-    right.set_xlabel(f"Margin (SD): own class elsewhere less other class at the {centre}")
+    what = f"own class elsewhere less other class at own {centre}"
+    right.set_xlabel(f"Margin in SD of similarity:\n{what}")
     for axes in (left, right):
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
