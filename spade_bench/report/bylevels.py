@@ -308,27 +308,25 @@ def _measured(row: LevelRow, pool: _Pool, inside: Bools, resampler: Resampler) -
     import numpy as np
 
     from spade_bench.statistics.evaluate import strata
-    from spade_bench.statistics.intervals import case_weights
+    from spade_bench.statistics.intervals import case_weights, paired_interval
 
     outside = (pool.level != "") & ~inside  # (n,)
     # Every class keeps its size within the level and outside of it.
-    groups = 3 * strata(pool.predictions.target) + np.where(inside, 0, np.where(outside, 1, 2))
+    classes = strata(pool.predictions.target)  # (n,)
+    groups = 3 * classes + np.where(inside, 0, np.where(outside, 1, 2))
     weights = case_weights(groups, resampler.n_boot, resampler.seed, pool.predictions.patients)
     here, there = (_values(pool, part, row.metric, weights) for part in (inside, outside))
-    plain = float(here[0] - there[0])
-    apart = here[1] - there[1]  # (B,)
-    apart = apart[np.isfinite(apart)]
-    if not len(apart) or not np.isfinite(plain):
+    sizes = [np.unique(classes[part], return_counts=True)[1].min() for part in (inside, outside)]
+    try:
+        found = paired_interval(here, there, resampler.seed, int(min(sizes)))
+    except DataError:  # where a class or all events are absent in some draw
         return replace(row, note="the metric is undefined here")
-    low, high = np.quantile(apart, [0.025, 0.975])
-    # The add-one rule keeps a finite bootstrap from reporting p = 0.
-    tail = min((apart <= 0).sum() + 1, (apart >= 0).sum() + 1) / (len(apart) + 1)
-    return replace(row, value=float(here[0]), difference=plain, ci_low=float(low),
-                   ci_high=float(high), p=float(min(1.0, 2 * tail)))  # fmt: skip
+    return replace(row, value=float(here[0].mean()), difference=found.mean, ci_low=found.low,
+                   ci_high=found.high, p=found.p)  # fmt: skip
 
 
-def _values(pool: _Pool, part: Bools, metric: str, weights: Floats) -> tuple[float, Floats]:
-    """Mean over draws of a metric among some cases, as they are and on resamples, (B,)."""
+def _values(pool: _Pool, part: Bools, metric: str, weights: Floats) -> tuple[Floats, Floats]:
+    """A metric of each draw among some cases, (D,), and on resamples, (D, B)."""
     import numpy as np
 
     from spade_bench.statistics.evaluate import evaluate
@@ -339,7 +337,7 @@ def _values(pool: _Pool, part: Bools, metric: str, weights: Floats) -> tuple[flo
     target, counts = whole.target[part], weights[:, part]  # (m,), (B, m)
     plain = [evaluate(metric, target, scores[part], None, train)[0] for scores in pool.scores]
     boot = [evaluate(metric, target, scores[part], counts, train) for scores in pool.scores]
-    return float(np.mean(plain)), np.asarray(np.mean(boot, axis=0))
+    return np.array(plain), np.stack(boot)
 
 
 def read_levels(

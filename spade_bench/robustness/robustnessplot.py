@@ -80,7 +80,8 @@ def _draw(
     left.set_xlabel(f"Robustness index (k = {ordered[0].k}), 95% interval over cases")
     right.axvline(0, color=GREY, linewidth=0.7, zorder=0)
     centre = points.by.replace("_", " ")
-    right.set_xlabel(f"Margin (SD): own class elsewhere less other class at the {centre}")
+    what = f"own class elsewhere less other class at own {centre}"
+    right.set_xlabel(f"Margin in SD of similarity:\n{what}")
     for axes in (left, right):
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
@@ -150,7 +151,7 @@ def _draw_changes(rows: Sequence[Changed]) -> Drawn:
     ordered = list(reversed(rows))
     look = Look({name: at for at, name in enumerate(sorted({row.encoder for row in rows}))})
     probed = [row for row in rows if row.drop is not None]
-    figure = print_figure(DOUBLE_MM, 22 + 6.5 * len(rows))
+    figure = print_figure(DOUBLE_MM, 26 + 6.5 * len(rows))
     axes = figure.subplots(1, 2 if probed else 1, sharey=True, squeeze=False)[0]
     for height, row in enumerate(ordered):
         colour = look.colour(row.encoder)
@@ -164,10 +165,10 @@ def _draw_changes(rows: Sequence[Changed]) -> Drawn:
     names = [wrapped(f"{look.name(row.encoder)}: {row.change}", _LABEL_MM, 6.5) for row in ordered]
     axes[0].set_yticks(range(len(ordered)), names)
     axes[0].set_ylim(-0.6, len(ordered) - 0.4)
-    axes[0].set_xlabel("Cosine of a patch to itself changed; thin line to the 5% quantile")
+    axes[0].set_xlabel("Cosine of a patch to itself changed\n(thin line: to the 5% quantile)")
     if probed:
         axes[1].axvline(0, color=GREY, linewidth=0.7, zorder=0)
-        axes[1].set_xlabel("AUROC of a probe on changed less on unchanged patches")
+        axes[1].set_xlabel("AUROC of a probe on changed\nless on unchanged patches")
     for one in axes:
         one.tick_params(axis="y", length=0)
         one.spines["left"].set_visible(False)
