@@ -146,8 +146,8 @@ def main() -> None:
     """Run both comparisons and print them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--patients", type=int, default=4)
-    parser.add_argument("--spots", type=int, default=800, help="per patient")
-    parser.add_argument("--dim", type=int, default=512)
+    parser.add_argument("--spots", type=int, default=500, help="per patient")
+    parser.add_argument("--dim", type=int, default=256)
     parser.add_argument("--genes", type=int, default=50)
     parser.add_argument("--candidates", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=2048)

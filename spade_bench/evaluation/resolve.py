@@ -91,8 +91,9 @@ def _check_protocol(protocol: str, known: Sequence[Sequence[str]], kind: str = "
     names = dict.fromkeys(name for of_kind in known for name in of_kind)
     if protocol and protocol not in names:
         near = suggest(protocol, names)
+        what = f"{kind} has no protocol" if kind else "there is no protocol"
         raise UserError(
-            f"{kind or 'there is no protocol'}{' has no protocol' if kind else ''} '{protocol}'",
+            f"{what} '{protocol}'",
             where="--protocol",
             fix=f"Did you mean {near}?" if near else f"Use {', '.join(names)}",
         )

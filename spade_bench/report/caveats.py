@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from spade_bench.report.spotvalues import OF_SECTIONS
+
 if TYPE_CHECKING:
     from spade_bench.report.series import Series
     from spade_bench.report.values import Resampler
     from spade_bench.statistics.intervals import Interval
 
-__all__ = ["OF_SECTIONS", "PERMUTATIONS", "PERMUTED", "caveats", "ece_note", "known",
-           "off_chance", "speaks_of"]  # fmt: skip
+__all__ = ["PERMUTATIONS", "PERMUTED", "caveats", "ece_note", "known", "off_chance", "speaks_of"]
 
 PERMUTATIONS = "permutations:"
 """Flag of the control with permuted labels: how often those of each training set were shuffled."""
@@ -19,8 +20,6 @@ PERMUTATIONS = "permutations:"
 PERMUTED = ("permuted-labels", "permuted-spots")
 """Controls that bear the label of their encoder, trained on what was dealt anew."""
 
-OF_SECTIONS = ("official", "leave-one-patient-out", "leave-one-section-out")
-"""Protocols of expression, whose folds test sections."""
 _FEW_UNITS = 10
 _SPEAKS_OF = {
     "cv": "over folds, corrected for shared training cases",

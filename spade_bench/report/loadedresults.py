@@ -148,6 +148,55 @@ class Results:
         return pd.concat(parts, ignore_index=True)
 
     @says_keywords
+    def genes(self, metric: str = "pearson", *, control: str | None = "") -> pd.DataFrame:
+        """Return a row per gene of every encoder and head on tasks of expression, best first.
+
+        Args:
+            metric: A metric of expression.
+            control: Name of a control; empty for the encoders themselves, None for all.
+
+        Returns:
+            Where the series belongs, `gene`, the mean over the folds that predicted it with its
+            95% interval, `folds`, `constant_folds` (left out of the mean), and `units`: how many
+            `patients`, or `sections` of one patient, the interval is over.
+
+        Raises:
+            UserError: When no finished cell is of expression.
+        """
+        import pandas as pd
+
+        from spade_bench.report.spotvalues import gene_scores, units_of
+
+        rows = []
+        for one in self.series:
+            of_rows = [self.resampler.predictions(row) for row in one.rows]
+            unlike = control is not None and one.control != control
+            if unlike or not of_rows or of_rows[0].spots is None:
+                continue
+            place = {name: getattr(one, name) for name in ("encoder", "task", "head", "protocol")}
+            what = units_of(of_rows)[1]
+            for score in gene_scores(of_rows, metric):
+                known = score.interval
+                rows.append(
+                    {
+                        **place,
+                        "control": one.control,
+                        "condition": ", ".join(one.condition),
+                        "gene": score.gene,
+                        metric: float("nan") if known is None else known.mean,
+                        "ci_low": float("nan") if known is None else known.low,
+                        "ci_high": float("nan") if known is None else known.high,
+                        "folds": len(score.folds),
+                        "constant_folds": score.constant,
+                        "units": score.units,
+                        "covers": what,
+                    }
+                )
+        if not rows:
+            raise UserError("no finished cell here is of expression", fix="Run a task hest:PATH")
+        return pd.DataFrame(rows)
+
+    @says_keywords
     def leaderboard(self, metric: str = "primary") -> pd.DataFrame:
         """Return means over draws or folds with 95% intervals, controls beside them.
 

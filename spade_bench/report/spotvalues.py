@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["GeneScore", "SpotScores", "gene_scores", "spot_scores", "units_of"]
+__all__ = ["OF_SECTIONS", "GeneScore", "SpotScores", "gene_scores", "spot_scores", "units_of"]
+
+OF_SECTIONS = ("official", "leave-one-patient-out", "leave-one-section-out")
+"""Protocols of expression, whose folds test sections."""
 
 
 @dataclass(frozen=True)

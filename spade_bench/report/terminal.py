@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from spade_bench import console
 from spade_bench.report.bylevels import LevelRow
-from spade_bench.report.caveats import OF_SECTIONS, PERMUTATIONS, speaks_of
+from spade_bench.report.caveats import PERMUTATIONS, speaks_of
 from spade_bench.report.differences import Difference
 from spade_bench.report.flags import code, explain, shared
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.overall import OverallRow
 from spade_bench.report.risk_split import RiskSplit
 from spade_bench.report.series import Series
+from spade_bench.report.spotvalues import OF_SECTIONS
 
 __all__ = ["print_differences", "print_failures", "print_leaderboard", "print_legend",
            "print_levels", "print_notes", "print_overall", "print_risk_splits"]  # fmt: skip

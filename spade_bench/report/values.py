@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
-from spade_bench.report.caveats import OF_SECTIONS
 from spade_bench.report.series import Series
-from spade_bench.report.spotvalues import spot_scores, units_of
+from spade_bench.report.spotvalues import OF_SECTIONS, spot_scores, units_of
 from spade_bench.results import Predictions, Row
 from spade_bench.results.store import whole_predictions
 

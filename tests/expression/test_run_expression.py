@@ -227,7 +227,15 @@ def test_python_and_report_show_the_rows(hest: ToySections, tmp_path: Path) -> N
     r = [np.corrcoef(t["observed"], t["predicted"])[0, 1] for _, t in table.groupby("gene")]
     stored = results.to_dataframe().query("control == '' and fold == 0")["pearson"].item()
     assert np.mean(r) == pytest.approx(stored, abs=1e-9)
-    assert run_main("report", tmp_path, "--html", tmp_path / "page.html") == 0
+    genes = results.genes()
+    assert len(genes) == GENES
+    assert genes["pearson"].mean() == pytest.approx(main["mean"], abs=1e-9)
+    assert (genes["units"] == 3).all()
+    assert ((genes["ci_low"] < genes["pearson"]) & (genes["pearson"] < genes["ci_high"])).all()
+    assert results.plot("genes").axes
+    assert results.plot("spots").axes
+    assert run_main("report", tmp_path, "--html", tmp_path / "page.html", "--no-plots") == 0
+    assert 'id="expression"' in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_fit_says_that_it_is_for_cases(hest: ToySections) -> None:
@@ -246,3 +254,21 @@ def test_other_features_are_other_rows(hest: ToySections, tmp_path: Path) -> Non
     )  # fmt: skip
     assert run_toy(hest, tmp_path, "--no-controls") == 0
     assert len({row["run_id"] for row in rows_of(tmp_path)}) == 6
+
+
+def test_a_card_of_ones_own_takes_its_sections_as_a_table(
+    hest: ToySections, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = tmp_path / "mine.yaml"
+    text = "name: mine\nkind: expression\ntitle: Mine\ncohort: c\n"
+    card.write_text(text)
+    arguments = [
+        *("run", "--encoder", "mine", "--task", card, "--table", hest.root, "--features"),
+        *(hest.features, "--head", "mean", "--no-controls", "--out", tmp_path / "out"),
+    ]
+    assert run_main(*arguments) == 2
+    assert "expression has no metric 'auroc'" in capsys.readouterr().err
+    card.write_text(text + "metrics: [pearson, mae]\n")
+    assert run_main(*arguments) == 0
+    assert {tuple(row["metrics"]) for row in rows_of(tmp_path / "out")} == {("pearson", "mae")}
+    assert {row["task"] for row in rows_of(tmp_path / "out")} == {"mine"}

@@ -20,6 +20,7 @@ from spade_bench.evaluation.spots.spotrows import (
     encoder_rows,
     plain_rows,
 )
+from spade_bench.evaluation.taskpreparation import check_metrics
 from spade_bench.features.bags import FeatureFolders
 from spade_bench.files import file_name, hash_obj
 from spade_bench.registry import kinds
@@ -94,6 +95,7 @@ def prepare_spots(request: EvaluationRequest, task: TaskRequest) -> PreparedSpot
     """
     _refuse_options_of_cases(request)
     kind: Expression = kinds.get(task.card.kind).load()
+    check_metrics(task.card, kind.card)
     sections = read_sections(task.published or task.table)
     protocol = kind.protocol(sections, request.settings.protocol)
     if len(request.tasks) == 1:

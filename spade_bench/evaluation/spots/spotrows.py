@@ -77,11 +77,13 @@ class SpotRows:
     Attributes:
         rows: Encoders, then controls.
         infos: What was found in each feature file.
+        barcodes: Barcodes of the rows of each feature file.
         unusable: Label and error of each encoder that could not be used.
     """
 
     rows: tuple[SpotRow, ...]
     infos: Mapping[Path, BagInfo]
+    barcodes: Mapping[Path, NDArray[np.str_]]
     unusable: tuple[tuple[str, str], ...] = ()
 
     def features_hash(self, row: SpotRow, names: Sequence[str]) -> str:
@@ -247,7 +249,7 @@ def covered(
         kept.append(one.spots(np.flatnonzero(there)))
     if not kept:
         raise DataError("no section has features")
-    return kept, SpotRows(tuple(rows), infos)
+    return kept, SpotRows(tuple(rows), infos, barcodes)
 
 
 class SectionFeatures:
@@ -276,7 +278,7 @@ class SectionFeatures:
             names = [one.name for one in data]
             self._base = rows.bags(row, names, cache)
             self._order = [
-                _positions(_barcodes(row.variant.files[one.name]), one.barcodes) for one in data
+                _positions(rows.barcodes[row.variant.files[one.name]], one.barcodes) for one in data
             ]
         self._made: tuple[tuple[int, ...], Any] | None = None
 

@@ -141,8 +141,9 @@ class _Axes:
         squares = np.sum([((one.x - mean) ** 2).sum(axis=0) for one in groups], axis=0)
         spread = np.sqrt(squares / n)  # (D,)
         spread[spread <= 1e-7 * np.maximum(np.abs(mean), 1e-30)] = 1.0  # a constant feature
-        if all(one.xx is not None for one in groups):
-            products = np.sum([one.xx for one in groups], axis=0) / n - np.outer(mean, mean)
+        summed = [one.xx for one in groups if one.xx is not None]  # (D, D) each
+        if len(summed) == len(groups):
+            products = np.sum(summed, axis=0) / n - np.outer(mean, mean)
             correlation = products / np.outer(spread, spread)  # (D, D)
             found = min(width, d)
             size, axes = eigh(correlation, subset_by_index=(d - found, d - 1))  # ascending

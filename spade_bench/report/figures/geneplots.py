@@ -234,7 +234,7 @@ def _section_of(
         columns = [spots.genes.index(gene) for gene in genes]
         for section in range(len(spots.sections)):
             at = np.flatnonzero(spots.section == section)
-            varies = bool((np.ptp(spots.observed[np.ix_(at, columns)], axis=0) > 0).all())
+            varies = bool((np.ptp(spots.observed[at][:, columns], axis=0) > 0).all())
             found.append((varies, len(at), -number, -section))
     _, _, number, section = max(found)
     spots = of_rows[-number].spots

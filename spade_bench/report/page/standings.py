@@ -12,6 +12,7 @@ from spade_bench.report.flags import meaning, shared
 from spade_bench.report.leaderboard import ReportRow, leaderboard
 from spade_bench.report.naming import encoder_title, head_title, protocol_title
 from spade_bench.report.page.resultsview import ResultsView
+from spade_bench.report.spotvalues import OF_SECTIONS
 
 __all__ = ["Line", "Standing", "flag_meanings", "report_rows", "standings"]
 
@@ -184,10 +185,12 @@ def _about(rows: Sequence[ReportRow], way: str) -> str:
     cases, n = max(row.n_cases for row in rows), max(row.n_draws for row in rows)
     one = {"cv": "fold", "fold models": "fold model", "ensemble": "ensemble", "external": "fit",
            "leave-site-out": "site"}  # fmt: skip
-    what = one.get(way, "draw")
+    of_spots = rows[0].protocol in OF_SECTIONS
+    what = "fold" if of_spots else one.get(way, "draw")
     made = f"1 {what}" if n == 1 else f"mean of {n} {what}s"
     elsewhere = "/".join(sorted({row.tested_on for row in rows} - {""}))
-    tested = f"{cases} test cases{f' of {elsewhere}' if elsewhere else ''}"
+    of_what = "sections" if of_spots else "cases"
+    tested = f"{cases} test {of_what}{f' of {elsewhere}' if elsewhere else ''}"
     return f"{tested}, {made}; 95% intervals {speaks_of(way)}"
 
 
