@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from spade_bench.report.spotvalues import OF_SECTIONS
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from spade_bench.report.values import Resampler
     from spade_bench.statistics.intervals import Interval
 
-__all__ = ["PERMUTATIONS", "PERMUTED", "caveats", "ece_note", "known", "off_chance", "speaks_of"]
+__all__ = ["PERMUTATIONS", "PERMUTED", "caveats", "ece_note", "known", "off_chance",
+           "share_held_out", "speaks_of", "way_of"]  # fmt: skip
 
 PERMUTATIONS = "permutations:"
 """Flag of the control with permuted labels: how often those of each training set were shuffled."""
@@ -44,6 +46,24 @@ def speaks_of(way: str) -> str:
         way: Protocol, or `ensemble` and `fold models` of cross-validation with held-out cases.
     """
     return _SPEAKS_OF.get(way, "over draws and cases, for these training cases")
+
+
+def way_of(protocol: str, flags: Sequence[str], held_out: bool) -> str:
+    """Return the way in which numbers were made, as `speaks_of` takes it.
+
+    Args:
+        protocol: Protocol.
+        flags: Flags of the numbers.
+        held_out: Whether the folds are models that share held-out test cases.
+    """
+    if "ensemble" in flags:
+        return "ensemble"
+    return "fold models" if held_out else protocol
+
+
+def share_held_out(series: Iterable[Series]) -> set[tuple[str, str]]:
+    """Return task and protocol where all folds test on the same held-out cases."""
+    return {(one.task, one.protocol) for one in series if "ensemble" in one.flags}
 
 
 def caveats(series: Series, resampler: Resampler) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from spade_bench import console
 from spade_bench.report.bylevels import LevelRow
-from spade_bench.report.caveats import PERMUTATIONS, speaks_of
+from spade_bench.report.caveats import PERMUTATIONS, speaks_of, way_of
 from spade_bench.report.differences import Difference
 from spade_bench.report.flags import code, explain, shared
 from spade_bench.report.leaderboard import ReportRow
@@ -46,11 +46,10 @@ def print_leaderboard(rows: Sequence[ReportRow]) -> None:
     """Print a table for each task, protocol, condition and metric: a row per encoder and head."""
     from spade_bench.statistics.evaluate import direction
 
-    held = {(row.task, row.protocol) for row in rows if "ensemble" in row.flags}
     for place in dict.fromkeys(map(_place, rows)):
         alike = [row for row in rows if _place(row) == place]
-        task, protocol, metric, part, condition = place
-        way = part or ("fold models" if (task, protocol) in held else protocol)
+        task, protocol, metric, _, condition = place
+        way = way_of(protocol, alike[0].flags, alike[0].held_out)
         what = f"{task}: {metric}{_DIRECTION[direction(metric)]}{_apart(condition)}"
         _print_place(f"{what}, {_protocol(protocol, way, alike)}", alike)
 
