@@ -81,7 +81,9 @@ class ReportRow:
     def as_dict(self) -> dict[str, Any]:
         """Return the row with `flags` and `condition` as lists, ready for JSON."""
         lists = {"flags": list(self.flags), "condition": list(self.condition)}
-        return {**asdict(self), **lists, "covers": self.covers}
+        content = {**asdict(self), **lists, "covers": self.covers}
+        del content["held_out"]  # which is what `covers` says
+        return content
 
     @property
     def covers(self) -> str:
