@@ -38,6 +38,7 @@ class SpadeEncoder:
         routing: How patches are routed.
         tau: Routing temperature.
         training_samples: Samples that the experts were trained on, for the contamination ledger.
+        training_technologies: What they were measured with.
         training_patients: Their patients, where known.
         simulated: Whether they are simulated.
     """
@@ -77,6 +78,9 @@ class SpadeEncoder:
         self.tau = model.tau if tau is None else float(tau)
         self.training_samples = tuple(model.info.samples)
         self.training_patients = tuple(model.info.patients)
+        technologies = model.info.extra.get("technologies", {})
+        trained = (technologies[name] for name in model.info.samples if name in technologies)
+        self.training_technologies = tuple(sorted(set(trained)))
         self.simulated = model.info.simulated
         if not self.tau > 0:
             raise ConfigError(f"the routing temperature must be above 0, not {tau}", where="tau")

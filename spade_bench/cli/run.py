@@ -67,9 +67,9 @@ def run(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="few-shot, cv or external; of expression official, leave-one-patient-out or "
-            "leave-one-section-out. Default: few-shot; external with --test-table; the published "
-            "splits' own; of expression by patient."
+            help="few-shot, cv, external or leave-site-out; of expression official, "
+            "leave-one-patient-out or leave-one-section-out. Default: few-shot; external with "
+            "--test-table; the published splits' own; of expression by patient."
         ),
     ] = None,
     shots: Annotated[
@@ -87,6 +87,13 @@ def run(
     group_by_site: Annotated[
         bool | None,
         typer.Option("--group-by-site", help="cv: keep the cases of a site on one side."),
+    ] = None,
+    preserve_sites: Annotated[
+        bool | None,
+        typer.Option(
+            "--preserve-sites",
+            help="cv: keep sites whole and spread the classes evenly over folds, by search.",
+        ),
     ] = None,
     select: Annotated[
         bool | None,

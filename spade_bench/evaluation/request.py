@@ -17,7 +17,11 @@ from spade_bench.evaluation.settings import EvaluationSettings, path_of
 from spade_bench.registry import heads_of_kind, kinds, tasks
 from spade_bench.types import TaskCard
 
-__all__ = ["EncoderRequest", "EvaluationRequest", "TaskRequest", "resolve_task", "task_names"]
+__all__ = ["MEASURED", "EncoderRequest", "EvaluationRequest", "TaskRequest", "resolve_task",
+           "task_names"]  # fmt: skip
+
+MEASURED = "regression:"
+"""Prefix of a task whose target is a column of numbers, such as `regression:age`."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +155,8 @@ def resolve_task(
     """Find the card and the table of a task.
 
     Args:
-        name: A registered task, a YAML card, `patho-bench:PATH`, `hest:PATH`, or with a table any
-            name: the kind and the classes are then taken from the table.
+        name: A registered task, a YAML card, `patho-bench:PATH`, `hest:PATH`, `regression:COLUMN`,
+            or with a table any name: the kind and the classes are then taken from the table.
         table: Cohort table given by flag.
         workspace: Names the table otherwise.
         test_table: Table of another cohort to test on.
@@ -213,6 +217,8 @@ def task_names(name: str) -> tuple[str, ...]:
     """
     from spade_bench import config
 
+    if name.startswith(MEASURED):
+        return (name, name.removeprefix(MEASURED))
     if not _is_file(name):
         return (name,)
     inside = config.read_yaml(name).get("name")
@@ -228,6 +234,13 @@ def _card(name: str, table: Path | None, columns: Mapping[str, str]) -> tuple[Ta
 
     if _is_file(name):
         return config.build(TaskCard, config.read_yaml(name), name), True
+    if name.startswith(MEASURED):
+        column = name.removeprefix(MEASURED)
+        if not column:
+            raise UserError("no column is named", where=name, fix=f"Write {MEASURED}COLUMN")
+        metrics = tuple(kinds.get("regression").card.metrics)
+        return TaskCard(column, "regression", column, column, label_column=column,
+                        metrics=metrics), False  # fmt: skip
     if name in tasks:
         return tasks.get(name).card, True
     if table is None:

@@ -112,9 +112,7 @@ def _protocol_of(settings: EvaluationSettings) -> str:
 
 
 def _tasks(settings: EvaluationSettings, workspace: ws.Workspace | None) -> tuple[TaskRequest, ...]:
-    if "*" in settings.tables and len(set(settings.tasks)) > 1:
-        raise UserError("one table for several tasks", where="--table", fix="Write TASK=CSV")
-    requests = []
+    requests: list[TaskRequest] = []
     for name in dict.fromkeys(settings.tasks):
         names = task_names(name)
         requests.append(
@@ -128,7 +126,29 @@ def _tasks(settings: EvaluationSettings, workspace: ws.Workspace | None) -> tupl
                 bench_root=settings.bench_root,
             )
         )
+    if "*" in settings.tables and len(requests) > 1:
+        _check_targets(requests)
     return tuple(requests)
+
+
+def _check_targets(requests: Sequence[TaskRequest]) -> None:
+    """Refuse several tasks of one table that would all read the same column.
+
+    Raises:
+        UserError: Naming two of them.
+    """
+    owners: dict[tuple[str, str], str] = {}
+    for request in requests:
+        survival = kinds.get(request.card.kind).card.head_kind == "survival"
+        column = request.card.event_column or "event" if survival else request.card.label_column
+        first = owners.setdefault((str(request.table), column), request.card.name)
+        if first != request.card.name:
+            raise UserError(
+                f"one table for several tasks: {first} and {request.card.name} both read its "
+                f"column {column}",
+                where="--table",
+                fix="Write TASK=CSV, or give each task's card its own label_column",
+            )
 
 
 def _columns(settings: EvaluationSettings) -> dict[str, str]:

@@ -15,7 +15,7 @@ from spade_bench.evaluation.hyperparameters import INNER_FOLDS, grid_of, ranking
 from spade_bench.evaluation.keptheads import HeadKeeper
 from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
 from spade_bench.evaluation.settingchecks import check_request
-from spade_bench.evaluation.settings import from_workspace
+from spade_bench.evaluation.settings import EvaluationSettings, from_workspace
 from spade_bench.evaluation.spots.spotrunning import heads_of_expression, of_spots, run_expression
 from spade_bench.evaluation.storedsettings import store_config
 from spade_bench.evaluation.taskcells import Context, TaskRun
@@ -77,7 +77,7 @@ def run(request: EvaluationRequest) -> RunSummary:
         store,
         Finished(store.out, rows),
         str(device),
-        group_by_site=request.settings.group_by_site,
+        group_by_site=_keeps_sites(request.settings),
         keeper=keeper,
     )
     summary, folders = RunSummary(keeper=keeper), FeatureFolders()
@@ -109,6 +109,12 @@ def run(request: EvaluationRequest) -> RunSummary:
     if request.dry_run:
         summary.seconds = estimate(store.rows(), summary.planned)
     return summary
+
+
+def _keeps_sites(settings: EvaluationSettings) -> bool:
+    """Whether inner folds keep sites whole, as the outer ones do."""
+    whole = settings.group_by_site or settings.preserve_sites
+    return whole or settings.protocol == "leave-site-out"
 
 
 def _run_spots(

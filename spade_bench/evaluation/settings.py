@@ -58,15 +58,18 @@ class EvaluationSettings:
         days_column: Column of the days.
         event_value: Value that means that the event happened.
         match_ids: `exact`, or `loose`; see `spade_bench.features.slideids`.
-        protocol: few-shot, cv or external, of expression official, leave-one-patient-out or
-            leave-one-section-out; empty for few-shot, or for external where there is a cohort to
-            test on, or for that of published splits; of expression by patient.
+        protocol: few-shot, cv, external or leave-site-out, of expression official,
+            leave-one-patient-out or leave-one-section-out; empty for few-shot, or for external
+            where there is a cohort to test on, or for that of published splits; of expression by
+            patient.
         shots: Training cases per class.
         draws: Draws per number of shots.
         folds: Folds of cross-validation.
         repeats: How often folds are drawn, or how often an external model is fitted.
         holdout: Share of cases that cross-validation holds out where the table gives no split.
         group_by_site: Keep the cases of a site on one side of every split.
+        preserve_sites: Likewise, with folds in which classes are spread as evenly as a search can
+            find.
         select: Choose hyperparameters from the head's grid, on training cases only.
         seed: Seed of everything random.
         controls: Whether controls run beside the encoders.
@@ -114,6 +117,7 @@ class EvaluationSettings:
     repeats: int = _UNSET
     holdout: float | None = None
     group_by_site: bool = _UNSET
+    preserve_sites: bool = _UNSET
     select: bool = _UNSET
     seed: int = _UNSET
     controls: bool = _UNSET
@@ -203,6 +207,7 @@ DEFAULTS = EvaluationSettings(
     folds=5,
     repeats=1,
     group_by_site=False,
+    preserve_sites=False,
     select=False,
     seed=0,
     controls=True,

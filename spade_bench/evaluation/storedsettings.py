@@ -50,6 +50,8 @@ def store_config(request: EvaluationRequest, made: Mapping[str, Head | SpotHead]
         folders = getattr(settings, name)
         content[name] = {key: path for key, path in folders.items() if key != "*"}
         content[f"any_{name}"] = folders.get("*")
+    if settings.preserve_sites:  # older files know of no such setting
+        content["preserve_sites"] = True
     of_cohorts = {task.card.name: request.cohort_features(task.card) for task in request.tasks}
     if of_cohorts := {task: folders for task, folders in of_cohorts.items() if folders}:
         content["cohort_features"] = of_cohorts
@@ -191,7 +193,7 @@ def _protocol(request: EvaluationRequest) -> str:
         return "splits as published"
     if settings.protocol == "cv":
         return f"cv, {settings.folds} folds, {settings.repeats} repeat(s)"
-    if settings.protocol in _OF_SECTIONS:
+    if settings.protocol == "leave-site-out" or settings.protocol in _OF_SECTIONS:
         return settings.protocol
     if settings.protocol == "external" or any(task.test_table for task in request.tasks):
         return settings.protocol or "external"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from spade_bench.report.spotvalues import OF_SECTIONS
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     from spade_bench.report.values import Resampler
     from spade_bench.statistics.intervals import Interval
 
-__all__ = ["PERMUTATIONS", "PERMUTED", "caveats", "known", "off_chance", "speaks_of"]
+__all__ = ["PERMUTATIONS", "PERMUTED", "caveats", "ece_note", "known", "off_chance",
+           "share_held_out", "speaks_of", "way_of"]  # fmt: skip
 
 PERMUTATIONS = "permutations:"
 """Flag of the control with permuted labels: how often those of each training set were shuffled."""
@@ -25,6 +27,7 @@ _SPEAKS_OF = {
     "cv": "over folds, corrected for shared training cases",
     "fold models": "over models and held-out cases, for these training cases",
     "ensemble": "over held-out cases, for these training cases",
+    "leave-site-out": "over sites, corrected for shared training cases",
     "external": "over fits and cases, for these training cases",
     **dict.fromkeys(
         ("official", "leave-one-patient-out"), "over patients, for these training sections"
@@ -43,6 +46,24 @@ def speaks_of(way: str) -> str:
         way: Protocol, or `ensemble` and `fold models` of cross-validation with held-out cases.
     """
     return _SPEAKS_OF.get(way, "over draws and cases, for these training cases")
+
+
+def way_of(protocol: str, flags: Sequence[str], held_out: bool) -> str:
+    """Return the way in which numbers were made, as `speaks_of` takes it.
+
+    Args:
+        protocol: Protocol.
+        flags: Flags of the numbers.
+        held_out: Whether the folds are models that share held-out test cases.
+    """
+    if "ensemble" in flags:
+        return "ensemble"
+    return "fold models" if held_out else protocol
+
+
+def share_held_out(series: Iterable[Series]) -> set[tuple[str, str]]:
+    """Return task and protocol where all folds test on the same held-out cases."""
+    return {(one.task, one.protocol) for one in series if "ensemble" in one.flags}
 
 
 def caveats(series: Series, resampler: Resampler) -> tuple[str, ...]:
@@ -104,6 +125,30 @@ def off_chance(series: Series, metric: str, interval: Interval, resampler: Resam
         f"({level:.3g}): something other than the labels may leak, "
         f"{'1 permutation' if n == 1 else f'{n} permutations'} may be too few (--permutations N), "
         "or this is the one such interval in 20 that misses by accident."
+    )
+
+
+def ece_note(series: Series, metric: str, resampler: Resampler) -> str:
+    """Say what a calibration error would be of calibrated probabilities; nothing of other metrics.
+
+    Args:
+        series: Any series with finished rows.
+        metric: One of its metrics.
+        resampler: Reads predictions.
+    """
+    import numpy as np
+
+    from spade_bench.statistics.calibration import ECE_BINS, ece_of_calibrated
+
+    if metric != "ece" or series.control:
+        return ""
+    of_rows = [resampler.predictions(row) for row in series.rows]
+    floor = float(np.mean([ece_of_calibrated(one.target, one.scores) for one in of_rows]))
+    shot = f", k={series.k_shot}" if series.k_shot else ""
+    return (
+        f"{series.encoder} with {series.head} on {series.task} ({series.protocol}{shot}): "
+        f"calibrated probabilities would show an ece of {floor:.3f} by chance, in {ECE_BINS} bins "
+        f"of equally many of {len(of_rows[0].target)} cases."
     )
 
 

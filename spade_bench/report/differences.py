@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError
 from spade_bench.registry import suggest
-from spade_bench.report.caveats import PERMUTED, caveats, speaks_of
+from spade_bench.report.caveats import PERMUTED, caveats, share_held_out, speaks_of, way_of
 from spade_bench.report.series import Place, Series, latest
 from spade_bench.report.values import Resampler, Values, single
 
@@ -50,6 +50,7 @@ class Difference:
         n_draws: Draws or folds that both have.
         flags: Flags of either side.
         condition: Cases, splits, seed or settings where the folder holds several, in words.
+        held_out: Whether the folds are models that share held-out test cases.
     """
 
     a: str
@@ -71,16 +72,19 @@ class Difference:
     n_draws: int
     flags: tuple[str, ...] = ()
     condition: tuple[str, ...] = ()
+    held_out: bool = False
 
     @property
     def covers(self) -> str:
         """What the interval and the test speak of."""
-        return speaks_of("ensemble" if "ensemble" in self.flags else self.protocol)
+        return speaks_of(way_of(self.protocol, self.flags, self.held_out))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the difference ready for JSON."""
         lists = {"flags": list(self.flags), "condition": list(self.condition)}
-        return {**asdict(self), **lists, "covers": self.covers}
+        content = {**asdict(self), **lists, "covers": self.covers}
+        del content["held_out"]  # which is what `covers` says
+        return content
 
 
 def compare(
@@ -117,7 +121,8 @@ def compare(
     for curve in by_curve.values():
         for metric in curve[0][0].metrics if metrics is None else metrics:
             out += _differences(curve, resampler, metric)
-    return _adjusted(out)
+    held = share_held_out(series)
+    return _adjusted([replace(one, held_out=(one.task, one.protocol) in held) for one in out])
 
 
 def _nothing_shared(a: str, b: str, by_label: dict[str, dict[Place, Series]]) -> DataError:

@@ -57,6 +57,7 @@ _PREFIX = {
     "is too good",
     "encoder-mismatch:": "the files say that they hold features of {}, not of the encoder named: "
     "taken as they are, because --as-is was given",
+    "trained-on:": "the encoder learned from spots of {}, perhaps beside others",
     "permutations:": "how often the labels of each training set were shuffled: the interval "
     "rests on all of them",
     "patients:": "{} patients are tested: intervals over patients are wide, and with one there is "
@@ -98,6 +99,7 @@ _CODES = {
 _CODE_PREFIX = {
     "contamination:": "C:",
     "encoder-mismatch:": "M:",
+    "trained-on:": "t:",
     "permutations:": "P",
     "missing-class:": "K:",
     "constant-genes:": "cg",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from spade_bench.report.bylevels import LevelRow
     from spade_bench.report.differences import Difference
     from spade_bench.report.pictures import Picture
     from spade_bench.report.series import Series
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "SPOT_KINDS", "Results"]
 
-KINDS = ("curve", "cv", "dots", "heat", "ranks", "roc", "pr", "calibration", "survival", "forest")
+KINDS = ("curve", "cv", "dots", "heat", "ranks", "roc", "pr", "scatter", "calibration", "survival",
+         "forest")  # fmt: skip
 """Pictures of cases that :meth:`Results.plot` draws."""
 SPOT_KINDS = ("genes", "spots")
 """Pictures of expression, each of one encoder."""
@@ -39,6 +41,7 @@ _NEEDED = {
     "pr": "Choose a task of two classes",
     "curve": "Run the few-shot protocol, and choose a task and head that were run",
     "forest": "Choose a task and head that both encoders were run on",
+    "scatter": "Choose a task of measured values",
     "calibration": "Choose a task of two classes",
     "survival": "Choose a survival task",
     "genes": "Choose a task of expression",
@@ -116,8 +119,9 @@ class Results:
 
         Returns:
             Where the cell belongs, `case_id`, and for classes `label` and a column
-            `score:CLASS` per class; for survival `event`, `duration_days` and `risk`; for
-            expression a row per spot and gene, with `barcode`, `observed` and `predicted`.
+            `score:CLASS` per class; for regression `value` and `predicted`; for survival
+            `event`, `duration_days` and `risk`; for expression a row per spot and gene, with
+            `barcode`, `observed` and `predicted`.
 
         Raises:
             UserError: When a column is unknown or no cell has these values.
@@ -253,6 +257,40 @@ class Results:
         shown = [one for one in every if one.metric in chosen(metrics[one.task], metric)]
         return every, shown, verdict(every)
 
+    @says_keywords
+    def by(
+        self, column: str, *, metric: str = "primary", table: str | Path | None = None
+    ) -> pd.DataFrame:
+        """Return a metric within each level of a column of the cohort table.
+
+        Args:
+            column: Such as `site`, `sex` or `stage`; many different numbers are cut into quarters.
+            metric: `primary`, or the name of a metric.
+            table: The table, where it is not where the run had it.
+
+        Returns:
+            A row per encoder and level, with the difference to all other levels.
+
+        Raises:
+            DataError: When no table has the column.
+            UserError: When no task has test cases of two levels.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([row.as_dict() for row in self.levels(column, metric, table)])
+
+    @says_keywords
+    def levels(
+        self, column: str, metric: str = "primary", table: str | Path | None = None
+    ) -> list[LevelRow]:
+        """Return what :meth:`by` shows, row by row."""
+        from spade_bench.report.bylevels import by_levels, read_levels
+
+        self.check_metric(metric)
+        path = None if table is None else Path(table)
+        levels = read_levels(self.folders, column, path, self.problems)
+        return by_levels(self.series, self.resampler, column, levels, metric)
+
     def coverage(self) -> pd.DataFrame:
         """Return what is missing: a row per task, encoder and head that is not complete.
 
@@ -295,9 +333,10 @@ class Results:
         Args:
             kind: `curve` (metric against shots), `cv` (folds), `dots` and `heat` (encoders x
                 tasks), `ranks` (mean ranks, and which no test tells apart), `roc`, `pr` and
-                `calibration` of binary tasks, `survival` (Kaplan-Meier curves by risk), `genes`
-                (genes ranked) and `spots` (sections observed and predicted) of expression, or
-                `forest` (a minus b on every task).
+                `calibration` of binary tasks, `scatter` (predicted against true values),
+                `survival` (Kaplan-Meier curves by risk), `genes` (genes ranked) and `spots`
+                (sections observed and predicted) of expression, or `forest` (a minus b on every
+                task).
             task: Which task, where there are several.
             head: Which head, where there are several.
             protocol: Which protocol, where there are several.
@@ -354,6 +393,7 @@ class Results:
             grids,
             rankdiagram,
             rocpr,
+            scatterplot,
             survival_plot,
         )
         from spade_bench.report.leaderboard import leaderboard
@@ -381,6 +421,7 @@ class Results:
             "dots": grids.dot_pictures,
             "heat": grids.heat_pictures,
             "ranks": rankdiagram.rank_pictures,
+            "scatter": scatterplot.scatter_pictures,
             "calibration": calibration_plot.calibration_pictures,
             "survival": survival_plot.survival_pictures,
             "genes": geneplots.gene_pictures,
@@ -477,7 +518,10 @@ def _cases(predictions: Predictions, place: dict[str, Any]) -> pd.DataFrame:
     if predictions.spots is not None:
         return _spots(predictions.spots, place)
     table = pd.DataFrame({"case_id": list(predictions.case_ids)})
-    if predictions.survival:
+    if predictions.kind == "regression":
+        table["value"] = predictions.target
+        table["predicted"] = predictions.scores[:, 0]
+    elif predictions.survival:
         table["event"] = predictions.target[:, 0].astype(bool)
         table["duration_days"] = predictions.target[:, 1]
         table["risk"] = predictions.scores[:, 0]

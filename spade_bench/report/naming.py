@@ -110,7 +110,8 @@ def head_title(name: str) -> str:
 
 def protocol_title(name: str) -> str:
     """Return what a protocol is called in print."""
-    known = {"cv": "cross-validation", "external": "external test", "official": "official splits"}
+    known = {"cv": "cross-validation", "external": "external test", "official": "official splits",
+             "leave-site-out": "leave one site out"}  # fmt: skip
     return known.get(name, name.replace("-", " ") if name.startswith("leave-") else name)
 
 

@@ -44,7 +44,7 @@ class Values:
         influence: (D, n) contribution of each case to the AUROC of each row; for AUROC on fixed
             test cases only, None where a class has fewer than two cases or cases are slides.
         size: Test cases (patients, where cases are slides) of the smallest class, over all rows;
-            for survival those with an event.
+            for survival those with an event, of measured values all of them.
         units: Distinct test cases, or patients, over all rows.
         without: (U,) the mean over rows of the metric without each patient in turn, for expression
             in spots; None for cases, which are resampled.
@@ -64,10 +64,9 @@ class Values:
 
     @property
     def n_classes(self) -> int:
-        """Number of classes; 0 for survival and where test cases differ from row to row."""
-        return (
-            int(self.target.max()) + 1 if self.target is not None and self.target.ndim == 1 else 0
-        )
+        """Number of classes; 0 where there are none or test cases differ from row to row."""
+        classes = self.target is not None and self.target.dtype.kind == "i"
+        return int(self.target.max()) + 1 if classes and self.target is not None else 0
 
     def rows(self, keep: Sequence[int]) -> Values:
         """Cut to some rows, by position."""
@@ -155,7 +154,7 @@ class Resampler:
         if not series.rows:
             return 0
         sizes = {int(row.n.get("test") or 0) for row in series.rows}
-        if series.protocol not in {"cv", *OF_SECTIONS} and len(sizes) == 1:
+        if series.protocol not in {"cv", "leave-site-out", *OF_SECTIONS} and len(sizes) == 1:
             return sizes.pop()
         return len({case for row in series.rows for case in self.predictions(row).case_ids})
 
@@ -284,9 +283,11 @@ def single(values: Values, metric: str, seed: int = 0) -> Interval | None:
     mean, (floor, top) = float(values.plain.mean()), bounds(metric, values.n_classes)
     if values.size < scores.least_cases(metric):
         return Interval(mean, float("nan"), float("nan"))
-    if not np.isfinite(top):
+    if not np.isfinite([floor, top]).all():
         if values.fixed:
-            return interval(values.plain, values.boot, seed=seed)
+            size = values.size if np.isfinite([floor, top]).any() else None
+            found = interval(values.plain, values.boot, seed, size)
+            return replace(found, low=max(floor, found.low), high=min(top, found.high))
         return corrected_t_test(values.plain, values.train_size, values.test_size)
     span, size = top - floor, _effective(values, metric)
     plain, boot = (values.plain - floor) / span, (values.boot - floor) / span
@@ -321,19 +322,23 @@ def _effective(values: Values, metric: str) -> int:
 def class_sizes(of_rows: Sequence[Predictions]) -> tuple[int, int]:
     """Test cases of the smallest class and of all, over all rows, each case once.
 
-    For survival the cases with an event stand for the smallest class. Where cases are slides, the
-    patients that have slides of the class count.
+    For survival the cases with an event stand for the smallest class, of measured values all
+    cases. Where cases are slides, the patients that have slides of the class count.
     """
     import numpy as np
+
+    from spade_bench.statistics.evaluate import strata
 
     seen: dict[str, tuple[str, int]] = {}
     differing = any(one.case_ids != of_rows[0].case_ids for one in of_rows)
     for one in of_rows if differing else of_rows[:1]:
-        label = (one.target[:, 0] > 0).astype(int) if one.survival else one.target
+        label = strata(one.target)
         owners = one.patients or one.case_ids
         seen.update(zip(one.case_ids, zip(owners, label.tolist(), strict=True), strict=True))
     classes = np.array([label for _, label in set(seen.values())], dtype=np.int64)
     owned = {owner for owner, _ in seen.values()}
+    if of_rows[0].kind == "regression":
+        return len(owned), len(owned)
     if of_rows[0].survival:
         return int(classes.sum()), len(owned)
     return int(np.bincount(classes, minlength=len(of_rows[0].classes)).min()), len(owned)

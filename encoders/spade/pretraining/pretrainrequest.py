@@ -15,6 +15,8 @@ from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
 __all__ = ["PretrainRequest", "resolve_request"]
 
 Place = str | Path
+_SOURCES = ("hest", "manifest", "spaceranger", "xenium")
+_FLAGS = "--hest DIR, --manifest CSV, --spaceranger DIR or --xenium DIR"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ def resolve_request(
     hest: Place | None = None,
     manifest: Place | None = None,
     spaceranger: Place | Sequence[Place] = (),
+    xenium: Place | Sequence[Place] = (),
     features: Place | None = None,
     encoder: str | None = None,
     seed: int | None = None,
@@ -56,6 +59,7 @@ def resolve_request(
         hest: Samples in HEST-1k layout.
         manifest: Samples as a csv.
         spaceranger: One Space Ranger `outs/` folder or several.
+        xenium: One Xenium output bundle or several.
         features: Precomputed features with barcodes, one file per sample.
         encoder: Base patch encoder.
         seed: Seed of everything random.
@@ -71,12 +75,11 @@ def resolve_request(
     Raises:
         UserError: When data or output folder are not given, or a setting is unknown or wrong.
     """
-    one = isinstance(spaceranger, (str, Path))
-    folders = [spaceranger] if one else list(spaceranger)  # type: ignore[arg-type]
     sources = {
         "hest": hest,
         "manifest": manifest,
-        "spaceranger": tuple(str(folder) for folder in folders),
+        "spaceranger": _folders(spaceranger),
+        "xenium": _folders(xenium),
         "features": features,
     }
     given: dict[str, Any] = {
@@ -103,6 +106,11 @@ def resolve_request(
     )
 
 
+def _folders(given: Place | Sequence[Place]) -> tuple[str, ...]:
+    one = isinstance(given, (str, Path))
+    return tuple(str(folder) for folder in ([given] if one else given))  # type: ignore[union-attr]
+
+
 def _settings(
     given: Mapping[str, Any],
     config: Place | Mapping[str, Any] | PretrainConfig | None,
@@ -125,10 +133,10 @@ def _settings(
         layers.append(settings_of.nested(workspace.pretrain.set, deep=True))
     merged = settings_of.merge(*layers, given)
     samples = dict(merged.get("samples") or {})
-    if not any(samples.get(key) for key in ("hest", "manifest", "spaceranger")):
+    if not any(samples.get(key) for key in _SOURCES):
         source = _workspace_source(workspace)
         if not source:
-            raise ws.need("the paired data", "--hest DIR, --manifest CSV or --spaceranger DIR")
+            raise ws.need("the paired data", _FLAGS)
         merged["samples"] = {**samples, **source}
     return settings_of.build(PretrainConfig, merged, "pretrain settings")
 

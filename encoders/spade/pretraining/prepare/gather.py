@@ -14,8 +14,9 @@ from spade_bench.cohorts.published.hestbench import HEST, hest_folder, read_sect
 from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig, SamplesConfig
 from spade_bench.errors import BROKEN_FILE, ConfigError, DataError
 from spade_bench.files import atomic_path, hash_obj, remember, remembered
-from spade_bench.spatial import StSample, read_hest, read_manifest, read_spaceranger
+from spade_bench.spatial import Pooling, StSample, read_hest, read_manifest, read_section
 from spade_bench.spatial.findings import Finding
+from spade_bench.spatial.instruments.technologies import pooled_files, recognise
 from spade_bench.spatial.samplechoice import check_trusted, filter_samples
 from spade_bench.spatial.sectionchecks import (
     DuplicateFinder,
@@ -29,6 +30,7 @@ from spade_bench.spatial.sectionchecks import (
 __all__ = ["Record", "check_all", "gather", "identity", "listed", "report_findings", "summarise",
            "without_tasks"]  # fmt: skip
 
+_LATER = ("visium_hd", "xenium", "pooling", "alignment")
 _READER = 4  # raise when sections are read differently, so that older records are not reused
 
 
@@ -79,8 +81,8 @@ def listed(config: SamplesConfig) -> list[StSample]:
         samples += read_hest(config.hest)
     if config.manifest is not None:
         samples += read_manifest(config.manifest)
-    for outs in config.spaceranger:
-        samples += read_spaceranger(outs)
+    samples += [_section(folder, "spaceranger", config) for folder in config.spaceranger]
+    samples += [_section(folder, "xenium", config) for folder in config.xenium]
     return samples
 
 
@@ -156,7 +158,8 @@ def gather(config: SamplesConfig, encoder: str) -> tuple[list[StSample], dict[st
         raise ConfigError(
             "no paired data given",
             where="samples",
-            fix="give --hest DIR, --manifest CSV or --spaceranger DIR; `make demo` simulates some",
+            fix="give --hest DIR, --manifest CSV, --spaceranger DIR or --xenium DIR; `make demo` "
+            "simulates some",
         )
     names = [s.sample_id for s in samples]
     twice = sorted({n for n in names if names.count(n) > 1})
@@ -178,6 +181,21 @@ def gather(config: SamplesConfig, encoder: str) -> tuple[list[StSample], dict[st
     return kept, dropped
 
 
+def _section(folder: Path, source: str, config: SamplesConfig) -> StSample:
+    """The sample of a folder of Space Ranger or Xenium.
+
+    Raises:
+        DataError: When the folder holds a section of the other kind.
+    """
+    kind = recognise(folder, "xenium" if source == "xenium" else None)
+    if kind == "visium":
+        return read_section(folder, kind)
+    if source == "spaceranger" and kind != "visium-hd":
+        raise DataError(f"this is {kind}", where=str(folder), fix=f"Give it as --{kind} DIR")
+    pooling = Pooling(config.spot_um, config.spot_grid, config.spot_pitch_um)
+    return read_section(folder, kind, pooling=pooling)
+
+
 def _with_features(samples: Sequence[StSample], folder: Path, encoder: str) -> list[StSample]:
     """Points samples at their file in a folder of precomputed features."""
     from spade_bench.features.bags import find_bags
@@ -192,7 +210,15 @@ def _with_features(samples: Sequence[StSample], folder: Path, encoder: str) -> l
 def identity(sample: StSample) -> str:
     """Hash of what the sample is made of: metadata, and size and time of its files."""
     fields = asdict(sample)
+    for name in _LATER:  # a sample without them keeps the identity that it has always had
+        if fields[name] is None:
+            del fields[name]
     stamps = {}
+    for name in ("visium_hd", "xenium", "alignment"):
+        if fields.pop(name, None) is not None:
+            stamps["pooled"] = [
+                (f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in pooled_files(sample)
+            ]
     for name in ("h5ad", "spaceranger", "image", "patches", "features"):
         path = fields.pop(name)
         if path is not None:
