@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from command_line import run_main
-from toy_sections import GENES, ToySections, write_sections
+from gene_sections import GENES, ToySections, write_sections
 
 import spade_bench as sb
 from spade_bench.errors import UserError

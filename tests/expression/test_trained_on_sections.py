@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import run_main
+from gene_sections import DIM, GENES, ToySections, write_sections
 from toy_pretraining import config, write_hest
-from toy_sections import DIM, GENES, ToySections, write_sections
 
 from spade_bench.cohorts.contamination import Provenance, leaks_of_fold
 from spade_bench.encoders.spade.centroids import Experts
