@@ -118,9 +118,13 @@ def demo(
 
 def _expression(start: float) -> None:
     """Predict genes in the sections that pretraining held out, by regression and by retrieval."""
+    from spade_bench import console
     from spade_bench.cli.run import run
 
     patients = _held_out(Path("spade/samples.csv"), Path("data/hest/st"), Path(_SECTIONS))
+    if len(patients) < 2:
+        console.say("no expression is predicted: pretraining held out fewer than two sections")
+        return
     # A small study may hold out one patient alone.
     protocol = "leave-one-patient-out" if len(set(patients)) > 1 else "leave-one-section-out"
     what = f"--encoder spade --task hest:{_SECTIONS} --protocol {protocol}"
