@@ -377,9 +377,10 @@ class HeadCard:
 
     Attributes:
         name: Registry name, such as `abmil`.
-        kinds: Kinds of task it serves: `classification`, `survival`, `regression`.
+        kinds: Kinds of task it serves: `classification`, `survival`, `regression`, `expression`.
         description: One sentence.
-        input: `bag` when it sees all patches, `pooled` when it sees one vector per case.
+        input: `bag` when it sees all patches, `pooled` when it sees one vector per case, `spot`
+            when every spot is a row.
         defaults: Its hyperparameters.
         grid: Values that selection on tuning cases may try, by hyperparameter; empty when there
             is nothing to choose.
@@ -391,7 +392,7 @@ class HeadCard:
     name: str
     kinds: tuple[str, ...]
     description: str
-    input: Literal["bag", "pooled"]
+    input: Literal["bag", "pooled", "spot"]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     cheap: bool = False
@@ -406,7 +407,7 @@ class TaskCard:
     Attributes:
         name: Registry name, such as `crc_braf`.
         kind: The kind of task that runs it: `classification`, `biomarker`, `survival`,
-            `regression`.
+            `regression`, `expression`.
         title: One line for people.
         cohort: Cohort that the workspace file maps to tables and features.
         version: Raised whenever the definition changes.

@@ -7,6 +7,7 @@ from typing import Any
 
 from spade_bench import workspace as ws
 from spade_bench.cohorts.columns import COLUMN_FIELDS
+from spade_bench.cohorts.published.hestbench import HEST
 from spade_bench.cohorts.published.pathobench import PATHO_BENCH
 from spade_bench.errors import UserError, name_some
 from spade_bench.evaluation.request import (
@@ -28,9 +29,8 @@ from spade_bench.evaluation.settings import EvaluationSettings, path_of
 from spade_bench.features.cache import check_cache_mode
 from spade_bench.features.slideids import check_match
 from spade_bench.registry import encoders as registered
+from spade_bench.registry import head_registries, kinds, suggest
 from spade_bench.registry import heads as known_heads
-from spade_bench.registry import kinds, suggest
-from spade_bench.tasks.protocols import PROTOCOLS
 
 __all__ = ["check_names", "encoder_names", "resolve"]
 
@@ -58,12 +58,7 @@ def resolve(
     if not given.tasks:
         raise UserError("no task given", fix="Give --task NAME (`spade-bench list tasks`)")
     settings = given.resolved(workspace)
-    if settings.protocol and settings.protocol not in PROTOCOLS:
-        raise UserError(
-            f"there is no protocol '{settings.protocol}'",
-            where="--protocol",
-            fix=f"Use {', '.join(PROTOCOLS)}",
-        )
+    _check_protocol(settings.protocol, [kind.card.protocols for kind in kinds])
     check_numbers(settings)
     check_controls(settings)
     check_cache_mode(settings.cache)
@@ -72,9 +67,13 @@ def resolve(
     if protocol:
         check_protocol_options(said_options(given), protocol)
     for name in settings.heads:
-        known_heads.get(name)
+        head_registries(name)
     encoders = _encoders(settings, workspace, loaded or {})
     tasks = _tasks(settings, workspace)
+    for task in tasks:
+        _check_protocol(
+            settings.protocol, [kinds.get(task.card.kind).card.protocols], task.card.kind
+        )
     check_kind_options(given.said(), {task.card.kind for task in tasks})
     request = EvaluationRequest(given, encoders, tasks, workspace, **rest)
     _check_set(request)
@@ -83,11 +82,28 @@ def resolve(
     return request
 
 
+def _check_protocol(protocol: str, known: Sequence[Sequence[str]], kind: str = "") -> None:
+    """Refuse a protocol that no kind of task has, or not the kind that shall run.
+
+    Raises:
+        UserError: Naming those there are.
+    """
+    names = dict.fromkeys(name for of_kind in known for name in of_kind)
+    if protocol and protocol not in names:
+        near = suggest(protocol, names)
+        what = f"{kind} has no protocol" if kind else "there is no protocol"
+        raise UserError(
+            f"{what} '{protocol}'",
+            where="--protocol",
+            fix=f"Did you mean {near}?" if near else f"Use {', '.join(names)}",
+        )
+
+
 def _protocol_of(settings: EvaluationSettings) -> str:
     """The protocol that will run; empty where published splits decide it."""
     if settings.protocol:
         return settings.protocol
-    if settings.splits or any(name.startswith(PATHO_BENCH) for name in settings.tasks):
+    if settings.splits or any(name.startswith((PATHO_BENCH, HEST)) for name in settings.tasks):
         return ""
     tables = settings.test_tables
     if tables and "*" not in tables and len(set(settings.tasks)) > 1:
@@ -107,6 +123,7 @@ def _tasks(settings: EvaluationSettings, workspace: ws.Workspace | None) -> tupl
                 test_table=path_of(settings.test_tables, *names),
                 splits=path_of(settings.splits, *names),
                 columns=_columns(settings),
+                bench_root=settings.bench_root,
             )
         )
     if "*" in settings.tables and len(requests) > 1:

@@ -9,6 +9,7 @@ from spade_bench.console import say
 from spade_bench.errors import UserError
 from spade_bench.evaluation.settings import EvaluationSettings, from_workspace
 from spade_bench.regions.outlines import check_share
+from spade_bench.registry import kinds
 
 if TYPE_CHECKING:
     from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
@@ -57,9 +58,11 @@ _WITH_PUBLISHED = {"few-shot": ("shots",), "cv": (), "external": ("test_features
 
 
 def protocol_of(request: EvaluationRequest, task: TaskRequest) -> str:
-    """The protocol that a task will run under; empty where published splits decide it."""
+    """The protocol that a task will run under; empty where published splits or sections do."""
     if request.settings.protocol:
         return request.settings.protocol
+    if kinds.get(task.card.kind).card.units == "spots":
+        return ""  # the sections decide
     if task.published is not None or task.splits is not None:
         return ""
     return "few-shot" if task.test_table is None else "external"

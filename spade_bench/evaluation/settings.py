@@ -38,7 +38,8 @@ class EvaluationSettings:
 
     Attributes:
         encoders: Encoders, or LABEL=ENCODER.
-        tasks: Named tasks, cards (.yaml), `patho-bench:PATH`, or any name with a table.
+        tasks: Named tasks, cards (.yaml), `patho-bench:PATH`, `hest:PATH`, or any name with a
+            table.
         heads: Heads; empty for the default head of each kind of task.
         tables: Task -> table; `*` for every task.
         features: Encoder or label -> features folder; `*` for every encoder.
@@ -46,6 +47,7 @@ class EvaluationSettings:
         test_tables: Task -> table of another cohort to test on; `*` for every task.
         test_features: Like `features`, for the other cohort.
         splits: Task -> CLAM split files; `*` for every task.
+        bench_root: Folder of HEST-Bench, whose task folders `hest:TASK` names.
         regions: Folder with `SLIDE.geojson`, to whose regions bags are restricted.
         region_names: Classes or names of regions to take; empty takes all.
         region_share: Least share of a patch's area inside; None asks for its centre.
@@ -56,8 +58,10 @@ class EvaluationSettings:
         days_column: Column of the days.
         event_value: Value that means that the event happened.
         match_ids: `exact`, or `loose`; see `spade_bench.features.slideids`.
-        protocol: few-shot, cv, external or leave-site-out; empty for few-shot, or for external
-            where there is a cohort to test on, or for that of published splits.
+        protocol: few-shot, cv, external or leave-site-out, of expression official,
+            leave-one-patient-out or leave-one-section-out; empty for few-shot, or for external
+            where there is a cohort to test on, or for that of published splits; of expression by
+            patient.
         shots: Training cases per class.
         draws: Draws per number of shots.
         folds: Folds of cross-validation.
@@ -95,6 +99,7 @@ class EvaluationSettings:
     test_tables: Mapping[str, Path] = _UNSET
     test_features: Mapping[str, Path] = _UNSET
     splits: Mapping[str, Path] = _UNSET
+    bench_root: Path | None = None
     regions: Path | None = None
     region_names: tuple[str, ...] = _UNSET
     region_share: float | None = None
@@ -228,7 +233,7 @@ ELSEWHERE: Mapping[str, str] = {
     "weights": "Say it under 'encoders'",
     **dict.fromkeys(("device", "out"), "Say it at the top of the file"),
     **dict.fromkeys(("encoders", "tasks", "test_tables", "test_features"), _OF_COMMANDS),
-    **dict.fromkeys(("splits", "positive", "pretrained_on"), _OF_COMMANDS),
+    **dict.fromkeys(("splits", "bench_root", "positive", "pretrained_on"), _OF_COMMANDS),
     # Consent is given where something runs, not once for all.
     **dict.fromkeys(("allow_leaky_splits", "as_is", "trust_remote_code"), _OF_COMMANDS),
 }
@@ -272,7 +277,7 @@ def read_settings(path: Path) -> EvaluationSettings:
         name: {key: near / value for key, value in getattr(settings, name).items()}
         for name in _PATHS & settings.said()
     }
-    for name in ("regions", "out"):
+    for name in ("regions", "bench_root", "out"):
         if getattr(settings, name) is not None:
             changes[name] = near / getattr(settings, name)
     return dataclasses.replace(settings, **changes)

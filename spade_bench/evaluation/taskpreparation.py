@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from spade_bench.tasks.kind import TaskKind
+    from spade_bench.tasks.kind import KindCard, TaskKind
 
-__all__ = ["PreparedTask", "prepare"]
+__all__ = ["PreparedTask", "check_metrics", "prepare"]
 
 
 _MANY = 10  # classes, of which more are unusual
@@ -126,7 +126,7 @@ def prepare(
     """
     card = task.card
     kind: TaskKind = kinds.get(card.kind).load()
-    _check_metrics(card, kind)
+    check_metrics(card, kind.card)
     cases = load_cases(request, task, kind)
     if not task.named:
         _say_unregistered(card, cases.cohort)
@@ -278,14 +278,19 @@ def _random_elsewhere(
     return (name, files) if tested <= set(files) else None
 
 
-def _check_metrics(card: TaskCard, kind: TaskKind) -> None:
+def check_metrics(card: TaskCard, kind: KindCard) -> None:
+    """Refuse a task whose card names a metric that its kind does not have.
+
+    Raises:
+        ConfigError: Naming those that it has.
+    """
     for name in card.metrics:
-        if name not in kind.card.metrics:
-            near = suggest(name, kind.card.metrics)
+        if name not in kind.metrics:
+            near = suggest(name, kind.metrics)
             raise ConfigError(
                 f"{card.kind} has no metric '{name}'",
                 where=f"task {card.name}",
-                fix=f"Did you mean {near}?" if near else f"Use {', '.join(kind.card.metrics)}",
+                fix=f"Did you mean {near}?" if near else f"Use {', '.join(kind.metrics)}",
             )
 
 

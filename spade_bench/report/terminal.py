@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from spade_bench import console
 from spade_bench.report.bylevels import LevelRow
-from spade_bench.report.caveats import PERMUTATIONS, speaks_of
+from spade_bench.report.caveats import PERMUTATIONS, speaks_of, way_of
 from spade_bench.report.differences import Difference
 from spade_bench.report.flags import code, explain, shared
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.overall import OverallRow
 from spade_bench.report.risk_split import RiskSplit
 from spade_bench.report.series import Series
+from spade_bench.report.spotvalues import OF_SECTIONS
 
 __all__ = ["print_differences", "print_failures", "print_leaderboard", "print_legend",
            "print_levels", "print_notes", "print_overall", "print_risk_splits"]  # fmt: skip
@@ -45,11 +46,10 @@ def print_leaderboard(rows: Sequence[ReportRow]) -> None:
     """Print a table for each task, protocol, condition and metric: a row per encoder and head."""
     from spade_bench.statistics.evaluate import direction
 
-    held = {(row.task, row.protocol) for row in rows if "ensemble" in row.flags}
     for place in dict.fromkeys(map(_place, rows)):
         alike = [row for row in rows if _place(row) == place]
-        task, protocol, metric, part, condition = place
-        way = part or ("fold models" if (task, protocol) in held else protocol)
+        task, protocol, metric, _, condition = place
+        way = way_of(protocol, alike[0].flags, alike[0].held_out)
         what = f"{task}: {metric}{_DIRECTION[direction(metric)]}{_apart(condition)}"
         _print_place(f"{what}, {_protocol(protocol, way, alike)}", alike)
 
@@ -281,10 +281,12 @@ def _protocol(protocol: str, way: str, rows: Sequence[ReportRow]) -> str:
         "ensemble": ("ensemble", "ensembles"),
         "external": ("fit", "fits"),
         "leave-site-out": ("held-out part", "held-out parts"),
+        **dict.fromkeys(OF_SECTIONS, ("fold", "folds")),
     }.get(way, ("draw", "draws"))
     what = f"1 {one}" if n == 1 else f"mean of {n} {many}"
     cohort = "/".join(sorted({row.tested_on for row in rows} - {""}))
-    tested = f"{cases} test cases{f' of {cohort}' if cohort else ''}"
+    of_what = "sections" if protocol in OF_SECTIONS else "cases"
+    tested = f"{cases} test {of_what}{f' of {cohort}' if cohort else ''}"
     return f"{protocol}, {tested}, {what} [95% interval {speaks_of(way)}]"
 
 

@@ -5,6 +5,9 @@ value, predicted``. Survival: ``case_id, part, event, duration_days, risk`` wher
 or train; metrics that correct for censoring need the training cases, which are never part of a
 score. Where the cases are slides, a last column ``patient_id`` says whose they are, blank for
 training cases.
+
+Genes in the spots of sections have a file of their own kind; see
+`spade_bench.results.spotpredictions`.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spade_bench.errors import DataError
 from spade_bench.files import atomic_path, file_name
+from spade_bench.results.spotpredictions import SpotPredictions, spot_bytes, spots_from
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +51,7 @@ class Predictions:
         train_target: Their events and days, (t, 2), or None.
         train_scores: Their risks, (t, 1), or None.
         patients: Patient of each test case where cases are slides, else empty.
+        spots: Expression of the spots of the test sections, which are then the cases; else None.
     """
 
     case_ids: tuple[str, ...]
@@ -57,6 +62,15 @@ class Predictions:
     train_target: NDArray[np.float64] | None = None
     train_scores: NDArray[np.float64] | None = None
     patients: tuple[str, ...] = ()
+    spots: SpotPredictions | None = None
+
+    @classmethod
+    def of_spots(cls, spots: SpotPredictions) -> Predictions:
+        """Wrap predictions of genes in spots: the cases are the sections."""
+        import numpy as np
+
+        none = np.empty((len(spots.sections), 0))
+        return cls(spots.sections, (), none, none, patients=spots.patients, spots=spots)
 
     @property
     def survival(self) -> bool:
@@ -64,17 +78,19 @@ class Predictions:
         return self.kind == "survival"
 
     @property
-    def kind(self) -> Literal["classification", "regression", "survival"]:
+    def kind(self) -> Literal["classification", "expression", "regression", "survival"]:
         """What is predicted, in the words by which heads say which kinds of task they serve."""
+        if self.spots is not None:
+            return "expression"
         if self.classes:
             return "classification"
         return "survival" if self.target.ndim == 2 else "regression"
 
 
-def predictions_path(out: Path, run_id: str) -> Path:
-    """Where the predictions of a run id lie."""
+def predictions_path(out: Path, run_id: str, suffix: str = "csv") -> Path:
+    """Where the predictions of a run id lie: csv of cases, npz of spots."""
     name = file_name(run_id)  # a hash, unless the results come from a stranger
-    return out / "predictions" / name[:2] / f"{name}.csv"
+    return out / "predictions" / name[:2] / f"{name}.{suffix}"
 
 
 def write_predictions(out: Path, run_id: str, predictions: Predictions) -> str:
@@ -83,6 +99,8 @@ def write_predictions(out: Path, run_id: str, predictions: Predictions) -> str:
     Returns:
         SHA-256 of the file, which the row carries.
     """
+    if predictions.spots is not None:
+        return _store(predictions_path(out, run_id, "npz"), spot_bytes(predictions.spots))
     lines = _LINES[predictions.kind](predictions)
     if predictions.patients:
         n = len(predictions.case_ids)
@@ -90,10 +108,13 @@ def write_predictions(out: Path, run_id: str, predictions: Predictions) -> str:
         lines = [[*line, patient] for line, patient in zip(lines, column, strict=True)]
     text = io.StringIO(newline="")
     csv.writer(text).writerows(lines)
-    content = text.getvalue().encode()
+    return _store(predictions_path(out, run_id), text.getvalue().encode())
+
+
+def _store(path: Path, content: bytes) -> str:
     # Not durable: the row's checksum tells whether the file is whole, and the cell runs again.
-    with atomic_path(predictions_path(out, run_id), durable=False) as path:
-        path.write_bytes(content)
+    with atomic_path(path, durable=False) as temporary:
+        temporary.write_bytes(content)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -108,7 +129,9 @@ def read_predictions(out: Path, run_id: str, *, sha256: str = "") -> Predictions
     Raises:
         DataError: When they are missing, damaged or not those of the row.
     """
-    path = predictions_path(out, run_id)
+    path, of_spots = predictions_path(out, run_id), predictions_path(out, run_id, "npz")
+    if not path.exists() and of_spots.exists():
+        path = of_spots
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
@@ -117,6 +140,8 @@ def read_predictions(out: Path, run_id: str, *, sha256: str = "") -> Predictions
         raise DataError(
             "predictions were damaged or edited: their checksum is not the row's", where=str(path)
         )
+    if path == of_spots:
+        return Predictions.of_spots(spots_from(content, str(path)))
     try:
         header, *lines = list(csv.reader(io.StringIO(content.decode(), newline=""))) or [[]]
     except (UnicodeDecodeError, csv.Error) as error:

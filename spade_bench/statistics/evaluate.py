@@ -20,13 +20,14 @@ __all__ = ["ALL_METRICS", "bounds", "chance", "direction", "evaluate", "is_measu
 ALL_METRICS = (*METRICS, *SURVIVAL_METRICS, *REGRESSION_METRICS)
 _LOWER_IS_BETTER = {"brier", "ibs", "ece", "mae"}
 _NEITHER = {"calibration_slope"}
+_CORRELATIONS = ("pearson", "pearson_per_sample", "spearman")
 _CHANCE = {
     **dict.fromkeys(("auroc", "auroc_over_time", "c_index", "c_index_uno"), 0.5),
-    **dict.fromkeys(("kappa_quadratic", "pearson", "spearman"), 0.0),
+    **dict.fromkeys(("kappa_quadratic", *_CORRELATIONS), 0.0),
 }
 _BOUNDS = {
     **dict.fromkeys(_NEITHER, (-float("inf"), float("inf"))),
-    **dict.fromkeys(("kappa_quadratic", "pearson", "spearman"), (-1.0, 1.0)),
+    **dict.fromkeys(("kappa_quadratic", *_CORRELATIONS), (-1.0, 1.0)),
     "r2": (-float("inf"), 1.0),
     "mae": (0.0, float("inf")),
     "ece": (0.0, 1.0),

@@ -99,6 +99,8 @@ def hard_cases(series: Sequence[Series], resampler: Resampler) -> list[HardCases
     """
     out = []
     for place, shown in main_series(series, resampler).items():
+        if resampler.predictions(shown[0].rows[0]).spots is not None:
+            continue  # sections, of which spots are predicted: there is no right or wrong case
         by_encoder = [_fits(one, resampler) for one in shown]
         truths = {case: truth for _, known in by_encoder for case, truth in known.items()}
         cases = [

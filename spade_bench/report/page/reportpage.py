@@ -55,7 +55,7 @@ __all__ = ["render_page", "write_page"]
 
 _PACKAGE = "spade_bench.report.page"
 _KINDS = ("dots", "heat", "curve", "cv", "ranks", "roc", "pr", "scatter", "calibration",
-          "survival")  # fmt: skip
+          "survival", "genes", "spots")  # fmt: skip
 
 
 def write_page(results: ResultsView, path: Path, maps: Path | None = None) -> None:
