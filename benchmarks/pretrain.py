@@ -198,7 +198,7 @@ def train_plain(
 def tune_plain(world: World, cores: int) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """Try thread and worker settings on one expert for an epoch; return the best and all rates."""
     tried: list[dict[str, Any]] = []
-    config = TrainingConfig(epochs=1)
+    config = TrainingConfig(epochs=1, lr=1e-4)
     inside = world.table[world.table["expert"] == 0].head(640)
     world = dataclasses.replace(world, table=inside)
     torch.set_float32_matmul_precision("highest")
@@ -238,7 +238,7 @@ def run_ours(world: World, config: TrainingConfig, out: Path) -> None:
 
 def compare(world: World, folder: Path) -> dict[str, Any]:
     """Train one expert for two epochs both ways, dropout alike, and compare what comes out."""
-    config = TrainingConfig(epochs=2)
+    config = TrainingConfig(epochs=2, lr=1e-4)
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("highest")
     plain, _ = train_plain(world, 1, config, workers=0, keyed=True)
@@ -273,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    config = TrainingConfig(epochs=args.epochs, layout="processes")
+    config = TrainingConfig(epochs=args.epochs, lr=1e-4, layout="processes")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         world = make_world(folder, args)
