@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from spade_bench.encoders.spade.experts import ExpertPair
-from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
+from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig, settled
 from spade_bench.encoders.spade.pretraining.training import TrainingData, TrainResult, train_experts
 from spade_bench.encoders.spade.pretraining.training.schedule import Schedule
 from spade_bench.encoders.spade.streams import dropout_keep, dropout_keys
@@ -170,12 +170,13 @@ def train_plain(
     ]
     model = nn.ModuleDict(dict(zip(("image", "spot"), heads, strict=True)))
     model.load_state_dict(start.state_dict())
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=1e-2)
+    rate, epochs = settled(config.lr, "training.lr"), settled(config.epochs, "training.epochs")
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, plan.total_steps)
     val_batches = [(batch - len(train)).tolist() for batch in plan.validation_batches()]
     val_loader = DataLoader(val, batch_sampler=val_batches, num_workers=workers)
     best, best_weights = math.inf, copy.deepcopy(model.state_dict())
-    for epoch in range(config.epochs):
+    for epoch in range(epochs):
         batches = [batch.tolist() for batch in plan.batches(epoch)]
         loader = DataLoader(train, batch_sampler=batches, num_workers=workers)
         model.train()
@@ -192,7 +193,7 @@ def train_plain(
                 total += float(plain_loss(model["image"](x), model["spot"](g))) * len(x)
         if total < best:
             best, best_weights = total, copy.deepcopy(model.state_dict())
-    return best_weights, len(train) * config.epochs
+    return best_weights, len(train) * epochs
 
 
 def tune_plain(world: World, cores: int) -> tuple[dict[str, int], list[dict[str, Any]]]:

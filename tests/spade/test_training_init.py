@@ -17,6 +17,7 @@ from spade_bench.encoders.spade.pretraining.training import (
     job,
     train_experts,
 )
+from spade_bench.encoders.spade.pretraining.training.state import START_MARGIN, kept_epoch
 from spade_bench.errors import WeightsError
 
 
@@ -127,6 +128,7 @@ def test_heads_that_training_makes_worse_stay_as_they_were(
     config = dataclasses.replace(spade_config, lr=5.0, layout=layout)  # nothing survives this
     result = _train(spade_data, config, tmp_path / "b", good.weights[0])
     assert result.best_epoch[0] == 0
+    assert any("of 4 experts keep the heads they started from" in n for n in result.notes)
     for name, tensor in good.weights[0].items():
         assert bool((result.weights[0][name] == tensor).all())
     first = next(row for row in result.history if row["expert"] == 0)
@@ -136,6 +138,25 @@ def test_heads_that_training_makes_worse_stay_as_they_were(
     # without validation spots nothing can be said of the start, and the last epoch is kept
     assert result.best_epoch[3] == spade_config.epochs
     assert all(row["epoch"] for row in result.history if row["expert"] == 3)
+
+
+def test_given_heads_give_way_only_to_what_is_clearly_better(
+    spade_data: TrainingData, spade_config: TrainingConfig, start: dict[str, Tensor], tmp_path: Path
+) -> None:
+    config = dataclasses.replace(spade_config, epochs=15, lr=3e-3)
+    result = _train(spade_data, config, tmp_path, start)
+    moved = 0
+    for expert in (0, 1):
+        rows = [row for row in result.history if row["expert"] == expert]
+        losses = {row["epoch"]: row["val_loss"] for row in rows}
+        best = min(list(losses)[1:], key=lambda epoch: losses[epoch])
+        wanted = best if losses[best] < losses[0] * (1 - START_MARGIN) else 0
+        assert result.best_epoch[expert] == wanted == kept_epoch(losses)
+        moved += wanted > 0
+    assert moved
+    assert kept_epoch({0: 1.0, 1: 0.96, 2: 0.97}) == 0
+    assert kept_epoch({0: 1.0, 1: 0.94, 2: 0.97}) == 1
+    assert kept_epoch({1: 0.96, 2: 0.95}) == 2
 
 
 def test_an_expert_without_training_spots_keeps_the_heads_it_was_given(

@@ -129,7 +129,7 @@ def split_key(split: SplitConfig) -> dict[str, Any]:
 
 
 def choose_clusters(
-    config: ClusteringConfig, organ: Sequence[str] | NDArray[np.str_]
+    config: ClusteringConfig, organ: Sequence[str] | NDArray[Any]
 ) -> tuple[ClusteringConfig, tuple[Rule, ...]]:
     """Settle the numbers of clusters and experts.
 

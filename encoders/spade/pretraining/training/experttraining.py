@@ -23,7 +23,11 @@ from spade_bench.encoders.spade.pretraining.settingrules import training_key
 from spade_bench.encoders.spade.pretraining.training.job import CHECKPOINT_SECONDS, Job, Keeper
 from spade_bench.encoders.spade.pretraining.training.schedule import MIN_VALIDATION, Schedule
 from spade_bench.encoders.spade.pretraining.training.single import train_in_turn
-from spade_bench.encoders.spade.pretraining.training.state import ExpertState, checkpoint_path
+from spade_bench.encoders.spade.pretraining.training.state import (
+    START_MARGIN,
+    ExpertState,
+    checkpoint_path,
+)
 from spade_bench.encoders.spade.pretraining.training.trainingdata import TrainingData
 from spade_bench.errors import ConfigError
 from spade_bench.files import hash_array, hash_obj, write_json
@@ -117,8 +121,7 @@ def train_experts(
             setup_numerics(where)
             with one_thread():
                 _train(Job(data, config, seed, where, keeper, report, initial), pending, layout)
-    heads = "heads stay untrained" if initial is None else "heads stay those it started from"
-    return _collect(data, wanted, keeper, heads, time.monotonic() - start)
+    return _collect(data, wanted, keeper, initial is not None, time.monotonic() - start)
 
 
 def _train(job: Job, pending: list[int], layout: str) -> None:
@@ -163,7 +166,7 @@ def _in_processes(job: Job, pending: Sequence[int], workers: int) -> None:
 
 
 def _collect(
-    data: TrainingData, wanted: Sequence[int], keeper: Keeper, unseen: str, seconds: float
+    data: TrainingData, wanted: Sequence[int], keeper: Keeper, started: bool, seconds: float
 ) -> TrainResult:
     weights: dict[int, dict[str, Tensor]] = {}
     history: list[dict[str, Any]] = []
@@ -178,10 +181,16 @@ def _collect(
         weights[expert], best[expert] = state.params, state.best_epoch
         history += state.history
         if not len(data.rows(expert, "train")):
-            notes.append(f"expert {expert} has no training spots: its {unseen}")
+            heads = "those it started from" if started else "untrained"
+            notes.append(f"expert {expert} has no training spots: its heads stay {heads}")
         elif (n_val := len(data.rows(expert, "val"))) < MIN_VALIDATION:
             count = "one validation spot" if n_val else "no validation spots"
             notes.append(f"expert {expert} has {count}: its last epoch is kept")
+    if stayed := [e for e in best if started and not best[e] and len(data.rows(e, "train"))]:
+        notes.append(
+            f"{len(stayed)} of {data.n_experts} experts keep the heads they started from, which no "
+            f"epoch bettered by {START_MARGIN:.0%}: {', '.join(map(str, stayed))}"
+        )
     for note in notes:
         console.say(note)
     return TrainResult(weights, history, best, tuple(notes), seconds)

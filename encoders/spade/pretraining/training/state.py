@@ -20,7 +20,20 @@ from spade_bench.encoders.common.checkpoint import load_checkpoint, save_checkpo
 from spade_bench.encoders.common.sealedfolder import check_tensors
 from spade_bench.encoders.spade.experts import ExpertPair
 
-__all__ = ["ExpertState", "checkpoint_path", "load_state", "new_state", "save_state"]
+__all__ = [
+    "START_MARGIN",
+    "ExpertState",
+    "checkpoint_path",
+    "kept_epoch",
+    "load_state",
+    "new_state",
+    "save_state",
+]
+
+START_MARGIN = 0.05
+"""Share by which an epoch must lower the validation loss of given heads to replace them. An expert
+of a small cohort has some tens of validation spots; smaller gains there are noise, and were losses
+on the sections of HER2ST that were left out."""
 
 _SCALARS = ("expert", "step", "best_epoch", "best_loss", "loss_sum", "history", "seconds", "done")
 _GROUPS = ("params", "exp_avg", "exp_avg_sq", "best")
@@ -71,10 +84,12 @@ class ExpertState:
     def start_from(self, val_loss: float) -> None:
         """Let the given heads stand for the choice of the epoch, as epoch 0.
 
+        They are known to work, so an epoch has to beat them by :data:`START_MARGIN`.
+
         Args:
             val_loss: Their validation loss; the caller keeps the parameters as ``best``.
         """
-        self.best_loss = val_loss
+        self.best_loss = val_loss * (1 - START_MARGIN)
         start: dict[str, Any] = {"train_loss": None, "val_loss": val_loss, "lr": 0.0}
         self.history.append({"expert": self.expert, "epoch": 0, **start, "seconds": 0.0})
 
@@ -111,6 +126,16 @@ class ExpertState:
         self.params = self.best or self.params
         self.exp_avg, self.exp_avg_sq, self.best = {}, {}, {}
         self.done = True
+
+
+def kept_epoch(losses: Mapping[int, float]) -> int:
+    """Return the epoch whose parameters are kept, given the validation loss of every epoch.
+
+    Args:
+        losses: By epoch; where there is an epoch 0, training started from given heads.
+    """
+    advantage = {0: 1 - START_MARGIN}
+    return min(losses, key=lambda epoch: (losses[epoch] * advantage.get(epoch, 1.0), epoch))
 
 
 def new_state(
