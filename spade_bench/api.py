@@ -359,6 +359,7 @@ def explain(
     *,
     features: Any = None,
     slides: Source | None = None,
+    patches: Source | None = None,
     slide_id: str | None = None,
     cases: str | Sequence[str] | None = None,
     encoder: str | None = None,
@@ -383,6 +384,7 @@ def explain(
         features: A folder; of a model also bags or an AnnData; of a run also a mapping of encoder
             -> folder, or None for the folders that it had.
         slides: Folder of slides to draw maps on, for several.
+        patches: Instead, the folder of patch images that `extract --patches` was given.
         slide_id: One slide by its name; None takes the name of the file.
         cases: Cases, or slides; None maps all, of a run those that were held out.
         encoder: Which encoder of a run, where there are several; likewise the next four.
@@ -416,6 +418,7 @@ def explain(
         cases=[cases] if isinstance(cases, str) else cases,
         features=features,
         slides=None if slides is None else Path(slides),
+        patches=None if patches is None else Path(patches),
         table=None if table is None else Path(table),
         weights=weights,
         device=device,

@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from spade_bench.errors import printable
 
@@ -72,8 +72,11 @@ def warn(text: str) -> None:
 
 
 def emit(text: str) -> None:
-    """Print a result on stdout."""
-    print(printable(text), flush=True)
+    """Print a result on stdout; where a reader such as `head` has enough, the command ends."""
+    try:
+        print(printable(text), flush=True)
+    except BrokenPipeError:
+        _end_quietly()
 
 
 def emit_json(kind: str, content: Mapping[str, object], version: int = 1) -> None:
@@ -176,7 +179,7 @@ def table(
     cells = [["" if cell is None else printable(cell) for cell in row] for row in rows]
     widths = [max([cell_len(text) for text in column])
               for column in zip(heads, *cells, strict=True)]  # fmt: skip
-    screen = Console(file=sys.stdout, width=width, highlight=False)
+    screen = _pipe_safe(Console(file=sys.stdout, width=width, highlight=False))
     if title:
         paragraph(title)
     if not keys or sum(widths) + _FRAME * len(widths) + 1 <= width:
@@ -246,6 +249,18 @@ def _grid(
     for row in rows:
         grid.add_row(*map(Text, row))
     return grid
+
+
+def _pipe_safe(screen: Console) -> Console:
+    """Let a closed pipe end the command quietly; rich would call it a failure."""
+    screen.on_broken_pipe = _end_quietly  # type: ignore[method-assign]
+    return screen
+
+
+def _end_quietly() -> NoReturn:
+    """End the program as done: nobody reads the rest, and nothing more may be flushed."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(0)
 
 
 @contextlib.contextmanager

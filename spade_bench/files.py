@@ -29,6 +29,7 @@ __all__ = [
     "atomic_dir",
     "atomic_hdf5",
     "atomic_path",
+    "check_target",
     "file_name",
     "hash_array",
     "hash_file",
@@ -234,6 +235,33 @@ def _fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def check_target(path: Path, option: str, example: str) -> None:
+    """Refuse a file that could not be written, before the work for it begins.
+
+    Args:
+        path: The file; it need not be there.
+        option: The option that names it.
+        example: A name that would do.
+
+    Raises:
+        UserError: When it is a folder, lies below a file, or may not be written.
+    """
+    from spade_bench.errors import UserError
+
+    if path.is_dir():
+        what = "no file is named" if path == Path() else f"'{path}' is a folder, not a file"
+        raise UserError(what, where=option, fix=f"Give the name of a file, such as {example}")
+    parent = path.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir():
+        raise UserError(f"'{parent}' is a file, where a folder is needed", where=option,
+                        fix="Choose another place")  # fmt: skip
+    if not os.access(path if path.exists() else parent, os.W_OK):
+        raise UserError(f"'{path}' may not be written", where=option,
+                        fix="Change the permissions or choose another place")  # fmt: skip
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

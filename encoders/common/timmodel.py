@@ -26,6 +26,7 @@ __all__ = [
     "fold_batch_norm",
     "load_state",
     "order_mapped",
+    "read_checkpoint",
     "read_state",
 ]
 
@@ -152,6 +153,28 @@ def read_state(path: Path, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
         WeightsError: When there is no such file or it cannot be read safely.
     """
     import torch
+
+    loaded, file = read_checkpoint(path, names)
+    state = loaded if isinstance(loaded, Mapping) else None
+    for nest in ("state_dict", "model", "teacher"):
+        if state is not None and isinstance(state.get(nest), Mapping):
+            state = state[nest]
+    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise WeightsError("does not hold a flat dictionary of tensors", where=str(file))
+    return dict(state)
+
+
+def read_checkpoint(path: Path, names: tuple[str, ...]) -> tuple[Any, Path]:
+    """Read what a file of weights holds, tensors and plain values alone, and say which file.
+
+    Args:
+        path: The file, or a folder that holds one file of ``names``.
+        names: File names looked for in a folder, in this order.
+
+    Raises:
+        WeightsError: When there is no such file or it cannot be read safely.
+    """
+    import torch
     from safetensors.torch import load_file
 
     file = path
@@ -165,20 +188,13 @@ def read_state(path: Path, names: tuple[str, ...]) -> dict[str, torch.Tensor]:
     refuse_impostor(file)
     try:
         if file.suffix == ".safetensors":
-            return dict(load_file(file))
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
+            return load_file(file), file
+        return torch.load(file, map_location="cpu", weights_only=True), file
     except MemoryError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged or unsafe file
         reason = (str(error).splitlines() or ["damaged"])[0]
         raise WeightsError(f"not a readable checkpoint ({reason})", where=str(file)) from error
-    state = loaded if isinstance(loaded, Mapping) else None
-    for nest in ("state_dict", "model", "teacher"):
-        if state is not None and isinstance(state.get(nest), Mapping):
-            state = state[nest]
-    if not state or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise WeightsError("does not hold a flat dictionary of tensors", where=str(file))
-    return dict(state)
 
 
 def load_state(

@@ -10,9 +10,9 @@ its own image would tell from which cluster it comes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-__all__ = ["MOST_SPOTS", "NEAREST", "GenePredictor", "training_spots"]
+__all__ = ["MOST_SPOTS", "NEAREST", "GenePredictor", "TrainingSpots", "training_spots"]
 
 NEAREST = 50
 MOST_SPOTS = 100_000
@@ -43,6 +43,20 @@ MOST_SPOTS = 100_000
 _QUERIES = 1024  # patches whose scores against all spots are held at once
 _EMBEDDED = 4096  # spots whose expression is made dense at once
 _TEMPERATURE = 0.05  # of the cosines, for softmax weights
+
+
+class TrainingSpots(NamedTuple):
+    """The spots that a model was trained on.
+
+    Attributes:
+        expression: Over the panel, as the model was trained on it, (m, G).
+        samples: Section of each spot, m names.
+        patients: Section -> its patient, where known; of sections that were held out too.
+    """
+
+    expression: sp.csr_matrix
+    samples: list[str]
+    patients: Mapping[str, str]
 
 
 class GenePredictor:
@@ -60,6 +74,7 @@ class GenePredictor:
         model: SpadeModel,
         expression: sp.csr_matrix,
         samples: Sequence[str],
+        patients: Mapping[str, str] | None = None,
         *,
         most_spots: int = MOST_SPOTS,
         seed: int = 0,
@@ -70,6 +85,7 @@ class GenePredictor:
             model: A model with gene heads.
             expression: Of its training spots over its panel, (m, G).
             samples: Section of each spot, m names.
+            patients: Section -> its patient, where known.
             most_spots: Spots to search; of more, as many are drawn.
             seed: Seed of that draw.
 
@@ -90,11 +106,28 @@ class GenePredictor:
         self._model = model
         self._expression = sp.csr_matrix(expression, dtype=np.float32)
         self._sample = np.asarray(samples, dtype=str)  # (m,)
+        self._patients = dict(patients or {})
         self._spots: dict[int, torch.Tensor] = {}
         self.genes = model.genes
         self.samples = tuple(sorted(set(self._sample.tolist())))
         self.unit = model.info.expression
         self.searched = len(self._sample)
+
+    def patient_of(self, section: str) -> str | None:
+        """Return the patient of a section; None where the model does not know."""
+        return self._patients.get(section)
+
+    def left_out(self, section: str, patients: Collection[str] = ()) -> tuple[str, ...]:
+        """Name the training sections that may not predict a section: its own and its patient's.
+
+        Args:
+            section: The section that is predicted.
+            patients: What others call its patient, such as the case id of a table.
+        """
+        own = {*patients, self.patient_of(section)} - {None, ""}
+        return tuple(
+            name for name in self.samples if name == section or self.patient_of(name) in own
+        )
 
     def predict(
         self,
@@ -182,16 +215,13 @@ class GenePredictor:
         return functional.normalize(torch.as_tensor(embedded, device=self._model.device), dim=1)
 
 
-def training_spots(model: SpadeModel, source: Path) -> tuple[sp.csr_matrix, list[str]]:
-    """Read the expression of the spots that a model was trained on.
+def training_spots(model: SpadeModel, source: Path) -> TrainingSpots:
+    """Read the spots that a model was trained on.
 
     Args:
         model: The model.
         source: A `spots.h5ad` that pretraining left, a folder that holds one, or a folder in
             HEST-1k layout with the sections.
-
-    Returns:
-        (m, G) expression over the panel, as the model was trained on it; the section of each spot.
 
     Raises:
         DataError: When there are no such spots, or they are not those of the model.
@@ -208,13 +238,14 @@ def training_spots(model: SpadeModel, source: Path) -> tuple[sp.csr_matrix, list
     )
 
 
-def _from_prepared(model: SpadeModel, path: Path) -> tuple[sp.csr_matrix, list[str]]:
+def _from_prepared(model: SpadeModel, path: Path) -> TrainingSpots:
     spots = Spots(path)
     try:
         split, genes = spots.obs["split"].astype(str).to_numpy(), spots.genes
         rows = np.flatnonzero(split == "train")
         names = spots.obs["sample"].astype(str).to_numpy()[rows].tolist()
         expression = spots.expression[rows]
+        known = spots.obs[["sample", "patient"]].drop_duplicates().dropna().astype(str)
     except BROKEN_FILE as error:
         raise DataError(
             f"not the spots that pretraining leaves ({type(error).__name__}: {error})",
@@ -226,10 +257,11 @@ def _from_prepared(model: SpadeModel, path: Path) -> tuple[sp.csr_matrix, list[s
             where=str(path),
             fix="Take the spots.h5ad that lies in the model's own folder",
         )
-    return expression, names
+    pairs = zip(known["sample"], known["patient"], strict=True)
+    return TrainingSpots(expression, names, {name: patient for name, patient in pairs if patient})
 
 
-def _from_hest(model: SpadeModel, folder: Path) -> tuple[sp.csr_matrix, list[str]]:
+def _from_hest(model: SpadeModel, folder: Path) -> TrainingSpots:
     samples = {sample.sample_id: sample for sample in read_hest(folder)}
     absent = [name for name in model.info.samples if name not in samples]
     if absent or not model.info.samples:
@@ -249,7 +281,8 @@ def _from_hest(model: SpadeModel, folder: Path) -> tuple[sp.csr_matrix, list[str
         counted = np.flatnonzero(np.diff(data.values.indptr) > 0)  # training left the others out
         parts.append(matrix[counted])
         names += [name] * len(counted)
-    return sp.csr_matrix(sp.vstack(parts)), names
+    patients = {name: sample.patient for name, sample in samples.items() if sample.patient}
+    return TrainingSpots(sp.csr_matrix(sp.vstack(parts)), names, patients)
 
 
 def _rows(features: Any, rows: np.ndarray) -> Floats:

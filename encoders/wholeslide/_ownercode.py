@@ -1,4 +1,4 @@
-"""Loads a slide encoder by the code that lies beside its weights, if the user agreed to run it."""
+"""Loads a slide encoder: by this package, or by code beside its weights if the user agreed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import torch
 from spade_bench.device import autocast, resolve_device, setup_numerics
 from spade_bench.encoders.common.loadchecks import check_options
 from spade_bench.encoders.common.owncode import load_by_own_code
+from spade_bench.encoders.common.weights import locate
 from spade_bench.encoders.wholeslide._table import SlideRow
 from spade_bench.errors import DataError
 from spade_bench.types import LoadOptions
 
-__all__ = ["RemoteSlideEncoder", "load"]
+__all__ = ["HubSlideEncoder", "load"]
 
 
-class RemoteSlideEncoder:
+class HubSlideEncoder:
     """A slide encoder of the hub.
 
     Attributes:
@@ -76,17 +77,20 @@ class RemoteSlideEncoder:
                 fix="Give features that were extracted with both, such as `spade-bench extract`'s",
             )
         places = torch.from_numpy(np.asarray(coords, dtype=np.int64))[None].to(self.device)
+        if self.call == "moozy":
+            made: torch.Tensor = self.model(x, places, side)
+            return made
         encoded: torch.Tensor = self.model.encode_slide_from_patch_features(x, places, side)
         return encoded
 
 
-def load(row: SlideRow, options: LoadOptions) -> RemoteSlideEncoder:
+def load(row: SlideRow, options: LoadOptions) -> HubSlideEncoder:
     """Load a slide encoder of the hub.
 
     Args:
         row: Its row.
-        options: Weights (a folder with config.json and the code), device, precision, and
-            `options["trust_remote_code"]`.
+        options: Weights (for code beside them, a folder with config.json and that code), device,
+            precision, and `options["trust_remote_code"]`.
 
     Raises:
         WeightsError: When a package, the weights or the user's consent is missing, or they do not
@@ -94,5 +98,10 @@ def load(row: SlideRow, options: LoadOptions) -> RemoteSlideEncoder:
         ConfigError: When an option is unknown.
     """
     check_options(row.card.name, options)
-    model = load_by_own_code(row.card, options, verb="Encode")
-    return RemoteSlideEncoder(row, model.float(), options)
+    if row.card.remote_code:
+        model = load_by_own_code(row.card, options, verb="Encode")
+    else:
+        from spade_bench.encoders.wholeslide._moozy import read_moozy
+
+        model = read_moozy(locate(row.card, options), row.card.needs.files)
+    return HubSlideEncoder(row, model.float(), options)

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spade_bench.encoders.common.seendata import ledger, ledger_notes
-from spade_bench.encoders.common.weights import UNPINNED_CODE
+from spade_bench.encoders.common.weights import UNPINNED
 from spade_bench.types import EncoderCard, Needs
 
 __all__ = ["ROWS", "SlideRow"]
 
-Call = Literal["feather", "titan", "prism"]
+Call = Literal["feather", "titan", "prism", "moozy"]
 
 _REMOTE = (
     "Runs code from the hub, so it asks for --trust-remote-code; --weights FOLDER takes a copy."
@@ -50,7 +50,7 @@ def _feather_title(name: str) -> str:
 
 
 def _feather(
-    name: str, upstream: str, in_dim: int, patch_px: int, part: str, *, commit: str = ""
+    name: str, upstream: str, in_dim: int, patch_px: int, part: str, *, commit: str
 ) -> SlideRow:
     repo = f"MahmoodLab/abmil.base.{part}.pc108-24k"
     card = EncoderCard(
@@ -76,7 +76,6 @@ def _feather(
         notes=(
             _REMOTE,
             "Supervised pretraining: few-shot results on its classes are no surprise.",
-            *(() if commit else (UNPINNED_CODE,)),
             *ledger_notes("pppp?"),
         ),
     )
@@ -129,6 +128,8 @@ _PRISM = SlideRow(
         mpp=0.5,
         precision="fp16",
         source="hub paige-ai/Prism",
+        # Commit: as raw2features pins it.
+        revision="b5ef311e78a0811c71ecf618f6f7140e9ebb5fc6",
         needs=_needs("paige-ai/Prism", "environs", "sacremoses", transformers_below=5),
         licence=_ND,
         gated=True,
@@ -141,12 +142,46 @@ _PRISM = SlideRow(
         notes=(
             _REMOTE,
             "Its code was written for transformers 4 and does not load with 5.",
-            UNPINNED_CODE,
             *ledger_notes("pppp?"),
         ),
     ),
     2560,
     "prism",
+)
+
+_MOOZY = SlideRow(
+    EncoderCard(
+        name="moozy",
+        title="MOOZY",
+        input="features",
+        level="slide",
+        dim=768,
+        description="MOOZY: a transformer with distances as its positions over Lunit's features, "
+        "trained on 77,134 public slides and supervised on 333 tasks of 56 public data sets.",
+        patch_px=224,
+        mpp=0.5,
+        source="hub AtlasAnalyticsLab/MOOZY",
+        needs=Needs(("AtlasAnalyticsLab/MOOZY",), ("moozy.pt",)),
+        licence="CC-BY-NC-SA-4.0",
+        pretrained_on=("TCGA", "CPTAC", "PANDA", "CAMELYON17", "other public data sets"),
+        undeclared=ledger("YYY??"),
+        upstream="lunit-dino-s8-imagenet",
+        reference="Kotp et al., arXiv 2603.27048",
+        notes=(
+            "Vector of the slide, as LazySlide and slide2vec's moozy-slide take it; the authors' "
+            "own command passes it on through a transformer over the slides of a case.",
+            "Supervised with labels and survival of all TCGA and CPTAC cohorts, PANDA and others: "
+            "results on these are no test of it.",
+            "Patches as the authors' extractor makes them, with the statistics of the port of "
+            "Lunit's model; slides at 20x and 40x were seen.",
+            "Needs coordinates and the patch side in level-0 pixels.",
+            "Time grows with the square of the number of patches; memory does not.",
+            UNPINNED,
+            *ledger_notes("YYY??"),
+        ),
+    ),
+    384,
+    "moozy",
 )
 
 ROWS: dict[str, SlideRow] = {
@@ -161,9 +196,25 @@ ROWS: dict[str, SlideRow] = {
             # As one public project pins it in its TITAN and FEATHER adapters.
             commit="423c894c738294e8b0ac38938108180a2c21dd43",
         ),
-        _feather("feather-uni2", "uni2", 1536, 256, "uni_v2"),
-        _feather("feather-uni", "uni", 1024, 256, "uni"),
+        # As raw2features pins them.
+        _feather(
+            "feather-uni2",
+            "uni2",
+            1536,
+            256,
+            "uni_v2",
+            commit="7c0a057001e369ff6b55833188775bdb21f9b8c8",
+        ),
+        _feather(
+            "feather-uni",
+            "uni",
+            1024,
+            256,
+            "uni",
+            commit="9290d7720a2260501cf9cbbbc1f6b7134b251637",
+        ),
         _TITAN,
         _PRISM,
+        _MOOZY,
     )
 }

@@ -20,6 +20,7 @@ from spade_bench.encoders.zoo import (
     _language,
     _mahmood,
     _natural,
+    _omics,
     _others,
     _owkin,
     _paige,
@@ -41,6 +42,7 @@ _TABLES = (
     _owkin,
     _others,
     _language,
+    _omics,
     _aignostics,
     _natural,
 )

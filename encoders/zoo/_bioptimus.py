@@ -39,6 +39,8 @@ _H0_MINI = entry(
     feature="cls+mean",
     prefix=5,
     repos=("bioptimus/H0-mini",),
+    # Commit: as raw2features pins it.
+    revision="5b5cc0505d19ae558270045eb0df8c34df4d9609",
     norm=H_OPTIMUS,
     precision="fp16",
     licence="CC-BY-NC-ND-4.0",

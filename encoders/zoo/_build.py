@@ -68,7 +68,12 @@ def build_timm(build: Timm, **changes: Any) -> nn.Module:
             fix="Run: pip install --upgrade timm",
         )
     layers: Any = timm.layers
-    classes = {"SwiGLUPacked": layers.SwiGLUPacked, "SiLU": nn.SiLU, "ConvStem": _ConvStem}
+    classes = {
+        "SwiGLUPacked": layers.SwiGLUPacked,
+        "SiLU": nn.SiLU,
+        "LayerNorm": layers.LayerNorm,  # epsilon 1e-6
+        "ConvStem": _ConvStem,
+    }
     arguments = {**build.arguments, **changes}
     for key, value in arguments.items():
         if isinstance(value, str) and value in classes:

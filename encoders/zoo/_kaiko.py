@@ -54,6 +54,8 @@ _MIDNIGHT = entry(
     "Midnight-12k, ViT-g/14 trained with DINOv2 on 12,000 FFPE slides of TCGA.",
     feature="cls+mean",
     repos=("kaiko-ai/midnight",),
+    # Commit: as raw2features pins it.
+    revision="adc6b15679c981cce6f9b018bbad09d16eeeda9f",
     norm=HALF,
     precision="fp16",
     licence="MIT",
@@ -81,18 +83,16 @@ ENTRIES: tuple[Entry, ...] = (
         "vit_large_patch14_reg4_dinov2",
         304.4,
         prefix=5,
-        repos=(
-            f"1aurent/vit_large_patch14_reg4_224.{_PORT}",
-            f"1aurent/vit_large_patch14_reg4_dinov2.{_PORT}",
-        ),
+        repos=(f"1aurent/vit_large_patch14_reg4_224.{_PORT}",),
+        # Commit: as raw2features pins it.
+        revision="fb802e347d2c59f05207b70ad75f7df30019c188",
         build=Timm(
             "vit_large_patch14_reg4_dinov2",
             {"num_classes": 0, "dynamic_img_size": True},
             layout="native",
         ),
         notes=(
-            "The hub lists it under two names (TRIDENT: reg4_dinov2; most others: reg4_224); both "
-            "are tried.",
+            "Tools load it under two names (TRIDENT: reg4_dinov2; most others: reg4_224, as here).",
             "Built at the size of its checkpoint (518 px, or 224 px) and fed 224 px.",
         ),
     ),

@@ -1,9 +1,9 @@
-"""Encoders trained with text: MUSK and PLIP. CONCH stands with the Mahmood lab's."""
+"""Encoders trained with text: MUSK, PLIP and KEEP. CONCH stands with the Mahmood lab's."""
 
 from __future__ import annotations
 
 from spade_bench.encoders.zoo._rows import entry, variant
-from spade_bench.encoders.zoo.entry import CLIP, HALF, Entry, Package, Transformers
+from spade_bench.encoders.zoo.entry import CLIP, HALF, Entry, Package, Timm, Tower, Transformers
 
 __all__ = ["ENTRIES"]
 
@@ -21,6 +21,8 @@ _MUSK = entry(
     _musk(ms_aug=False),
     "MUSK, a vision-language transformer trained on TCGA and image-text pairs.",
     repos=("xiangjx/musk",),
+    # Commit: as raw2features pins it.
+    revision="de1ffed28608c197d2903f6fa42b491a3fbf0fb8",
     files=("model.safetensors",),
     modules=("musk", "fairscale"),
     install="fairscale git+https://github.com/lilab-stanford/MUSK",
@@ -38,6 +40,40 @@ _MUSK = entry(
         "head, also 1024 wide; slide2vec, STAMP and thunder use two scales (musk-ms).",
         "Trained at 10x, 20x and 40x.",
         "The licence also covers models trained on its features and bars commercial use.",
+    ),
+)
+
+
+def _keep(*, unit: bool) -> Tower:
+    trunk = Timm(
+        "vit_large_patch16_224",
+        {"init_values": 1e-5, "num_classes": 0, "dynamic_img_size": True},
+    )
+    return Tower(trunk, "projected", "keep", width=768, unit=unit)
+
+
+_KEEP = entry(
+    "keep",
+    768,
+    _keep(unit=True),
+    "KEEP, ViT-L/16 aligned with captions in 143,000 groups that a graph of diseases arranges.",
+    repos=("Astaxanthin/KEEP",),
+    # Commit: as raw2features pins it.
+    revision="28a25d95cc6ba27a7e6fab3f144e13dbafd8b21e",
+    licence="MIT",
+    flags="?????",
+    pretrained_on=None,
+    millions=304.7,
+    reference="Zhou et al., Cancer Cell 2026, doi 10.1016/j.ccell.2026.01.019",
+    notes=(
+        "Feature: image vector, projected into the space shared with text and scaled to length 1, "
+        "as the authors, TRIDENT and raw2features do; LazySlide leaves it unscaled (keep-raw).",
+        "Trained on public pairs of images and captions; what slides these show is unknown.",
+        "The authors' code, which the hub runs beside the weights, alters timm for the whole "
+        "process and does not load with a current one; here timm's own architecture takes its "
+        "weights.",
+        "fp32 as in raw2features; TRIDENT runs it in fp16.",
+        "0.5 µm/px is a convention: the authors state no scale.",
     ),
 )
 
@@ -66,6 +102,8 @@ ENTRIES: tuple[Entry, ...] = (
         ),
         "PLIP, CLIP ViT-B/32 trained on pathology images and their captions from the web.",
         repos=("vinid/plip",),
+        # Commit: as raw2features pins it.
+        revision="67ade53ddd32195868f422585f72698ef5d15094",
         files=("model.safetensors", "pytorch_model.bin"),
         norm=CLIP,
         licence="none stated; LazySlide lists it as non-commercial",
@@ -79,4 +117,6 @@ ENTRIES: tuple[Entry, ...] = (
             "0.5 µm/px is what surveys use; the web images have no stated scale.",
         ),
     ),
+    _KEEP,
+    variant(_KEEP, "keep-raw", "not scaled to length 1.", build=_keep(unit=False)),
 )

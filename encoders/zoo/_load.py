@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING
 from spade_bench.encoders.common.loadchecks import check_options, fit_or_fail, need_packages
 from spade_bench.encoders.common.timmodel import TimmEncoder, load_state, read_state
 from spade_bench.encoders.common.weights import locate
-from spade_bench.encoders.zoo.entry import Entry, Package, Remote, Timm, Transformers
+from spade_bench.encoders.zoo.entry import (
+    Adapter,
+    Entry,
+    Package,
+    Remote,
+    Timm,
+    Tower,
+    Transformers,
+)
 from spade_bench.errors import WeightsError
+from spade_bench.features.weightfiles import FOLDER_VARIABLE
 from spade_bench.types import LoadOptions
 
 if TYPE_CHECKING:
@@ -38,34 +47,53 @@ def load(entry: Entry, options: LoadOptions) -> TimmEncoder:
 
     check_options(entry.card.name, options)
     build = entry.build
-    model: nn.Module
     if isinstance(build, Remote):
         model = _remote(entry, build, options)
     else:
         if isinstance(build, Package):
             need_packages(entry.card.name, entry.card.needs.modules, entry.card.needs.install)
-        path = _file(entry, options)
-        if isinstance(build, Package):
-            from spade_bench.encoders.zoo import _packages
-
-            model = _packages.load(entry, build, path)
-        elif isinstance(build, Timm):
-            model = _timm(build, read_state(path, ()), str(path))
-        else:
-            model = _transformers(build, read_state(path, ()), str(path))
+        model = _from_file(entry, build, _file(entry, options))
     return TimmEncoder(entry.card, Feature(model, entry), options)
 
 
-def _timm(build: Timm, state: dict[str, torch.Tensor], where: str) -> nn.Module:
+def _from_file(
+    entry: Entry, build: Timm | Transformers | Tower | Adapter | Package, path: Path
+) -> nn.Module:
+    if isinstance(build, Package):
+        from spade_bench.encoders.zoo import _packages
+
+        return _packages.load(entry, build, path)
+    state = read_state(path, ())
+    if isinstance(build, Adapter):
+        from spade_bench.encoders.zoo._lora import merge
+
+        base = _base_file(build.base)
+        return _built(build.build, merge(build, read_state(base, ()), state, str(path)), str(base))
+    if isinstance(build, Transformers):
+        return _transformers(build, state, str(path))
+    return _built(build, state, str(path))
+
+
+def _built(build: Timm | Tower, state: dict[str, torch.Tensor], where: str) -> nn.Module:
+    """Build an architecture without memory for weights; give it a checkpoint's, strictly."""
+    from spade_bench.encoders.zoo import _towers
     from spade_bench.encoders.zoo._build import build_timm, empty_parameters
     from spade_bench.encoders.zoo._layouts import convert, native_size
 
-    changes = native_size(build, state)
+    def make() -> nn.Module:
+        if isinstance(build, Tower):
+            return _towers.build_tower(build)
+        return build_timm(build, **native_size(build, state))
+
     with empty_parameters():
-        model = build_timm(build, **changes)
+        model = make()
     if any(buffer.is_meta for buffer in model.buffers()):  # some follow their parameters' device
-        model = build_timm(build, **changes)
-    load_state(model, convert(build.layout, state, model), where, assign=True)
+        model = make()
+    if isinstance(build, Tower):
+        load_state(model, _towers.rename_tower(build, state), where, assign=True)
+        _towers.finish_tower(build, model, state)
+    else:
+        load_state(model, convert(build.layout, state, model), where, assign=True)
     return model.float()
 
 
@@ -108,6 +136,19 @@ def _file(entry: Entry, options: LoadOptions) -> Path:
             fix=f"See `spade-bench show encoder {card.name}`",
         )
     return path
+
+
+def _base_file(base: Entry) -> Path:
+    """Return the weights file of an encoder that another one changes."""
+    name = base.card.name
+    try:
+        return _file(base, LoadOptions())
+    except WeightsError as error:
+        raise WeightsError(
+            f"the weights of {name}, which it changes, cannot be had: {error.what}",
+            where=error.where,
+            fix=f"Put them into ${FOLDER_VARIABLE}/{name}/, or have the hub's in its cache",
+        ) from error
 
 
 def _in_folder(folder: Path, names: tuple[str, ...]) -> Path:

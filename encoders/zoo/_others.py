@@ -1,17 +1,18 @@
-"""Encoders of groups with one model each: Prov-GigaPath, GPFM, CTransPath, Lunit's DINO."""
+"""Encoders of groups with one model each: Prov-GigaPath, GPFM, GenBio-PathFM, CTransPath, Lunit."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from spade_bench.encoders.zoo._rows import entry, variant
-from spade_bench.encoders.zoo.entry import IMAGENET, LUNIT, Entry, Timm
+from spade_bench.encoders.zoo.entry import GENBIO, IMAGENET, LUNIT, Entry, Timm, Tower
 
 __all__ = ["ENTRIES"]
 
 
-def _lunit(patch: int) -> Entry:
+def _lunit(patch: int, *, commit: str) -> Entry:
     architecture = f"vit_small_patch{patch}_224"
+    port = ("raw2features reads 0.5 in that port.",) if patch == 16 else ()
     return entry(
         f"lunit-dino-s{patch}",
         384,
@@ -19,6 +20,7 @@ def _lunit(patch: int) -> Entry:
         f"Lunit ViT-S/{patch}, trained with DINO on about 21,000 slides of TCGA.",
         feature="cls",
         repos=(f"1aurent/{architecture}.lunit_dino",),
+        revision=commit,
         norm=LUNIT,
         licence="Lunit non-commercial",
         flags="Ynnnn",
@@ -29,6 +31,7 @@ def _lunit(patch: int) -> Entry:
             "Normalised with the statistics it was trained with. The 1aurent port declares "
             "ImageNet's, which TRIDENT and slide2vec therefore use: "
             f"lunit-dino-s{patch}-imagenet.",
+            *port,
             "Trained at 20x and 40x.",
         ),
     )
@@ -84,6 +87,8 @@ _GPFM = entry(
     "GPFM, ViT-L/14 distilled from UNI, CONCH and Phikon on 33 public data sets.",
     feature="cls",
     repos=("majiabo/GPFM",),
+    # Commit: as raw2features pins it.
+    revision="c2e0c6c7cea4d7ae67151c3375d780712f82254e",
     files=("GPFM.pth", "model.safetensors", "pytorch_model.bin"),
     licence="CC-BY-NC-ND-4.0",
     flags="YYYY?",
@@ -137,8 +142,56 @@ def _imagenet(of: Entry) -> Entry:
     return variant(of, f"{of.card.name}-imagenet", note, normalisation=IMAGENET)
 
 
+# Commits: as raw2features pins them.
+_LUNIT8 = _lunit(8, commit="c23bc01cfbe022bc1f2a8a9306125a07818e4eb4")
+_LUNIT16 = _lunit(16, commit="9ed09909d93f9d39a092d8e49717ae48f9b44e6f")
+
+_GENBIO = entry(
+    "genbio-pathfm",
+    4608,
+    Tower(
+        Timm(
+            "vit_7b_patch16_dinov3",
+            {
+                "img_size": 224,
+                "in_chans": 1,
+                "embed_dim": 1536,
+                "depth": 40,
+                "num_heads": 24,
+                "mlp_ratio": 4096 / 1536,
+                "norm_layer": "LayerNorm",
+                "num_classes": 0,
+                "global_pool": "token",
+                "dynamic_img_size": False,
+            },
+        ),
+        "channels",
+        "dinov3",
+    ),
+    "GenBio-PathFM, a ViT-g/16 with rotary positions, trained on public slides alone; it sees the "
+    "three colour channels one by one.",
+    repos=("genbio-ai/genbio-pathfm",),
+    files=("model.pth",),
+    norm=GENBIO,
+    interpolation="bilinear",
+    licence="GenBio AI Community License",
+    flags="?????",
+    pretrained_on=None,
+    millions=1133.7,
+    reference="Kapse et al., bioRxiv 2026, doi 10.64898/2026.03.17.712534",
+    notes=(
+        "Feature: class tokens of the red, green and blue channel, side by side.",
+        "Trained on public slides; which, its README does not say.",
+        "Built with timm instead of the code beside the weights. Rotary angles are rounded to "
+        "bfloat16 as there; queries and keys, which the authors round too, are not.",
+        "Resized bilinearly as the authors do; slide2vec resizes bicubically.",
+        "0.5 µm/px is a convention: the authors state no scale.",
+    ),
+)
+
 ENTRIES: tuple[Entry, ...] = (
     _GIGAPATH,
+    _GENBIO,
     _GPFM,
     variant(
         _GPFM,
@@ -150,6 +203,8 @@ ENTRIES: tuple[Entry, ...] = (
         "ctranspath",
         "CTransPath, a Swin-T with a convolutional stem, trained with MoCo v3 on 32,220 slides.",
         repos=("1aurent/swin_tiny_patch4_window7_224.CTransPath",),
+        # Commit: as raw2features pins it.
+        revision="59c740e4ed91dda4ebe094b64e4cd2e015c31810",
         files=("model.safetensors", "pytorch_model.bin", "ctranspath.pth"),
         licence="GPL-3.0",
         flags="Ynnnn",
@@ -171,8 +226,8 @@ ENTRIES: tuple[Entry, ...] = (
         reference="Wang et al., Nature 2024, doi 10.1038/s41586-024-07894-z",
         notes=("Data as stated for CHIEF's patch features; the rest is unknown.",),
     ),
-    _lunit(8),
-    _imagenet(_lunit(8)),
-    _lunit(16),
-    _imagenet(_lunit(16)),
+    _LUNIT8,
+    _imagenet(_LUNIT8),
+    _LUNIT16,
+    _imagenet(_LUNIT16),
 )

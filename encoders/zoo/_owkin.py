@@ -89,6 +89,8 @@ ENTRIES: tuple[Entry, ...] = (
         "Phikon-v2, ViT-L/16 trained with DINOv2 on 58,359 slides.",
         feature="cls",
         repos=("owkin/phikon-v2",),
+        # Commit: as raw2features pins it.
+        revision="2ae989a9c40cffaa27f0a6cb29cc94d1d6f9a5fd",
         licence="Owkin non-commercial",
         flags="YY???",
         pretrained_on=("TCGA", "CPTAC", "GTEx", "others, unnamed"),
@@ -105,7 +107,18 @@ ENTRIES: tuple[Entry, ...] = (
         768,
         12,
         12,
+        # Commits: as raw2features pins them.
+        revision="7fdc8cce365ebfd9e7e60ee6ee9a8d4d59388f3c",
         millions=85.7,
     ),
-    _hibou("hibou-l", "histai/hibou-L", 1024, 24, 16, millions=303.7, gated=True),
+    _hibou(
+        "hibou-l",
+        "histai/hibou-L",
+        1024,
+        24,
+        16,
+        revision="31a3b9fee16554c8552cb643d311733bce8faf7c",
+        millions=303.7,
+        gated=True,
+    ),
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 from spade_bench.encoders.common.seendata import ledger, ledger_notes
 from spade_bench.encoders.common.weights import UNPINNED, UNPINNED_CODE
-from spade_bench.encoders.zoo.entry import IMAGENET, Entry, Package, Remote, Timm, Transformers
+from spade_bench.encoders.zoo.entry import IMAGENET, Build, Entry, Remote
 from spade_bench.types import EncoderCard, Needs, Normalisation
 
 __all__ = ["entry", "variant"]
@@ -20,6 +20,7 @@ _TITLES = {
     "dinov2-vitl14": "DINOv2 ViT-L/14",
     "dinov2-vitl14-reg4": "DINOv2 ViT-L/14 (reg4)",
     "dinov3-vitl16": "DINOv3 ViT-L/16",
+    "genbio-pathfm": "GenBio-PathFM",
     "gigapath": "Prov-GigaPath",
     "h-optimus-0": "H-optimus-0",
     "h-optimus-1": "H-optimus-1",
@@ -34,12 +35,16 @@ _TITLES = {
     "lunit-dino-s16": "Lunit DINO S/16",
     "lunit-dino-s8": "Lunit DINO S/8",
     "midnight": "Midnight-12k",
+    "mstar": "mSTAR",
+    "omiclip": "OmiCLIP",
     "openmidnight": "OpenMidnight",
     "phikon": "Phikon",
     "phikon_v2": "Phikon-v2",
     "rudolfv2": "RudolfV-2",
     "rudolfv2-b": "RudolfV-2 B",
     "rudolfv2-s": "RudolfV-2 S",
+    "seal-conch": "SEAL (CONCH)",
+    "seal-uni2": "SEAL (UNI2-h)",
     "virchow": "Virchow",
     "virchow2": "Virchow2",
 }
@@ -55,7 +60,7 @@ _TOKENS = {
 def entry(
     name: str,
     dim: int,
-    build: Timm | Transformers | Remote | Package,
+    build: Build,
     description: str,
     *,
     flags: str,

@@ -10,14 +10,18 @@ from spade_bench.types import EncoderCard, Normalisation
 
 __all__ = [
     "CLIP",
+    "GENBIO",
     "HALF",
     "H_OPTIMUS",
     "IMAGENET",
     "LUNIT",
+    "Adapter",
+    "Build",
     "Entry",
     "Package",
     "Remote",
     "Timm",
+    "Tower",
     "Transformers",
 ]
 
@@ -25,6 +29,7 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CLIP = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 H_OPTIMUS = Normalisation((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
+GENBIO = Normalisation((0.697, 0.575, 0.728), (0.188, 0.24, 0.187))
 LUNIT = Normalisation((0.70322989, 0.53606487, 0.66096631), (0.21716536, 0.26081574, 0.20723464))
 
 
@@ -34,8 +39,8 @@ class Timm:
 
     Attributes:
         name: Its name there.
-        arguments: Arguments of `timm.create_model`. The names `SwiGLUPacked`, `SiLU` and
-            `ConvStem` stand for the classes, which are not imported here.
+        arguments: Arguments of `timm.create_model`. The names `SwiGLUPacked`, `SiLU`, `LayerNorm`
+            and `ConvStem` stand for the classes, which are not imported here.
         layout: How the checkpoint names its tensors: `timm`, `dinov2`, `gpfm` or `swin`. With
             `resample`, timm's names, and position embeddings that are resampled to the input size
             once; with `native`, timm's names, and a model built at the checkpoint's own size.
@@ -66,6 +71,48 @@ class Transformers:
 
 
 @dataclass(frozen=True)
+class Tower:
+    """An architecture of timm with parts of its authors' own before or behind it.
+
+    Attributes:
+        trunk: The architecture of timm.
+        form: `projected`: two linear layers behind the class token (KEEP). `pooled`: attention of
+            a learned query over all tokens, as in CoCa. `channels`: each colour channel is encoded
+            alone, and the three class tokens stand side by side (GenBio-PathFM).
+        layout: How the checkpoint names its tensors: `keep`, `open_clip`, `conch` or `dinov3`.
+        width: Width of the vector that a part behind the trunk makes.
+        queries: Number of learned queries in the checkpoint, of which the first is used.
+        project: Whether the pooled vector is projected into the space shared with text.
+        unit: Whether vectors are scaled to length 1.
+    """
+
+    trunk: Timm
+    form: Literal["projected", "pooled", "channels"]
+    layout: Literal["keep", "open_clip", "conch", "dinov3"]
+    width: int = 0
+    queries: int = 1
+    project: bool = False
+    unit: bool = False
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Low-rank changes (LoRA) to the last block of another encoder of the zoo.
+
+    Attributes:
+        base: Row of that encoder, whose weights are loaded too.
+        build: Its architecture, fed with the size of this row's card.
+        block: Name of the changed block.
+        rank: Rank of the changes, which are added unscaled.
+    """
+
+    base: Entry
+    build: Timm | Tower
+    block: str
+    rank: int
+
+
+@dataclass(frozen=True)
 class Remote:
     """A model whose code lies beside its weights on the hub and runs only when the user agrees.
 
@@ -89,6 +136,9 @@ class Package:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
+Build = Timm | Transformers | Tower | Adapter | Remote | Package
+
+
 @dataclass(frozen=True)
 class Entry:
     """One patch encoder.
@@ -105,7 +155,7 @@ class Entry:
     """
 
     card: EncoderCard
-    build: Timm | Transformers | Remote | Package
+    build: Build
     feature: Literal["cls", "cls+mean", "vector"] = "vector"
     prefix: int = 1
     base: str = ""

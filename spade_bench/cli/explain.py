@@ -29,6 +29,13 @@ def explain(
     slides: Annotated[
         Path | None, typer.Option(help="Folder of slides to draw on; only their cases are mapped.")
     ] = None,
+    patches: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of slides, the folder of patch images that `extract --patches` was "
+            "given; they are shown on the contact sheets."
+        ),
+    ] = None,
     features: Annotated[
         list[str] | None,
         typer.Option(help="Features folder, or ENCODER=DIR. Default: that of the run."),
@@ -139,6 +146,11 @@ def explain(
 
     space = ws.load()
     device = device or (space.device if space is not None else "auto")
+    wishes = Wishes(
+        geojson=geojson, top=top, blind=blind, regions=regions,
+        region_names=tuple(region_name or ()), pictures=pictures, viewer=viewer,
+        viewer_px=viewer_px, gzip=gzip, max_detections=max_detections,
+    )  # fmt: skip
     plugin = encoder_of(subject[0]) if len(subject) == 1 else None
     if plugin is not None:
         refuse_with_weights(
@@ -146,15 +158,14 @@ def explain(
                 "--encoder": encoder, "--task": task, "--head": head, "--shots": shots,
                 "--protocol": protocol, "--against": against, "--weights": weights,
                 "--blind": blind, "--regions": regions, "--region-name": region_name,
-                "--inside": inside, "--geojson": geojson, "--gzip": gzip, "--viewer": viewer,
-                "--trained-too": trained_too, "--no-pictures": not pictures,
+                "--inside": inside, "--trained-too": trained_too, "--patches": patches,
             }
         )  # fmt: skip
         place = _paths(features, "--features", False)
         with left_unchanged():
             made = explain_experts(
                 plugin, subject[0], features=place, slides=slides, out=out, wanted=case,
-                table=table, genes=genes, spots=training_spots, top=top, device=device,
+                table=table, genes=genes, spots=training_spots, wishes=wishes, device=device,
             )  # fmt: skip
         _say_experts(made, out, json_)
         return
@@ -167,6 +178,7 @@ def explain(
         cases=case or None,
         features=_paths(features, "--features", of_run),
         slides=slides,
+        patches=patches,
         table=table,
         weights=_paths(weights, "--weights", of_run),
         device=device,
@@ -174,11 +186,6 @@ def explain(
         inside=inside,
         workspace=space,
     )
-    wishes = Wishes(
-        geojson=geojson, top=top, blind=blind, regions=regions,
-        region_names=tuple(region_name or ()), pictures=pictures, viewer=viewer,
-        viewer_px=viewer_px, gzip=gzip, max_detections=max_detections,
-    )  # fmt: skip
     with left_unchanged():
         written = write_maps(maps_of(opened, question), out, wishes)
     if json_:
@@ -208,6 +215,8 @@ def _say_experts(made: ExpertFiles, out: Path, as_json: bool) -> None:
         console.emit_json("expert-maps", {"slides": list(made.layers), "files": listed})
         return
     console.emit(f"experts of {len(made.layers)} slides, {len(made.files)} files: {out}")
+    if made.viewer is not None:
+        console.emit(f"open {made.viewer} in a browser")
 
 
 def _say(written: Written, out: Path) -> None:
@@ -240,12 +249,15 @@ def _say(written: Written, out: Path) -> None:
 
 def _say_regions(scores: RegionScores, encoders: tuple[str, ...]) -> None:
     from spade_bench import console
+    from spade_bench.errors import name_some
 
     def between(low: float | None, high: float | None) -> str:
         return "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
 
     inside = [one.area_share for one in scores.slides]
-    console.emit(f"the regions hold {sum(inside) / len(inside):.3f} of the patches")
+    labels = dict.fromkeys(name for one in scores.slides for name in one.region.split(", ") if name)
+    named = f" ({name_some(labels, 8)})" if labels else ""
+    console.emit(f"the regions{named} hold {sum(inside) / len(inside):.3f} of the patches")
     towards = scores.slides[0].towards
     words = {
         "attention_share": "share of the attention inside",

@@ -102,6 +102,8 @@ def _readable(row: dict[str, Any]) -> dict[str, Any]:
     if needs["repos"]:
         files = "all" if row["remote_code"] else " or ".join(needs["files"])
         said.append(f"{files} of the hub's {' or '.join(needs['repos'])}")
+    if needs["onto"]:
+        said.append(f"the weights of {needs['onto']}")
     if needs["package"]:
         said.append(f"weights of the package {needs['package']}")
     if needs["modules"]:

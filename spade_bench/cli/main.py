@@ -101,9 +101,6 @@ def main(argv: list[str] | None = None) -> NoReturn:
             raise KeyboardInterrupt
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; run the same command again to continue", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except Exception as error:
         from spade_bench.errors import UserError, machine_fault
 

@@ -90,9 +90,11 @@ def report(
     """
     from spade_bench import api, console
     from spade_bench.errors import UserError
+    from spade_bench.files import check_target
     from spade_bench.report import leaderboard, overall, risk_splits
     from spade_bench.report import risk_split as logrank
-    from spade_bench.report.overall import as_report_rows
+    from spade_bench.report.overall import as_report_rows, over_several_tasks
+    from spade_bench.report.page.maplinks import check_maps
     from spade_bench.report.pictures import figure_formats
 
     formats = figure_formats(figures)
@@ -101,13 +103,18 @@ def report(
         raise UserError("--long is for --csv, --markdown and --latex")
     if maps is not None and html is None:
         raise UserError("--maps is for the page", fix="Give --html FILE too")
+    if html is not None:
+        check_target(html, "--html", "report.html")
+    if maps is not None:
+        check_maps(maps)
     results = api.load_results(_folders(folders))
     series, resampler = results.series, results.resampler
     wanted = metric or ("all" if long or form == "json" else "primary")
     splits = risk_splits(series, resampler)
     results.check_metric(wanted, (logrank.METRIC,) if splits else ())
     rows = leaderboard(series, resampler, wanted)
-    ranks = overall(series, resampler)
+    every = overall(series, resampler)
+    ranks = over_several_tasks(every)
     tests = logrank.as_report_rows(splits) if wanted in {"all", logrank.METRIC} else []
     everything = [*rows, *tests, *as_report_rows(ranks)]
     if form == "":
@@ -116,6 +123,8 @@ def report(
         _write(_long(form, everything), out)
     else:
         _write(_wide(form, everything, results, ranks), out)
+    if every and not ranks:
+        console.say("no mean rank over tasks: all encoders share a single task")
     _absent(results)
     if plots:
         _plot(results, formats)
@@ -224,8 +233,10 @@ def cite(
     """
     from spade_bench import api, console, files
     from spade_bench.report import citations
-    from spade_bench.report.runsettings import stored_settings
+    from spade_bench.results.runsettings import stored_settings
 
+    if out is not None:
+        files.check_target(out, "--out", "references.bib")
     results = api.load_results(_folders(folders))
     items = citations.used(results.series, stored_settings(results.folders, results.problems))
     entries = citations.bibtex(items)
@@ -254,14 +265,23 @@ def _form(as_json: bool, as_csv: bool, as_markdown: bool, as_latex: bool, out: P
     """Which format is wanted: empty for tables on the terminal.
 
     Raises:
-        UserError: When several are, or a file's suffix says none.
+        UserError: When several are, or a file's suffix says none or another, or it is no file.
     """
     from spade_bench.errors import UserError
+    from spade_bench.files import check_target
 
     given = {"json": as_json, "csv": as_csv, "markdown": as_markdown, "latex": as_latex}
     wanted = [name for name, on in given.items() if on]
     if len(wanted) > 1:
         raise UserError("--json, --csv, --markdown and --latex exclude each other")
+    if out is not None:
+        check_target(out, "--out", "table.csv")
+    if wanted and out is not None and _SUFFIXES.get(out.suffix.lower(), wanted[0]) != wanted[0]:
+        raise UserError(
+            f"'{out.name}' ends as {_SUFFIXES[out.suffix.lower()]} does, and --{wanted[0]} is "
+            "given",
+            where="--out", fix="Leave one of them out, or give the name another ending",
+        )  # fmt: skip
     if wanted or out is None:
         return wanted[0] if wanted else ""
     if out.suffix.lower() not in _SUFFIXES:

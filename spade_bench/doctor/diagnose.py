@@ -100,7 +100,9 @@ def diagnose(
     hub = hubs.ask()
     place = resolve_device(device)
     plugins = [encoders.get(name) for name in names] if names else list(encoders)
-    asked = [_needs(plugin.card) for plugin in plugins if plugin.card.gated]
+    cards = [plugin.card for plugin in plugins]
+    cards += [encoders.get(card.needs.onto).card for card in cards if card.needs.onto]
+    asked = [_needs(card) for card in cards if card.gated]
     gated = {(needs.repos[0], needs.kind) for needs in asked if needs.repos}
     allowed = hubs.may_read(gated) if hub.reachable and hub.token else {}
     seen = _Seen(hub, allowed, str(place), weights or {})
@@ -125,6 +127,11 @@ def _state(plugin: Plugin[EncoderCard], seen: _Seen) -> EncoderState:
     fix = _install(needs, missing)
     if not fix and not on_disk:
         fix = _obtain(card, licence, seen.hub)
+    if not fix and needs.onto:
+        base = encoders.get(needs.onto).card
+        if not _on_disk(base, None):
+            fix = _obtain(base, _licence(base, seen.allowed), seen.hub)
+            fix = fix and f"for {base.name}, whose weights it changes: {fix}"
     half = card.precision == "fp16" and seen.device == "cpu"
     return EncoderState(
         name=plugin.name,

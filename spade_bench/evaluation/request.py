@@ -122,6 +122,18 @@ class EvaluationRequest:
                 return self.workspace.resolve(entry.features[name])
         return None
 
+    def cohort_features(self, task: TaskCard) -> dict[str, Path]:
+        """Return the features folders that the workspace, and no setting, gives for a task."""
+        entry = None if self.workspace is None else _cohort_entry(self.workspace, task)
+        if entry is None or self.workspace is None or "*" in self.settings.features:
+            return {}
+        resolved = {name: self.workspace.resolve(path) for name, path in entry.features.items()}
+        return {
+            name: path
+            for name, path in resolved.items()
+            if path is not None and name not in self.settings.features
+        }
+
 
 def resolve_task(
     name: str,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from spade_bench import workspace as ws
 from spade_bench.cohorts.columns import COLUMN_FIELDS
 from spade_bench.cohorts.published.pathobench import PATHO_BENCH
-from spade_bench.errors import UserError
+from spade_bench.errors import UserError, name_some
 from spade_bench.evaluation.request import (
     EncoderRequest,
     EvaluationRequest,
@@ -32,7 +32,7 @@ from spade_bench.registry import heads as known_heads
 from spade_bench.registry import suggest
 from spade_bench.tasks.protocols import PROTOCOLS
 
-__all__ = ["resolve"]
+__all__ = ["check_names", "encoder_names", "resolve"]
 
 
 def resolve(
@@ -78,6 +78,8 @@ def resolve(
     check_kind_options(given.said(), {task.card.kind for task in tasks})
     request = EvaluationRequest(given, encoders, tasks, workspace, **rest)
     _check_set(request)
+    for option, paths in (("--features", given.features), ("--weights", given.weights)):
+        check_names(option, paths, encoder_names(encoders))
     return request
 
 
@@ -169,6 +171,36 @@ def _as_loaded(settings: EvaluationSettings, name: str, label: str, encoder: Any
 def _takes_weights(name: str) -> bool:
     """Only encoders of features load weights in a run; patch encoders come as features."""
     return name in registered and registered.get(name).card.input == "features"
+
+
+def encoder_names(encoders: Iterable[EncoderRequest]) -> set[str]:
+    """Names under which folders of features and weights may be given: theirs, and their bases'."""
+    names = {name for encoder in encoders for name in (encoder.label, encoder.name)}
+    known = [registered.get(name).card for name in names if name in registered]
+    loaded = [encoder.loaded.card for encoder in encoders if encoder.loaded is not None]
+    return names | {card.upstream for card in (*known, *loaded) if card.upstream}
+
+
+def check_names(option: str, paths: Mapping[str, Any] | None, known: Collection[str]) -> None:
+    """Refuse a path under a name that nothing would look up.
+
+    Args:
+        option: The option, for the message.
+        paths: Name -> path, `*` for every name.
+        known: Names that are looked up.
+
+    Raises:
+        UserError: Naming it, and those that there are.
+    """
+    for name in paths or ():
+        if name != "*" and name not in known:
+            near = suggest(name, known)
+            there = name_some(sorted(set(known) - {"any"}), 10)
+            raise UserError(
+                f"no encoder here is called '{name}'",
+                where=option,
+                fix=f"Did you mean {near}?" if near else f"There are {there}",
+            )
 
 
 def _check_set(request: EvaluationRequest) -> None:

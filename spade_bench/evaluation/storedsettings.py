@@ -11,19 +11,21 @@ from spade_bench import config, console
 from spade_bench.errors import DataError
 from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest, TaskRequest
 from spade_bench.evaluation.settings import EvaluationSettings, path_of
-from spade_bench.files import hash_obj, read_json, write_json
+from spade_bench.files import hash_obj, write_json
 from spade_bench.heads import Head
+from spade_bench.registry import encoders as registered
+from spade_bench.results.runsettings import read_run_settings
 from spade_bench.types import TaskCard
 from spade_bench.workspace import Workspace
 
-__all__ = ["store_config", "stored_request"]
+__all__ = ["names_of_runs", "store_config", "stored_request"]
 
 # Settings stored as they are. Those that name encoders, tasks and heads are stored with what they
 # came to; memory, cache, the folder for results and consent change no number.
 _STORED = (
     *("protocol", "shots", "draws", "folds", "repeats", "holdout", "group_by_site", "select"),
     *("allow_leaky_splits", "seed", "controls", "permutations", "allow_missing", "device"),
-    *("match_ids", "positive", "as_is", "pretrained_on"),
+    *("match_ids", "positive", "as_is", "pretrained_on", "keep_heads"),
 )
 
 _PLACES = ("table", "test_table", "splits", "published")
@@ -45,6 +47,9 @@ def store_config(request: EvaluationRequest, made: Mapping[str, Head]) -> None:
         folders = getattr(settings, name)
         content[name] = {key: path for key, path in folders.items() if key != "*"}
         content[f"any_{name}"] = folders.get("*")
+    of_cohorts = {task.card.name: request.cohort_features(task.card) for task in request.tasks}
+    if of_cohorts := {task: folders for task, folders in of_cohorts.items() if folders}:
+        content["cohort_features"] = of_cohorts
     if settings.regions is not None:
         names = ("regions", "region_names", "region_share")
         content |= {name: getattr(settings, name) for name in names}
@@ -89,7 +94,7 @@ def stored_request(
     Raises:
         DataError: When no run of the folder had the task, or its table is not where it was.
     """
-    for content in _configs(out):
+    for content in _latest(out):
         cards = [one for one in content.get("tasks", ()) if one.get("name") == task]
         if cards and bool(content.get("regions")) == inside:
             break
@@ -118,11 +123,22 @@ def stored_request(
     )
 
 
-def _configs(out: Path) -> list[dict[str, Any]]:
-    """The settings of the runs of a folder, the latest first."""
-    paths = sorted((out / "configs").glob("run-*.json"), key=lambda p: p.stat().st_mtime)
-    contents = [read_json(path) for path in reversed(paths)]
-    return [content for content in contents if isinstance(content, dict)]
+def names_of_runs(folders: Sequence[Path]) -> set[str]:
+    """Return labels, names and bases of all encoders that were run into some folders."""
+    listed = [one for out in folders for content in _latest(out) for one in content["encoders"]]
+    names = {str(one[key]) for one in listed for key in ("label", "name")}
+    cards = [registered.get(name).card for name in names if name in registered]
+    return names | {card.upstream for card in cards if card.upstream}
+
+
+def _latest(out: Path) -> list[Mapping[str, Any]]:
+    """The settings of the runs of a folder, the latest first; what is damaged is said."""
+    problems: list[str] = []
+    found = read_run_settings(out, problems)
+    for problem in problems:
+        console.warn(problem)
+    found.sort(key=lambda one: one[0].stat().st_mtime, reverse=True)
+    return [content for _, content in found]
 
 
 def _encoder(

@@ -120,12 +120,14 @@ class OpenFeatures:
         read: Returns the bag of a slide as it is stored.
         make: Makes the bags of cases of their slides, sent through the model's encoder.
         by_patch: Whether a bag that is made has a row per patch, not one per slide.
+        files: Slide -> its feature file; empty for bags in memory.
     """
 
     slides: tuple[str, ...]
     read: Callable[[str], Bag]
     make: Callable[[Sequence[Sequence[str]]], CaseBags]
     by_patch: bool = True
+    files: Mapping[str, Path] = field(default_factory=dict)
 
 
 class TrainedModel:
@@ -367,6 +369,7 @@ class TrainedModel:
             lambda slide: read_bag(source.files[slide]),
             lambda cases: source_bags(source, cases, dim),
             source.encode_slide is None,
+            source.files,
         )
 
     def _from_memory(self, bags: Sequence[Bag]) -> OpenFeatures:

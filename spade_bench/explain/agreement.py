@@ -58,7 +58,7 @@ def agreement(a: SlideMap, b: SlideMap) -> Agreement:
     if a.slide_id != b.slide_id:
         raise DataError(f"Maps of '{a.slide_id}' and '{b.slide_id}' cannot be compared")
     of_a, of_b, same = matching_patches(a, b)
-    if not len(of_a):
+    if not len(of_a) and a.placed and b.placed:
         raise DataError(
             f"no patch of '{a.encoder}' lies where one of '{b.encoder}' does",
             where=a.slide_id,
@@ -74,7 +74,8 @@ def matching_patches(a: SlideMap, b: SlideMap) -> tuple[NDArray[np.int64], NDArr
     """Pair the patches of two maps of a slide.
 
     On the same grid a patch's partner is the patch in the same place; else it is the one whose
-    centre is nearest, within half the side of the larger patch.
+    centre is nearest, within half the side of the larger patch. Patches without a place are paired
+    by the images that they were read from; where nobody knows these, none has a partner.
 
     Returns:
         Rows of the first map, their partners in the second, and whether the grids are the same.
@@ -82,6 +83,11 @@ def matching_patches(a: SlideMap, b: SlideMap) -> tuple[NDArray[np.int64], NDArr
     import numpy as np
     from scipy.spatial import cKDTree
 
+    if not (a.placed and b.placed):
+        row_of = {name: row for row, name in enumerate(b.images)}
+        pairs = [(row, row_of[name]) for row, name in enumerate(a.images) if name in row_of]
+        mine, theirs = np.array(pairs, dtype=np.int64).reshape(-1, 2).T  # (k,) each
+        return mine, theirs, bool(a.images) and a.images == b.images
     if a.side == b.side:
         places = np.concatenate([a.coords, b.coords])  # (n + m, 2)
         numbers = np.unique(places, axis=0, return_inverse=True)[1].ravel()  # one per place

@@ -12,11 +12,14 @@ from spade_bench.cohorts.tables import read_table
 from spade_bench.console import warn
 from spade_bench.errors import DataError, UserError, name_some
 from spade_bench.evaluation.inputs import by_name
+from spade_bench.evaluation.resolve import check_names
+from spade_bench.evaluation.storedsettings import names_of_runs
 from spade_bench.evaluation.trainedmodel import DESCRIPTION, TrainedModel, slides_by_case
 from spade_bench.explain.keptmodels import Wanted, choose_models
 from spade_bench.explain.maplist import Maps
 from spade_bench.explain.modelmaps import model_maps
 from spade_bench.explain.runmaps import Place, run_maps
+from spade_bench.extraction.patchimages import PatchImages
 from spade_bench.features.annotated import bags_in_memory
 from spade_bench.results import ResultStore
 from spade_bench.slides.opening import find_slides
@@ -40,6 +43,7 @@ class Question:
         features: Features: of a model a folder, bags or an AnnData, of a run a folder or a mapping
             of encoder -> folder; None for those of the run.
         slides: Folder of slides, for pictures.
+        patches: Instead, folder of the images that `extract --patches` was given.
         table: Table of the cases; None for that of the run.
         weights: Weights of an encoder of features; of a run also a mapping of encoder -> weights.
         device: Where that encoder runs.
@@ -54,6 +58,7 @@ class Question:
     cases: Sequence[str] | None = None
     features: Any = None
     slides: Path | None = None
+    patches: Path | None = None
     table: Path | None = None
     weights: Any = None
     device: str = "auto"
@@ -135,11 +140,21 @@ def maps_of(
             patch adds, or a case is unknown or trained the models.
         DataError: When features or weights are not those of the models, or none was kept.
     """
+    patches = None if question.patches is None else PatchImages(question.patches)
+    if patches is not None and (files or question.slides is not None):
+        raise UserError(
+            "images of patches are given, and slides too",
+            where="--patches",
+            fix="Give --slides for features of whole slides, --patches for those of "
+            "`extract --patches`",
+        )
+    if patches is not None:
+        patches.check()
     if files is None:
         files = {} if question.slides is None else find_slides(question.slides)
     if isinstance(subject, TrainedModel):
-        return _by_model(subject, question, files)
-    return _by_run(subject, question, files)
+        return _by_model(subject, question, files, patches)
+    return _by_run(subject, question, files, patches)
 
 
 def open_subject(subject: Any, device: str = "auto") -> TrainedModel | list[Path]:
@@ -159,7 +174,11 @@ def open_subject(subject: Any, device: str = "auto") -> TrainedModel | list[Path
     single = isinstance(subject, (str, os.PathLike))
     paths = [Path(subject)] if single else [Path(path) for path in subject]
     if len(paths) == 1 and (paths[0] / DESCRIPTION).is_file():
-        return TrainedModel.load(paths[0], device)
+        try:
+            return TrainedModel.load(paths[0], device)
+        except DataError as error:
+            fix = error.fix or "Fit the model again with `spade-bench fit`"
+            raise DataError(error.what, where=error.where, fix=fix) from error
     for path in paths:
         if not ResultStore(path).path.is_file():
             raise DataError(
@@ -171,7 +190,10 @@ def open_subject(subject: Any, device: str = "auto") -> TrainedModel | list[Path
 
 
 def _by_model(
-    model: TrainedModel, question: Question, files: Mapping[str, Path]
+    model: TrainedModel,
+    question: Question,
+    files: Mapping[str, Path],
+    patches: PatchImages | None,
 ) -> Iterator[SlideMap]:
     for name, value in {**vars(question.wanted), "against": question.against}.items():
         if value is not None:
@@ -197,11 +219,15 @@ def _by_model(
         device=question.device,
         trained_too=question.trained_too,
         regions=question.inside,
+        patches=patches,
     )
 
 
 def _by_run(
-    folders: Sequence[Path], question: Question, files: Mapping[str, Path]
+    folders: Sequence[Path],
+    question: Question,
+    files: Mapping[str, Path],
+    patches: PatchImages | None,
 ) -> Iterator[SlideMap]:
     if hasattr(question.features, "obsm") or isinstance(question.features, (Bag, list, tuple)):
         raise UserError(
@@ -216,6 +242,9 @@ def _by_run(
             raise UserError(f"'{row.encoder}' is explained already", where="--against")
         like = Wanted(question.against, row.task, row.head, row.k_shot, row.protocol)
         kept.append(choose_models(folders, like, beside=row))
+    known = names_of_runs(folders) | {one.row.encoder for one in kept}
+    for option, paths in (("--features", question.features), ("--weights", question.weights)):
+        check_names(option, by_name(paths), known)
     place = Place(
         by_name(question.features),
         by_name(question.weights),
@@ -226,7 +255,12 @@ def _by_run(
     )
     for one in kept:
         yield from run_maps(
-            one, place, slides=files, wanted=question.cases, trained_too=question.trained_too
+            one,
+            place,
+            slides=files,
+            wanted=question.cases,
+            trained_too=question.trained_too,
+            patches=patches,
         )
 
 

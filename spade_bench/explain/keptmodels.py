@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.console import say
+from spade_bench.console import say, warn
 from spade_bench.errors import DataError, UserError, name_some
 from spade_bench.evaluation.keptheads import kept_head
 from spade_bench.explain.casemaps import Model
@@ -23,6 +24,26 @@ __all__ = ["KeptModel", "KeptModels", "Wanted", "choose_models"]
 
 _SETTINGS = ("cohort", "features", "encoder", "base", "head", "select", "splits")
 """Hashes of a row in which the models of one map agree."""
+
+
+_HELD_BYTES = 1 << 30  # of heads that are held between cases
+
+_BACK = (
+    "Remove the folder of this head, and repeat the `spade-bench run` command with --keep-heads all"
+)
+
+
+@contextlib.contextmanager
+def _told_how(fix: str = _BACK) -> Iterator[None]:
+    """Add to the error of a file that a run wrote how to get it back.
+
+    Raises:
+        DataError: The same, with what to do.
+    """
+    try:
+        yield
+    except DataError as error:
+        raise DataError(error.what, where=error.where, fix=error.fix or fix) from error
 
 
 @dataclass(frozen=True)
@@ -45,32 +66,56 @@ class Wanted:
 
 
 @dataclass
+class _Room:
+    """Memory that the heads of one map may take together; those beyond it are read each time.
+
+    None is put out for another: a case goes through all its models in turn, and the one that was
+    put out would be the next that is needed.
+
+    Attributes:
+        left: Bytes that are left.
+    """
+
+    left: int
+
+    def take(self, n_bytes: int) -> bool:
+        """Take as much, if it is there."""
+        if n_bytes > self.left:
+            return False
+        self.left -= n_bytes
+        return True
+
+
+@dataclass
 class KeptModel:
-    """The kept head of a cell, read when it is first used.
+    """The kept head of a cell, read when it is first used, and held where there is room.
 
     Attributes:
         out: Folder of the results.
         row: The row of the cell.
         train: Cases that trained it, those on which it stopped early included.
         test: Cases in which it was tested.
+        room: Memory that it shares with the other heads.
     """
 
     out: Path
     row: Row
     train: frozenset[str]
     test: frozenset[str]
+    room: _Room = field(default_factory=lambda: _Room(_HELD_BYTES), repr=False)
     _fitted: FittedHead | None = field(default=None, repr=False)
     _predictions: Predictions | None = field(default=None, repr=False)
 
     @classmethod
-    def read(cls, out: Path, row: Row) -> KeptModel:
+    def read(cls, out: Path, row: Row, room: _Room) -> KeptModel:
         """Read which cases a kept head saw.
 
         Raises:
             DataError: When its description is missing, damaged, or that of another cell.
         """
         path = kept_head(out, row.run_id) / "cell.json"
-        content = read_sealed(path)
+        with _told_how():
+            content = read_sealed(path)
         try:
             train, tune, test = (frozenset(map(str, content[k])) for k in ("train", "tune", "test"))
             sound = content["run_id"] == row.run_id
@@ -80,19 +125,24 @@ class KeptModel:
             raise DataError(
                 "does not describe the kept head of this cell",
                 where=str(path),
-                fix="Remove the folder, and run again with --keep-heads all",
+                fix=_BACK,
             )
-        return cls(out, row, train | tune, test)
+        return cls(out, row, train | tune, test, room)
 
     def judge(self, case_id: str, device: str) -> Model:
         """Return the head with what it predicted for a case, if it was tested on it."""
-        if self._fitted is None:
-            self._fitted = FittedHead.load(kept_head(self.out, self.row.run_id), device)
+        fitted, folder = self._fitted, kept_head(self.out, self.row.run_id)
+        if fitted is None:
+            with _told_how():
+                fitted = FittedHead.load(folder, device)
+            if self.room.take(sum(path.stat().st_size for path in folder.iterdir())):
+                self._fitted = fitted
         stored = None
         if case_id in self.test:
             if self._predictions is None:
                 sha256 = self.row.predictions_sha256
-                self._predictions = read_predictions(self.out, self.row.run_id, sha256=sha256)
+                with _told_how("Repeat the `spade-bench run` command into a new folder"):
+                    self._predictions = read_predictions(self.out, self.row.run_id, sha256=sha256)
                 self._at = {case: i for i, case in enumerate(self._predictions.case_ids)}
             if case_id not in self._at:
                 raise DataError(
@@ -101,7 +151,7 @@ class KeptModel:
                     fix="Repeat the `spade-bench run` command",
                 )
             stored = self._predictions.scores[self._at[case_id]]
-        return Model(self.row.run_id, self._fitted, stored)
+        return Model(self.row.run_id, fitted, stored)
 
 
 @dataclass(frozen=True)
@@ -164,7 +214,8 @@ def choose_models(
         chosen = [(out, row) for out, row in chosen if row.encoder != besides]
     if not chosen:
         raise _nothing_kept(folders, [row for _, row in rows])
-    for name, option in (("task", "--task"), ("encoder", "--encoder"), ("head", "--head"),
+    encoder_option = "--encoder" if beside is None else "--against"
+    for name, option in (("task", "--task"), ("encoder", encoder_option), ("head", "--head"),
                          ("protocol", "--protocol")):  # fmt: skip
         chosen = _only(chosen, name, getattr(wanted, name), option)
     shots = sorted({row.k_shot for _, row in chosen if row.k_shot is not None})
@@ -189,7 +240,39 @@ def choose_models(
             )
         chosen = alike
     latest = _latest(chosen)
-    return KeptModels(tuple(KeptModel.read(out, row) for out, row in latest))
+    _warn_of_lost(latest, [row for _, row in rows])
+    room = _Room(_HELD_BYTES)
+    return KeptModels(tuple(KeptModel.read(out, row, room) for out, row in latest))
+
+
+def _warn_of_lost(kept: Sequence[tuple[Path, Row]], rows: Iterable[Row]) -> None:
+    """Name finished cells of the same experiment whose heads are gone: their cases lack a judge.
+
+    Args:
+        kept: What is explained.
+        rows: All finished rows.
+    """
+    there, like = {row.run_id for _, row in kept}, _series(kept[0][1])
+    lost = sorted({row.run_id for row in rows if _series(row) == like and _is_fitted(row)} - there)
+    if lost:
+        warn(
+            f"{len(lost)} of {len(lost) + len(there)} fitted heads are not in "
+            f"{', '.join(sorted({str(out / 'heads') for out, _ in kept}))}: {name_some(lost)}. "
+            "Cases that only these heads held out are not explained, and other maps are means over "
+            "fewer models. The same `spade-bench run` command with --keep-heads all brings them "
+            "back"
+        )
+
+
+def _series(row: Row) -> Mapping[str, Any]:
+    """What the rows of one experiment share: all of `_condition`, and what was chosen among."""
+    names = ("task", "encoder", "head", "protocol", "k_shot")
+    return {**_condition(row), **{name: getattr(row, name) for name in names}}
+
+
+def _is_fitted(row: Row) -> bool:
+    """Whether a row is of one fit; an ensemble of folds has no head of its own."""
+    return "ensemble" not in row.flags
 
 
 def _finished(out: Path) -> list[Row]:

@@ -116,11 +116,14 @@ def draw_layer(
         below = _greyed(background.picture) if style == SQUARES else background.picture
         _draw_picture(axes, below, background)
     raster = rasterise_borders(layer) if style == BORDERS else rasterise(layer)
-    colours = layer_colours(layer, raster.values, limits)  # (h, w, 3)
-    cover = np.where(np.isnan(colours[..., :1]), 0.0, cover_of(background, style))
-    pixels = np.concatenate([np.nan_to_num(colours), cover], axis=-1)  # (h, w, 4)
+    known = np.isfinite(raster.values)  # (h, w)
+    colours = layer_colours(layer, raster.values[known], limits)  # (m, 3)
+    pixels = np.zeros((*raster.values.shape, 4), dtype=np.uint8)  # (h, w, 4)
+    pixels[known, :3] = np.rint(255 * np.nan_to_num(colours))
+    opaque = ~np.isnan(colours[:, 0])  # (m,)
+    pixels[known, 3] = np.rint(255 * cover_of(background, style) * opaque)
     axes.imshow(
-        np.rint(255 * pixels).astype(np.uint8),
+        pixels,
         extent=raster.extent,
         interpolation="nearest",
         zorder=2,

@@ -2,8 +2,8 @@
 
 maps/SLIDE.h5              the numbers (`mapstore`); of a second encoder maps/ENCODER/SLIDE.h5
 pictures/SLIDE.png, .pdf   the map on the slide, with crops of its highest areas
-pictures/SLIDE-sd.png      how far the models disagree, where there are several
-pictures/SLIDE-CLASS.png   the contribution towards the last class, or to the risk
+contributions/SLIDE.png    the contribution towards the last class, or to the risk
+dispersion/SLIDE.png       how far the models disagree, where there are several
 panels/SLIDE.png, .pdf     two encoders beside each other on one scale
 geojson/SLIDE.geojson      for QuPath, where asked for
 top-ENCODER.png, .pdf      contact sheet of the highest and lowest patches
@@ -17,26 +17,27 @@ from __future__ import annotations
 import csv
 import io
 import secrets
-import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.console import say
-from spade_bench.errors import DataError, UserError
+from spade_bench.errors import DataError, UserError, name_some
 from spade_bench.explain.agreement import Agreement, agreement
-from spade_bench.explain.detections import MAX_DETECTIONS
+from spade_bench.explain.earliermaps import LISTING, SCHEMA, earlier_listing, remove_earlier
 from spade_bench.explain.mapstore import read_map, write_map
-from spade_bench.explain.overlay import overlay_figure, panel_figure, save_figure
+from spade_bench.explain.overlay import overlay_figure, panel_figure, save_map
 from spade_bench.explain.places import read_crops
+from spade_bench.explain.ranking import PatchRanking, SlideLayer
 from spade_bench.explain.regionscores import RegionScore, RegionScores, score_slide
-from spade_bench.explain.topsheet import KEY, SlideLayer, write_top_sheets
-from spade_bench.explain.viewer.mapviews import map_views
-from spade_bench.explain.viewer.viewerfiles import VIEWER_PX, write_viewer
-from spade_bench.files import file_name, read_json, write_json, write_text
-from spade_bench.regions.regionfiles import find_regions, read_regions
-from spade_bench.report.naming import head_title, task_title
+from spade_bench.explain.topsheet import write_top_sheets
+from spade_bench.explain.viewer.mapviews import slide_view
+from spade_bench.explain.viewer.viewerfiles import write_viewer
+from spade_bench.explain.wishes import Wishes
+from spade_bench.files import file_name, write_json, write_text
+from spade_bench.regions.regionfiles import check_names, find_regions, read_regions
+from spade_bench.report.naming import encoder_title, head_title, task_title
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,45 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LISTING", "SCHEMA", "MapFolder", "Wishes", "Written", "write_maps"]
 
-SCHEMA = "spade-bench/explain/1"
-LISTING = "explain.json"
 _CROPS = 4
-_KINDS = {
-    "maps": {".h5"},
-    "pictures": {".png", ".pdf"},
-    "panels": {".png", ".pdf"},
-    "geojson": {".geojson", ".gz"},
-}
-"""Folders that a call fills, with the kinds of files."""
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What is written beside maps and pictures.
-
-    Attributes:
-        geojson: Whether files for QuPath are written.
-        top: Patches of each end on the contact sheets; 0 for no sheets.
-        blind: Whether the sheets name no encoder.
-        regions: GeoJSON file or folder of them, to hold maps against and to outline in pictures.
-        region_names: Classes or names of the regions to hold maps against; empty for all.
-        pictures: Whether every map is drawn; without, there are numbers alone.
-        gzip: Whether files for QuPath are compressed.
-        max_detections: Most patches in a file for QuPath.
-        viewer: Whether a viewer is written, which opens without a server.
-        viewer_px: Longer side of its largest picture of a slide.
-    """
-
-    geojson: bool = False
-    top: int = 50
-    blind: bool = False
-    regions: Path | None = None
-    region_names: tuple[str, ...] = ()
-    pictures: bool = True
-    gzip: bool = False
-    max_detections: int = MAX_DETECTIONS
-    viewer: bool = False
-    viewer_px: int = VIEWER_PX
 
 
 @dataclass(frozen=True)
@@ -129,30 +92,28 @@ class MapFolder:
     """
 
     def __init__(self, out: Path, wishes: Wishes) -> None:
+        wishes.check_options()
         self.out, self._wishes = out, wishes
         self._regions = {} if wishes.regions is None else find_regions(wishes.regions)
         self._maps: list[dict[str, Any]] = []
         self._agreements: list[Agreement] = []
         self._scores: list[RegionScore] = []
         self._without: list[str] = []
-        self._ranked: list[SlideLayer] = []
+        self._ranked: dict[str, PatchRanking] = {}  # of each encoder
         self._marks: dict[str, None] = {}
         self._first: dict[str, Path] = {}  # slide -> map of the first encoder
-        self._stored: list[tuple[Path, Path | None]] = []  # map, slide
+        self._stored: dict[str, list[tuple[Path, Path | None]]] = {}  # slide -> maps, its file
         self._outlined: dict[str, SlideRegions] = {}
         self._encoder = ""
-        if wishes.viewer and wishes.blind:
-            raise UserError(
-                "a viewer names the encoders, which --blind withholds",
-                where="--viewer",
-                fix="Leave one of them out",
-            )
-        self._earlier = _earlier(out)
+        self._placeless = 0  # maps whose patches lie nobody knows where
+        if wishes.region_names:
+            check_names(self._regions, wishes.region_names)
+        self._earlier = earlier_listing(out)
 
     def _begin(self) -> None:
         """Make room for the first map: what is refused before it costs no earlier map."""
         if self._earlier is not None:
-            _remove(self.out, self._earlier, viewer_stays=self._wishes.viewer)
+            remove_earlier(self.out, self._earlier, viewer_stays=self._wishes.viewer)
         # Says whose the folder is from the start: a call that was cut off can be made again.
         write_json(self.out / LISTING, {"schema": SCHEMA, "complete": False, "maps": []})
 
@@ -164,16 +125,21 @@ class MapFolder:
         second = shown.encoder != self._encoder
         below, name = Path(file_name(shown.encoder)) if second else Path(), shown.slide_id
         files = {"map": Path("maps") / below / f"{file_name(name)}.h5"}
-        if self._wishes.viewer and shown.slide is None:
+        if self._wishes.regions is not None:
+            shown.need_places("--regions")
+        if self._wishes.viewer and shown.placed and shown.slide is None:
             raise UserError(
                 "the viewer needs the slides", where=name, fix="Name their folder with --slides"
             )
         write_map(shown, self.out / files["map"])
-        self._stored.append((self.out / files["map"], shown.slide))
+        if shown.placed:
+            self._stored.setdefault(name, []).append((self.out / files["map"], shown.slide))
+        else:
+            self._placeless += 1
         regions = self._held_against_regions(shown)
-        if self._wishes.pictures:
+        if self._wishes.pictures and shown.placed:
             files |= self._draw(shown, regions, below)
-        if self._wishes.geojson:
+        if self._wishes.geojson and shown.placed:
             suffix = ".geojson.gz" if self._wishes.gzip else ".geojson"
             files["geojson"] = Path("geojson") / below / f"{file_name(name)}{suffix}"
             shown.to_geojson(
@@ -184,14 +150,23 @@ class MapFolder:
         elif name in self._first:
             other = read_map(self._first[name], shown.slide)
             self._agreements.append(agreement(other, shown))
-            if self._wishes.pictures:
+            if self._wishes.pictures and shown.placed and other.placed:
                 files |= self._draw_both(other, shown, regions)
-        if shown.slide is not None and self._wishes.top:
-            self._ranked.append(
-                SlideLayer(shown.slide, shown.strength(), shown.encoder, mpp=shown.mpp)
-            )
+        if self._wishes.top:
+            self._rank(shown)
         self._marks |= dict.fromkeys(shown.marks)
         self._maps.append(_record(shown, files))
+
+    def _rank(self, shown: SlideMap) -> None:
+        """Take the patches of a map for the contact sheets, where what they show is at hand."""
+        if shown.patches is not None:
+            path, images = shown.patches, tuple(shown.patches / name for name in shown.images)
+        elif shown.slide is not None and shown.placed:
+            path, images = shown.slide, ()
+        else:
+            return
+        one = SlideLayer(path, shown.strength(), shown.encoder, images, shown.mpp, shown.slide_id)
+        self._ranked.setdefault(shown.encoder, PatchRanking(self._wishes.top)).add(one)
 
     def close(self) -> Written:
         """Write contact sheets, region scores and the listing.
@@ -201,6 +176,7 @@ class MapFolder:
         """
         if not self._maps:
             self._begin()
+        self._say_placeless()
         sheets = self._sheets()
         regions = self._region_scores()
         viewer = self._viewer()
@@ -230,7 +206,10 @@ class MapFolder:
             self._without.append(shown.slide_id)
             return None
         outlined: SlideRegions | None = read_regions(
-            self._regions[shown.slide_id], slide_id=shown.slide_id, offset=shown.offset
+            self._regions[shown.slide_id],
+            slide_id=shown.slide_id,
+            offset=shown.offset,
+            size=shown.size,
         )
         if outlined is not None and self._wishes.region_names:
             outlined = outlined.called(self._wishes.region_names)
@@ -251,26 +230,32 @@ class MapFolder:
         first, *others = shown.layers()
         background, outline = shown.background, _rings(regions)
         crops = [] if shown.slide is None else read_crops(shown.slide, first, _CROPS)
+        marks = [*shown.marks, *_outlined_words(regions)]
+        if crops:
+            which = "1" if len(crops) == 1 else f"1 to {len(crops)}"
+            marks.append(f"{which}: the highest places, among the top quarter of the patches")
         figure = overlay_figure(
-            first, background, shown.slide_id, outline=outline, crops=crops, marks=shown.marks
-        )
+            first, background, shown.slide_id, outline=outline, crops=crops, marks=marks,
+            subtitle=shown.subtitle,
+        )  # fmt: skip
         files = self._save(figure, place / stem, {"png": ".png", "pdf": ".pdf"})
-        wanted = {"contribution": shown.classes[-1], "sd": "sd"}
-        for key, name in wanted.items():
-            for layer in others:
-                if layer.key.endswith(f".{name}"):
-                    figure = overlay_figure(
-                        layer, background, shown.slide_id, outline=outline, marks=shown.marks
-                    )
-                    path = place / file_name(f"{shown.slide_id}-{name}")
-                    files |= self._save(figure, path, {key: ".png"})
+        wanted = {"contribution": ("contributions", others[len(shown.classes) - 1])}
+        if shown.sd is not None:
+            wanted["sd"] = ("dispersion", others[-1])
+        for key, (folder, layer) in wanted.items():
+            figure = overlay_figure(
+                layer, background, shown.slide_id, outline=outline, subtitle=shown.subtitle,
+                marks=[*shown.marks, *_outlined_words(regions)],
+            )  # fmt: skip
+            files |= self._save(figure, Path(folder) / below / stem, {key: ".png"})
         return files
 
     def _draw_both(self, a: SlideMap, b: SlideMap, regions: SlideRegions | None) -> dict[str, Path]:
         """Two encoders on one scale, the one that the first is held against on the left."""
         figure = panel_figure(
             [b.layers()[0], a.layers()[0]], b.background, b.slide_id,
-            outline=_rings(regions), marks=b.marks,
+            outline=_rings(regions), marks=[*b.marks, *_outlined_words(regions)],
+            subtitle=_of_both(b, a),
         )  # fmt: skip
         place = Path("panels") / file_name(b.slide_id)
         return self._save(figure, place, {"panel_png": ".png", "panel_pdf": ".pdf"})
@@ -279,13 +264,31 @@ class MapFolder:
         files = {}
         for key, suffix in kinds.items():
             files[key] = place.with_name(f"{place.name}{suffix}")
-            save_figure(figure, self.out / files[key])
+            save_map(figure, self.out / files[key])
         return files
+
+    def _say_placeless(self) -> None:
+        """Say once what maps do not have whose features say nothing of the places of patches."""
+        if not self._placeless:
+            return
+        lacking = ["picture"] if self._wishes.pictures else []
+        lacking += ["file for QuPath"] if self._wishes.geojson else []
+        lacking += ["page in the viewer"] if self._wishes.viewer else []
+        sheets = self._wishes.top and not self._ranked
+        lacking += ["place on the contact sheets"] if sheets else []
+        if lacking:
+            say(
+                f"{self._placeless} map(s) have no {' and no '.join(lacking)}: their features do "
+                "not say where on a slide the patches lie"
+                + ("; --patches DIR names the images that they were made of" if sheets else "")
+            )
 
     def _sheets(self) -> list[str]:
         if not self._wishes.top or not self._maps:
             return []
         if not self._ranked:
+            if self._placeless == len(self._maps):
+                return []
             say(
                 "No contact sheet and no tissue in the pictures: the files of the slides that were "
                 "mapped are not in the folder of --slides"
@@ -305,9 +308,20 @@ class MapFolder:
     def _viewer(self) -> Path | None:
         if not self._wishes.viewer or not self._stored:
             return None
-        maps = (read_map(path, slide) for path, slide in self._stored)
-        views = map_views(maps, top=self._wishes.top, regions=self._outlined)
-        return write_viewer(self.out / "viewer", views, viewer_px=self._wishes.viewer_px)
+        views = (  # the maps of one slide at a time
+            slide_view(
+                [read_map(path, slide) for path, slide in stored],
+                top=self._wishes.top,
+                regions=self._outlined.get(name),
+            )
+            for name, stored in self._stored.items()
+        )
+        return write_viewer(
+            self.out / "viewer",
+            views,
+            total=len(self._stored),
+            viewer_px=self._wishes.viewer_px,
+        )
 
     def _region_scores(self) -> RegionScores | None:
         if self._wishes.regions is None:
@@ -364,7 +378,7 @@ def _record(shown: SlideMap, files: dict[str, Path]) -> dict[str, Any]:
         "head": shown.head,
         "task": shown.task,
         "method": shown.method,
-        "patches": len(shown.coords),
+        "patches": len(shown.contribution),
         "models": shown.models,
         "trained": shown.trained,
         "simulated": shown.simulated,
@@ -377,6 +391,20 @@ def _record(shown: SlideMap, files: dict[str, Path]) -> dict[str, Any]:
     }
 
 
+def _of_both(a: SlideMap, b: SlideMap) -> str:
+    """Case, task, what each of two encoders predicts, and the truth."""
+    said = [f"{encoder_title(one.encoder)} {one.prediction}" for one in (a, b) if one.prediction]
+    parts = [*replace(a, predicted=(), about={}).subtitle.split("; "), *said, a.truth]
+    return "; ".join(part for part in parts if part)
+
+
+def _outlined_words(regions: SlideRegions | None) -> list[str]:
+    """Say what is outlined in a picture."""
+    if regions is None:
+        return []
+    return [f"outlined: {name_some(regions.labels, 8) or 'regions without a class or name'}"]
+
+
 def _rings(regions: SlideRegions | None) -> list[NDArray[np.float64]]:
     """Borders of regions and of their holes, (k, 2) each."""
     import numpy as np
@@ -387,58 +415,3 @@ def _rings(regions: SlideRegions | None) -> list[NDArray[np.float64]]:
     parts = shapely.get_parts(regions.outline)
     rings = [ring for part in parts for ring in (part.exterior, *part.interiors)]
     return [np.asarray(ring.coords, dtype=np.float64)[:, :2] for ring in rings]
-
-
-def _earlier(out: Path) -> Mapping[str, Any] | None:
-    """Return the listing of an earlier call; None where the folder is new or empty.
-
-    Raises:
-        DataError: When the folder holds something else, or the key of blind sheets.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    listing = out / LISTING
-    content = read_json(listing) if listing.is_file() else {}
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        raise DataError(
-            "exists and was not written by `spade-bench explain`",
-            where=str(out),
-            fix="Name a new folder",
-        )
-    if (out / KEY).exists():
-        raise DataError(
-            "holds blind sheets: written again, their letters would mean other encoders",
-            where=str(out / KEY),
-            fix="Name a new folder, or remove this key once nobody reads the sheets any more",
-        )
-    return content
-
-
-def _remove(out: Path, content: Mapping[str, Any], *, viewer_stays: bool) -> None:
-    """Remove what an earlier call wrote, which would pass for results of this one.
-
-    Args:
-        out: The folder.
-        content: Its listing.
-        viewer_stays: Whether the tiles of a viewer stay, for the next one to use.
-    """
-    root = out.resolve()
-    names = [name for one in content.get("maps", ()) for name in one.get("files", {}).values()]
-    for name in (*names, *content.get("sheets", ()), *content.get("regions", ())):
-        path = (out / str(name)).resolve()
-        if path.is_relative_to(root):  # nobody's list removes what lies elsewhere
-            path.unlink(missing_ok=True)
-    if content.get("complete") is False:  # it was cut off before it could list its files
-        for folder, kinds in _KINDS.items():
-            for path in (out / folder).rglob("*"):
-                if path.suffix in kinds and path.is_file():
-                    path.unlink()
-        for path in (*out.glob("top-*.p*"), *out.glob("region_scores.*")):
-            path.unlink()
-        shutil.rmtree(out / "blind", ignore_errors=True)
-    viewer = out / "viewer"
-    if viewer_stays:
-        for page in (*viewer.glob("*.html"), *viewer.glob("slides/*.html")):
-            page.unlink()
-    elif "viewer" in content or content.get("complete") is False:
-        shutil.rmtree(viewer, ignore_errors=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spade_bench.explain.slidemap import SlideMap
+    from spade_bench.extraction.patchimages import PatchImages
     from spade_bench.types import Bag
 
 __all__ = ["model_maps"]
@@ -36,6 +37,7 @@ def model_maps(
     trained_too: bool = False,
     name: str = "",
     regions: Path | None = None,
+    patches: PatchImages | None = None,
 ) -> Iterator[SlideMap]:
     """Map the slides of cases by a trained model, one case after another.
 
@@ -51,11 +53,12 @@ def model_maps(
         trained_too: Map cases that trained the model too, and mark them.
         name: What to call the model in the maps.
         regions: Regions of the slides, for a model that was fitted inside regions.
+        patches: Images that the features were made of, where they were cut before.
 
     Raises:
         UserError: When the head cannot say what a patch adds, a case that is wanted is unknown or
             trained the model, or there is nothing to map.
-        DataError: When the features are of another identity, or do not say where patches lie.
+        DataError: When the features are of another identity, or a slide is not theirs.
     """
     info, fitted = model.info, model.fitted
     subject = Subject(info.encoder, fitted.info.head, info.task, info.simulated)
@@ -77,9 +80,12 @@ def model_maps(
             )
         judge = Model(name or info.task, fitted)
         for case, of_case in track(chosen.items(), "Mapping", len(chosen), "cases"):
-            bag = case_bag(case, of_case, there.read, _features(there, case, of_case))
+            rows = _features(there, case, of_case)
+            bag = case_bag(case, of_case, there.read, rows, there.files)
             trained = model.trained_on(case, of_case)
-            for one in case_maps(bag, [judge], subject, trained=trained, slides=slides):
+            for one in case_maps(
+                bag, [judge], subject, trained=trained, slides=slides, patches=patches
+            ):
                 yield replace(one, about={**one.about, "flags": list(info.flags)})
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import UserError
@@ -22,6 +24,7 @@ from spade_bench.explain.mapdrawing import (
     slide_background,
     view_of,
 )
+from spade_bench.files import atomic_path
 from spade_bench.report.contactsheet import save_figure
 from spade_bench.report.pictures import new_figure
 
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from spade_bench.explain.places import Crop
 
 __all__ = ["Background", "draw_layer", "overlay_figure", "panel_figure", "save_figure",
-           "slide_background"]  # fmt: skip
+           "save_map", "slide_background"]  # fmt: skip
 
 _INCH = 25.4  # mm
 _WIDEST = 180.0  # mm: a page's two columns
@@ -45,6 +48,38 @@ _LETTER, _BOLD_LETTER = 1.25, 1.75  # mm that a letter of a text, and one of a t
 _ACROSS = 3  # panels in a row
 _CROPS_ACROSS = 4
 _TEXT_PT, _TITLE_PT = 6.5, 8.0
+_PNG_DPI, _SHADES = 220, 4
+
+
+def save_map(figure: Figure, path: Path) -> Path:
+    """Write a figure of maps; a PNG at a third of the size that all its shades would take.
+
+    The grain of tissue is what fills a PNG. It is written at 220 dots per inch, and every channel
+    as a multiple of four, which no eye and no reading of the colour bar tells from the rest; the
+    PDF has all shades at 300.
+
+    Args:
+        figure: The figure.
+        path: Its file, such as `map.png` or `map.pdf`.
+
+    Returns:
+        The file.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if path.suffix.lower() != ".png":
+        return save_figure(figure, path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=_PNG_DPI, format="png", pil_kwargs={"compress_level": 0})
+    with Image.open(drawn) as whole:
+        pixels = np.asarray(whole.convert("RGB"))  # (h, w, 3)
+    coarse = np.rint(pixels / _SHADES) * _SHADES  # 255 becomes 256, which is white
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.minimum(coarse, 255).astype(np.uint8)).save(
+            temporary, dpi=(_PNG_DPI, _PNG_DPI), compress_level=6
+        )
+    return path
 
 
 def overlay_figure(
@@ -56,6 +91,7 @@ def overlay_figure(
     outline: Outline = (),
     crops: Sequence[Crop] = (),
     marks: Sequence[str] = (),
+    subtitle: str = "",
 ) -> Figure:
     """Draw one layer over one slide: colours explained, a scale bar, crops below.
 
@@ -67,10 +103,11 @@ def overlay_figure(
         outline: Rings drawn in black, those of holes too.
         crops: What is seen at the highest places; numbered frames on the map say where.
         marks: What a reader must know, such as "simulated data".
+        subtitle: What stands below the title, such as the case, the prediction and the truth.
     """
     return panel_figure(
         [layer], background, title, style=style, outline=outline, crops=[crops], marks=marks,
-        slide=False,
+        slide=False, subtitle=subtitle,
     )  # fmt: skip
 
 
@@ -84,6 +121,7 @@ def panel_figure(
     outline: Outline = (),
     crops: Sequence[Sequence[Crop]] = (),
     marks: Sequence[str] = (),
+    subtitle: str = "",
 ) -> Figure:
     """Draw several layers of one slide beside each other, all on one scale of colours.
 
@@ -96,6 +134,7 @@ def panel_figure(
         outline: Rings drawn in black on every panel.
         crops: What is seen at the highest places of each layer, in the order of the layers.
         marks: What a reader must know, such as "simulated data".
+        subtitle: What stands below the title.
 
     Returns:
         A figure of at most 180 mm across.
@@ -108,14 +147,11 @@ def panel_figure(
     view = view_of(layers, background)
     alone = slide and background.picture is not None
     titles = ["H&E"] * alone + [layer.title for layer in layers]
-    plan = _Plan.of(titles, view, (title, bool(marks)), _key_width(layers[0]),
+    plan = _Plan.of(titles, view, (title, subtitle, "; ".join(marks)), _key_width(layers[0]),
                     max(map(len, crops), default=0))  # fmt: skip
     figure = new_figure(plan.width / _INCH, plan.height / _INCH)
     figure.set_layout_engine("none")
-    figure.text(_MARGIN / plan.width, 1 - _MARGIN / plan.height, plan.title, va="top",
-                fontsize=_TITLE_PT, fontweight="bold", linespacing=1.1)  # fmt: skip
-    figure.text(_MARGIN / plan.width, _MARGIN / plan.height, "; ".join(marks), va="bottom",
-                fontsize=_TEXT_PT, fontstyle="italic")  # fmt: skip
+    plan.write(figure)
     panels = [plan.axes(figure, at) for at in range(len(titles))]
     if alone:
         draw_slide(panels[0], background, view)
@@ -147,6 +183,8 @@ class _Plan:
         across: Panels in a row.
         title: Title of the figure, on as many lines as it takes.
         titles: Titles of the panels, on two lines at most.
+        subtitle: What stands below the title, on three lines at most.
+        foot: Marks at the foot, on three lines at most.
     """
 
     width: float
@@ -158,13 +196,15 @@ class _Plan:
     across: int
     title: str
     titles: tuple[str, ...]
+    subtitle: str
+    foot: str
 
     @classmethod
     def of(
         cls,
         titles: Sequence[str],
         view: View,
-        head: tuple[str, bool],
+        words: tuple[str, str, str],
         key: float,
         crops: int,
     ) -> _Plan:
@@ -173,7 +213,7 @@ class _Plan:
         Args:
             titles: Titles of the panels.
             view: What each shows.
-            head: Title of the figure, and whether marks stand at its foot.
+            words: Title and subtitle of the figure, and what stands at its foot.
             key: Room for the meaning of the colours in mm.
             crops: Most crops of a panel.
         """
@@ -183,15 +223,28 @@ class _Plan:
         taken = 2 * _MARGIN + across * _GAP + key
         wide = min((_WIDEST - taken) / across, _TALLEST_MAP / shape)
         width = min(_WIDEST, max(_NARROWEST, wide * across + taken))
-        wrapped = [_wrapped(words, wide / _LETTER, 2) for words in titles]
-        lines = max(words.count("\n") + 1 for words in wrapped)
-        above = _wrapped(head[0], (width - 2 * _MARGIN) / _BOLD_LETTER, 3)
+        wrapped = [_wrapped(one, wide / _LETTER, 2) for one in titles]
+        lines = max(one.count("\n") + 1 for one in wrapped)
+        above = _wrapped(words[0], (width - 2 * _MARGIN) / _BOLD_LETTER, 3)
+        below, foot = (_wrapped(said, (width - 2 * _MARGIN) / _LETTER, 3) for said in words[1:])
         crop = (wide - (_CROPS_ACROSS - 1) * _CROP_GAP) / _CROPS_ACROSS
         cell = lines * _LINE + wide * shape + -(-crops // _CROPS_ACROSS) * (crop + _CROP_GAP)
         down = -(-len(titles) // across)
-        height = 2 * _MARGIN + _head(above) + down * cell + (down - 1) * _GAP
-        height += _LINE + _CROP_GAP if head[1] else 0.0
-        return cls(width, height, wide, wide * shape, crop, cell, across, above, tuple(wrapped))
+        height = 2 * _MARGIN + _head(above, below) + down * cell + (down - 1) * _GAP
+        height += (foot.count("\n") + 1) * _LINE + _CROP_GAP if foot else 0.0
+        return cls(width, height, wide, wide * shape, crop, cell, across, above, tuple(wrapped),
+                   below, foot)  # fmt: skip
+
+    def write(self, figure: Figure) -> None:
+        """Write title and subtitle at the head, and marks at the foot."""
+        left, top = _MARGIN / self.width, 1 - _MARGIN / self.height
+        below = top - _head(self.title, "") / self.height
+        more: dict[str, Any] = {"va": "top", "linespacing": 1.1}
+        figure.text(left, top, self.title, fontsize=_TITLE_PT, fontweight="bold", **more)
+        figure.text(left, below, self.subtitle, fontsize=_TEXT_PT, **more)
+        more["va"] = "bottom"
+        figure.text(left, _MARGIN / self.height, self.foot, fontsize=_TEXT_PT, fontstyle="italic",
+                    **more)  # fmt: skip
 
     def axes(self, figure: Figure, panel: int) -> Any:
         """Make the axes of a panel."""
@@ -211,7 +264,8 @@ class _Plan:
         row, column = divmod(panel, self.across)
         lines = max(words.count("\n") + 1 for words in self.titles)
         left = _MARGIN + column * (self.map_width + _GAP)
-        return left, _MARGIN + _head(self.title) + row * (self.cell + _GAP) + lines * _LINE
+        head = _head(self.title, self.subtitle)
+        return left, _MARGIN + head + row * (self.cell + _GAP) + lines * _LINE
 
     def box(self, figure: Figure, left: float, top: float, width: float, height: float) -> Any:
         """Make axes at a place that is counted from the top left."""
@@ -253,9 +307,10 @@ def _wrapped(words: str, letters: float, most: int) -> str:
     )
 
 
-def _head(title: str) -> float:
-    """Height of the title of a figure in mm."""
-    return (title.count("\n") + 1) * 1.2 * _LINE + 1.0
+def _head(title: str, subtitle: str) -> float:
+    """Height of the title and the subtitle of a figure in mm."""
+    below = (subtitle.count("\n") + 1) * _LINE + 0.6 if subtitle else 0.0
+    return (title.count("\n") + 1) * 1.2 * _LINE + 1.0 + below
 
 
 def _key_width(layer: Layer) -> float:
@@ -272,12 +327,15 @@ def _draw_crops(
     """Draw crops below their map and a numbered frame for each on it."""
     import numpy as np
     from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
 
     ground = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.6}
     label: dict[str, Any] = {"fontsize": _TEXT_PT - 0.5, "zorder": 6, "bbox": ground, "va": "top"}
     for at, crop in enumerate(crops):
         frame = Rectangle((crop.x, crop.y), crop.side, crop.side, fill=False, zorder=5)
-        frame.set(edgecolor="black", linewidth=0.9)
+        # Dashes on white, which no outline of a region has.
+        frame.set(edgecolor="black", linewidth=0.9, linestyle=(0, (4, 2)))
+        frame.set_path_effects([withStroke(linewidth=1.7, foreground="white")])
         axes.add_patch(frame)
         # In a small frame a number would hide what is framed.
         small = crop.side / np.ptp(axes.get_xlim()) * places.map_width < _SMALL_FRAME

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["APART", "UNKNOWN_MPP", "Crop", "far_apart", "highest", "read_crops"]
+__all__ = ["APART", "UNKNOWN_MPP", "Crop", "far_apart", "highest", "read_crops",
+           "read_squares"]  # fmt: skip
 
 APART = 2
 """Patch sides between two patches of a slide that are listed."""
@@ -86,13 +88,31 @@ def highest(layer: Layer, most: int, distance: float, *, lowest: bool = False) -
 
     values = layer.values if lowest else -layer.values
     order = np.argsort(values, kind="stable")  # NaN comes last
-    return far_apart(order[np.isfinite(values[order])], layer.coords, distance, most)
+    order = order[np.isfinite(values[order])]
+    if not distance:  # so that patches without a place can be ranked too
+        return order[:most].astype(np.int64)
+    return far_apart(order, layer.coords, distance, most)
+
+
+def _top_quarter(layer: Layer) -> Layer:
+    """A layer with the values of its highest quarter alone, of one patch at least."""
+    import numpy as np
+
+    order = np.argsort(-layer.values, kind="stable")  # NaN comes last
+    known = int(np.isfinite(layer.values).sum())
+    values = np.full(len(layer.values), np.nan)
+    top = order[: max(1, known // 4)]
+    values[top] = layer.values[top]
+    return replace(layer, values=values)
 
 
 def read_crops(
     slide: str | Path, layer: Layer, most: int, *, side: float | None = None
 ) -> list[Crop]:
     """Read what is seen around the highest patches of a layer; the crops do not overlap.
+
+    They are of the top quarter of the patches alone, and so there may be fewer: on a small slide
+    the next that lies apart would be one that is hardly looked at.
 
     Args:
         slide: File of the slide.
@@ -109,10 +129,37 @@ def read_crops(
     crops = []
     # The resolution plays no part here, so a slide that does not say it is welcome.
     with open_slide(Path(slide), assume_mpp=1.0) as opened:
-        for row in highest(layer, most, _CROPS_APART * width):
+        for row in highest(_top_quarter(layer), most, _CROPS_APART * width):
             x, y = layer.coords[row] + (layer.side - width) / 2
             x = min(max(float(x), 0.0), max(opened.width - width, 0.0))
             y = min(max(float(y), 0.0), max(opened.height - width, 0.0))
             pixels = opened.read(x, y, width, _CROP_PX)
             crops.append(Crop(x, y, width, pixels, float(layer.values[row])))
     return crops
+
+
+def read_squares(
+    slide: Path, squares: Sequence[tuple[float, float, float]], px: int, *, mpp: float | None = None
+) -> Iterator[tuple[NDArray[np.uint8], float | None]]:
+    """Read what some squares of a slide show, which is opened once.
+
+    Args:
+        slide: File of the slide; one that does not say its resolution is welcome.
+        squares: Left, top and side of each in level-0 pixels.
+        px: Side of what is read.
+        mpp: Micrometres per pixel at level 0 where they are known from elsewhere.
+
+    Yields:
+        For each square, in order, (px, px, 3) uint8 RGB and its width in micrometres, None where
+        the resolution is unknown.
+
+    Raises:
+        DataError: When the slide cannot be opened or decoded.
+    """
+    from spade_bench.slides.opening import open_slide
+
+    with open_slide(slide, mpp=mpp, assume_mpp=UNKNOWN_MPP) as opened:
+        known = None if opened.mpp_source == "assumed" else opened.mpp
+        for x, y, side in squares:
+            pixels = opened.read(float(x), float(y), float(side), px)
+            yield pixels, None if known is None else side * known

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Raster", "rasterise", "rasterise_borders"]
 
-_LONGEST = 4000  # px of a raster of patches that lie on no regular grid
+_LONGEST = 2000  # px of a raster of patches on no regular grid: 170 mm of print at 300 dpi
 _OFF_GRID = 1.0  # level-0 px by which rounding may move a patch
 _MOST_CELLS = 4  # pixels across a patch of a regular grid, where patches overlap
 

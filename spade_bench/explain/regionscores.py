@@ -251,8 +251,9 @@ def score_slide(
         share: Least share of a patch's area that must lie inside; None asks for its centre.
 
     Raises:
-        DataError: When the regions are of another slide.
+        DataError: When the regions are of another slide, or nobody knows where patches lie.
     """
+    slide_map.need_places("a region")
     if regions.slide_id != slide_map.slide_id:
         raise DataError(
             f"the regions are of '{regions.slide_id}', not of '{slide_map.slide_id}'",

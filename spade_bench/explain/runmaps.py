@@ -26,6 +26,8 @@ from spade_bench.registry import kinds
 if TYPE_CHECKING:
     from spade_bench.evaluation.encoderfeatures import EncoderFeatures
     from spade_bench.explain.slidemap import SlideMap
+    from spade_bench.extraction.patchimages import PatchImages
+    from spade_bench.types import Case
     from spade_bench.workspace import Workspace
 
 __all__ = ["Place", "run_maps"]
@@ -59,6 +61,7 @@ def run_maps(
     slides: Mapping[str, Path] | None = None,
     wanted: Sequence[str] | None = None,
     trained_too: bool = False,
+    patches: PatchImages | None = None,
 ) -> Iterator[SlideMap]:
     """Map the slides of cases of a run, one case after another.
 
@@ -71,6 +74,7 @@ def run_maps(
         slides: Slide -> its file, for pictures; None maps all cases that were tested.
         wanted: Cases, or slides; None for all that were tested, of those whose slides are there.
         trained_too: Map cases that only trained models too, and mark them.
+        patches: Images that the features were made of, where they were cut before.
 
     Raises:
         UserError: When the head cannot say what a patch adds, or a case is unknown or trained
@@ -78,7 +82,7 @@ def run_maps(
         DataError: When features or weights are not those of the run.
     """
     row = kept.row
-    source, slides_of = _source(kept, place)
+    source, slides_of, truths = _source(kept, place)
     chosen = _chosen(kept, slides_of, wanted, slides, trained_too)
     flags = sorted({flag for model in kept.models for flag in model.row.flags})
     subject = Subject(
@@ -97,14 +101,19 @@ def run_maps(
         zip(chosen, cases, strict=True), f"Mapping {row.encoder}", len(chosen), "cases"
     ):
         features = source_bags(source, [listed], width)[0]  # one case at a time is held
-        bag = case_bag(case, listed, lambda slide: read_bag(source.files[slide]), features)
+        bag = case_bag(
+            case, listed, lambda slide: read_bag(source.files[slide]), features, source.files
+        )
         models, trained = kept.of(case)
         judges = (model.judge(case, place.device) for model in models)
-        yield from case_maps(bag, judges, subject, trained=trained, slides=slides)
+        of_case = replace(subject, about={**subject.about, "truth": truths.get(case, "")})
+        yield from case_maps(bag, judges, of_case, trained=trained, slides=slides, patches=patches)
 
 
-def _source(kept: KeptModels, place: Place) -> tuple[EncoderFeatures, dict[str, tuple[str, ...]]]:
-    """The features of the encoder as the run found them, and the slides of the task's cases."""
+def _source(
+    kept: KeptModels, place: Place
+) -> tuple[EncoderFeatures, dict[str, tuple[str, ...]], dict[str, str]]:
+    """The features of the encoder as the run found them; slides and truth of the task's cases."""
     row = kept.row
     if row.control and row.control != "base":
         raise UserError(
@@ -151,7 +160,17 @@ def _source(kept: KeptModels, place: Place) -> tuple[EncoderFeatures, dict[str, 
             where=str(next(iter(source.files.values())).parent),
             fix="Give the features and weights that the run used",
         )
-    return source, slides_of
+    return source, slides_of, {case.case_id: _truth(case) for case in cases.cohort.cases}
+
+
+def _truth(case: Case) -> str:
+    """What the table says of a case, in words."""
+    if case.label is not None:
+        return case.label
+    if case.event is None or case.duration_days is None:
+        return ""
+    what = "event" if case.event else "no event"
+    return f"{what} {'after' if case.event else 'in'} {case.duration_days:g} days"
 
 
 def _chosen(

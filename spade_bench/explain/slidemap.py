@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.errors import DataError
 from spade_bench.explain.detections import MAX_DETECTIONS, write_detections
 from spade_bench.explain.layers import SHARE, SIGNED, VALUE, Layer, percentiles
-from spade_bench.report.naming import encoder_title, head_title
+from spade_bench.report.naming import encoder_title, head_title, task_title
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,8 +36,9 @@ class SlideMap:
         head: Name of the head.
         task: Name of the task.
         classes: What the columns of ``contribution`` speak of: class names, or `risk` alone.
-        coords: Level-0 pixel of each patch's top-left corner, (n, 2) as (x, y).
-        side: Side of a patch in level-0 pixels.
+        coords: Level-0 pixel of each patch's top-left corner, (n, 2) as (x, y); (0, 2) where nobody
+            knows it, as of images that were cut before.
+        side: Side of a patch in level-0 pixels; 0 where nobody knows where patches lie.
         attention: Mean weight of each patch over the models, (n,), which sums to one over all
             slides of the case; None where a head has none.
         contribution: Mean signed share of each patch in each class's logit or the risk of the
@@ -51,6 +53,10 @@ class SlideMap:
         mpp: Micrometres per pixel at level 0; None where unknown.
         slide: File of the slide, or None.
         offset: Level-0 pixel (x, y) that QuPath calls (0, 0).
+        size: Level-0 width and height of the slide; None where unknown.
+        images: The image that each patch without a place was read from, below ``patches`` where
+            that is known; empty where nobody knows.
+        patches: Folder of these images, or None.
         about: What else is worth storing: run ids, draws, folds.
     """
 
@@ -73,7 +79,15 @@ class SlideMap:
     mpp: float | None = None
     slide: Path | None = None
     offset: tuple[int, int] = (0, 0)
+    size: tuple[int, int] | None = None
+    images: tuple[str, ...] = ()
+    patches: Path | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def placed(self) -> bool:
+        """Whether it is known where on the slide the patches lie."""
+        return self.side > 0
 
     @property
     def shown(self) -> Floats:
@@ -91,25 +105,55 @@ class SlideMap:
     def layers(self) -> list[Layer]:
         """Return what can be drawn: what is shown, each contribution, the dispersion."""
         title = encoder_title(self.encoder)
-        what = "attention" if self.attention is not None else f"towards {self.classes[-1]}"
+        head = head_title(self.head)
+        what, shown = "attention", "attention"
+        if self.attention is None:
+            what = self._towards(self.classes[-1])
+            shown = f"rank of what counts {what}"
         place = (self.coords, self.side)
         legend = f"{what}, percentile within the slide"
         layers = [
-            Layer(f"{self.encoder}.{self.head}.shown", f"{title}: {what} ({head_title(self.head)})",
+            Layer(f"{self.encoder}.{self.head}.shown", f"{title}: {shown} ({head})",
                   legend, *place, self.percentile, SHARE)
         ]  # fmt: skip
         for column, name in enumerate(self.classes):
             layers.append(
-                Layer(f"{self.encoder}.{self.head}.{name}", f"{title}: towards {name}",
+                Layer(f"{self.encoder}.{self.head}.contribution.{name}",
+                      f"{title}: contribution {self._towards(name)} ({head})",
                       f"contribution, {self.method}", *place, self.contribution[:, column], SIGNED)
             )  # fmt: skip
         if self.sd is not None:
             legend = f"sd of the percentile over {self.models} models"
             layers.append(
-                Layer(f"{self.encoder}.{self.head}.sd", f"{title}: dispersion", legend,
+                Layer(f"{self.encoder}.{self.head}.sd", f"{title}: dispersion ({head})", legend,
                       *place, self.sd, SHARE)
             )  # fmt: skip
         return layers
+
+    def _towards(self, name: str) -> str:
+        """A class, or the risk, as what a patch speaks for."""
+        return "to the risk" if self.classes == ("risk",) else f"towards {name}"
+
+    @property
+    def prediction(self) -> str:
+        """What the models say of the case, in words: the likeliest class, or the risk."""
+        if not self.predicted:
+            return ""
+        best = max(range(len(self.predicted)), key=self.predicted.__getitem__)
+        return f"predicted {self.classes[best]} {self.predicted[best]:.3g}"
+
+    @property
+    def subtitle(self) -> str:
+        """Case, task, prediction and, where it is known, the truth."""
+        parts = [] if self.case_id == self.slide_id else [f"Case {self.case_id}"]
+        parts += [task_title(self.task), self.prediction, self.truth]
+        return "; ".join(part for part in parts if part)
+
+    @property
+    def truth(self) -> str:
+        """What the case is, in words; empty where nobody said it."""
+        said = str(self.about.get("truth") or "")
+        return f"truth: {said}" if said else ""
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -126,13 +170,29 @@ class SlideMap:
             return Background.of(self.layers()[0], self.mpp)
         return slide_background(self.slide, mpp=self.mpp)
 
+    def need_places(self, what: str) -> None:
+        """Refuse what needs the places of patches where nobody knows them.
+
+        Args:
+            what: What needs them.
+
+        Raises:
+            DataError: Naming the slide.
+        """
+        if not self.placed:
+            raise DataError(
+                f"the features do not say where on the slide their patches lie, which {what} needs",
+                where=self.slide_id,
+                fix="Extract whole slides with `spade-bench extract --slides`",
+            )
+
     def strength(self) -> Layer:
         """Return what is shown so that patches of several slides can be ranked.
 
         It is the attention over that of a patch of the same case on average; without attention,
         the contribution that a bag of such patches would have.
         """
-        times = float(self.about.get("patches_of_case", len(self.coords)))
+        times = float(self.about.get("patches_of_case", len(self.contribution)))
         words = "attention, times the mean of the case"
         if self.attention is None:
             words = f"towards {self.classes[-1]}, contribution times the patches of the case"
@@ -145,10 +205,17 @@ class SlideMap:
 
         Returns:
             A matplotlib figure, ready for `savefig`.
+
+        Raises:
+            DataError: When nobody knows where the patches lie.
         """
+        self.need_places("a picture")
         from spade_bench.explain.overlay import overlay_figure
 
-        return overlay_figure(self.layers()[0], self.background, self.slide_id, marks=self.marks)
+        return overlay_figure(
+            self.layers()[0], self.background, self.slide_id, marks=self.marks,
+            subtitle=self.subtitle,
+        )  # fmt: skip
 
     def to_geojson(self, path: str | Path, *, max_detections: int = MAX_DETECTIONS) -> Path:
         """Write the patches as QuPath detections with their values as measurements.
@@ -159,7 +226,11 @@ class SlideMap:
 
         Returns:
             The file.
+
+        Raises:
+            DataError: When nobody knows where the patches lie.
         """
+        self.need_places("a file for QuPath")
         values = self.to_dataframe().drop(columns=["slide_id", "x", "y"])
         measured = {str(name): column.to_numpy(dtype=float) for name, column in values.items()}
         return write_detections(
@@ -170,15 +241,16 @@ class SlideMap:
     def to_dataframe(self) -> pd.DataFrame:
         """Return a row per patch: `slide_id`, `x`, `y` (level-0 pixels), and what is known of it.
 
-        Columns: `attention` where there is one, `percentile`, `contribution_CLASS`, and `sd`.
+        Columns: `attention` where there is one, `percentile`, `contribution_CLASS`, and `sd`; of
+        patches without a place `image` instead of `x` and `y`, where that is known.
         """
         import pandas as pd
 
-        columns: dict[str, Any] = {
-            "slide_id": self.slide_id,
-            "x": self.coords[:, 0],
-            "y": self.coords[:, 1],
-        }
+        columns: dict[str, Any] = {"slide_id": [self.slide_id] * len(self.contribution)}
+        if self.placed:
+            columns |= {"x": self.coords[:, 0], "y": self.coords[:, 1]}
+        elif self.images:
+            columns["image"] = list(self.images)
         if self.attention is not None:
             columns["attention"] = self.attention
         columns["percentile"] = self.percentile

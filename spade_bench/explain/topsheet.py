@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.console import progress
 from spade_bench.errors import UserError
-from spade_bench.explain.layers import CATEGORY, SHARE, Layer
-from spade_bench.explain.places import APART, UNKNOWN_MPP, highest
+from spade_bench.explain.layers import SHARE
+from spade_bench.explain.places import read_squares
+from spade_bench.explain.ranking import PARTS, PatchRanking, RankedPatch, SlideLayer
 from spade_bench.files import file_name, write_json
 from spade_bench.report.contactsheet import Tile, TileGroup, save_figure, sheet_figure
 from spade_bench.report.naming import encoder_title
 from spade_bench.slides.scalebar import bar_length
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
 __all__ = ["KEY", "TOP", "RankedPatch", "SlideLayer", "ranked_patches", "write_top_sheets"]
 
@@ -30,59 +29,11 @@ KEY = "blind-key.json"
 TOP = 50
 _PX = 224  # of a patch on a sheet: 16 mm at 300 dpi need 190
 _SAME_WIDTH = 0.02  # by which patches of one scale bar may differ
-_PARTS = ("highest", "lowest")
-
-
-@dataclass(frozen=True)
-class SlideLayer:
-    """A layer of one slide by one encoder, and where its patches can be read.
-
-    Attributes:
-        path: File of the slide, or the folder of ``images``.
-        layer: Values of the patches.
-        encoder: Name of the encoder.
-        images: The image of each patch, in the order of the layer, where they were cut before;
-            their coordinates then play no part.
-        mpp: Micrometres per pixel at level 0, or of the images; None: as the slide's file says.
-    """
-
-    path: Path
-    layer: Layer
-    encoder: str
-    images: tuple[Path, ...] = ()
-    mpp: float | None = None
-
-    @property
-    def slide_id(self) -> str:
-        """Name of the slide: of its file without suffix, or of the folder of its images."""
-        return self.path.name if self.images else self.path.stem
-
-
-@dataclass(frozen=True)
-class RankedPatch:
-    """A patch on a sheet.
-
-    Attributes:
-        part: `highest` or `lowest`.
-        rank: 1 for the first of its part.
-        score: Its value.
-        source: Where it comes from.
-        row: Its number in the layer.
-        pixels: What it shows, (px, px, 3) uint8 RGB; empty until it is read.
-        um: Its width in micrometres; None where the resolution is unknown.
-    """
-
-    part: str
-    rank: int
-    score: float
-    source: SlideLayer
-    row: int
-    pixels: NDArray[np.uint8] | None = None
-    um: float | None = None
+_NO_PLACES = "patches cut before: their places are not known, so no minimum distance applies"
 
 
 def write_top_sheets(
-    layers: Sequence[SlideLayer],
+    layers: Sequence[SlideLayer] | Mapping[str, PatchRanking],
     out: Path,
     *,
     top: int = TOP,
@@ -99,7 +50,7 @@ def write_top_sheets(
     in `top-patches.json`.
 
     Args:
-        layers: The slides of all encoders.
+        layers: The slides of all encoders; or encoder -> the ranking of its patches.
         out: Folder to write.
         top: How many patches of each end.
         distance: See `ranked_patches`.
@@ -114,14 +65,11 @@ def write_top_sheets(
         UserError: When there is nothing to rank.
         DataError: When a patch cannot be read.
     """
-    encoders = list(dict.fromkeys(one.encoder for one in layers))
-    ranked = [
-        patch
-        for encoder in encoders
-        for patch in ranked_patches([o for o in layers if o.encoder == encoder], top, distance)
-    ]
-    if not ranked:
+    if not layers:
         raise UserError("There is nothing to rank", fix="Give the layer of at least one slide")
+    rankings = layers if isinstance(layers, Mapping) else _rankings(layers, top, distance)
+    encoders = list(rankings)
+    ranked = [patch for ranking in rankings.values() for patch in ranking.ranked()]
     shown = _read(ranked)
     sheets = {encoder: encoder for encoder in encoders}
     if blind is not None:
@@ -133,6 +81,8 @@ def write_top_sheets(
         shown_as = name if blind is not None else encoder_title(name)
         words = f"{shown_as}: {title}" if title else shown_as
         texts = [words, mine[0].source.layer.legend, *marks]
+        if any(patch.source.images for patch in mine):
+            texts.append(_NO_PLACES)
         if blind is not None:
             texts = [_nameless(text, encoders) for text in texts]
         figure = _sheet(mine, texts[0], texts[1], top, texts[2:])
@@ -142,6 +92,16 @@ def write_top_sheets(
     key = out / ("top-patches.json" if blind is None else KEY)
     write_json(key, {"schema": "spade-bench/top-patches/1", "seed": blind, "sheets": lists})
     return [*written, key]
+
+
+def _rankings(
+    layers: Sequence[SlideLayer], top: int, distance: float | None
+) -> dict[str, PatchRanking]:
+    """Rank the patches of each encoder."""
+    rankings: dict[str, PatchRanking] = {}
+    for one in layers:
+        rankings.setdefault(one.encoder, PatchRanking(top, distance)).add(one)
+    return rankings
 
 
 def ranked_patches(
@@ -164,46 +124,10 @@ def ranked_patches(
     Raises:
         UserError: When there is nothing to rank.
     """
-    import numpy as np
-
-    if any(one.layer.scale == CATEGORY for one in layers):
-        raise UserError("Categories have no order", fix="Rank the patches by a layer of numbers")
-    if top < 1:
-        raise UserError(f"{top} patches cannot be shown", where="--top", fix="Give 1 or more")
-    values = np.concatenate([one.layer.values for one in layers]) if layers else np.empty(0)
-    order = np.argsort(-values, kind="stable")  # NaN comes last
-    order = order[np.isfinite(values[order])]
-    if not len(order):
-        raise UserError("No patch has a value", fix="Give slides whose patches have scores")
-    upper = np.zeros(len(values), dtype=bool)
-    upper[order[: -(-len(order) // 2)]] = True
-    ranked: list[RankedPatch] = []
-    for part in _PARTS:
-        mine = upper if part == "highest" else ~upper
-        found, start = [], 0
-        for one in layers:
-            stop = start + len(one.layer.values)
-            for row in _best(one, mine[start:stop], top, distance, part):
-                found.append((float(one.layer.values[row]), one, int(row)))
-            start = stop
-        sign = -1 if part == "highest" else 1
-        found.sort(key=lambda each: sign * each[0])  # stable: equal ones stay in order
-        ranked += [
-            RankedPatch(part, rank, score, one, row)
-            for rank, (score, one, row) in enumerate(found[:top], 1)
-        ]
-    return ranked
-
-
-def _best(
-    one: SlideLayer, mine: NDArray[np.bool_], top: int, distance: float | None, part: str
-) -> NDArray[np.int64]:
-    """Numbers of the first patches of a slide among ``mine``."""
-    import numpy as np
-
-    kept = replace(one.layer, values=np.where(mine, one.layer.values, np.nan))
-    apart = APART * one.layer.side if distance is None else distance
-    return highest(kept, top, 0.0 if one.images else apart, lowest=part == "lowest")
+    ranking = PatchRanking(top, distance)
+    for one in layers:
+        ranking.add(one)
+    return ranking.ranked()
 
 
 def _read(ranked: Sequence[RankedPatch]) -> list[RankedPatch]:
@@ -224,15 +148,14 @@ def _read(ranked: Sequence[RankedPatch]) -> list[RankedPatch]:
 
 def _from_slide(path: Path, patches: Sequence[RankedPatch]) -> Iterator[RankedPatch]:
     """Read patches of one slide, in the order given."""
-    from spade_bench.slides.opening import open_slide
-
-    with open_slide(path, mpp=patches[0].source.mpp, assume_mpp=UNKNOWN_MPP) as slide:
-        mpp = None if slide.mpp_source == "assumed" else slide.mpp
-        for patch in patches:
-            layer = patch.source.layer
-            x, y = (float(v) for v in layer.coords[patch.row])
-            pixels = slide.read(x, y, layer.side, _PX)
-            yield replace(patch, pixels=pixels, um=None if mpp is None else layer.side * mpp)
+    layers = [patch.source.layer for patch in patches]
+    squares = [
+        (*layer.coords[patch.row].tolist(), layer.side)
+        for layer, patch in zip(layers, patches, strict=True)
+    ]
+    read = read_squares(path, squares, _PX, mpp=patches[0].source.mpp)
+    for patch, (pixels, um) in zip(patches, read, strict=True):
+        yield replace(patch, pixels=pixels, um=um)
 
 
 def _from_images(path: Path, patches: Sequence[RankedPatch]) -> Iterator[RankedPatch]:
@@ -251,9 +174,10 @@ def _sheet(
 ) -> Figure:
     """Lay out the patches of one encoder."""
     groups = []
-    for part in _PARTS:
+    for part in PARTS:
         mine = [patch for patch in patches if patch.part == part]
-        fewer = "" if len(mine) == top else f" ({top} were asked for; no more lie far enough apart)"
+        why = "there are no more" if patches[0].source.images else "no more lie far enough apart"
+        fewer = "" if len(mine) == top else f" ({top} were asked for; {why})"
         words = f"{part.capitalize()} {len(mine)}{fewer}. Score: {legend}"
         groups.append(TileGroup(words, [_tile(patch) for patch in mine]))
     widths = [patch.um for patch in patches]
@@ -278,7 +202,9 @@ def _listed(patch: RankedPatch) -> dict[str, Any]:
     source = patch.source
     place: dict[str, Any]
     if source.images:
-        place = {"image": source.images[patch.row].name}
+        image = source.images[patch.row]
+        inside = image.is_relative_to(source.path)
+        place = {"image": image.relative_to(source.path).as_posix() if inside else image.name}
     else:
         x, y = source.layer.coords[patch.row].tolist()
         place = {"x": x, "y": y, "side": source.layer.side}

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spade_bench.errors import DataError, UserError
+from spade_bench.console import warn
+from spade_bench.errors import DataError, UserError, name_some
+from spade_bench.files import file_name
 
 __all__ = ["IMAGE_SUFFIXES", "PatchGroup", "group_patches"]
 
@@ -74,7 +76,8 @@ def group_patches(folder: Path, group_by: str = "auto") -> tuple[list[PatchGroup
 
     Raises:
         DataError: When there are no images, or two slides would share an id.
-        UserError: When ``group_by`` is unknown.
+        UserError: When ``group_by`` is unknown, or makes a slide whose name cannot be that of a
+            file.
     """
     if not folder.is_dir():
         raise DataError("no such patch folder", where=str(folder))
@@ -88,6 +91,7 @@ def group_patches(folder: Path, group_by: str = "auto") -> tuple[list[PatchGroup
         grouped[key(path)].append(path)
     names = _names(folder, list(grouped))
     groups = [_group(names[key], key, paths) for key, paths in grouped.items()]
+    _say_joined(folder, groups)
     return sorted(groups, key=lambda group: group.slide_id), rule
 
 
@@ -121,6 +125,13 @@ def _by_pattern(folder: Path, pattern: str) -> Callable[[Path], _Key]:
         match = compiled.search(text)
         if match is None or not match["slide"]:
             raise UserError(f"does not match '{text}'", where="--group-by")
+        if file_name(match["slide"]) != match["slide"]:  # read back, it would be another slide
+            raise UserError(
+                f"makes of '{text}' a slide called {match['slide']!r}, which no feature file can "
+                "be called",
+                where="--group-by",
+                fix="Let (?P<slide>...) match a part of a name, without / and spaces at its ends",
+            )
         parts = match.groupdict()
         return _Key((), match["slide"], parts.get("case"), parts.get("label"))
 
@@ -154,6 +165,22 @@ def _names(folder: Path, keys: Sequence[_Key]) -> dict[_Key, str]:
             f"two slides would be called '{twice[0]}'", where=str(folder), fix="Use --group-by"
         )
     return long
+
+
+def _say_joined(folder: Path, groups: Sequence[PatchGroup]) -> None:
+    """Say which slides are made of images of several folders, which may be other slides."""
+    joined = {}
+    for group in groups:
+        homes = dict.fromkeys(file.parent.relative_to(folder).as_posix() for file in group.files)
+        if len(homes) > 1:
+            joined[group.slide_id] = list(homes)
+    if joined:
+        slide, homes_of = next(iter(joined.items()))
+        warn(
+            f"--group-by: {len(joined)} of {len(groups)} slides join images of several folders, "
+            f"such as '{slide}' those of {name_some(homes_of, 4)}. Where these are other slides, "
+            "let the rule match the folder too"
+        )
 
 
 def _shared_folders(keys: Sequence[_Key]) -> int:

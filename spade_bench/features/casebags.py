@@ -152,7 +152,14 @@ class CaseBags:
         if bag is None:
             bag = self._load(index)
             if bag.ndim != 2 or bag.shape[1] != self.dim or not len(bag):
-                raise DataError(f"case {index} has a bag of shape {bag.shape}, not (n, {self.dim})")
+                files = () if self._files is None else self._files[index]
+                raise DataError(
+                    f"the slides of case {index} hold {bag.shape[0] if bag.ndim == 2 else 'no'} "
+                    f"patches, as an array of shape {bag.shape}; needed are one or more of width "
+                    f"{self.dim}",
+                    where=", ".join(map(str, files)),
+                    fix="Extract these slides again, or leave the case out",
+                )
             # A view of a map takes no memory of ours.
             taken = 0 if not bag.flags.writeable else bag.nbytes
             if taken <= self._room:

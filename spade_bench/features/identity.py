@@ -197,7 +197,7 @@ def identity_of(encoder: Any, options: LoadOptions | None = None) -> Identity:
         source=weights.source,
         revision="" if is_commit(card.revision) else card.revision,
         code=_code(plugin.factory if plugin is not None else type(made)),
-        options=_plain({**_counted(options.options), **parts}),
+        options=_plain({**_counted(options.options), **_onto(card), **parts}),
         preprocessing=_preprocessing(card),
         precision=options.precision or card.precision,
         seed=options.seed if _is_seeded(card, plugin, parts) else 0,
@@ -242,6 +242,11 @@ def _is_seeded(card: EncoderCard, plugin: Plugin[Any] | None, parts: Mapping[str
     """Whether the seed may change the numbers: not where the weights of this package decide all."""
     ours = plugin is not None and plugin.origin == "built-in"
     return card.untrained or not ours or "random" in map(str, parts.values())
+
+
+def _onto(card: EncoderCard) -> dict[str, str]:
+    """The identity of the encoder whose weights an encoder changes; empty for a whole one."""
+    return {"onto": identity_of(card.needs.onto).key} if card.needs.onto else {}
 
 
 def _counted(options: Mapping[str, Any]) -> dict[str, Any]:

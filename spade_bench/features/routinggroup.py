@@ -42,6 +42,12 @@ ALL_UP_TO = 32
 LARGEST = 8
 """Weights that are kept of more experts than that."""
 _NAMES = ("expert", "distance", "weights", "entropy", "kept")
+_FORMS = {
+    "expert": ("iu", "whole numbers"),
+    "kept": ("iu", "whole numbers"),
+    **dict.fromkeys(("distance", "weights", "entropy"), ("f", "real numbers")),
+}
+"""Kinds of numbers of each array, as numpy calls them and in words."""
 _AGAIN = "Encode it again with `spade-bench encode --with-routing`"
 
 
@@ -122,9 +128,20 @@ def read_routing(path: Path) -> Routing | None:
                 fix=_AGAIN,
             )
         arrays = {name: _array(file, name, path) for name in _NAMES}
-        routing = Routing(**arrays, n_experts=int(attrs["n_experts"]), mode=str(attrs["mode"]))
+        routing = Routing(
+            **arrays, n_experts=_n_experts(attrs, path), mode=str(attrs.get("mode", ""))
+        )
         _check(routing, len(file["features"]), path)
         return routing
+
+
+def _n_experts(attrs: dict[str, Any], path: Path) -> int:
+    import numpy as np
+
+    stored = np.asarray(attrs.get("n_experts"))
+    if stored.ndim or stored.dtype.kind not in "iu" or stored < 1:
+        raise _damaged("it does not say the number of experts", path)
+    return int(stored)
 
 
 def _array(file: h5py.File, name: str, path: Path) -> Any:
@@ -134,18 +151,25 @@ def _array(file: h5py.File, name: str, path: Path) -> Any:
             return None
         raise DataError(f"its routing lacks '{name}'", where=str(path), fix=_AGAIN)
     check_dataset(data, path)
+    kinds, words = _FORMS[name]
+    if data.dtype.kind not in kinds:
+        raise _damaged(f"'{name}' holds {data.dtype.name}, not {words}", path)
     return read_dataset(data, path)
 
 
 def _check(routing: Routing, n: int, path: Path) -> None:
-    """Refuse arrays that do not belong to these features.
+    """Refuse arrays that do not belong to these features, or that no routing can hold.
 
     Raises:
-        DataError: When lengths differ, or an expert is none of the K.
+        DataError: When shapes or lengths differ, an expert is none of the K, or a number is none.
     """
-    arrays = [routing.expert, routing.distance, routing.weights, routing.entropy]
-    arrays += [] if routing.kept is None else [routing.kept]
-    lengths = {len(array) for array in arrays}
+    import numpy as np
+
+    arrays = {name: getattr(routing, name) for name in _NAMES if getattr(routing, name) is not None}
+    for name, array in arrays.items():
+        if array.ndim != (2 if name in ("weights", "kept") else 1):
+            raise _damaged(f"'{name}' has the shape {array.shape}", path)
+    lengths = {len(array) for array in arrays.values()}
     if lengths != {n}:
         raise DataError(
             f"its routing speaks of {max(lengths)} patches, its features of {n}",
@@ -153,9 +177,16 @@ def _check(routing: Routing, n: int, path: Path) -> None:
             fix=_AGAIN,
         )
     wide = routing.n_experts if routing.kept is None else routing.kept.shape[1]
-    named = [routing.expert] if routing.kept is None else [routing.expert, routing.kept]
-    outside = any(len(e) and not (e.min() >= 0 and e.max() < routing.n_experts) for e in named)
+    named = [arrays[name] for name in ("expert", "kept") if name in arrays]
+    outside = any(e.size and not (e.min() >= 0 and e.max() < routing.n_experts) for e in named)
     if outside or routing.weights.shape != (n, wide):
         raise DataError(
             f"its routing does not fit {routing.n_experts} experts", where=str(path), fix=_AGAIN
         )
+    for name in ("distance", "entropy", "weights"):
+        if not np.isfinite(arrays[name]).all():
+            raise _damaged(f"'{name}' holds NaN or infinite values", path)
+
+
+def _damaged(what: str, path: Path) -> DataError:
+    return DataError(f"its routing is damaged: {what}", where=str(path), fix=_AGAIN)

@@ -27,7 +27,9 @@ __all__ = ["FittedNetwork", "network_shapes"]
 
 _ATTENTION = "exact: attention x output of each patch"
 SCALING = ("input.reference", "input.mean", "input.scale")
-_NODES = 32  # of Gauss-Legendre quadrature; the risk is smooth, so that these give all digits
+_NODES = 32  # of Gauss-Legendre quadrature per panel
+_MOST_PANELS = 4096  # enough for outputs of 100,000; the rest of larger ones is in the offset
+_EXACT = 1e-10  # of the difference that the shares must make up, relative
 
 
 class FittedNetwork(FittedHead):
@@ -132,23 +134,39 @@ class FittedNetwork(FittedHead):
             bias: What is added besides, (K,).
 
         Returns:
-            The mean slope (K, C), and what the biases alone give (C,).
+            The mean slope (K, C), and what the biases alone give (C,), with what the slope leaves
+            unexplained, if anything, so that nothing is lost.
         """
+        ends = torch.stack([bias, bias + patches])  # (2, K)
+        start, end = self._objective.explained(ends.unsqueeze(0))[0]  # (C,) each
+        mean, panels = self._mean_slope(patches, bias, 1), 1  # (K, C)
+        # Where outputs are large the risk turns within a small part of the way, which the nodes of
+        # one panel would step over.
+        while not self._made_up(patches @ mean, end - start) and panels < _MOST_PANELS:
+            panels *= 4
+            mean = self._mean_slope(patches, bias, panels)
+        return mean, end - patches @ mean
 
-        def explained(out: torch.Tensor) -> torch.Tensor:  # (m, K) -> (m, C)
-            return self._objective.explained(out.unsqueeze(0))[0]
+    @staticmethod
+    def _made_up(shares: torch.Tensor, difference: torch.Tensor) -> bool:
+        """Whether shares (C,) add up to the difference that they are shares of (C,)."""
+        return bool(((shares - difference).abs() <= _EXACT * difference.abs().clamp(min=1)).all())
 
+    def _mean_slope(self, patches: torch.Tensor, bias: torch.Tensor, panels: int) -> torch.Tensor:
+        """Mean slope (K, C) from the biases (K,) to the outputs, over so many equal panels."""
         nodes, sizes = np.polynomial.legendre.leggauss(_NODES)
-        steps, weights = (torch.tensor(x).to(bias) for x in ((nodes + 1) / 2, sizes / 2))
+        starts = np.arange(panels)[:, None]  # (P, 1)
+        places = ((starts + (nodes + 1) / 2) / panels).ravel()  # (m,) in 0..1
+        steps = torch.from_numpy(places).to(bias)  # (m,)
+        weights = torch.from_numpy(np.tile(sizes / 2 / panels, panels)).to(bias)  # (m,)
         with torch.enable_grad():
             points = (bias + steps.unsqueeze(1) * patches).requires_grad_()  # (m, K)
-            ends = explained(points)  # (m, C)
+            ends = self._objective.explained(points.unsqueeze(0))[0]  # (m, C)
             slopes = [
                 torch.autograd.grad(ends[:, at].sum(), points, retain_graph=True)[0]  # (m, K)
                 for at in range(ends.shape[1])
             ]
-        mean = torch.stack([weights @ slope for slope in slopes], dim=1)  # (K, C)
-        return mean, explained(bias.unsqueeze(0))[0]
+        return torch.stack([weights @ slope for slope in slopes], dim=1)  # (K, C)
 
     def _by_gradient(self, x: torch.Tensor) -> Contribution:
         """Gradient x input of a bag minus the reference, (1, n, D)."""

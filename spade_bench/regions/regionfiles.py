@@ -6,20 +6,29 @@ elsewhere than at pixel 0 (`openslide.bounds-x`, as MRXS does), regions are move
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import gzip
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.errors import DataError
+from spade_bench.errors import DataError, name_some
 from spade_bench.files import atomic_path, parse_json
 from spade_bench.regions.outlines import Region, SlideRegions, no_such_region
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["SUFFIXES", "find_regions", "read_regions", "region_slide_id", "write_geojson"]
+__all__ = [
+    "SUFFIXES",
+    "check_names",
+    "find_regions",
+    "read_regions",
+    "region_slide_id",
+    "write_geojson",
+]
 
 SUFFIXES = (".geojson.gz", ".json.gz", ".geojson", ".json")
 _SHAPES = ("Polygon", "MultiPolygon")
@@ -107,7 +116,7 @@ def read_regions(
             something outside the slide.
     """
     file = Path(path)
-    listed = _features(parse_json(_text(file), str(file)), str(file))
+    listed = _features(_parsed(file), str(file))
     kept = [(n, f) for n, f in enumerate(listed, start=1) if _is_outlined(f, n, str(file))]
     if not kept:
         others = f": it holds {len(listed)} detections or tiles" if listed else ""
@@ -124,6 +133,34 @@ def read_regions(
     if chosen is None:
         raise no_such_region(found, names, str(file))
     return chosen
+
+
+def check_names(files: Mapping[str, Path], names: Sequence[str]) -> None:
+    """Refuse a name that no region of any file has, before anything is computed.
+
+    A file that cannot be read is passed over here: it is named where its slide is looked at.
+
+    Args:
+        files: Slide id -> region file.
+        names: Classes or names of regions.
+
+    Raises:
+        DataError: Naming those that no file has, and what there is.
+    """
+    missing, there = {name.casefold(): name for name in names}, dict[str, None]()
+    for slide, file in files.items():
+        with contextlib.suppress(DataError):
+            labels = read_regions(file, slide_id=slide).labels
+            there |= dict.fromkeys(labels)
+            for label in labels:
+                missing.pop(label.casefold(), None)
+        if not missing:
+            return
+    raise DataError(
+        f"no region of {len(files)} file(s) is called {' or '.join(map(repr, missing.values()))}",
+        where="--region-name",
+        fix=f"There are {name_some(there, 10)}" if there else "No region has a class or a name",
+    )
 
 
 def write_geojson(path: str | Path, features: Sequence[Mapping[str, Any]]) -> Path:
@@ -159,6 +196,25 @@ def region_features(regions: SlideRegions) -> list[dict[str, Any]]:
         geometry = shapely.geometry.mapping(region.shape)
         features.append({"type": "Feature", "geometry": geometry, "properties": properties})
     return features
+
+
+def _parsed(file: Path) -> Any:
+    """What a file holds.
+
+    Raises:
+        DataError: When it is not JSON in UTF-8, with or without a byte-order mark.
+    """
+    content = _text(file).removeprefix(codecs.BOM_UTF8)
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(
+            "is in UTF-16, not UTF-8", where=str(file), fix="Save it as UTF-8, or export it again"
+        )
+    try:
+        return parse_json(content, str(file))
+    except DataError as error:
+        raise DataError(
+            error.what, where=str(file), fix="It may be cut short or edited: export it again"
+        ) from error
 
 
 def _text(file: Path) -> bytes:
@@ -215,13 +271,33 @@ def _is_outlined(feature: Mapping[str, Any], number: int, where: str) -> bool:
 
 def _region(feature: Mapping[str, Any], number: int, where: str) -> Region:
     properties = _properties(feature, number, where)
-    of_class = properties.get("classification")
-    label = of_class.get("name") if isinstance(of_class, Mapping) else of_class
-    if label is None and isinstance(of_class, Mapping):  # QuPath 0.5: one name per level
-        label = ": ".join(map(str, of_class.get("names") or ()))
     name = str(properties.get("name") or "")
     place = f"annotation {number}{f' ({name!r})' if name else ''}"
-    return Region(_shape(feature.get("geometry"), place, where), name, str(label or ""))
+    label = _label(properties.get("classification"), place, where)
+    return Region(_shape(feature.get("geometry"), place, where), name, label)
+
+
+def _label(of_class: Any, place: str, where: str) -> str:
+    """The class of an annotation: a text, a mapping with its name, or with a name per level.
+
+    Raises:
+        DataError: When it is anything else.
+    """
+    label = of_class
+    if isinstance(of_class, Mapping):
+        label = of_class.get("name")
+        levels = of_class.get("names")
+        if label is None and isinstance(levels, list):  # QuPath 0.5
+            label = ": ".join(map(str, levels))
+        elif label is None:
+            label = levels  # which is no name either, unless there is none
+    if label is not None and not isinstance(label, str):
+        raise DataError(
+            f"{place}: its classification has no name that is a text",
+            where=where,
+            fix="Export it again from QuPath, or delete the classification",
+        )
+    return label or ""
 
 
 def _shape(geometry: Any, place: str, where: str) -> Any:

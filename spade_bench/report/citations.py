@@ -8,12 +8,22 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.report.naming import card_of, card_title, head_title
+from spade_bench.report.papers import PAPERS, Paper
 from spade_bench.report.series import Series
 
 if TYPE_CHECKING:
     from spade_bench.types import EncoderCard
 
-__all__ = ["Used", "bibtex", "encoder_card", "names_of", "task_card", "used", "used_labels"]
+__all__ = [
+    "Used",
+    "bibtex",
+    "encoder_card",
+    "entry_of",
+    "names_of",
+    "task_card",
+    "used",
+    "used_labels",
+]
 
 _UNKNOWN = "unknown"
 _ARXIV = re.compile(r"arXiv[: ]\s*(\d{2})(\d{2}\.\d{4,5})", re.IGNORECASE)
@@ -140,11 +150,16 @@ def bibtex(items: Sequence[Used]) -> str:
     return "\n\n".join([*entries, own])
 
 
+def entry_of(card: EncoderCard) -> str:
+    """Return the BibTeX entry of a card: its own, else one made of its reference; may be empty."""
+    return card.bibtex.strip() or _from_reference(card)
+
+
 def _encoder(name: str) -> Used:
     card = encoder_card(name)
     if card is None:
         return Used("encoder", name, name, _UNKNOWN)
-    entry = card.bibtex.strip() or _from_reference(card)
+    entry = entry_of(card)
     return Used(
         kind="encoder",
         name=card.name,
@@ -193,19 +208,21 @@ def _from_reference(card: EncoderCard) -> str:
         return ""
     found = _PAPER.match(text) or _PREPRINT.match(text)
     arxiv, doi = _ARXIV.search(text), _DOI.search(text)
-    if found is None or text.startswith("Model card"):
+    paper = PAPERS.get(doi[1] if doi else "") or PAPERS.get(arxiv[1] + arxiv[2] if arxiv else "")
+    if text.startswith("Model card") or (found is None and paper is None):
         return _misc(card.name, card_title(card), text)
-    values = found.groupdict()
-    authors = values["authors"].replace(" et al.", " and others")
-    fields = {"author": authors, "title": f"{{{card_title(card)}}}"}
+    values = found.groupdict() if found else {"authors": "", "venue": "", "year": ""}
+    if paper is None:  # the name of the encoder stands for a title that is not known here
+        paper = Paper(values["authors"].replace(" et al.", " and others"), card_title(card))
+    fields = {"author": paper.authors, "title": f"{{{paper.title}}}"}
     preprint = not values["venue"] or re.match(r"arXiv|medRxiv|bioRxiv", values["venue"])
     if not preprint:
         fields["journal"] = values["venue"]
-    year = values.get("year") or (f"20{arxiv[1]}" if arxiv else "")
+    year = values.get("year") or paper.year or (f"20{arxiv[1]}" if arxiv else "")
     fields |= {"year": year} if year else {}
     fields |= {"doi": doi[1]} if doi else {}
     fields |= {"eprint": arxiv[1] + arxiv[2], "archiveprefix": "arXiv"} if arxiv else {}
-    if preprint and not arxiv:
+    if (preprint and not arxiv) or len(_ARXIV.findall(text)) > 1:
         fields["note"] = text
     return _entry("misc" if preprint else "article", card.name, fields)
 

@@ -230,6 +230,8 @@ class Results:
         *,
         task: str | None = None,
         head: str | None = None,
+        protocol: str | None = None,
+        condition: str | None = None,
         a: str | None = None,
         b: str | None = None,
     ) -> Figure:
@@ -242,6 +244,9 @@ class Results:
                 `forest` (a minus b on every task).
             task: Which task, where there are several.
             head: Which head, where there are several.
+            protocol: Which protocol, where there are several.
+            condition: What sets results apart, where there are several: the words that tables
+                show, such as `3 folds`, or some of them.
             a: First encoder, for `forest`.
             b: Second encoder, for `forest`.
 
@@ -257,13 +262,16 @@ class Results:
                 f"there is no picture '{kind}'",
                 fix=f"Did you mean {near}?" if near else f"Use {', '.join(KINDS)}",
             )
-        pictures = self.pictures(kind, task=task, head=head, a=a, b=b)
+        pictures = self.pictures(
+            kind, task=task, head=head, protocol=protocol, condition=condition, a=a, b=b
+        )
         if not pictures:
             raise UserError(f"nothing here can be drawn as '{kind}'", fix=_NEEDED[kind])
         if len(pictures) > 1:
             names = "; ".join(", ".join(picture.words) for picture in pictures)
             raise UserError(
-                f"{len(pictures)} pictures fit ({names})", fix="Choose one with task= and head="
+                f"{len(pictures)} pictures fit ({names})",
+                fix="Choose one with task=, head=, protocol= or condition=",
             )
         return pictures[0].draw()
 
@@ -273,6 +281,8 @@ class Results:
         *,
         task: str | None = None,
         head: str | None = None,
+        protocol: str | None = None,
+        condition: str | None = None,
         a: str | None = None,
         b: str | None = None,
     ) -> list[Picture]:
@@ -292,11 +302,12 @@ class Results:
         from spade_bench.report.pictures import Look
 
         look = Look.of(self.series)
-        wanted = {"task": task, "head": head}
+        wanted = {"task": task, "head": head, "protocol": protocol}
         shown = [
             one
             for one in self.series
             if all(value in (None, getattr(one, name)) for name, value in wanted.items())
+            and (condition is None or condition in ", ".join(one.condition))
         ]
         if kind == "forest":
             if not a or not b:

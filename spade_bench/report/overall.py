@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Cell = tuple[float, Floats]
 
-__all__ = ["OverallRow", "TaskScores", "as_report_rows", "overall", "task_scores"]
+__all__ = ["OverallRow", "TaskScores", "as_report_rows", "over_several_tasks", "overall",
+           "task_scores"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,11 @@ def overall(series: Sequence[Series], resampler: Resampler) -> list[OverallRow]:
         or no task that all have finished.
     """
     return [row for scores in task_scores(series, resampler) for row in _ranked(scores, resampler)]
+
+
+def over_several_tasks(rows: Sequence[OverallRow]) -> list[OverallRow]:
+    """Return the mean ranks over two tasks or more: over one they are the leaderboard again."""
+    return [row for row in rows if len(row.tasks) > 1]
 
 
 @dataclass(frozen=True)

@@ -68,10 +68,11 @@ _LOOK: dict[Any, Any] = {
     "lines.markersize": 3.0,
     "text.parse_math": False,  # a name with dollars is a name
 }
-# Type 42 embeds fonts as outlines that journals take and that stay text; Type 3 they refuse.
+# Type 42 embeds fonts as outlines that journals take and that stay text; Type 3 they refuse. SVG
+# has no fonts that every program reads, so its letters are outlines and look the same everywhere.
 _SAVING: dict[Any, Any] = {
     "pdf.fonttype": 42,
-    "svg.fonttype": "none",
+    "svg.fonttype": "path",
     "svg.hashsalt": "spade-bench",
 }
 # Without a date the same results make the same bytes.
@@ -244,8 +245,10 @@ def print_figure(width_mm: float, height_mm: float) -> Figure:
 def new_figure(width: float, height: float) -> Figure:
     """Make a figure that can be saved without a screen and that a notebook shows; in inches."""
     import matplotlib as mpl
+    from matplotlib.backend_bases import RendererBase
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
     class PrintFigure(Figure):
         """A figure whose fonts are embedded however it is saved."""
@@ -255,6 +258,12 @@ def new_figure(width: float, height: float) -> Figure:
                 super().savefig(fname, transparent=transparent, **kwargs)
 
         def draw(self, renderer: Any) -> None:
+            # Saving draws twice, at first with nothing reaching the page, so that a layout settles.
+            # Where everything has its place, that would only resample every image once more.
+            first = getattr(renderer.draw_image, "__wrapped__", None) is RendererBase.draw_image
+            placed = isinstance(self.get_layout_engine(), (type(None), PlaceHolderLayoutEngine))
+            if first and placed:
+                return
             # Ticks are made when they are drawn, in the look of that moment.
             with mpl.rc_context(_LOOK):
                 super().draw(renderer)

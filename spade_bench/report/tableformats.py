@@ -196,8 +196,8 @@ def long_grid(rows: Sequence[ReportRow]) -> Grid:
 def differences_grid(differences: Sequence[Difference], verdict: str) -> Grid:
     """Write paired differences with names for print."""
     first = differences[0]
-    columns = ("Task", "Head", "Protocol", "k", "Metric", "Difference [95% interval]", "p",
-               "p (Holm)", "Better")  # fmt: skip
+    columns: tuple[str, ...] = ("Task", "Head", "Protocol", "k", "Metric",
+                                "Difference [95% interval]", "p", "p (Holm)", "Better")  # fmt: skip
     rows = [
         tuple(map(Cell, (
             task_title(one.task), head_title(one.head),
@@ -209,6 +209,13 @@ def differences_grid(differences: Sequence[Difference], verdict: str) -> Grid:
         for one in differences
     ]  # fmt: skip
     flags = [flag for one in differences for flag in one.flags]
+    short = {flag: code(flag) for flag in flags}
+    if short:  # a legend explains codes that stand in the table
+        columns += ("flags",)
+        rows = [
+            (*row, Cell(", ".join(short[flag] for flag in one.flags)))
+            for row, one in zip(rows, differences, strict=True)
+        ]
     ways = dict.fromkeys(one.covers for one in differences)
     notes = (f"95% intervals {'; '.join(ways)}.", *explain(flags), verdict)
     title = f"{encoder_title(first.a)} minus {encoder_title(first.b)}, same episodes and cases"

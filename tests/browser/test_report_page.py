@@ -10,6 +10,7 @@ import pytest
 from page_results import HOSTILE, HOSTILE_CASE, HOSTILE_TASK, SITES, write_hostile_results
 
 import spade_bench as sb
+from spade_bench.report.naming import encoder_title, head_title
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -140,7 +141,7 @@ def test_metric_shots_head_task_and_search_choose_rows(open_page: Any, report: P
     wanted = board[(board["k_shot"] == 4) & (board["control"] == "") & board["mean"].notna()]
     assert len(wanted) == len(shown) == 4
     for row in wanted.itertuples():
-        value = shown[row.encoder, row.head]
+        value = shown[encoder_title(row.encoder), head_title(row.head)]
         assert value.split()[0] == f"{row.mean:.3f}"
         assert f"[{row.ci_low:.3f}, {row.ci_high:.3f}]" in value
     visible = page.locator(".standing:visible h3").all_inner_texts()
@@ -150,9 +151,9 @@ def test_metric_shots_head_task_and_search_choose_rows(open_page: Any, report: P
     heading = page.locator(".standing").nth(at).locator("thead th").all_inner_texts()
     assert [text.strip() for text in heading[2:5]] == ["k=1", "k=4", "k=8"]
     page.locator("#pick-head").select_option("abmil")
-    assert {row[1] for row in rows(page, at)} == {"abmil"}
+    assert {row[1] for row in rows(page, at)} == {head_title("abmil")}
     page.locator("#search").fill("UNI")
-    assert [row[0].split("\n")[0] for row in rows(page, at)] == ["uni"]
+    assert [row[0].split("\n")[0] for row in rows(page, at)] == ["UNI"]
     page.locator("#search").fill("permuted-labels")
     found = rows(page, at)
     assert len(found) == 2, "the control, and the encoder it stands below"

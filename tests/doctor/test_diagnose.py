@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from spade_bench import plugins
+from spade_bench.cli.main import main
 from spade_bench.doctor import EncoderState, diagnose
 from spade_bench.doctor import hubaccess as hub
 from spade_bench.errors import PluginError
@@ -49,6 +50,34 @@ def see(
 def state(name: str, **options: object) -> EncoderState:
     (found,) = diagnose("cpu", names=(name,), **options).encoders  # type: ignore[arg-type]
     return found
+
+
+def test_an_encoder_of_changes_also_needs_the_one_it_changes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    see(monkeypatch, reachable=False)
+    assert "seal_univ2_vision.pth into" in state("seal-uni2").fix
+    for name, file in (("seal-uni2", "seal_univ2_vision.pth"), ("uni2", "model.safetensors")):
+        found = state("seal-uni2")
+        assert not found.ready
+        assert found.fix.startswith("for uni2" if name == "uni2" else "offline")
+        (tmp_path / name).mkdir()
+        (tmp_path / name / file).write_bytes(b"weights")
+    assert state("seal-uni2").ready
+    monkeypatch.delenv(FOLDER_VARIABLE)
+    asked = see(monkeypatch, reachable=True, token=True, allowed={"MahmoodLab/SEAL": True})
+    assert state("seal-uni2").ready
+    assert set(asked) == {"MahmoodLab/SEAL", "MahmoodLab/UNI2-h"}
+    refused = {"MahmoodLab/SEAL": True, "MahmoodLab/UNI2-h": False}
+    see(monkeypatch, reachable=True, token=True, allowed=refused)
+    assert state("seal-uni2").fix.endswith("hub.example/MahmoodLab/UNI2-h")
+
+
+def test_show_names_the_encoder_that_is_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["show", "encoder", "seal-uni2"])
+    assert "  - the weights of uni2\n" in capsys.readouterr().out
 
 
 def test_offline_each_encoder_says_where_its_weights_belong(

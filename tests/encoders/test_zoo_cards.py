@@ -12,7 +12,7 @@ from spade_bench import plugins
 from spade_bench.encoders.common.seendata import LEDGER
 from spade_bench.encoders.common.weights import UNPINNED
 from spade_bench.encoders.zoo import ENTRIES
-from spade_bench.encoders.zoo.entry import Timm, Transformers
+from spade_bench.encoders.zoo.entry import Adapter, Timm, Tower, Transformers
 from spade_bench.features.weightfiles import is_commit
 from spade_bench.registry import encoders
 from spade_bench.types import Normalisation
@@ -21,6 +21,7 @@ IN = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 H5 = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 CL = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HO = Normalisation((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
+GB = Normalisation((0.697, 0.575, 0.728), (0.188, 0.24, 0.187))
 HO4 = Normalisation((0.7072, 0.5787, 0.7036), (0.2119, 0.2301, 0.1775))
 HB = Normalisation((0.7068, 0.5755, 0.722), (0.195, 0.2316, 0.1816))
 LU = Normalisation((0.70322989, 0.53606487, 0.66096631), (0.21716536, 0.26081574, 0.20723464))
@@ -58,11 +59,19 @@ SHEET = {
     "ctranspath-chief": (768, "vector", 1, IN, 224, 1.0, "fp32", True, "Y????"),
     "gpfm": (1024, "cls", 1, IN, 224, 0.5, "fp32", False, "YYYY?"),
     "gpfm-512": (1024, "cls", 1, IN, 224, 0.5714, "fp32", False, "YYYY?"),
+    "genbio-pathfm": (4608, "vector", 1, GB, 224, 0.5, "fp32", False, "?????"),
+    "mstar": (1024, "cls", 1, IN, 224, 0.5, "fp32", True, "Y????"),
+    "omiclip": (768, "vector", 1, CL, 224, 0.5, "fp32", True, "?????"),
+    "omiclip-raw": (768, "vector", 1, CL, 224, 0.5, "fp32", True, "?????"),
+    "seal-uni2": (1536, "cls", 9, IN, 224, 0.5, "bf16", True, "pppp?"),
+    "seal-conch": (512, "vector", 1, CL, 224, 0.5, "fp32", True, "n????"),
     "midnight": (3072, "cls+mean", 1, H5, 224, 0.5, "fp16", False, "Ynnnn"),
     "midnight-cls": (1536, "cls", 1, H5, 224, 0.5, "fp16", False, "Ynnnn"),
     "musk": (1024, "vector", 1, H5, 384, 0.5, "fp16", True, "Y????"),
     "musk-ms": (2048, "vector", 1, H5, 384, 0.5, "fp16", True, "Y????"),
     "plip": (512, "vector", 1, CL, 224, 0.5, "fp32", False, "?????"),
+    "keep": (768, "vector", 1, IN, 224, 0.5, "fp32", False, "?????"),
+    "keep-raw": (768, "vector", 1, IN, 224, 0.5, "fp32", False, "?????"),
     "openmidnight": (1536, "cls", 5, IN, 224, 0.5, "fp16", True, "Ynnnn"),
     "rudolfv2": (1536, "cls", 9, HO4, 224, 0.5, "fp32", True, "nppp?"),
     "rudolfv2-cls-mean": (3072, "cls+mean", 9, HO4, 224, 0.5, "fp32", True, "nppp?"),
@@ -116,7 +125,8 @@ def test_cards_are_complete(name: str) -> None:
         ) or (entry.build != base.build)
 
 
-BUILT = sorted(n for n, e in ENTRIES.items() if isinstance(e.build, Timm | Transformers))
+OURS = Timm | Tower | Adapter | Transformers
+BUILT = sorted(n for n, e in ENTRIES.items() if isinstance(e.build, OURS))
 
 
 @pytest.mark.parametrize("name", BUILT)
@@ -124,14 +134,18 @@ def test_architectures_have_the_published_size(name: str) -> None:
     import torch
 
     from spade_bench.encoders.zoo._build import build_timm, build_transformers
+    from spade_bench.encoders.zoo._towers import build_tower
 
     entry = ENTRIES[name]
+    build = entry.build.build if isinstance(entry.build, Adapter) else entry.build
     with torch.device("meta"):  # no memory
-        if isinstance(entry.build, Timm):
-            model = build_timm(entry.build)
+        if isinstance(build, Timm):
+            model = build_timm(build)
+        elif isinstance(build, Tower):
+            model = build_tower(build)
         else:
-            assert isinstance(entry.build, Transformers)
-            model = build_transformers(entry.build)[0]
+            assert isinstance(build, Transformers)
+            model = build_transformers(build)[0]
     assert abs(sum(p.numel() for p in model.parameters()) / 1e6 - entry.millions) < 0.06
 
 
@@ -163,6 +177,10 @@ DISAGREEMENTS = {
     "hibou-l": "gated",
     "phikon_v2": "proprietary",
     "kaiko-vitl14": "two names",
+    "keep": "keep-raw",
+    "omiclip": "omiclip-raw",
+    "genbio-pathfm": "bicubically",
+    "seal-uni2": "fp32",
 }
 
 

@@ -52,6 +52,7 @@ TIMM = {
     "lunit-dino-s8": (6, 8, "class", False),
     "lunit-dino-s16": (6, 16, "class", False),
     "gpfm": (16, 14, "class", False),
+    "mstar": (16, 16, "class", False),
 }
 HUB = {  # width, layers, positions, registers, heads, patch, gated, epsilon
     "phikon": (768, 12, 197, 0, 12, 16, False, 1e-12),

@@ -19,7 +19,7 @@ from spade_bench.encoders.common import hub as _hub
 from spade_bench.encoders.zoo import ENTRIES
 from spade_bench.encoders.zoo._build import build_timm, build_transformers
 from spade_bench.encoders.zoo._load import load
-from spade_bench.encoders.zoo.entry import Package, Remote, Timm, Transformers
+from spade_bench.encoders.zoo.entry import Adapter, Package, Remote, Timm, Tower, Transformers
 from spade_bench.errors import ConfigError, WeightsError
 from spade_bench.features import weightfiles
 from spade_bench.features.weightfiles import FOLDER_VARIABLE
@@ -44,7 +44,8 @@ def small_state() -> dict[str, torch.Tensor]:
     return build_timm(build).state_dict()
 
 
-OFFLINE = sorted(n for n, e in ENTRIES.items() if isinstance(e.build, Timm | Transformers))
+OURS = Timm | Tower | Adapter | Transformers
+OFFLINE = sorted(n for n, e in ENTRIES.items() if isinstance(e.build, OURS))
 
 
 @pytest.mark.parametrize("name", OFFLINE)

@@ -19,10 +19,16 @@ from spade_bench.explain.experts.expertmaps import (
     read_expert_map,
     top_patches,
 )
-from spade_bench.explain.experts.expertshares import expert_shares, shares_by, slide_facts
+from spade_bench.explain.experts.expertshares import (
+    expert_shares,
+    plot_shares,
+    shares_by,
+    slide_facts,
+)
 from spade_bench.explain.experts.expertsheet import expert_sheet
 from spade_bench.explain.experts.patchumap import CAUTION, patch_umap, plot_umap
 from spade_bench.explain.layers import CATEGORY, SHARE, VALUE
+from spade_bench.explain.mapfolder import Wishes
 from spade_bench.features.bags import read_bag
 from spade_bench.features.routinggroup import routing_of
 from spade_bench.report.pictures import new_figure
@@ -190,6 +196,21 @@ def has_text(artist) -> bool:
     return hasattr(artist, "get_text")
 
 
+@pytest.mark.parametrize("groups", [1, 2, 40])
+def test_titles_of_shares_are_whole_however_narrow_the_picture(groups):
+    names = [f"site {i}" for i in range(groups)]
+    shares = pd.DataFrame({"expert 0": 0.25, "expert 1": 0.75}, index=pd.Index(names, name="site"))
+    title = "SPADE of our clinic: experts by site, mean over cases"
+    figure = plot_shares(shares, title, marks=["simulated data"])
+    figure.draw_without_rendering()
+    assert " ".join(figure.get_suptitle().split()) == f"{title} simulated data"
+    (shown,) = [text for text in figure.texts if title[:10] in text.get_text()]
+    box = shown.get_window_extent()
+    assert figure.bbox.x0 <= box.x0
+    assert box.x1 <= figure.bbox.x1
+    assert box.y1 <= figure.bbox.y1
+
+
 def test_too_few_patches_make_no_umap():
     with pytest.raises(DataError, match="9 patches are too few"):
         patch_umap({"a": 9}, lambda slide, rows: np.zeros((len(rows), 2)))
@@ -212,7 +233,7 @@ def test_everything_is_written_for_base_features(planted, encoder, tmp_path):
     gene = encoder.model.genes[0]
     made = write_expert_maps(
         tmp_path / "out", planted.features, encoder=encoder, mapped=["S12"],
-        table=table_of(planted), genes=[gene], top=3, sample=100, formats=("png",),
+        table=table_of(planted), genes=[gene], wishes=Wishes(top=3), sample=100, formats=("png",),
     )  # fmt: skip
     names = {str(path.relative_to(tmp_path / "out").as_posix()) for path in made.files}
     assert names == {

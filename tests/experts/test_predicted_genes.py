@@ -67,7 +67,7 @@ def by_hand(planted, encoder, x: np.ndarray, genes, nearest: int, without=()) ->
 
     Nothing here knows which expert a training spot belongs to.
     """
-    expression, sections = training_spots(encoder.model, planted.model)
+    expression, sections, _ = training_spots(encoder.model, planted.model)
     kept = ~np.isin(sections, list(without))
     expression = expression.toarray()[kept]
     model, out = encoder.model, []
@@ -94,7 +94,7 @@ def test_every_spot_is_a_candidate_in_the_space_of_the_query(planted, encoder, p
 
 def test_as_many_neighbours_as_spots_give_the_mean_of_them_all(planted, encoder, predictor):
     x = read_bag(planted.features / "S12.h5").features[:3]
-    expression, _ = training_spots(encoder.model, planted.model)
+    expression = training_spots(encoder.model, planted.model).expression
     found = predictor.predict(x, predictor.genes, nearest=10**6)
     mean = np.asarray(expression.mean(axis=0)).ravel()
     np.testing.assert_allclose(found, np.tile(mean, (3, 1)), rtol=1e-3, atol=1e-4)
@@ -112,6 +112,59 @@ def test_a_section_that_trained_is_predicted_from_the_others(planted, predictor,
     assert "trained this encoder" not in capsys.readouterr().err
 
 
+def test_other_sections_of_the_patient_are_left_out_too(planted, encoder, capsys):
+    expression, names, _ = training_spots(encoder.model, planted.model)
+    patients = {"S00": "A", "S01": "A", "S02": "B", "S12": "B"}
+    mixed = GenePredictor(encoder.model, expression, names, patients)
+    genes = [mixed.genes[0]]
+
+    def layer(name: str, **how):
+        bag = read_bag(planted.features / f"{name}.h5")
+        (one,) = predicted_layers(bag, mixed, genes, encoder="spade", nearest=5, **how)
+        return one, lambda out: mixed.predict(bag.features, genes, nearest=5, without=out)[:, 0]
+
+    trained, without = layer("S00")
+    np.testing.assert_array_equal(trained.values, without(["S00", "S01"]))
+    assert not np.array_equal(trained.values, without(["S00"]))
+    said = " ".join(capsys.readouterr().err.split())
+    assert "its own spots and those of S01 of the same patient are left out" in said
+    assert trained.legend.endswith("mean of 5 spots of other patients")
+    # A section that was held out, whose patient was not.
+    held_out, without = layer("S12")
+    np.testing.assert_array_equal(held_out.values, without(["S02"]))
+    assert "S12 is of patient B" in " ".join(capsys.readouterr().err.split())
+    # A slide whose patient a table knows.
+    by_table, without = layer("S13", patients=["A", "nobody"])
+    np.testing.assert_array_equal(by_table.values, without(["S00", "S01"]))
+    assert by_table.legend.endswith("of other patients")
+
+
+def test_a_model_of_one_patient_predicts_from_other_sections_of_theirs(planted, encoder, capsys):
+    expression, names, _ = training_spots(encoder.model, planted.model)
+    single = GenePredictor(encoder.model, expression, names, dict.fromkeys([*names, "S12"], "A"))
+    for name, without in (("S12", []), ("S00", ["S00"])):
+        bag = read_bag(planted.features / f"{name}.h5")
+        (layer,) = predicted_layers(bag, single, single.genes[:1], encoder="spade", nearest=5)
+        assert layer.legend.endswith("mean of 5 spots of the same patient")
+        expected = single.predict(bag.features, single.genes[:1], nearest=5, without=without)
+        np.testing.assert_array_equal(layer.values, expected[:, 0])
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"learned from no patient but A, of whom {name} is" in said
+    alone = [i for i, name in enumerate(names) if name == "S00"]
+    only = GenePredictor(encoder.model, expression[alone], ["S00"] * len(alone), {"S00": "A"})
+    with pytest.raises(DataError, match=r"(?i)no training spots are left"):
+        predicted_layers(read_bag(planted.features / "S00.h5"), only, only.genes[:1], encoder="s")
+
+
+def test_where_the_patient_is_unknown_that_is_said(planted, encoder, capsys):
+    expression, names, _ = training_spots(encoder.model, planted.model)
+    nameless = GenePredictor(encoder.model, expression, names)
+    bag = read_bag(planted.features / "S00.h5")
+    (layer,) = predicted_layers(bag, nameless, nameless.genes[:1], encoder="spade")
+    assert layer.legend.endswith("of other sections")
+    assert "does not say whose it is" in " ".join(capsys.readouterr().err.split())
+
+
 def test_the_layer_says_that_it_is_predicted(planted, predictor):
     gene = predictor.genes[0]
     bag = read_bag(planted.features / "S12.h5")
@@ -123,8 +176,9 @@ def test_the_layer_says_that_it_is_predicted(planted, predictor):
 
 
 def test_the_hest_folder_gives_the_same_spots_as_the_prepared_file(planted, encoder):
-    prepared, names = training_spots(encoder.model, planted.model / "spots.h5ad")
-    read, others = training_spots(encoder.model, planted.hest)
+    prepared, names, patients = training_spots(encoder.model, planted.model / "spots.h5ad")
+    read, others, same_patients = training_spots(encoder.model, planted.hest)
+    assert patients == same_patients == {f"S{i:02d}": f"P{i}" for i in range(len(patients))}
     order = {name: i for i, name in enumerate(dict.fromkeys(names))}
     assert order.keys() == set(others)
     rows = np.argsort([order[name] for name in others], kind="stable")

@@ -67,7 +67,7 @@ def test_the_top_patches_are_the_highest_and_the_lowest_that_lie_apart(slide: Pa
         assert (apart[~np.eye(4, dtype=bool)] >= 2 * SIDE).all()
 
 
-def test_marks_regions_and_further_layers_come_along(
+def test_marks_and_regions_come_along(
     slide: Path, tmp_path: Path, write_slide: Callable[..., Path]
 ) -> None:
     other = view_of_slide(tmp_path, write_slide)
@@ -76,12 +76,10 @@ def test_marks_regions_and_further_layers_come_along(
     (view,) = map_views(
         [marked, a_map(slide, encoder="spade")],
         regions={"case-1-A": SlideRegions("case-1-A", (region,))},
-        more={"case-1-A": [other.layers[2]]},
     )
     assert view.marks == marked.marks
     assert view.marks
     assert view.regions == (region,)
-    assert view.layers[-1] is other.layers[2]
     assert view.mpp == 0.25
 
 

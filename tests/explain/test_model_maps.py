@@ -148,9 +148,9 @@ def test_geojson_holds_the_patches_with_their_values(model, others, tmp_path) ->
 
 def test_what_does_not_fit_is_refused(model, others, tmp_path) -> None:
     bag = read_bag(others.features / "other001-s0.h5")
-    nowhere = Bag("a", bag.features, encoder="mine")
-    with pytest.raises(DataError, match="do not say where their patches lie"):
-        sb.explain(model, features=nowhere)
+    unsized = Bag("a", bag.features, bag.coords, encoder="mine")
+    with pytest.raises(DataError, match=r"a: the features say where .* not how large they are"):
+        sb.explain(model, features=unsized)
     with pytest.raises(UserError, match="no such slide"):
         sb.explain(model, slide=tmp_path / "none.svs", features=others.features)
     (tmp_path / "other002-s0.svs").touch()

@@ -66,3 +66,20 @@ def test_crops_show_the_patch_in_their_middle(
         for other in boxes:
             if one is not other:
                 assert max(abs(one.x - other.x), abs(one.y - other.y)) >= 128
+
+
+@pytest.mark.parametrize(("across", "wanted"), [(2, 1), (4, 4), (12, 4)])
+def test_crops_are_of_the_top_quarter_alone(
+    across: int, wanted: int, tmp_path: Path, write_slide: Callable[..., Path]
+) -> None:
+    """A small slide has fewer of them: the next that lies apart would hardly be looked at."""
+    side = 40
+    x, y = np.meshgrid(np.arange(across) * side, np.arange(across) * side)
+    coords = np.stack([x.ravel(), y.ravel()], axis=1)
+    values = np.random.default_rng(across).permutation(across**2) / across**2
+    px = across * side
+    slide = write_slide(tmp_path / "s.tif", np.full((px, px, 3), 200, dtype=np.uint8))
+    crops = read_crops(slide, Layer("k", "t", "l", coords, side, values), 4)
+    assert 1 <= len(crops) <= wanted
+    assert crops[0].value == values.max()
+    assert all(crop.value >= np.sort(values)[-max(1, len(values) // 4)] for crop in crops)

@@ -7,6 +7,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 
 from spade_bench.errors import DataError, UserError
 from spade_bench.explain.layers import CATEGORY, Layer
+from spade_bench.explain.places import highest
+from spade_bench.explain.ranking import PatchRanking
 from spade_bench.explain.topsheet import SlideLayer, ranked_patches, write_top_sheets
 from spade_bench.files import read_json
 
@@ -205,3 +208,33 @@ def test_real_patches_that_were_cut_before(shared_data: Path, tmp_path: Path) ->
     everything = np.sort(np.concatenate([one.layer.values for one in layers]))
     np.testing.assert_allclose([one["score"] for one in patches[:20]], everything[::-1][:20])
     np.testing.assert_allclose([one["score"] for one in patches[20:]], everything[:20])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_ranking_holds_few_patches_and_ranks_as_one_that_holds_all(seed: int) -> None:
+    """Halves are those of all values, ties told by their order, however many slides there are."""
+    rng = np.random.default_rng(seed)
+    given = [
+        slide_layer(Path(f"s{at}.svs"), at, values=np.round(rng.random(80) ** 2, 1 + seed))
+        for at in range(12)
+    ]
+    ranking = PatchRanking(6)
+    for at, one in enumerate(given):
+        ranking.add(one)
+        assert ranking.held <= 2 * 6, at
+    values = np.concatenate([one.layer.values for one in given])
+    upper = np.zeros(len(values), dtype=bool)
+    upper[np.argsort(-values, kind="stable")[: len(values) // 2]] = True
+    for part, sign, mine in (("highest", -1, upper), ("lowest", 1, ~upper)):
+        found = []
+        for at, one in enumerate(given):
+            kept = np.where(mine[80 * at : 80 * at + 80], one.layer.values, np.nan)
+            rows = highest(replace(one.layer, values=kept), 6, 2 * SIDE, lowest=part == "lowest")
+            found += [(float(kept[row]), one.slide_id, *one.layer.coords[row]) for row in rows]
+        wanted = sorted(found, key=lambda each: sign * each[0])[:6]
+        got = [
+            (one.score, one.source.slide_id, *one.source.layer.coords[one.row])
+            for one in ranking.ranked()
+            if one.part == part
+        ]
+        assert got == wanted

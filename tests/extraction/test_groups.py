@@ -97,3 +97,19 @@ def test_tcga_lung_patches(shared_data: Path, tmp_path: Path) -> None:
     assert len(train) == 13
     assert sum(group.label == "LUAD" for group in train) == 7
     assert groups[0].slide_id == "test_LUAD_0"
+
+
+def test_a_pattern_that_joins_folders_says_so_and_odd_names_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"{s}/{c}/{k}_{n}.jpg" for s in ("train", "test") for c in "AB"
+             for k in (0, 1) for n in (0, 1)]  # fmt: skip
+    _touch(tmp_path, *names)
+    assert _ids(tmp_path, r"(?P<slide>\d)_\d") == {"0": 8, "1": 8}
+    said = " ".join(capsys.readouterr().err.split())
+    assert "2 of 2 slides join images of several folders, such as '0' those of test/A, test" in said
+    assert len(_ids(tmp_path, "prefix")) == 8
+    assert not capsys.readouterr().err
+    for pattern in (r"(?P<slide>\w+/\w)/", r"(?P<slide>/\w/)"):
+        with pytest.raises(UserError, match="which no feature file can be called"):
+            group_patches(tmp_path, pattern)

@@ -201,3 +201,24 @@ def test_a_torch_forward_is_enough() -> None:
     logits = np.stack([bag[:, 0] ** 2, bag[:, 1] ** 2 - bag[:, 2] ** 2], axis=1) * 2 / 6  # (n, 2)
     assert got.values == pytest.approx(logits - logits.mean(axis=1, keepdims=True), abs=1e-6)
     assert got.prediction() == pytest.approx(predicted(head, bag), abs=1e-6)
+
+
+@pytest.mark.parametrize("times", [1, 30, 1000, 100_000])
+def test_shares_of_the_risk_add_up_however_large_the_outputs(times, make_head, world) -> None:
+    """Where outputs are large the risk turns within a small part of the way to them."""
+    from spade_bench.heads._fitted import fitting
+
+    head = fitted_on("abmil-nll", make_head, world)
+    tensors = head.tensors()
+    tensors = {**tensors, "out": tensors["out"] * times}
+    able = fitting(make_head("abmil-nll", precision="fp64"))
+    assert able is not None
+    larger = able.restore(head.info, tensors)
+    bag = world.bags()[4]
+    got = larger.contributions(bag)
+    hazards = 1 / (1 + np.exp(-tensors["out_b"][0]))
+    of_biases = -np.cumprod(1 - hazards).sum()
+    risk = predicted(larger, bag)[0]
+    assert got.total == pytest.approx([risk], rel=1e-9)
+    assert got.values.sum() == pytest.approx(risk - of_biases, rel=1e-6, abs=1e-9)
+    assert got.offset == pytest.approx([of_biases], abs=1e-6)

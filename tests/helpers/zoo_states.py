@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from spade_bench.encoders.zoo._build import build_timm
 from spade_bench.encoders.zoo._load import load
-from spade_bench.encoders.zoo.entry import Entry, Timm, Transformers
+from spade_bench.encoders.zoo.entry import Entry, Timm, Tower, Transformers
 from spade_bench.types import LoadOptions
 
 State = dict[str, torch.Tensor]
@@ -85,14 +85,20 @@ def cut(entry: Entry, blocks: int | None = None) -> Entry:
     """The same entry with only a few blocks: two, or one where they are wide."""
     if blocks is None:
         blocks = 1 if entry.millions > 500 else 2
+    build: Timm | Tower | Transformers
     if isinstance(entry.build, Timm):
-        arguments = {**entry.build.arguments, "depth": blocks}
-        build: Timm | Transformers = dataclasses.replace(entry.build, arguments=arguments)
+        build = shallow(entry.build, blocks)
+    elif isinstance(entry.build, Tower):
+        build = dataclasses.replace(entry.build, trunk=shallow(entry.build.trunk, blocks))
     else:
         assert isinstance(entry.build, Transformers)
         settings = {**entry.build.settings, "num_hidden_layers": blocks}
         build = dataclasses.replace(entry.build, settings=settings)
     return dataclasses.replace(entry, build=build)
+
+
+def shallow(build: Timm, blocks: int) -> Timm:
+    return dataclasses.replace(build, arguments={**build.arguments, "depth": blocks})
 
 
 def encode(entry: Entry, path: Path, pictures: dict[int, np.ndarray]) -> torch.Tensor:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from spade_bench.errors import DataError, UserError
 from spade_bench.regions.outlines import Region, SlideRegions
 from spade_bench.regions.regionfiles import (
+    check_names,
     find_regions,
     read_regions,
     region_features,
@@ -137,6 +138,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
         polygon([[0, 0], [float("inf"), 0], [4, 4], [0, 0]]),
         "not a finite number",
     ),
+    "names that are a number": (
+        feature(polygon(SQUARE), classification={"names": 5}),
+        "annotation 1: its classification has no name that is a text",
+    ),
+    "a class that is a number": (feature(polygon(SQUARE), classification=5), "has no name that"),
     "properties that are a list": (
         {"type": "Feature", "geometry": polygon(SQUARE), "properties": [1]},
         "properties are not keys and values",
@@ -154,12 +160,34 @@ def test_what_is_no_sound_area_is_refused_in_one_line(tmp_path: Path, case: str)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"\x1f\x8bnot gzip", b"[" * 9999])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"\x1f\x8bnot gzip", b"[" * 9999])
 def test_what_is_not_json_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "s.geojson"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"not valid JSON|cannot be decompressed"):
         read_regions(path)
+
+
+def test_encodings_and_files_cut_short(tmp_path: Path) -> None:
+    path = tmp_path / "s.geojson"
+    text = json.dumps(feature(polygon(SQUARE), name="Rand"))
+    path.write_bytes(text.encode("utf-8-sig"))  # a byte-order mark is read over
+    assert read_regions(path).labels == ("Rand",)
+    path.write_bytes(text.encode("utf-16"))
+    with pytest.raises(DataError, match=r"s\.geojson: is in UTF-16, not UTF-8\. Save it as UTF-8"):
+        read_regions(path)
+    path.write_text(text[: len(text) // 2])
+    with pytest.raises(DataError, match=r"not valid JSON .* It may be cut short or edited: export"):
+        read_regions(path)
+
+
+def test_a_name_that_no_file_has_is_refused_before_the_work(tmp_path: Path) -> None:
+    write(tmp_path / "a.geojson", feature(polygon(SQUARE), classification="Tumor"))
+    write(tmp_path / "b.geojson", feature(polygon(SQUARE), name="Edge"))
+    (tmp_path / "c.geojson").write_text("{")  # named when its slide is looked at
+    check_names(find_regions(tmp_path), ["tumor", "EDGE"])
+    with pytest.raises(DataError, match=r"is called 'Fat'\. There are Tumor, Edge"):
+        check_names(find_regions(tmp_path), ["tumor", "Fat"])
 
 
 def test_what_lies_outside_the_slide_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ from spade_bench.files import write_json
 from spade_bench.registry import encoders
 from spade_bench.report import citations
 from spade_bench.report.page import usedcards
-from spade_bench.report.runsettings import stored_settings
+from spade_bench.report.papers import PAPERS
+from spade_bench.results.runsettings import stored_settings
 from spade_bench.types import EncoderCard, TaskCard
 
 
@@ -72,13 +73,30 @@ def test_everything_used_is_listed_once(out: Path, capsys: pytest.CaptureFixture
     assert "GDC portal" in by_name["crc_braf"]["licence"]
     entries = _entries(told["bibtex"])
     assert entries["uni"] == {
-        "author": "Chen and others",
-        "title": "{UNI}",
+        "author": "Chen, Richard J. and Ding, Tong and Lu, Ming Y. and others",
+        "title": "{Towards a general-purpose foundation model for computational pathology}",
         "journal": "Nature Medicine",
         "year": "2024",
         "doi": "10.1038/s41591-024-02857-3",
     }
     assert {one["key"] for one in told["used"] if one["key"]} | {"spade-bench"} == set(entries)
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_every_paper_is_that_of_a_card_whose_entry_has_its_authors_and_title(paper: str) -> None:
+    def first_paper(text: str) -> str | None:
+        return min((one for one in PAPERS if one in text), key=text.index, default=None)
+
+    cards = [plugin.card for plugin in encoders if first_paper(plugin.card.reference) == paper]
+    assert cards, "no card refers to it"
+    for card in cards:
+        first = card.reference.split(" et al.")[0]
+        if " et al." in card.reference:  # the first author of the card is that of the paper
+            assert PAPERS[paper].authors.startswith(f"{first},")
+        (entry,) = _entries(citations.entry_of(card)).values()
+        assert entry["title"] == f"{{{PAPERS[paper].title}}}"
+        assert entry["year"]
+        assert paper in (entry.get("doi"), entry.get("eprint"))
 
 
 def test_text_has_entries_and_the_table(out: Path, capsys: pytest.CaptureFixture[str]) -> None:

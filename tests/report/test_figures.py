@@ -19,6 +19,7 @@ from spade_bench.registry import encoders
 from spade_bench.report.loadedresults import KINDS, Results
 from spade_bench.report.naming import card_title, encoder_title, metric_title
 from spade_bench.report.pictures import DOUBLE_MM, PALETTE, SINGLE_MM, Look, draw_pictures
+from spade_bench.results import ResultStore
 
 N = 60
 ENCODERS = {"uni": 1.4, "gigapath": 1.0, "efficientnet-lite0": 0.4}
@@ -72,7 +73,7 @@ def _picture(results: Results, kind: str) -> Any:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_figure_is_one_or_two_columns_wide_with_fonts_that_stay_text(
+def test_a_figure_is_one_or_two_columns_wide_with_its_fonts_inside(
     results: Results, kind: str, tmp_path: Path
 ) -> None:
     (path,) = draw_pictures([_picture(results, kind)], tmp_path, ("pdf", "svg", "png"))
@@ -88,7 +89,8 @@ def test_a_figure_is_one_or_two_columns_wide_with_fonts_that_stay_text(
     size = re.search(r'<svg [^>]*width="([\d.]+)pt"', svg)
     assert size is not None
     assert float(size[1]) / 72 * 25.4 == pytest.approx(width, abs=0.1)
-    assert "<text" in svg
+    assert "<text" not in svg  # letters are outlines, which need no font where they are read
+    assert re.search(r'<use xlink:href="#DejaVuSans-', svg)
     from PIL import Image
 
     with Image.open(path.with_suffix(".png")) as image:
@@ -205,6 +207,33 @@ def test_every_kind_can_be_plotted(results: Results, kind: str) -> None:
     else:
         with pytest.raises(UserError, match="pictures fit"):
             results.plot(kind, **choice)
+
+
+def test_folds_of_two_runs_are_chosen_by_what_sets_them_apart(
+    store: Any, classes: Any, tmp_path: Path
+) -> None:
+    label = np.arange(60) % 2
+    for folds in (3, 4):
+        for encoder in ("uni", "gigapath"):
+            for fold in range(folds):
+                p = np.random.default_rng([folds, fold]).uniform(size=60)
+                place = {"encoder": encoder, "protocol": "cv", "draw": folds, "fold": fold}
+                more = {"env": {"splits": f"{folds} folds"}, "seed": 0}
+                store(tmp_path / str(folds), place, classes(p, label), **more)
+        stored = ResultStore(tmp_path / str(folds))
+        rows = [replace(r, inputs={**r.inputs, "splits": f"hash{folds}"}) for r in stored.rows()]
+        stored.path.unlink()
+        stored.append(rows)
+    results = sb.load_results([tmp_path / "3", tmp_path / "4"])
+    with pytest.raises(UserError, match=r"2 pictures fit .*3 folds.*4 folds.*condition="):
+        results.plot("cv")
+    for folds in (3, 4):
+        title = results.plot("cv", condition=f"{folds} folds").get_suptitle()
+        assert f"{folds}-fold" in title
+    with pytest.raises(UserError, match=r"(?i)nothing here can be drawn"):
+        results.plot("cv", condition="5 folds")
+    with pytest.raises(UserError, match=r"(?i)nothing here can be drawn"):
+        results.plot("cv", protocol="few-shot")
 
 
 def test_an_unknown_kind_is_told_the_nearest(results: Results) -> None:

@@ -151,7 +151,8 @@ def test_sentences_and_sections_of_what_was_stored(page: str) -> None:
     for words in (
         "Simulated data. No number here says anything about patients.",
         "Some encoders saw TCGA in pretraining",
-        f"{HOSTILE} against uni",
+        f"{HOSTILE} against UNI",
+        "logistic regression",
         "1 cell failed",
         "42 cases in <u>table</u>.csv",
         "1 left out: no features of uni",
@@ -353,8 +354,16 @@ def test_without_a_listing_or_outside_its_folder_nothing_is_linked(
     whose = {"slide_id": "P-1", "case_id": "P-1", "files": {"png": "../out.png"}}
     _listing(tmp_path / "maps", whose)
     assert find_maps(tmp_path / "maps", tmp_path) == []
-    (tmp_path / "maps" / "explain.json").write_text('{"schema": "other", "maps": []}')
-    assert find_maps(tmp_path / "maps", tmp_path) == []
+    listing = tmp_path / "maps" / "explain.json"
+    for text, words in (
+        ('{"schema": "other", "maps": []}', "is no listing of maps of this version"),
+        ('{"schema": "spade-bench/explain/1", "complete": false, "maps": []}', "did not finish"),
+        ("{", "explain.json: not valid JSON"),
+    ):
+        listing.write_text(text)
+        capsys.readouterr()
+        assert find_maps(tmp_path / "maps", tmp_path) == []
+        assert words in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_page_links_the_maps_of_a_case_and_says_which_were_trained_on_it(
@@ -394,8 +403,13 @@ def test_the_command_asks_for_what_was_stored() -> None:
         "controls": False,
         "allow_missing": True,
         "folds": 5,
+        "keep_heads": "all",
+        "cohort_features": {
+            "t": {"uni": "/ward/uni", "lite": "/ward/lite", "other": "/ward/other"},
+            "s": {"uni": "/ward/uni2"},
+        },
     }
-    command = howmade.command(content).replace("\\\n", " ").split()
+    command = howmade.command(content, ["lite"]).replace("\\\n", " ").split()
     joined = " ".join(command)
     assert "--weights 'mine=spade dir'" in joined
     assert "somewhere" not in joined
@@ -404,6 +418,12 @@ def test_the_command_asks_for_what_was_stored() -> None:
     for flag in wanted:
         assert flag in joined, flag
     assert "--folds" not in joined, "that of another protocol"
+    assert "--keep-heads all" in joined
+    assert "--features lite=lite" in joined, "what the workspace gave to the base of an encoder"
+    assert "other" not in joined
+    assert "--features uni=" not in joined, "two tasks have two folders, which no command can say"
+    (shown,) = howmade.run_settings([content])
+    assert ("features of uni, by the workspace", "uni, uni2") in shown.settings
     run = get_command(app).commands["run"]  # type: ignore[attr-defined]
     known = {name for one in run.params for name in (*one.opts, *one.secondary_opts)}
     assert {word for word in command if word.startswith("--")} <= known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -182,3 +183,41 @@ def test_pictures_of_one_name_are_all_written(
     assert f"3 curves, 1 band in {tmp_path}" in capsys.readouterr().err
     assert draw_pictures([], tmp_path / "none") == []
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf"])
+def test_a_picture_without_a_layout_resamples_its_images_once(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.image import AxesImage
+    from matplotlib.layout_engine import LayoutEngine
+
+    resampled = []
+    make_image = AxesImage.make_image
+
+    def counted(self: AxesImage, *args: Any, **kwargs: Any) -> Any:
+        resampled.append(self)
+        return make_image(self, *args, **kwargs)
+
+    monkeypatch.setattr(AxesImage, "make_image", counted)
+    figure = new_figure(2, 2)
+    figure.set_layout_engine("none")
+    axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
+    axes.imshow(np.random.default_rng(0).integers(0, 255, (90, 90, 3)).astype(np.uint8))
+    axes.set_title("title")
+    metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
+    once, twice = io.BytesIO(), io.BytesIO()
+    figure.savefig(once, format=kind, metadata=metadata)
+    assert len(resampled) == 1
+
+    # An engine that changes nothing makes it draw twice, as other figures are.
+    class Idle(LayoutEngine):
+        _adjust_compatible = _colorbar_gridspec = True
+
+        def execute(self, fig: Any) -> None:
+            """Change nothing."""
+
+    figure.set_layout_engine(Idle())
+    figure.savefig(twice, format=kind, metadata=metadata)
+    assert len(resampled) == 3
+    assert once.getvalue() == twice.getvalue()

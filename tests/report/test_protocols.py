@@ -181,9 +181,10 @@ def test_ranks_over_tasks_leave_out_what_some_encoder_lacks(tmp_path: Path) -> N
 def test_marks_are_in_every_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ("contamination:TCGA", "leaky-splits")
     for encoder, strength in (("phikon", 1.5), ("lite0", 0.1)):
-        row = Row("", "ok", encoder, "t", "logistic", "cv", None, 0, 0,
-                  flags=flags if encoder == "phikon" else ())  # fmt: skip
-        _store(tmp_path, row, list(range(40)), strength)
+        for task in ("t", "s"):
+            row = Row("", "ok", encoder, task, "logistic", "cv", None, 0, 0,
+                      flags=flags if encoder == "phikon" else ())  # fmt: skip
+            _store(tmp_path, row, list(range(40)), strength)
     for arguments in (
         ["report", str(tmp_path), "--no-plots"],
         ["report", str(tmp_path), "--no-plots", "--json"],

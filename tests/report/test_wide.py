@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 import spade_bench as sb
 from spade_bench.cli.main import main
 from spade_bench.escaping import latex_cell
+from spade_bench.report.flags import code
 from spade_bench.report.overall import overall
 from spade_bench.report.wide import BEST, TIE, UNTESTED, paired_p
 
@@ -269,3 +272,68 @@ def test_no_line_is_wider_than_the_terminal(
     assert "C? = contamination:unknown" in text
     numbers = re.findall(r"[-+]?\d\.\d{3} \[[-+]?\d\.\d{3}, [-+]?\d\.\d{3}\]", text)
     assert len(numbers) >= (18 if command == "report" else 6)
+
+
+def test_a_legend_of_flags_explains_a_column(show: Print) -> None:
+    for form in ("--latex", "--markdown"):
+        table = show("--a", "uni", "--b", "gigapath", form, command="compare")
+        assert "contamination:unknown" in table
+        rows = [line for line in table.splitlines() if "BRAF" in line]
+        assert rows
+        short = code("contamination:unknown")
+        assert all(short in line.replace("\\", "") for line in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--latex", "--out", "table.csv"), "'table.csv' ends as csv does, and --latex is given"),
+        (("--html", ""), "--html: no file is named"),
+        (("--html", "folder"), "--html: 'folder' is a folder"),
+        (("--html", "file/report.html"), "is a file, where a folder is needed"),
+        (("--out", "folder"), "--out: 'folder' is a folder"),
+        (("--html", "r.html", "--maps", "nowhere"), "nowhere: no maps here"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_anything_is_drawn(
+    show: Print, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Any, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    said = show("--plots", *arguments, code=2)
+    assert words in " ".join(said.split())
+    assert not (tmp_path / "plots").exists()
+
+
+def test_one_task_makes_no_mean_rank(
+    store: Any, classes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label = np.arange(40) % 2
+    for seed, encoder in enumerate(("uni", "gigapath")):
+        p = np.random.default_rng(seed).uniform(size=40)
+        store(tmp_path, {"encoder": encoder, "task": "crc_braf"}, classes(p, label))
+    for form in ("--json", "--csv", "--latex"):
+        with pytest.raises(SystemExit, match="0"):
+            main(["report", str(tmp_path), "--no-plots", form])
+        said = capsys.readouterr()
+        assert "mean_rank" not in said.out
+        assert "Mean rank" not in said.out
+        assert "no mean rank over tasks" in said.err
+
+
+def test_a_closed_pipe_ends_the_command_quietly(store: Any, classes: Any, tmp_path: Path) -> None:
+    label = np.arange(40) % 2
+    for task in range(40):  # more than a pipe holds
+        p = np.random.default_rng(task).uniform(size=40)
+        place = {"encoder": "uni", "task": f"task-{task}-{'x' * 60}"}
+        store(tmp_path, place, classes(p, label), flags=("simulated",))
+    command = [sys.executable, "-m", "spade_bench.cli.main", "report", str(tmp_path), "--no-plots"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.read(10)
+        running.stdout.close()
+        said = running.stderr.read().decode()
+        assert running.wait() == 0, said
+    assert "Error" not in said

@@ -12,6 +12,7 @@ from spade_bench.explain.layers import CATEGORY, SHARE, VALUE, Layer
 from spade_bench.explain.places import far_apart
 from spade_bench.features.bags import read_bag
 from spade_bench.features.routinggroup import read_routing
+from spade_bench.report.naming import encoder_title
 from spade_bench.types import Bag, Routing
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class ExpertMap:
         routing: Where each patch goes.
         mpp: Resolution at which patches were encoded, in micrometres per pixel, or None.
         level0_mpp: Resolution of level 0 that the patches were cut by, or None.
+        offset: Level-0 pixel (x, y) where what was scanned begins, which QuPath calls (0, 0).
     """
 
     slide_id: str
@@ -46,9 +48,10 @@ class ExpertMap:
     routing: Routing
     mpp: float | None = None
     level0_mpp: float | None = None
+    offset: tuple[int, int] = (0, 0)
 
     def layers(self, experts: Sequence[int] | None = None) -> list[Layer]:
-        """Return what can be drawn: nearest expert, weights, entropy and distance.
+        """Return what can be drawn: nearest expert, largest weight, weights, entropy, distance.
 
         Args:
             experts: Whose weights; None takes the experts that any patch is nearest to.
@@ -58,11 +61,13 @@ class ExpertMap:
         routing, place = self.routing, (self.coords, self.side)
         names = tuple(expert_name(e, routing.n_experts) for e in range(routing.n_experts))
         chosen = np.unique(routing.expert).tolist() if experts is None else list(experts)
-        key = title = self.encoder
+        key, title = self.encoder, encoder_title(self.encoder)
         how = f"weight in {routing.mode} routing" if routing.mode else "routing weight"
         return [
             Layer(f"{key}.expert", f"{title}: nearest expert", "nearest expert", *place,
                   routing.expert.astype(np.float64), CATEGORY, names),
+            Layer(f"{key}.largest", f"{title}: largest weight", f"largest {how}", *place,
+                  np.asarray(routing.weights, dtype=np.float64).max(axis=1), SHARE),
             *(Layer(f"{key}.weight.{names[e].replace(' ', '_')}", f"{title}: {names[e]}", how,
                     *place, routing.weight_of(e).astype(np.float64), SHARE) for e in chosen),
             Layer(f"{key}.entropy", f"{title}: entropy of routing",
@@ -152,8 +157,9 @@ def expert_map(bag: Bag) -> ExpertMap:
     coords = np.asarray(bag.coords, dtype=np.int64)
     encoder = bag.encoder or "experts"
     return ExpertMap(
-        bag.slide_id, encoder, coords, bag.patch_size_level0, bag.routing, bag.mpp, bag.level0_mpp
-    )
+        bag.slide_id, encoder, coords, bag.patch_size_level0, bag.routing, bag.mpp,
+        bag.level0_mpp, bag.offset,
+    )  # fmt: skip
 
 
 def read_expert_map(path: Path) -> ExpertMap:

@@ -15,7 +15,7 @@ from spade_bench.console import warn
 from spade_bench.errors import DataError, name_some
 from spade_bench.explain.colours import category_colours
 from spade_bench.explain.experts.expertmaps import ExpertMap, expert_name
-from spade_bench.report.pictures import new_figure
+from spade_bench.report.pictures import new_figure, wrapped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,7 @@ __all__ = ["GROUPS", "expert_shares", "plot_shares", "shares_by", "slide_facts"]
 GROUPS = ("site", "organ", "label")
 """Columns of a table that shares are shown by where it has them."""
 _MM = 1 / 25.4
+_TITLE_PT = 8.0
 _MOST_NAMES = 60  # slides whose names can be read below bars
 
 
@@ -160,6 +161,7 @@ def plot_shares(shares: pd.DataFrame, title: str, *, marks: Sequence[str] = ()) 
         axes.spines[edge].set_visible(False)
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=6.5,
                 ncols=1 + len(used) // 17, handlelength=1.0)  # fmt: skip
-    said = f" ({'; '.join(marks)})" if marks else ""
-    axes.set_title(f"{title}{said}", fontsize=8, loc="left")
+    texts = [title, *(["; ".join(marks)] if marks else [])]
+    above = "\n".join(wrapped(text, wide / _MM - 4, _TITLE_PT) for text in texts)
+    figure.suptitle(above, fontsize=_TITLE_PT, ha="left", x=0.01)
     return figure

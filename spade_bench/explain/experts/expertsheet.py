@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from spade_bench.console import progress
 from spade_bench.explain.experts.expertmaps import TopPatch
-from spade_bench.explain.places import UNKNOWN_MPP
+from spade_bench.explain.places import read_squares
 from spade_bench.report.contactsheet import Tile, TileGroup, sheet_figure
-from spade_bench.slides.opening import open_slide
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,11 +72,10 @@ def _read(
     found: dict[TopPatch, NDArray[np.uint8]] = {}
     with progress("Reading patches", len(patches), "patches") as bar:
         for slide_id in dict.fromkeys(patch.slide_id for patch in patches):
-            # The resolution plays no part here, so a slide that does not say it is welcome.
-            with open_slide(slides[slide_id], assume_mpp=UNKNOWN_MPP) as slide:
-                for patch in patches:
-                    if patch.slide_id == slide_id:
-                        x, y = float(patch.x), float(patch.y)
-                        found[patch] = slide.read(x, y, float(patch.side), _PX)
-                        bar.advance(1, slide_id)
+            mine = [patch for patch in patches if patch.slide_id == slide_id]
+            squares = [(patch.x, patch.y, patch.side) for patch in mine]
+            read = read_squares(slides[slide_id], squares, _PX)
+            for patch, (pixels, _) in zip(mine, read, strict=True):
+                found[patch] = pixels
+                bar.advance(1, slide_id)
     return found

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 from spade_bench.cohorts.tables import read_table
 from spade_bench.errors import UserError
 from spade_bench.explain.experts.expertfiles import ExpertFiles, write_expert_maps
+from spade_bench.explain.experts.patchumap import SAMPLE
 from spade_bench.features.bags import find_bags
 from spade_bench.registry import encoders
 from spade_bench.slides.opening import find_slides
 from spade_bench.types import LoadOptions
 
 if TYPE_CHECKING:
+    from spade_bench.explain.mapfolder import Wishes
     from spade_bench.registry import Plugin
     from spade_bench.types import EncoderCard
 
@@ -45,8 +47,6 @@ def refuse_with_weights(options: Mapping[str, object]) -> None:
     Raises:
         UserError: When one is given.
     """
-    from spade_bench.errors import UserError
-
     given = [flag for flag, value in options.items() if value]
     if given:
         raise UserError(
@@ -62,10 +62,10 @@ def refuse_without_weights(genes: str | None, spots: Path | None) -> None:
     Raises:
         UserError: When one is given.
     """
-    if genes or spots:
+    if genes is not None or spots:
         raise UserError(
             "genes are predicted by an encoder's weights, not by a model or a run",
-            where="--genes" if genes else "--training-spots",
+            where="--genes" if genes is not None else "--training-spots",
             fix="Write spade-bench explain WEIGHTS --genes ..., with the folder of the weights",
         )
 
@@ -81,7 +81,7 @@ def explain_experts(
     table: Path | None,
     genes: str | None,
     spots: Path | None,
-    top: int,
+    wishes: Wishes,
     device: str,
 ) -> ExpertFiles:
     """Write the maps of an encoder's experts.
@@ -96,14 +96,15 @@ def explain_experts(
         table: Cohort table.
         genes: Genes to predict, separated by commas.
         spots: Training spots.
-        top: Patches of each expert.
+        wishes: What is written beside maps and pictures.
         device: `auto`, `cpu` or `cuda[:n]`.
 
     Raises:
-        UserError: When no features are given; and as `write_expert_maps`.
+        UserError: When no features or no gene are named; and as `write_expert_maps`.
     """
     if features is None:
         raise UserError("no features are given", where="--features", fix="Name their folder")
+    wanted_genes = _genes(genes)
     encoder = plugin.load(LoadOptions(weights=folder, device=device))
     base = None if encoder.card.upstream in (None, "", "any") else encoder.card.upstream
     files = {} if slides is None else find_slides(slides)
@@ -117,10 +118,30 @@ def explain_experts(
         slides=files,
         mapped=mapped,
         table=table,
-        genes=[gene.strip() for gene in (genes or "").split(",") if gene.strip()],
+        genes=wanted_genes,
         spots=spots,
-        top=max(1, top),
+        wishes=wishes,
+        sample=SAMPLE if wishes.pictures else 0,  # a UMAP is nothing but a picture
     )
+
+
+def _genes(text: str | None) -> list[str]:
+    """Read genes with commas between them, each once; none where the option was not given.
+
+    Raises:
+        UserError: When the option names none.
+    """
+    if text is None:
+        return []
+    genes = [gene.strip() for gene in text.split(",") if gene.strip()]
+    if not genes:
+        raise UserError(
+            "no gene is named",
+            where="--genes",
+            fix="Name genes of the panel (genes.csv of the weights), with commas between them, or "
+            "leave it out",
+        )
+    return list(dict.fromkeys(genes))
 
 
 def _slides_of(wanted: Sequence[str] | None, table: Path | None) -> list[str] | None:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from spade_bench.console import warn
-from spade_bench.errors import ConfigError, DataError
+from spade_bench.errors import ConfigError, DataError, name_some
 from spade_bench.explain.layers import VALUE, Layer
+from spade_bench.report.naming import encoder_title
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -44,6 +45,12 @@ class PredictsExpression(Protocol):
     @property
     def searched(self) -> int:
         """Number of spots that the prediction draws on."""
+
+    def patient_of(self, section: str) -> str | None:
+        """Return the patient of a section; None where the model does not know."""
+
+    def left_out(self, section: str, patients: Collection[str] = ()) -> Sequence[str]:
+        """Name the training sections of a section's patient, which may not predict it."""
 
     def predict(
         self, features: Any, genes: Sequence[str], *, nearest: int, without: Collection[str] = ()
@@ -82,10 +89,13 @@ def predicted_layers(
     *,
     encoder: str,
     nearest: int = 50,
+    patients: Collection[str] = (),
 ) -> list[Layer]:
     """Predict genes in the patches of a slide.
 
-    A section that the encoder learned from is predicted from the others, and that is said.
+    A section that the encoder learned from is predicted from those of other patients, and that is
+    said. So is any section of a patient that it learned from. Where it learned from no other
+    patient, the other sections of this one predict, and that is said.
 
     Args:
         bag: Base features of the slide, with positions.
@@ -93,6 +103,7 @@ def predicted_layers(
         genes: Names of genes.
         encoder: Name of the encoder.
         nearest: Training spots that are averaged.
+        patients: What a table calls the patient of the slide.
 
     Returns:
         A layer per gene, marked as predicted.
@@ -107,16 +118,40 @@ def predicted_layers(
             where=bag.slide_id,
             fix="Extract them with `spade-bench extract`",
         )
-    without = [bag.slide_id] if bag.slide_id in predictor.samples else []
-    if without:
-        warn(f"{bag.slide_id} trained this encoder: its own spots are left out of the prediction, "
-             "but the heads have seen them")  # fmt: skip
+    without, others = _left_out(bag.slide_id, predictor, patients)
     values = predictor.predict(bag.features, genes, nearest=nearest, without=without)  # (n, genes)
     unit = _UNITS.get(predictor.unit, predictor.unit)
-    legend = f"PREDICTED {unit}, mean of {nearest} spots"
+    legend = f"PREDICTED {unit}, mean of {nearest} spots{others}"
     coords = np.asarray(bag.coords, dtype=np.int64)
+    title = encoder_title(encoder)
     return [
-        Layer(f"{encoder}.predicted.{gene}", f"{encoder}: {gene}, predicted", legend, coords,
+        Layer(f"{encoder}.predicted.{gene}", f"{title}: {gene}, predicted", legend, coords,
               bag.patch_size_level0, values[:, i].astype(np.float64), VALUE)
         for i, gene in enumerate(genes)
     ]  # fmt: skip
+
+
+def _left_out(
+    slide: str, predictor: PredictsExpression, patients: Collection[str]
+) -> tuple[Sequence[str], str]:
+    """Which sections may not predict a slide, once it is said, and whose the others are."""
+    without = predictor.left_out(slide, patients)
+    if not without:
+        return (), ""
+    patient = predictor.patient_of(without[0])
+    if len(without) == len(predictor.samples) > (slide in without):
+        warn(f"this encoder learned from no patient but {patient}, of whom {slide} is: it is "
+             "predicted from other sections of the same patient")  # fmt: skip
+        return [name for name in without if name == slide], " of the same patient"
+    rest = [name for name in without if name != slide]
+    if slide not in without:
+        warn(f"{slide} is of patient {patient}, who trained this encoder: the spots of "
+             f"{name_some(rest, 3)} are left out of the prediction, but the heads have seen "
+             "them")  # fmt: skip
+    else:
+        more = f" and those of {name_some(rest, 3)} of the same patient" if rest else ""
+        unknown = "" if patient else ("; the model does not say whose it is, so other sections of "
+                                      "that patient may be among the spots")  # fmt: skip
+        warn(f"{slide} trained this encoder: its own spots{more} are left out of the prediction, "
+             f"but the heads have seen them{unknown}")  # fmt: skip
+    return without, " of other patients" if patient else " of other sections"

@@ -15,7 +15,7 @@ from spade_bench.explain.viewer.slideview import SlideView, TopPatch
 if TYPE_CHECKING:
     from spade_bench.regions.outlines import SlideRegions
 
-__all__ = ["map_views"]
+__all__ = ["map_views", "slide_view"]
 
 
 def map_views(
@@ -23,7 +23,6 @@ def map_views(
     *,
     top: int = TOP,
     regions: Mapping[str, SlideRegions] | None = None,
-    more: Mapping[str, Sequence[Layer]] | None = None,
 ) -> list[SlideView]:
     """Return a view per slide of some maps, in their order.
 
@@ -31,7 +30,6 @@ def map_views(
         maps: The maps; those of one slide share a page.
         top: How many of the highest, and of the lowest, patches of each map are listed.
         regions: Slide id -> what was outlined on it.
-        more: Slide id -> further layers, such as the experts of its patches.
 
     Raises:
         UserError: When the file of a slide is not known.
@@ -39,30 +37,46 @@ def map_views(
     of_slide: dict[str, list[SlideMap]] = {}
     for one in maps:
         of_slide.setdefault(one.slide_id, []).append(one)
-    views = []
-    for slide_id, same in of_slide.items():
-        path = next((one.slide for one in same if one.slide is not None), None)
-        if path is None:
-            raise UserError(
-                "the viewer needs the slide, and its file is not known",
-                where=slide_id,
-                fix="Give the folder of slides with --slides",
-            )
-        drawn = [one.layers() for one in same]
-        outlined = (regions or {}).get(slide_id)
-        views.append(
-            SlideView(
-                slide_id,
-                path,
-                [*(layer for layers in drawn for layer in layers), *(more or {}).get(slide_id, ())],
-                outlined.regions if outlined else (),
-                [patch for layers in drawn for patch in _top(layers[0], top)],
-                tuple(dict.fromkeys(mark for one in same for mark in one.marks)),
-                next((one.mpp for one in same if one.mpp is not None), None),
-                _facts(same),
-            )
+    return [
+        slide_view(same, top=top, regions=(regions or {}).get(slide))
+        for slide, same in of_slide.items()
+    ]
+
+
+def slide_view(
+    maps: Sequence[SlideMap],
+    *,
+    top: int = TOP,
+    regions: SlideRegions | None = None,
+) -> SlideView:
+    """Return the view of one slide.
+
+    Args:
+        maps: Its maps.
+        top: As in `map_views`.
+        regions: What was outlined on it.
+
+    Raises:
+        UserError: When the file of the slide is not known.
+    """
+    path = next((one.slide for one in maps if one.slide is not None), None)
+    if path is None:
+        raise UserError(
+            "the viewer needs the slide, and its file is not known",
+            where=maps[0].slide_id,
+            fix="Give the folder of slides with --slides",
         )
-    return views
+    drawn = [one.layers() for one in maps]
+    return SlideView(
+        maps[0].slide_id,
+        path,
+        [layer for layers in drawn for layer in layers],
+        regions.regions if regions else (),
+        [patch for layers in drawn for patch in _top(layers[0], top)],
+        tuple(dict.fromkeys(mark for one in maps for mark in one.marks)),
+        next((one.mpp for one in maps if one.mpp is not None), None),
+        _facts(maps),
+    )
 
 
 def _top(layer: Layer, most: int) -> list[TopPatch]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from spade_bench.explain.layers import CATEGORY, SCALES, Layer
 if TYPE_CHECKING:
     from spade_bench.regions.outlines import Region
 
-__all__ = ["SlideView", "TopPatch", "check_inside", "check_views"]
+__all__ = ["SlideView", "TopPatch", "check_inside", "checked_views"]
 
 
 @dataclass(frozen=True)
@@ -62,32 +62,37 @@ class SlideView:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-def check_views(views: Sequence[SlideView]) -> None:
-    """Refuse what cannot be shown.
+def checked_views(views: Iterable[SlideView]) -> Iterator[SlideView]:
+    """Pass on one view after another, and refuse what cannot be shown.
 
     Raises:
         UserError: When there is no slide or a slide has no layer.
         DataError: When two slides or layers share a name, or a layer contradicts itself.
     """
-    if not views:
-        raise UserError("There is no slide to show", fix="Give at least one slide with a map")
     seen: set[str] = set()
     for view in views:
         if view.slide_id in seen:
             raise DataError("Two slides of the viewer share this name", where=view.slide_id)
         seen.add(view.slide_id)
-        if not view.layers:
-            raise UserError("There is nothing to show", where=view.slide_id,
-                            fix="Give at least one layer")  # fmt: skip
-        keys = [layer.key for layer in view.layers]
-        for layer in view.layers:
-            _check_layer(layer, f"{view.slide_id}, {layer.key}")
-            if keys.count(layer.key) > 1:
-                raise DataError("Two layers share this key", where=f"{view.slide_id}, {layer.key}")
-        for patch in view.top:
-            if patch.layer not in keys:
-                raise DataError(f"A top patch names a layer that is not there ({patch.layer})",
-                                where=view.slide_id)  # fmt: skip
+        _check_view(view)
+        yield view
+    if not seen:
+        raise UserError("There is no slide to show", fix="Give at least one slide with a map")
+
+
+def _check_view(view: SlideView) -> None:
+    if not view.layers:
+        raise UserError("There is nothing to show", where=view.slide_id,
+                        fix="Give at least one layer")  # fmt: skip
+    keys = [layer.key for layer in view.layers]
+    for layer in view.layers:
+        _check_layer(layer, f"{view.slide_id}, {layer.key}")
+        if keys.count(layer.key) > 1:
+            raise DataError("Two layers share this key", where=f"{view.slide_id}, {layer.key}")
+    for patch in view.top:
+        if patch.layer not in keys:
+            raise DataError(f"A top patch names a layer that is not there ({patch.layer})",
+                            where=view.slide_id)  # fmt: skip
 
 
 def _check_layer(layer: Layer, where: str) -> None:

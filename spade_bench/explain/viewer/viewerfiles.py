@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from urllib.parse import quote
 from spade_bench.console import progress, track
 from spade_bench.errors import UserError
 from spade_bench.explain.places import UNKNOWN_MPP
-from spade_bench.explain.viewer.slideview import SlideView, TopPatch, check_inside, check_views
+from spade_bench.explain.viewer.slideview import SlideView, TopPatch, check_inside, checked_views
 from spade_bench.explain.viewer.tilepyramid import (
     TILE,
     Square,
@@ -28,7 +28,7 @@ from spade_bench.slides.opening import Slide, open_slide
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-__all__ = ["VIEWER_PX", "write_viewer"]
+__all__ = ["VIEWER_PX", "check_viewer_px", "write_viewer"]
 
 VIEWER_PX = 8192
 """Longer side of the largest picture of a whole slide; at most 341 tiles, mostly 2 to 15 MB."""
@@ -39,7 +39,11 @@ _PICTURE_PX = 112  # of a top patch in the list
 
 
 def write_viewer(
-    out: str | Path, slides: Sequence[SlideView], *, viewer_px: int = VIEWER_PX
+    out: str | Path,
+    slides: Iterable[SlideView],
+    *,
+    total: int | None = None,
+    viewer_px: int = VIEWER_PX,
 ) -> Path:
     """Write a folder whose `index.html` opens by double click, without a server or network.
 
@@ -50,7 +54,9 @@ def write_viewer(
 
     Args:
         out: The folder.
-        slides: What to show.
+        slides: What to show, one slide at a time.
+        total: How many slides there are, where they are made on the way; None takes them all first,
+            so that nothing is written when one cannot be shown.
         viewer_px: Longer side of the largest picture of a whole slide, at most. Around the top
             patches there are finer tiles, as sharp as what the encoder saw.
 
@@ -61,22 +67,34 @@ def write_viewer(
         UserError: When there is nothing to show or ``viewer_px`` is too small.
         DataError: When a slide cannot be opened or decoded, or does not fit its layers.
     """
-    if viewer_px < TILE:
-        raise UserError(
-            f"--viewer-px is {viewer_px}", fix=f"Give at least {TILE}, such as {VIEWER_PX}"
-        )
-    check_views(slides)
+    check_viewer_px(viewer_px)
+    if total is None:
+        slides = list(checked_views(slides))
+        total = len(slides)
     folder = Path(out)
     for asset in _assets().iterdir():
         if asset.name not in _LEFT_OUT:
             write_text(folder / "assets" / asset.name, asset.read_text(encoding="utf-8"))
-    pictures = [
-        _write_slide(folder / "slides", view, viewer_px, len(slides) > 1)
-        for view in track(slides, "Viewer", unit="slides")
-    ]
+    cards = []
+    for view in track(checked_views(slides), "Viewer", total, "slides"):
+        picture = _write_slide(folder / "slides", view, viewer_px, total > 1)
+        cards.append(_card(view, picture))
     index = folder / "index.html"
-    write_text(index, _index_page(slides, pictures))
+    count = "1 slide" if total == 1 else f"{total} slides"
+    write_text(index, _template("index.html").substitute(count=count, cards="\n".join(cards)))
     return index
+
+
+def check_viewer_px(viewer_px: int) -> None:
+    """Refuse a picture of a slide that is smaller than one tile.
+
+    Raises:
+        UserError: When it is.
+    """
+    if viewer_px < TILE:
+        raise UserError(
+            f"--viewer-px is {viewer_px}", fix=f"Give at least {TILE}, such as {VIEWER_PX}"
+        )
 
 
 def _assets() -> Traversable:
@@ -89,7 +107,7 @@ def _template(name: str) -> string.Template:
 
 def _write_slide(pages: Path, view: SlideView, viewer_px: int, several: bool) -> str:
     """Write `SLIDE.html` and the folder `SLIDE`; return the address of its smallest picture."""
-    folder = pages / file_name(view.slide_id)
+    folder = pages / _folder_name(view.slide_id)
     address = quote(folder.name)
     with open_slide(view.path, slide_id=view.slide_id, mpp=view.mpp,
                     assume_mpp=UNKNOWN_MPP) as slide:  # fmt: skip
@@ -111,7 +129,7 @@ def _write_slide(pages: Path, view: SlideView, viewer_px: int, several: bool) ->
     page = _template("page.html").substitute(
         title=html.escape(view.slide_id), scripts=lines, back=way_back
     )
-    write_text(folder.with_name(f"{folder.name}.html"), page)
+    write_text(pages / f"{file_name(view.slide_id)}.html", page)
     return f"slides/{address}/tiles/{levels[-1].folder}/0_0.jpg"
 
 
@@ -150,18 +168,21 @@ def _side(view: SlideView, patch: TopPatch) -> int:
     return next(layer.side for layer in view.layers if layer.key == patch.layer)
 
 
-def _index_page(slides: Sequence[SlideView], pictures: Sequence[str]) -> str:
-    cards = []
-    for view, picture in zip(slides, pictures, strict=True):
-        page = f"slides/{quote(file_name(view.slide_id))}.html"
-        facts = "".join(
-            f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd></div>"
-            for name, value in view.facts.items()
-        )
-        marks = "".join(f'<span class="mark">{html.escape(mark)}</span>' for mark in view.marks)
-        cards.append(
-            f'<li><a href="{page}"><img src="{picture}" alt="">'
-            f"<strong>{html.escape(view.slide_id)}</strong></a>{marks}<dl>{facts}</dl></li>"
-        )
-    count = "1 slide" if len(slides) == 1 else f"{len(slides)} slides"
-    return _template("index.html").substitute(count=count, cards="\n".join(cards))
+def _folder_name(slide_id: str) -> str:
+    """Folder of a slide's files; one that would be called as the page of another has a mark."""
+    name = file_name(slide_id)
+    return file_name(f"{slide_id}/") if name.lower().endswith(".html") else name
+
+
+def _card(view: SlideView, picture: str) -> str:
+    """The card of a slide on the index page."""
+    page = f"slides/{quote(file_name(view.slide_id))}.html"
+    facts = "".join(
+        f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd></div>"
+        for name, value in view.facts.items()
+    )
+    marks = "".join(f'<span class="mark">{html.escape(mark)}</span>' for mark in view.marks)
+    return (
+        f'<li><a href="{page}"><img src="{picture}" alt="">'
+        f"<strong>{html.escape(view.slide_id)}</strong></a>{marks}<dl>{facts}</dl></li>"
+    )

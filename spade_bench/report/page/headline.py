@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from spade_bench.errors import DataError
 from spade_bench.report.differences import Difference, against_base, compare, summaries
 from spade_bench.report.leaderboard import ReportRow
+from spade_bench.report.naming import encoder_title
 from spade_bench.report.overall import OverallRow
 from spade_bench.report.page.resultsview import ResultsView
 from spade_bench.report.verdict import Verdict, verdicts
@@ -140,7 +141,7 @@ def against_controls(pairs: Sequence[Pair]) -> list[tuple[str, str]]:
                 words = _AGAINST[won > 0, lost > 0]
                 groups.setdefault(words, []).append(f"{pair.b} ({pair.control})")
         parts = [f"{words} {', '.join(names)}" for words, names in groups.items()]
-        out.append((a, f"{a} is {'; it is '.join(parts)}."))
+        out.append((a, f"{encoder_title(a)} is {'; it is '.join(parts)}."))
     return out
 
 

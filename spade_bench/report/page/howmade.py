@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from spade_bench.report.page.resultsview import ResultsView
-from spade_bench.report.runsettings import folder_names
+from spade_bench.results.runsettings import folder_names
 
 __all__ = ["Environment", "Folder", "RunSettings", "environments", "folders"]
 
@@ -112,8 +112,15 @@ def environments(results: ResultsView) -> list[Environment]:
     return sorted(found, key=lambda one: -one.cells)
 
 
-def run_settings(contents: Sequence[Mapping[str, Any]]) -> list[RunSettings]:
-    """Say in words, and as a command, what runs were asked for."""
+def run_settings(
+    contents: Sequence[Mapping[str, Any]], bases: Collection[str] = ()
+) -> list[RunSettings]:
+    """Say in words, and as a command, what runs were asked for.
+
+    Args:
+        contents: The stored settings of the runs.
+        bases: Encoders whose features others take.
+    """
     out = []
     for content in contents:
         protocol = str(content.get("protocol") or "")
@@ -124,12 +131,17 @@ def run_settings(contents: Sequence[Mapping[str, Any]]) -> list[RunSettings]:
             for name in dict.fromkeys(shown)
             if content.get(name) not in (None, [], "", False)
         ]
+        settings += [
+            (f"features of {name}, by the workspace", ", ".join(folders))
+            for name, folders in _of_workspace(content, bases).items()
+            if len(folders) > 1
+        ]
         heads = [(name, _words(params)) for name, params in dict(content.get("heads", {})).items()]
         out.append(
             RunSettings(
                 name=str(content["name"]),
                 folder=str(content["folder"]),
-                command=command(content),
+                command=command(content, bases),
                 settings=tuple(settings),
                 heads=tuple(heads),
             )
@@ -137,7 +149,7 @@ def run_settings(contents: Sequence[Mapping[str, Any]]) -> list[RunSettings]:
     return out
 
 
-def command(content: Mapping[str, Any]) -> str:
+def command(content: Mapping[str, Any], bases: Collection[str] = ()) -> str:
     """Return the command that asks for what a run was asked for.
 
     Files and folders are named by the last part of their path: a report is passed on to people who
@@ -145,6 +157,7 @@ def command(content: Mapping[str, Any]) -> str:
 
     Args:
         content: The stored settings of the run.
+        bases: Encoders whose features others take.
     """
     parts: list[tuple[str, str]] = []
     for encoder in content["encoders"]:
@@ -173,6 +186,11 @@ def command(content: Mapping[str, Any]) -> str:
         if content.get(f"any_{key}"):
             parts.append((flag, _last(content[f"any_{key}"])))
         parts += [(flag, f"{name}={_last(path)}") for name, path in content.get(key, {}).items()]
+    # What the workspace gave, which others do not have; one encoder takes one folder on the command
+    # line, so folders that differ between tasks are named in words.
+    parts += [("--features", f"{name}={folders[0]}")
+              for name, folders in _of_workspace(content, bases).items()
+              if len(folders) == 1]  # fmt: skip
     if content.get("regions"):
         parts.append(("--regions", _last(content["regions"])))
         parts += [("--region-name", str(name)) for name in content.get("region_names") or ()]
@@ -189,9 +207,23 @@ def command(content: Mapping[str, Any]) -> str:
         parts.append((f"--{name.replace('_', '-')}", text))
     parts += [(f"--{name.replace('_', '-')}", "") for name in _SWITCHES if content.get(name)]
     parts += [] if content.get("controls", True) else [("--no-controls", "")]
+    kept = content.get("keep_heads") or "folds"  # what `run` does unasked
+    parts += [] if kept == "folds" else [("--keep-heads", str(kept))]
     parts.append(("--out", str(content["folder"])))
     lines = [f"{flag} {shlex.quote(value)}" if value else flag for flag, value in parts]
     return " \\\n    ".join(["spade-bench run", *lines])
+
+
+def _of_workspace(content: Mapping[str, Any], bases: Collection[str]) -> dict[str, list[str]]:
+    """Folders of features that the workspace gave to encoders of the run, and to their bases."""
+    encoders = content["encoders"]
+    used = {str(encoder[key]) for encoder in encoders for key in ("label", "name")} | set(bases)
+    found: dict[str, dict[str, None]] = {}
+    for folders in dict(content.get("cohort_features") or {}).values():
+        for name, path in folders.items():
+            if name in used:
+                found.setdefault(name, {})[_last(path)] = None
+    return {name: list(paths) for name, paths in found.items()}
 
 
 def _last(path: object) -> str:

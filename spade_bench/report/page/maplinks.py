@@ -13,7 +13,7 @@ from spade_bench import console
 from spade_bench.errors import DataError
 from spade_bench.files import file_name, read_json
 
-__all__ = ["DrawnMap", "MapLink", "find_maps", "links_of"]
+__all__ = ["DrawnMap", "MapLink", "check_maps", "find_maps", "links_of"]
 
 _LISTING = "explain.json"
 _SCHEMA = "spade-bench/explain/1"
@@ -52,6 +52,20 @@ class DrawnMap:
     link: MapLink
 
 
+def check_maps(folder: Path) -> None:
+    """Refuse a folder of maps that is not there or empty.
+
+    Raises:
+        DataError: When it is.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        raise DataError(
+            "no maps here",
+            where=str(folder),
+            fix="Draw some with `spade-bench explain`, or leave --maps out",
+        )
+
+
 def find_maps(folder: Path, home: Path) -> list[DrawnMap]:
     """Read which maps a folder holds, from the listings that `explain` wrote there or below.
 
@@ -65,12 +79,7 @@ def find_maps(folder: Path, home: Path) -> list[DrawnMap]:
     Raises:
         DataError: When the folder is not there or empty.
     """
-    if not folder.is_dir() or not any(folder.iterdir()):
-        raise DataError(
-            "no maps here",
-            where=str(folder),
-            fix="Draw some with `spade-bench explain`, or leave --maps out",
-        )
+    check_maps(folder)
     listings = sorted(folder.rglob(_LISTING))
     if not listings:
         console.warn(
@@ -102,10 +111,20 @@ def links_of(
 
 def _drawn(listing: Path, home: Path) -> list[DrawnMap]:
     """The maps of one listing that can be seen; none, with a warning, of one that is no listing."""
-    content = read_json(listing)
+    try:
+        content = read_json(listing)
+    except DataError as error:
+        console.warn(f"{error} No map of it is linked")
+        return []
     maps = content.get("maps") if isinstance(content, dict) else None
     if not isinstance(maps, list) or content.get("schema") != _SCHEMA:
         console.warn(f"{listing}: is no listing of maps of this version, so none is linked")
+        return []
+    if content.get("complete") is False:
+        console.warn(
+            f"{listing.parent}: `spade-bench explain` did not finish here, so no map of it is "
+            "linked. Repeat that command"
+        )
         return []
     by_slide: dict[tuple[str, str, str, str], list[Mapping[str, Any]]] = {}
     for one in maps:

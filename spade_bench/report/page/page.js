@@ -45,7 +45,7 @@
 
   // Filter and search.
   const words = (line) =>
-    [line.encoder, line.head, line.control || ""]
+    [line.encoder, line.name, line.head, line.head_name, line.control || ""]
       .concat(
         Object.values(line.cells).flatMap((byShot) =>
           Object.values(byShot).flatMap((cell) => cell[cells.flags].map((at) => data.flags[at][0])),
@@ -64,7 +64,8 @@
     if (!order) return lines;
     const sign = order.ascending ? 1 : -1;
     const value = (line) => {
-      if (order.by === "encoder" || order.by === "head") return line[order.by];
+      if (order.by === "encoder") return line.name;
+      if (order.by === "head") return line.head_name;
       const cell = cellOf(line, metric, order.by);
       return cell ? cell[cells.mean] : null;
     };
@@ -112,7 +113,7 @@
 
   const row = (table, line, owner, metric, shots, scale, at) => {
     const tr = el("tr", { class: line.control ? "control" : "main" });
-    const name = el("th", { scope: "row" }, line.encoder);
+    const name = el("th", { scope: "row" }, line.name);
     if (line.control) name.append(" ", el("small", {}, line.control));
     const key = `${at}|${line.encoder}|${line.head}`;
     if (line.controls && !owner) {
@@ -125,7 +126,7 @@
       );
       name.append(button);
     }
-    tr.append(name, el("td", {}, line.head));
+    tr.append(name, el("td", {}, line.head_name));
     const seen = new Set();
     for (const shot of shots) {
       const cell = cellOf(line, metric, shot);
@@ -239,8 +240,8 @@
   fill("pick-shot", [
     ["most", "Most"], ...shots.map((k) => [k, `k=${k}`]), ["each", "Side by side"],
   ]);
-  const heads = distinct(data.tables.flatMap((t) => t.lines.map((line) => line.head))).sort();
-  fill("pick-head", [["", "All"], ...heads.map((head) => [head, head])]);
+  const heads = new Map(data.tables.flatMap((t) => t.lines.map((line) => [line.head, line.head_name])));
+  fill("pick-head", [["", "All"], ...[...heads].sort()]);
 
   pick("choose").addEventListener("submit", (event) => event.preventDefault());
   for (const id of ["pick-task", "pick-metric", "pick-shot", "pick-head"])

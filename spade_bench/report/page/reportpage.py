@@ -13,12 +13,18 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.errors import printable
 from spade_bench.files import write_text
 from spade_bench.report import risk_split
-from spade_bench.report.citations import bibtex, used
+from spade_bench.report.citations import bibtex, used, used_labels
 from spade_bench.report.flags import shared
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.mainseries import main_series
-from spade_bench.report.naming import metric_title, protocol_title, task_title
-from spade_bench.report.overall import OverallRow, overall
+from spade_bench.report.naming import (
+    encoder_title,
+    head_title,
+    metric_title,
+    protocol_title,
+    task_title,
+)
+from spade_bench.report.overall import OverallRow, over_several_tasks, overall
 from spade_bench.report.page import howmade, usedcards
 from spade_bench.report.page.cohortflow import cohort_flows, stored_cohorts
 from spade_bench.report.page.hardcases import hard_cases
@@ -39,8 +45,8 @@ from spade_bench.report.page.standings import (
 )
 from spade_bench.report.page.subgroups import by_class, by_site
 from spade_bench.report.page.svgfigures import SvgFigure, draw_figures
-from spade_bench.report.runsettings import stored_settings
 from spade_bench.report.series import Series
+from spade_bench.results.runsettings import stored_settings
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -116,7 +122,8 @@ def _content(results: ResultsView, maps: Path | None, home: Path) -> dict[str, A
         "standing_data": _data(tables, meanings, results),
         "meanings": meanings,
         "whole": whole,
-        "ranks": [place for place in _by_place(ranks) if len(place[0].tasks) > 1],
+        "ranks": _by_place(over_several_tasks(ranks)),
+        "one_task_only": bool(ranks) and not over_several_tasks(ranks),
         "figures": figures,
         "figures_left_out": [", ".join(one.words) for one in left_out],
         "splits": risk_split.risk_splits(series, resampler),
@@ -135,7 +142,7 @@ def _content(results: ResultsView, maps: Path | None, home: Path) -> dict[str, A
         "used_heads": usedcards.used_heads(results),
         "used_data": [one for one in rests_on if one.kind == "data"],
         "bibtex": bibtex(rests_on),
-        "runs": howmade.run_settings(settings),
+        "runs": howmade.run_settings(settings, list(used_labels(series))),
         "environments": howmade.environments(results),
     }
 
@@ -262,7 +269,13 @@ def _environment() -> Environment:
         "shared": shared,
         "links_of": links_of,
     }
-    environment.filters |= {"task": task_title, "metric": metric_title, "protocol": protocol_title}
+    environment.filters |= {
+        "encoder": encoder_title,
+        "head": head_title,
+        "task": task_title,
+        "metric": metric_title,
+        "protocol": protocol_title,
+    }
     return environment
 
 

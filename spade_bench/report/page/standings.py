@@ -10,7 +10,7 @@ from spade_bench.report import risk_split
 from spade_bench.report.caveats import speaks_of
 from spade_bench.report.flags import meaning, shared
 from spade_bench.report.leaderboard import ReportRow, leaderboard
-from spade_bench.report.naming import protocol_title
+from spade_bench.report.naming import encoder_title, head_title, protocol_title
 from spade_bench.report.page.resultsview import ResultsView
 
 __all__ = ["Line", "Standing", "flag_meanings", "report_rows", "standings"]
@@ -192,6 +192,9 @@ def _about(rows: Sequence[ReportRow], way: str) -> str:
 
 def _as_data(line: Line, order: Mapping[str, int]) -> dict[str, Any]:
     data: dict[str, Any] = {"encoder": line.encoder, "head": line.head}
+    # In print everything has its name; search and links go by labels too.
+    data["name"] = line.encoder if line.control else encoder_title(line.encoder)
+    data["head_name"] = head_title(line.head)
     data["cells"] = {
         metric: {shot: _cell(row, order) for shot, row in by_shot.items()}
         for metric, by_shot in line.cells.items()

@@ -73,6 +73,7 @@ def draw_figures(pictures: Sequence[Picture]) -> tuple[list[SvgFigure], list[Pic
 def inline_svg(picture: Picture, prefix: str) -> SvgFigure:
     """Draw a picture as an `<svg>` element whose ids begin with ``prefix``."""
     import matplotlib as mpl
+    from matplotlib.figure import Figure
 
     title = ", ".join(picture.words)
     with mpl.rc_context({**_STYLE, "svg.hashsalt": prefix}):
@@ -80,7 +81,8 @@ def inline_svg(picture: Picture, prefix: str) -> SvgFigure:
         # Widths in CSS pixels: matplotlib writes points, of which an inch has 72.
         width = round(float(figure.get_size_inches()[0]) * 96)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        # Not as for print, where letters are outlines.
+        Figure.savefig(figure, buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue().decode()
     text = text[text.index("<svg") :].strip()
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)

@@ -1,0 +1,80 @@
+"""What an earlier call of `explain` left in a folder: whether it may be replaced, and how."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from spade_bench.errors import DataError
+from spade_bench.files import read_json
+
+__all__ = ["clear_viewer", "read_earlier", "remove_kinds", "remove_listed"]
+
+
+def read_earlier(
+    out: Path, listing: str, schema: str, command: str = "spade-bench explain"
+) -> Mapping[str, Any] | None:
+    """Return the listing of an earlier call; None where the folder is new or empty.
+
+    Args:
+        out: The folder.
+        listing: Name of the listing in it.
+        schema: Schema of the listing.
+        command: Command that writes such folders.
+
+    Raises:
+        DataError: When the folder holds something else.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    path = out / listing
+    content = read_json(path) if path.is_file() else {}
+    if not isinstance(content, dict) or content.get("schema") != schema:
+        raise DataError(
+            f"exists and was not written by `{command}`", where=str(out), fix="Name a new folder"
+        )
+    return content
+
+
+def remove_listed(out: Path, names: Iterable[object]) -> None:
+    """Remove files that a listing names, which would pass for results of the next call.
+
+    Args:
+        out: The folder.
+        names: Paths within it; nobody's list removes what lies elsewhere.
+    """
+    root = out.resolve()
+    for name in names:
+        path = (out / str(name)).resolve()
+        if path.is_relative_to(root) and not path.is_dir():
+            path.unlink(missing_ok=True)
+
+
+def remove_kinds(out: Path, kinds: Mapping[str, set[str]]) -> None:
+    """Remove what a call that was cut off left, which it could not list any more.
+
+    Args:
+        out: The folder.
+        kinds: Folder within it -> suffixes of its files.
+    """
+    for folder, suffixes in kinds.items():
+        for path in (out / folder).rglob("*"):
+            if path.suffix in suffixes and path.is_file():
+                path.unlink()
+
+
+def clear_viewer(viewer: Path, *, tiles_stay: bool) -> None:
+    """Remove the pages of a viewer, or all of it.
+
+    Args:
+        viewer: Its folder; it need not be there.
+        tiles_stay: Whether its tiles stay, for the next one to use.
+    """
+    if not tiles_stay:
+        shutil.rmtree(viewer, ignore_errors=True)
+        return
+    for page in (*viewer.glob("*.html"), *viewer.glob("slides/*.html")):
+        if page.is_file():  # the tiles of a slide may lie in a folder that is called so
+            page.unlink()
