@@ -9,7 +9,7 @@ cohort decides is in the result. All numbers are SIMULATED.
 
 Reported is the mean percentile of the true partner on sections that nothing was chosen by (0 is
 best, 0.5 is chance), for SPADE and for K = 1, and the paired difference with its interval over
-spots. ``--shared`` plants one relation for all organs: the mixture has nothing to gain there.
+spots. ``--shared`` plants one relation for all organs, where a mixture has little to gain.
 """
 
 from __future__ import annotations

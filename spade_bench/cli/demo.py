@@ -21,6 +21,7 @@ SETTINGS = (
     "training.lr=0.001",
     "training.init=none",
     "routing.tau=0.1",
+    "split.validation=samples",
     "split.test_fraction=0",
 )
 """Settings of `pretrain` for a simulated study; the workspace says why."""
