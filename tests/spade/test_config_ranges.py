@@ -44,3 +44,13 @@ def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
 def test_the_defaults_are_in_range() -> None:
     build(PretrainConfig, {})
     build(TangleConfig, {})
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["clustering.k_experts=many", "training.lr=fast", "training.epochs=2.5", "routing.tau=null"],
+)
+def test_what_may_be_a_number_or_auto_says_so(setting: str) -> None:
+    name = setting.split("=", maxsplit=1)[0]
+    with pytest.raises(ConfigError, match=rf"'{name}' is .*\. Use a number or auto"):
+        build(PretrainConfig, parse_set([setting]))
