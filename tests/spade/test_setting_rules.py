@@ -74,7 +74,9 @@ def test_without_a_single_expert_none_can_be_started_from() -> None:
     assert alone.init == "none"
     found, said = rules.choose_training(TrainingConfig(), [400, 400], control=False)
     assert found.init == "none"
-    assert "controls.k1 is off" in str(said[-1])
+    reasons = {rule.name: rule.reason for rule in said}
+    assert "controls.k1 is off" in reasons["training.init"]
+    assert found.lr == 1e-3
     with pytest.raises(ConfigError, match="needs the single expert"):
         rules.choose_training(TrainingConfig(init="k1"), [400, 400], control=False)
 
