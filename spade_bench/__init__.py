@@ -2,9 +2,10 @@
 
 from pathlib import Path as _Path
 
-# The room comes first: the verb of the same name must stay what `sb.explain` is.
+# The rooms come first: the verbs of the same names must stay what `sb.explain` and the like are.
 from spade_bench import explain as _explain  # noqa: F401
 from spade_bench import plugins as _plugins
+from spade_bench import robustness as _robustness  # noqa: F401
 from spade_bench.api import (
     encode,
     evaluate,
@@ -16,6 +17,7 @@ from spade_bench.api import (
     pretrain,
     read_features,
     read_spots,
+    robustness,
 )
 from spade_bench.errors import SpadeBenchError, UserError
 from spade_bench.types import Bag, Case, Cohort, EncoderCard, Episode, LoadOptions, TaskCard
@@ -42,6 +44,7 @@ __all__ = [
     "pretrain",
     "read_features",
     "read_spots",
+    "robustness",
 ]
 
 # In a checkout without the in-package links (Windows writes them as small text files) the folders

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 
 from spade_bench.errors import UserError
 from spade_bench.keywords import check_keywords, says_keywords
+from spade_bench.robustness.verb import robustness
 from spade_bench.surroundings import left_unchanged
 from spade_bench.types import Bag, FeatureEncoder, LoadOptions, PatchEncoder, SlideEncoder
 
@@ -43,6 +44,7 @@ __all__ = [
     "pretrain",
     "read_features",
     "read_spots",
+    "robustness",
 ]
 
 _OF_RUNS = ("protocol", "controls", "permutations", "splits", "keep_heads")
@@ -136,7 +138,7 @@ def extract(
         slides: A slide, a folder of slides, or a list of slides.
         encoder: Name of a patch encoder, one that is loaded, or a source that several calls share.
         out: Folder to write; None extracts one slide into memory.
-        hest: Instead of slides, a folder in HEST-1k layout.
+        hest: Instead of slides, a folder in HEST-1k layout, or a task folder of HEST-Bench.
         manifest: Instead of slides, a manifest csv of sections.
         patches: Instead of slides, a folder of patch images, or such images grouped already.
         group_by: How patch images make slides; see `spade-bench extract --help`.
@@ -438,6 +440,7 @@ def pretrain(
     hest: Source | None = None,
     manifest: Source | None = None,
     spaceranger: Source | Sequence[Source] = (),
+    xenium: Source | Sequence[Source] = (),
     encoder: str | None = None,
     config: Any = None,
     settings: Mapping[str, Any] | None = None,
@@ -451,7 +454,8 @@ def pretrain(
         out: Folder of the model.
         hest: Samples in HEST-1k layout.
         manifest: Instead, samples as a csv.
-        spaceranger: Instead, one Space Ranger `outs` folder or several.
+        spaceranger: Instead, one Space Ranger `outs` folder or several, Visium or Visium HD.
+        xenium: Instead, one Xenium output bundle or several.
         encoder: Base patch encoder.
         config: A named config such as `hest1k`, a YAML file, or the settings themselves.
         settings: Single settings; keys may be dotted, such as `training.epochs`.
@@ -475,6 +479,7 @@ def pretrain(
             hest=None if hest is None else Path(hest),
             manifest=None if manifest is None else Path(manifest),
             spaceranger=_paths(spaceranger),
+            xenium=_paths(xenium),
             encoder=encoder,
             config=config,
             settings=settings,
@@ -520,11 +525,33 @@ def read_spots(
     technology: str | None = None,
     sample: str | None = None,
     spot_um: float | None = None,
+    image: Source | None = None,
+    alignment: Source | None = None,
+    **more: Any,
 ) -> AnnData:
-    """Read the expression of spots as AnnData; see `spade_bench.spatial.spotdata`."""
+    """Read the expression of spots as AnnData; see `spade_bench.spatial.spotdata`.
+
+    Args:
+        path: `outs` of Space Ranger (Visium, Visium HD), a Xenium bundle or a HEST folder.
+        technology: `visium`, `visium-hd`, `xenium` or `hest`; None recognises it.
+        sample: Which sample of a HEST folder.
+        spot_um: Width of the pseudo-spots of Visium HD and Xenium in µm.
+        image: H&E image of Visium HD or Xenium, where it is not found by itself.
+        alignment: csv of the matrix from its pixels to those of Xenium's own image.
+        **more: `spot_grid`, `pitch_um`, `bin_um`, `min_qv`; see `spotdata.read_spots`.
+    """
     from spade_bench.spatial import spotdata
 
-    return spotdata.read_spots(Path(path), technology=technology, sample=sample, spot_um=spot_um)
+    check_keywords(more, spotdata.read_spots)
+    return spotdata.read_spots(
+        Path(path),
+        technology=technology,
+        sample=sample,
+        spot_um=spot_um,
+        image=None if image is None else Path(image),
+        alignment=None if alignment is None else Path(alignment),
+        **more,
+    )
 
 
 def _workspace(workspace: Source | Workspace | None) -> Workspace | None:
@@ -551,6 +578,11 @@ def _check_one_input(inputs: Sequence[Any]) -> None:
 
 
 def _samples(hest: Source | None, manifest: Source | None) -> Any:
+    from spade_bench.cohorts.published.hestbench import is_bench_task, read_sections
     from spade_bench.spatial import read_hest, read_manifest
 
-    return read_manifest(Path(manifest)) if manifest is not None else read_hest(Path(hest or "."))
+    if manifest is not None:
+        return read_manifest(Path(manifest))
+    folder = Path(hest or ".")
+    # A task folder of HEST-Bench has its patches cut already.
+    return read_sections(folder).samples if is_bench_task(folder) else read_hest(folder)

@@ -395,7 +395,13 @@ class _PlainProgress:
             self._line()
 
     def _line(self) -> None:
-        total = "" if self._total is None else f"/{self._total:g}"
+        total = "" if self._total is None else f"/{_whole(self._total)}"
         seconds = time.monotonic() - self._start
         note = f" {self._note}" if self._note else ""
-        say(f"{self._description}: {self._done:g}{total}{self._unit} in {seconds:.0f} s{note}")
+        done = _whole(self._done)
+        say(f"{self._description}: {done}{total}{self._unit} in {seconds:.0f} s{note}")
+
+
+def _whole(number: float) -> str:
+    """A number without an exponent: millions of transcripts are not 5e+06."""
+    return f"{number:.0f}" if number >= 1e6 else f"{number:g}"

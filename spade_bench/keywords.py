@@ -32,6 +32,7 @@ SWITCHES = frozenset(
             "force",
             "geojson",
             "group-by-site",
+            "preserve-sites",
             "gzip",
         ),
         *("gzip", "json", "keep-redacted", "keep-zero-times", "latex", "long", "markdown"),

@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from spade_bench import config
 from spade_bench.errors import PluginError, SpadeBenchError
-from spade_bench.registry import Registry, encoders, heads, kinds, tasks
+from spade_bench.registry import Registry, encoders, expression_heads, heads, kinds, tasks
 from spade_bench.types import TaskCard
 
 __all__ = ["contained", "install", "load_file"]
@@ -28,11 +28,13 @@ __all__ = ["contained", "install", "load_file"]
 _PACKAGES = {
     "encoder": "spade_bench.encoders",
     "head": "spade_bench.heads",
+    "head of expression": "spade_bench.heads.spots",
     "kind of task": "spade_bench.tasks",
 }
 _GROUPS = {
     "encoder": "spade_bench.encoders",
     "head": "spade_bench.heads",
+    "head of expression": "spade_bench.expression_heads",
     "task": "spade_bench.tasks",
 }
 
@@ -40,7 +42,7 @@ _GROUPS = {
 @cache
 def install() -> None:
     """Tell each registry how to find its plugins when it is first read; once in a process."""
-    for registry in (encoders, heads, kinds):
+    for registry in (encoders, heads, expression_heads, kinds):
         registry.on_first_use(_discover)
     tasks.on_first_use(_discover_tasks)
 
@@ -54,7 +56,7 @@ def load_file(path: str | Path) -> None:
     file = Path(path)
     if not file.is_file():
         raise PluginError("no such plugin file", where=str(file))
-    registries: list[Registry[Any]] = [encoders, heads, kinds, tasks]
+    registries: list[Registry[Any]] = [encoders, heads, expression_heads, kinds, tasks]
     for registry in registries:  # built-ins first, so that a collision names the newcomer
         registry.names()
     if file.suffix in {".yaml", ".yml"}:

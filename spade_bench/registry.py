@@ -16,7 +16,8 @@ from typing import Any, Generic, TypeVar
 from spade_bench.errors import PluginError
 from spade_bench.types import EncoderCard, HeadCard, LoadOptions, TaskCard
 
-__all__ = ["Plugin", "Registry", "encoders", "heads", "kinds", "suggest", "tasks"]
+__all__ = ["Plugin", "Registry", "encoders", "expression_heads", "head_card",
+           "head_registries", "heads", "heads_of_kind", "kinds", "suggest", "tasks"]  # fmt: skip
 
 Card = TypeVar("Card")
 Factory = TypeVar("Factory", bound=Callable[..., Any])
@@ -195,7 +196,34 @@ def suggest(name: str, known: object, cutoff: float = 0.5) -> str:
 
 encoders: Registry[EncoderCard] = Registry("encoder")
 heads: Registry[HeadCard] = Registry("head")
+expression_heads: Registry[HeadCard] = Registry("head of expression")
 tasks: Registry[TaskCard] = Registry("task")
 kinds: Registry[Any] = Registry("kind of task")
 
 EncoderFactory = Callable[[LoadOptions], Any]
+
+
+def heads_of_kind(head_kind: str) -> Registry[HeadCard]:
+    """Return the registry that has the heads of a kind: those of expression have their own."""
+    return expression_heads if head_kind == "expression" else heads
+
+
+def head_card(name: str) -> HeadCard | None:
+    """Return the card of a head of either registry, that of cases first; None where none is."""
+    known = next((one for one in (heads, expression_heads) if name in one), None)
+    return None if known is None else known.get(name).card
+
+
+def head_registries(name: str) -> list[Registry[HeadCard]]:
+    """Return the registries that have a head of this name, one or both.
+
+    Raises:
+        PluginError: When none has; the message suggests near names of both.
+    """
+    found = [registry for registry in (heads, expression_heads) if name in registry]
+    if found:
+        return found
+    known = sorted({*heads.names(), *expression_heads.names()})
+    near = suggest(name, known)
+    hint = f"Did you mean {near}?" if near else f"Known: {', '.join(known)}"
+    raise PluginError(f"unknown head '{name}'", fix=hint)

@@ -205,6 +205,7 @@ class Case:
         duration_days: Days to the event or to the last contact, for survival.
         site: Contributing hospital, when known.
         split: A split given in the table (`train`, `val` or `test`), when there is one.
+        value: What was measured, for regression.
     """
 
     case_id: str
@@ -214,6 +215,7 @@ class Case:
     duration_days: float | None = None
     site: str | None = None
     split: str | None = None
+    value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,8 @@ class Cohort:
     Attributes:
         name: Name of the cohort.
         cases: Its cases, sorted by ``case_id``.
-        classes: Class names in the order of the columns of a prediction; empty for survival.
+        classes: Class names in the order of the columns of a prediction; empty for survival and
+            regression.
         simulated: True when the data come from the simulator.
     """
 
@@ -242,7 +245,7 @@ class Episode:
         train: Case ids for training.
         test: Case ids for testing.
         tune: Case ids for choosing hyperparameters; never overlaps with `test`.
-        k_shot: Cases per class in `train`, for few-shot.
+        k_shot: Cases per class in `train`, for few-shot; of regression per quarter of the values.
         draw: Number of the repetition, for few-shot.
         fold: Number of the fold, for cross-validation.
         seed: Seed from which the episode was drawn.
@@ -374,9 +377,10 @@ class HeadCard:
 
     Attributes:
         name: Registry name, such as `abmil`.
-        kinds: Kinds of task it serves: `classification`, `survival`.
+        kinds: Kinds of task it serves: `classification`, `survival`, `regression`, `expression`.
         description: One sentence.
-        input: `bag` when it sees all patches, `pooled` when it sees one vector per case.
+        input: `bag` when it sees all patches, `pooled` when it sees one vector per case, `spot`
+            when every spot is a row.
         defaults: Its hyperparameters.
         grid: Values that selection on tuning cases may try, by hyperparameter; empty when there
             is nothing to choose.
@@ -388,7 +392,7 @@ class HeadCard:
     name: str
     kinds: tuple[str, ...]
     description: str
-    input: Literal["bag", "pooled"]
+    input: Literal["bag", "pooled", "spot"]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     cheap: bool = False
@@ -402,7 +406,8 @@ class TaskCard:
 
     Attributes:
         name: Registry name, such as `crc_braf`.
-        kind: The kind of task that runs it: `classification`, `biomarker`, `survival`.
+        kind: The kind of task that runs it: `classification`, `biomarker`, `survival`,
+            `regression`, `expression`.
         title: One line for people.
         cohort: Cohort that the workspace file maps to tables and features.
         version: Raised whenever the definition changes.
@@ -414,6 +419,9 @@ class TaskCard:
         days_column: Column of the days, where it is not called `duration_days`.
         event_value: Value that means that the event happened, where it is not 1; naming 1
             confirms a table whose events look inverted.
+        measured_in: Unit of a continuous target, such as `years`.
+        plausible: Lowest and highest value that a continuous target can have, in this unit; empty
+            where nobody says.
         endpoint: Survival endpoint, such as `PFI`.
         unit: What a row of the result stands for, `case` or `slide`.
         metrics: Metric names, the primary one first.
@@ -446,6 +454,8 @@ class TaskCard:
     event_column: str = ""
     days_column: str = ""
     event_value: str = ""
+    measured_in: str = ""
+    plausible: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

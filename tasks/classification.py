@@ -27,7 +27,8 @@ CARD = KindCard(
     head_kind="classification",
     metrics=(
         *("auroc", "balanced_accuracy", "f1_macro", "auprc", "kappa_quadratic", "brier"),
-        *("calibration_slope", "sensitivity_at_90_specificity", "sensitivity_at_95_specificity"),
+        *("calibration_slope", "ece"),
+        *("sensitivity_at_90_specificity", "sensitivity_at_95_specificity"),
     ),
 )
 

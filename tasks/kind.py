@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from spade_bench.types import Cohort, Episode, TaskCard
 
@@ -29,6 +29,7 @@ class KindCard:
         default_head: Head that runs when none is asked for.
         scores_training: Whether metrics need the training cases' targets and predictions too, as
             corrections for censoring do.
+        units: What is predicted: `cases`, by the bags of their slides, or the `spots` of sections.
     """
 
     name: str
@@ -38,10 +39,11 @@ class KindCard:
     metrics: tuple[str, ...]
     default_head: str = "logistic"
     scores_training: bool = False
+    units: Literal["cases", "spots"] = "cases"
 
 
 class TaskKind(Protocol):
-    """A kind of task. It never sees an encoder."""
+    """A kind of task whose units are cases. It never sees an encoder."""
 
     card: KindCard
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from spade_bench import config
-from spade_bench.errors import UserError
+from spade_bench.cohorts.sitefolds import LEAST_OF_CLASS
+from spade_bench.errors import UserError, name_some
 from spade_bench.types import Cohort, Episode
 
 __all__ = ["PROTOCOLS", "draw_episodes"]
 
-PROTOCOLS = ("few-shot", "cv", "external")
+PROTOCOLS = ("few-shot", "cv", "external", "leave-site-out")
 
 
 def draw_episodes(
@@ -40,6 +41,19 @@ def draw_episodes(
         episodes = external(cohort, settings.get("repeats", 1), settings.get("seed", 0))
         first = episodes[0]
         return episodes, [f"{len(first.train)} training cases, {len(first.test)} test cases"]
+    if protocol == "leave-site-out":
+        from spade_bench.cohorts.sitefolds import leave_site_out
+
+        episodes, parts = leave_site_out(cohort, settings.get("seed", 0))
+        alone = [part[0] for part in parts if len(part) == 1]
+        joined = [part for part in parts if len(part) > 1]
+        notes = [f"{len(parts)} parts held out in turn: {name_some(alone)} alone"]
+        if joined:
+            notes.append(
+                f"{sum(map(len, joined))} sites with fewer than {LEAST_OF_CLASS} cases of some "
+                f"class in {len(joined)} joint part(s)"
+            )
+        return episodes, notes
     raise UserError(
         f"there is no protocol '{protocol}'",
         where="--protocol",
@@ -74,7 +88,7 @@ def _cross_validation(
     text = f"{asked.folds} folds"
     if asked.repeats > 1:
         text += f", drawn {asked.repeats} times"
-    if asked.group_by_site:
+    if asked.group_by_site or asked.preserve_sites:
         text += ", whole sites"
     notes = [text]
     ensemble = next((e for e in episodes if e.fold is None), None)
@@ -82,6 +96,6 @@ def _cross_validation(
         notes.append(f"{len(ensemble.test)} cases held out for each fold and their ensemble")
         site = {case.case_id: case.site for case in cohort.cases}
         shared = {site[c] for c in ensemble.test} & {site[c] for c in ensemble.train} - {None}
-        if asked.group_by_site and shared:
+        if (asked.group_by_site or asked.preserve_sites) and shared:
             notes.append(f"the given hold-out shares {len(shared)} site(s) with the folds")
     return episodes, notes

@@ -62,7 +62,7 @@ def store_settings(
     *,
     keep: bool,
     ignored: Sequence[str] = (),
-    earlier: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the settings of a pretraining, unless the folder belongs to others.
 
@@ -71,7 +71,7 @@ def store_settings(
         settings: All settings as plain values.
         keep: Whether the folder holds training that other settings must not replace.
         ignored: Dotted names of settings that do not change the model.
-        earlier: What settings mean that the stored file does not know yet, by dotted name.
+        defaults: What settings are where a folder of an older version does not name them.
 
     Raises:
         ConfigError: When the folder was made with other settings; it names them.
@@ -82,7 +82,7 @@ def store_settings(
     text = yaml.safe_dump(dict(settings), sort_keys=False)
     if keep and path.is_file():
         before, now = _flat(read_yaml(path)), _flat(yaml.safe_load(text))
-        before = dict(earlier or {}) | before
+        before = _flat(yaml.safe_load(yaml.safe_dump(dict(defaults or {})))) | before
         changed = [
             f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
             for name in sorted(before.keys() | now.keys())

@@ -13,13 +13,14 @@ from spade_bench.console import say
 from spade_bench.device import resolve_device, setup_numerics
 from spade_bench.encoders.spade.routing import ROUTINGS
 from spade_bench.encoders.spade.spadecard import CARD
-from spade_bench.errors import ConfigError, DataError, WeightsError
+from spade_bench.errors import ConfigError, DataError, UserError, WeightsError
 from spade_bench.features.routinggroup import routing_of
 from spade_bench.registry import suggest
 from spade_bench.types import Control, EncoderCard, LoadOptions, Routing
 
 if TYPE_CHECKING:
     from spade_bench.encoders.spade.genepredictor import GenePredictor
+    from spade_bench.encoders.spade.jointspace import SpadeSpace
     from spade_bench.encoders.spade.model import SpadeModel
 
 __all__ = ["SpadeEncoder"]
@@ -37,6 +38,7 @@ class SpadeEncoder:
         routing: How patches are routed.
         tau: Routing temperature.
         training_samples: Samples that the experts were trained on, for the contamination ledger.
+        training_technologies: What they were measured with.
         training_patients: Their patients, where known.
         simulated: Whether they are simulated.
     """
@@ -76,6 +78,9 @@ class SpadeEncoder:
         self.tau = model.tau if tau is None else float(tau)
         self.training_samples = tuple(model.info.samples)
         self.training_patients = tuple(model.info.patients)
+        technologies = model.info.extra.get("technologies", {})
+        trained = (technologies[name] for name in model.info.samples if name in technologies)
+        self.training_technologies = tuple(sorted(set(trained)))
         self.simulated = model.info.simulated
         if not self.tau > 0:
             raise ConfigError(f"the routing temperature must be above 0, not {tau}", where="tau")
@@ -200,6 +205,40 @@ class SpadeEncoder:
         nearest = [self.model.nearest(block) for block in blocks]
         expert, distance = (np.concatenate(parts) for parts in zip(*nearest, strict=True))
         return routing_of(np.concatenate(weights), expert, distance, mode=self.routing)
+
+    @property
+    def genes(self) -> tuple[str, ...]:
+        """Genes of the model; none where it has images only."""
+        return self.model.genes
+
+    @property
+    def expression_unit(self) -> str:
+        """In what unit the model takes expression: `lognorm` or `raw`."""
+        return self.model.info.expression
+
+    def joint_space(self, features: Any, expression: Any, genes: Sequence[str]) -> SpadeSpace:
+        """Place patches and the expression of spots in the space of the experts.
+
+        Args:
+            features: Base features of the patches, (m, D).
+            expression: Expression of the spots, (n, len(genes)), in `expression_unit`.
+            genes: Names of its columns, in any order.
+
+        Raises:
+            UserError: When the model has no gene heads.
+            DataError: When features or genes do not fit the model.
+        """
+        from spade_bench.encoders.spade.jointspace import SpadeSpace
+
+        if not self.genes:
+            raise UserError(
+                "this model has no gene heads, so it places no expression",
+                fix="Use a model that `spade-bench pretrain` made: an import has images only",
+            )
+        self._check_width(features)
+        # Concatenation weighs no expert above another.
+        used = "mean" if self.routing == "concat" else self.routing
+        return SpadeSpace(self.model, features, expression, genes, routing=used, tau=self.tau)
 
     def gene_predictor(self, spots: Path | None = None, *, seed: int = 0) -> GenePredictor:
         """Return what predicts the expression of genes from base features.

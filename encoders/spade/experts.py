@@ -34,6 +34,8 @@ __all__ = [
 PROJECTION_DIM = 256
 DROPOUT = 0.1
 LAYER_NORM_EPS = 1e-5
+MASKED = -1e30
+"""Far below any logit, and still finite once two of them are added."""
 PARAMETER_NAMES = (
     "projection.weight",  # (P, in)
     "projection.bias",  # (P,)
@@ -185,7 +187,11 @@ class ExpertPair(nn.Module):
 
 
 def contrastive_loss(
-    image: Tensor, spot: Tensor, temperature: float = 1.0, detach_targets: bool = False
+    image: Tensor,
+    spot: Tensor,
+    temperature: float = 1.0,
+    detach_targets: bool = False,
+    group: Tensor | None = None,
 ) -> Tensor:
     """Symmetric cross-entropy between the two modalities, with targets softened by similarity.
 
@@ -199,6 +205,9 @@ def contrastive_loss(
         spot: Expression embeddings S (n, P), row i from the same spot as row i of ``image``.
         temperature: T.
         detach_targets: Whether A is held constant in the backward pass.
+        group: Which genes of the panel each spot measures, as a number, (n,). Spots are then told
+            only from those that measure the same genes, in both softmaxes and in the targets;
+            else what is not measured would give the section away. None: all measure the same.
 
     Returns:
         Scalar loss.
@@ -211,12 +220,19 @@ def contrastive_loss(
             f"image and spot must both be (n, P); got {tuple(image.shape)}, {tuple(spot.shape)}"
         )
     with exact_float32(image.device):
-        return _loss(_at_least_float32(image), _at_least_float32(spot), temperature, detach_targets)
+        pair = _at_least_float32(image), _at_least_float32(spot)
+        return _loss(*pair, temperature, detach_targets, group)
 
 
-def _loss(image: Tensor, spot: Tensor, temperature: float, detach_targets: bool) -> Tensor:
+def _loss(
+    image: Tensor, spot: Tensor, temperature: float, detach_targets: bool, group: Tensor | None
+) -> Tensor:
     logits = spot @ image.T / temperature  # (n, n)
     similarity = (image @ image.T + spot @ spot.T) / 2  # (n, n)
+    if group is not None:
+        apart = group[:, None] != group[None, :]  # (n, n)
+        logits = logits.masked_fill(apart, MASKED)  # (n, n)
+        similarity = similarity.masked_fill(apart, MASKED)  # (n, n)
     targets = torch.softmax(similarity * temperature, dim=1)  # (n, n)
     if detach_targets:
         targets = targets.detach()

@@ -112,6 +112,7 @@ class GenePredictor:
         self.samples = tuple(sorted(set(self._sample.tolist())))
         self.unit = model.info.expression
         self.searched = len(self._sample)
+        self._lacking, self._group = _lacking(model, self._sample)
 
     def patient_of(self, section: str) -> str | None:
         """Return the patient of a section; None where the model does not know."""
@@ -148,7 +149,8 @@ class GenePredictor:
             without: Sections whose spots may not be used, such as the one that is predicted.
 
         Returns:
-            (n, len(genes)), in the unit of the training spots.
+            (n, len(genes)), in the unit of the training spots. Where these do not all measure the
+            same genes, each gene is averaged over the nearest of those that measure it.
 
         Raises:
             UserError: When a gene is not in the panel, naming those nearly called so; or an
@@ -160,12 +162,45 @@ class GenePredictor:
             raise UserError(f"unknown weighting '{weighting}'", fix="Use uniform or softmax")
         if nearest < 1:
             raise UserError(f"the mean of {nearest} spots is nothing", fix="Give nearest=1 or more")
-        allowed = np.flatnonzero(~np.isin(self._sample, list(without)))
-        if not len(allowed):
-            raise DataError("no training spots are left to predict from")
-        targets = self._expression[allowed][:, columns].toarray()  # (a, len(genes))
-        rows = torch.from_numpy(allowed)
+        kept = ~np.isin(self._sample, list(without))  # (m,)
         expert, _ = self._model.nearest(features)  # (n,)
+        out = np.empty((len(features), len(columns)), dtype=np.float32)
+        for mine, spots in self._by_measured(np.array(columns), kept):
+            wanted = [columns[i] for i in mine]
+            how = {"nearest": nearest, "weighting": weighting}
+            out[:, mine] = self._averaged(features, expert, wanted, spots, **how)  # type: ignore[arg-type]
+        return out
+
+    def _by_measured(
+        self, columns: np.ndarray, kept: np.ndarray
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Genes by the spots that measure them: places among the genes, and rows of the spots.
+
+        Raises:
+            DataError: When no spot is left for some gene.
+        """
+        found: dict[bytes, tuple[list[int], np.ndarray]] = {}
+        for i, column in enumerate(columns.tolist()):
+            lacks = [number for number, genes in enumerate(self._lacking) if column in genes]
+            spots = np.flatnonzero(kept & ~np.isin(self._group, lacks))
+            if not len(spots):
+                raise DataError(f"no training spots are left to predict {self.genes[column]} from")
+            found.setdefault(spots.tobytes(), ([], spots))[0].append(i)
+        return [(np.array(places), spots) for places, spots in found.values()]
+
+    def _averaged(
+        self,
+        features: Any,
+        expert: np.ndarray,
+        columns: list[int],
+        allowed: np.ndarray,
+        *,
+        nearest: int,
+        weighting: str,
+    ) -> Floats:
+        """Mean expression of some genes over the nearest of some spots, (n, len(columns))."""
+        targets = self._expression[allowed][:, columns].toarray()  # (a, len(columns))
+        rows = torch.from_numpy(allowed)
         out = np.empty((len(features), len(columns)), dtype=np.float32)
         for e in np.unique(expert).tolist():
             spots = self._embedded(e)[rows]  # (a, P)
@@ -180,7 +215,7 @@ class GenePredictor:
                     weight = torch.softmax(cosine / _TEMPERATURE, dim=1)  # (q, k)
                 else:
                     weight = torch.full_like(cosine, 1.0 / cosine.shape[1])  # (q, k)
-                found = targets[index.cpu().numpy()]  # (q, k, len(genes))
+                found = targets[index.cpu().numpy()]  # (q, k, len(columns))
                 out[block] = np.einsum("qk,qkg->qg", weight.cpu().numpy(), found)
         return out
 
@@ -213,6 +248,15 @@ class GenePredictor:
 
     def _unit(self, embedded: Any) -> torch.Tensor:
         return functional.normalize(torch.as_tensor(embedded, device=self._model.device), dim=1)
+
+
+def _lacking(model: SpadeModel, sample: np.ndarray) -> tuple[list[set[int]], np.ndarray]:
+    """Panel columns that each set of measured genes lacks, and the set of each spot, (m,)."""
+    extra = model.info.extra
+    if "lacking" not in extra:
+        return [], np.zeros(len(sample), dtype=np.int64)
+    groups = np.array([extra["panel_group"][name] for name in sample.tolist()], dtype=np.int64)
+    return [set(columns) for columns in extra["lacking"]], groups
 
 
 def training_spots(model: SpadeModel, source: Path) -> TrainingSpots:
@@ -280,7 +324,10 @@ def _from_hest(model: SpadeModel, folder: Path) -> TrainingSpots:
         model.info.samples, "reading sections", len(model.info.samples), "sections"
     ):
         data = read_expression(samples[name])
-        matrix = panel_matrix(data, model.genes, model.info.expression)  # (spots, G)
+        partial = "lacking" in model.info.extra
+        matrix = panel_matrix(
+            data, model.genes, model.info.expression, partial=partial
+        )  # (spots, G)
         counted = np.flatnonzero(np.diff(data.values.indptr) > 0)  # training left the others out
         parts.append(matrix[counted])
         names += [name] * len(counted)

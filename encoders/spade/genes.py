@@ -96,13 +96,16 @@ class GenePanel:
         return sparse.csr_matrix(x) @ chooser
 
 
-def panel_matrix(data: Expression, panel: Sequence[str], expression: str) -> sp.csr_matrix:
+def panel_matrix(
+    data: Expression, panel: Sequence[str], expression: str, *, partial: bool = False
+) -> sp.csr_matrix:
     """Return a section's expression over the panel as a model is trained on it.
 
     Args:
         data: The section as read.
         panel: G gene names.
         expression: `lognorm` or `raw`.
+        partial: Whether genes that the section does not measure are zero; it must measure some.
 
     Returns:
         (spots, G) CSR float32.
@@ -116,7 +119,7 @@ def panel_matrix(data: Expression, panel: Sequence[str], expression: str) -> sp.
 
     place = {gene: i for i, gene in enumerate(data.genes.tolist())}
     missing = [gene for gene in panel if gene not in place]
-    if missing:
+    if len(missing) == len(panel) or (missing and not partial):
         raise DataError(f"{len(missing)} panel genes are missing, such as {missing[0]}")
     if expression == "lognorm":
         values = lognorm(data.values, data.kind)  # over ALL measured genes, then the panel
@@ -124,7 +127,11 @@ def panel_matrix(data: Expression, panel: Sequence[str], expression: str) -> sp.
         values = data.values.copy()
         if data.kind == "log-counts":
             values.data = np.rint(np.expm1(values.data))
-    matrix = values[:, [place[gene] for gene in panel]]  # (spots, G)
+    matrix = values[:, [place[gene] for gene in panel if gene in place]]  # (spots, measured)
+    if missing:
+        columns = np.flatnonzero([gene in place for gene in panel])
+        triple = (matrix.data, columns[matrix.indices], matrix.indptr)
+        matrix = sp.csr_matrix(triple, shape=(matrix.shape[0], len(panel)))  # (spots, G)
     matrix.eliminate_zeros()
     matrix.sort_indices()
     return sp.csr_matrix(matrix, dtype=np.float32)

@@ -82,6 +82,18 @@ class Spots:
             return tuple(g.decode() for g in handle["var/_index"][:])
 
     @cached_property
+    def panel_group(self) -> np.ndarray | None:
+        """Which set of genes each spot measures, as a number, (N,) int64; None if all do alike."""
+        obs = self.obs
+        return obs["panel_group"].to_numpy(np.int64) if "panel_group" in obs else None
+
+    @cached_property
+    def measured(self) -> np.ndarray | None:
+        """Which genes of the panel each sample measures, (G, samples) bool; None if all do."""
+        with h5py.File(self.path, "r") as handle:
+            return handle["varm/measured"][:] if "measured" in handle["varm"] else None
+
+    @cached_property
     def provenance(self) -> Mapping[str, Any]:
         """Where the spots come from: settings, encoder, samples and what was left out."""
         with h5py.File(self.path, "r") as handle:
@@ -92,6 +104,8 @@ class Spots:
         """One row a spot: sample, organ, patient, split, cluster, expert, barcode.
 
         A spot beside a held-out block has no split.
+        Files of newer versions also have the technology, and `panel_group` where the samples do
+        not all measure the same genes of the panel.
         """
         import pandas as pd
 
@@ -99,13 +113,17 @@ class Spots:
         with h5py.File(self.path, "r") as handle:
             obs = handle["obs"]
             index = [b.decode() for b in obs["_index"][:]]
-            for name in ("sample", "organ", "patient", "split"):
+            for name in ("sample", "organ", "patient", "technology", "split"):
+                if name not in obs:
+                    continue
                 names = [c.decode() for c in obs[f"{name}/categories"][:]]
                 codes = np.asarray(obs[f"{name}/codes"][:])
                 columns[name] = pd.Categorical.from_codes(codes, pd.Index(names))
             for name in ("cluster", "expert"):
                 columns[name] = obs[name][:]
             columns["barcode"] = [b.decode() for b in obs["barcode"][:]]
+            if "panel_group" in obs:
+                columns["panel_group"] = obs["panel_group"][:]
         return pd.DataFrame(columns, index=pd.Index(index))
 
     def with_split(self, split: Mapping[str, str]) -> Spots:

@@ -70,6 +70,7 @@ run:
 """.replace("{settings}", "\n".join(f"    {text.replace('=', ': ')}" for text in SETTINGS))
 
 _ENCODERS = ("efficientnet-lite0", "random-lite0")
+_SECTIONS = "held_out.csv"
 _PLANTED = "secretory"  # the programme that decides sim_subtype
 
 
@@ -100,6 +101,7 @@ def demo(
         pretrain()
         _step(start, "spade-bench run --encoder spade --task crc_braf")
         run(encoder=["spade"], task=["crc_braf"])
+        _expression(start)
         _explain(start)
         _step(start, "spade-bench report runs --html report.html --maps maps")
         report([Path("runs")], html=Path("report.html"), maps=Path("maps"))
@@ -110,12 +112,43 @@ def demo(
         ("data", "simulated sections, slides, cohort tables and truth.json"),
         ("features", "features of the slides by both encoders"),
         ("spade", "the pretrained SPADE, its validation.json and its one-expert control"),
+        (_SECTIONS, "sections that did not train it, in which genes are predicted"),
         ("runs", "results.jsonl, predictions, kept heads and plots"),
         ("report.html", "the report as a page: open it in a browser"),
         ("maps", "attention of SPADE and its base on two slides; open maps/viewer/index.html"),
         ("planted", "region_scores.csv: how well the maps find what was planted"),
     ):
         console.emit(f"  {out / name}: {what}")
+
+
+def _expression(start: float) -> None:
+    """Predict genes in the sections that pretraining held out, by regression and by retrieval."""
+    from spade_bench.cli.run import run
+
+    _held_out(Path("spade/samples.csv"), Path("data/hest/st"), Path(_SECTIONS))
+    what = f"--encoder spade --task hest:{_SECTIONS} --head ridge --head retrieval"
+    _step(start, f"spade-bench run {what}")
+    run(
+        encoder=["spade"],
+        task=[f"hest:{_SECTIONS}"],
+        features=["spade/prepare/features"],
+        head=["ridge", "retrieval"],
+    )
+
+
+def _held_out(samples: Path, st: Path, manifest: Path) -> None:
+    """Write a manifest of the sections that did not train the model."""
+    from spade_bench import files
+    from spade_bench.cohorts.tabletext import read_dicts
+
+    _, rows = read_dicts(samples)
+    lines = ["sample_id,h5ad,organ,patient,simulated"]
+    lines += [
+        f"{row['sample']},{st / str(row['sample'])}.h5ad,{row['organ']},{row['patient']},1"
+        for row in rows
+        if row["status"] == "kept" and row["split"] != "train"
+    ]
+    files.write_text(manifest, "\n".join([*lines, ""]))
 
 
 def _explain(start: float) -> None:

@@ -18,6 +18,7 @@ from spade_bench.cli.options import (
     SeedOption,
     SetOption,
     TrustOption,
+    path_of_encoder,
 )
 from spade_bench.cli.tableoptions import (
     CaseColumn,
@@ -40,13 +41,13 @@ def fit(
         Path | None, typer.Option(help="Table (csv) of the cases. Default: the workspace's.")
     ] = None,
     features: Annotated[
-        Path | None, typer.Option(help="Features folder. Default: the workspace's.")
+        str | None, typer.Option(help="Features folder. Default: the workspace's.")
     ] = None,
     head: Annotated[
         str | None, typer.Option(help="Head. Default: the one of the kind of task.")
     ] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Weights of an encoder of features, such as spade.")
+        str | None, typer.Option(help="Weights of an encoder of features, such as spade.")
     ] = None,
     select: Annotated[
         bool, typer.Option("--select", help="Choose from the head's grid, on inner folds.")
@@ -84,9 +85,9 @@ def fit(
         encoder,
         task,
         table=table,
-        features=features,
+        features=path_of_encoder(features, "--features", encoder),
         head=head,
-        weights=weights,
+        weights=path_of_encoder(weights, "--weights", encoder),
         workspace=ws.load(),
         select=select or None,
         allow_missing=allow_missing or None,

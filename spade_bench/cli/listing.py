@@ -44,15 +44,15 @@ def list_plugins(
     """List encoders, tasks or heads, and say where each comes from."""
     from spade_bench import console
 
-    registry = _registry(what.value)
-    rows = [_row(plugin) for plugin in registry]
+    registries = _registries(what.value)
+    rows = [_row(plugin) for registry in registries for plugin in registry]
     if as_json:
         console.emit_json("list", {"rows": rows})
     else:
         columns = _COLUMNS[what.value]
         cells = [[_cell(name, row[name]) for name in columns] + [row["origin"]] for row in rows]
         console.table(what.value, [*columns, "origin"], cells)
-    for name, problem in registry.broken.items():
+    for name, problem in ((n, p) for one in registries for n, p in one.broken.items()):
         console.warn(f"plugin '{name}' does not load ({problem})")
 
 
@@ -64,11 +64,26 @@ def show(
     """Show the card of one encoder, task or head."""
     from spade_bench import console
 
-    plugin = _registry(f"{what.value}s").get(name)
-    row = _row(plugin)
+    rows = [_row(plugin) for plugin in _called(what.value, name)]
     if as_json:
-        console.emit_json("show", row)
+        console.emit_json("show", rows[0] if len(rows) == 1 else {"rows": rows})
         return
+    for row in rows:
+        _show_row(row)
+
+
+def _called(what: str, name: str) -> list[Plugin[Any]]:
+    """The plugin of a name; of heads there may be one for cases and one for spots."""
+    from spade_bench.registry import head_registries
+
+    if what == "head":
+        return [registry.get(name) for registry in head_registries(name)]
+    return [_registries(f"{what}s")[0].get(name)]
+
+
+def _show_row(row: dict[str, Any]) -> None:
+    from spade_bench import console
+
     for key, value in _readable(row).items():
         label = key.replace("_", " ")
         if isinstance(value, list) and value and key in {"needs", "notes", "pitfalls"}:
@@ -79,11 +94,11 @@ def show(
             console.emit(f"{label}: {_cell(key, value)}")
 
 
-def _registry(what: str) -> Registry[Any]:
+def _registries(what: str) -> list[Registry[Any]]:
     from spade_bench import registry
 
     chosen: Registry[Any] = getattr(registry, what)
-    return chosen
+    return [chosen, registry.expression_heads] if what == "heads" else [chosen]
 
 
 def _row(plugin: Plugin[Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ _COMMANDS = {
     "fit": ("fit", "fit"),
     "predict": ("predict", "predict"),
     "explain": ("explain", "explain"),
+    "robustness": ("robustness", "robustness"),
     "report": ("report", "report"),
     "compare": ("report", "compare"),
     "cite": ("report", "cite"),

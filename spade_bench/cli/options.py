@@ -30,6 +30,7 @@ __all__ = [
     "load_options",
     "parse_named_paths",
     "parse_shard",
+    "path_of_encoder",
 ]
 
 DeviceOption = Annotated[
@@ -179,3 +180,22 @@ def parse_named_paths(values: list[str] | None, option: str) -> tuple[dict[str, 
         else:
             unnamed = Path(value).expanduser()
     return named, unnamed
+
+
+def path_of_encoder(value: str | None, option: str, encoder: str) -> Path | None:
+    """Return the path of ``DIR`` or ``NAME=DIR``, as `run` takes them, for the one encoder.
+
+    Raises:
+        UserError: When it names another encoder.
+    """
+    from spade_bench.errors import UserError
+
+    named, unnamed = parse_named_paths([value] if value else [], option)
+    for name in named:
+        if name != encoder:
+            raise UserError(
+                f"'{name}' is not the encoder that is asked for, {encoder}",
+                where=option,
+                fix=f"Write {option} {encoder}=PATH, or the path alone",
+            )
+    return named.get(encoder, unnamed)

@@ -21,7 +21,11 @@ def pretrain(
         typer.Option(help="Samples as a csv: sample_id, h5ad, image, pixel_size_um, organ ..."),
     ] = None,
     spaceranger: Annotated[
-        list[Path] | None, typer.Option(help="A Space Ranger outs/ folder. May be repeated.")
+        list[Path] | None,
+        typer.Option(help="A Space Ranger outs/ folder, Visium or Visium HD. May be repeated."),
+    ] = None,
+    xenium: Annotated[
+        list[Path] | None, typer.Option(help="A Xenium output bundle. May be repeated.")
     ] = None,
     config: Annotated[
         str | None, typer.Option(help="Settings: a YAML file, or a name: hest1k, tangle.")
@@ -37,6 +41,13 @@ def pretrain(
     table: Annotated[
         Path | None,
         typer.Option(help="Bulk expression, cases x genes, for tangle: csv, parquet or h5ad."),
+    ] = None,
+    exclude_task: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="hest:PATH: leave out the sections of this task of expression, and all others of "
+            "their patients, so that the model can be run on it. May be repeated."
+        ),
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="Weights of the base encoder: file or folder.")
@@ -75,7 +86,9 @@ def pretrain(
     single = parse_set(settings or [])
     if config is not None and named_config("pretrain", config).get("method"):
         only_spade = {"--hest": hest, "--manifest": manifest, "--spaceranger": spaceranger,
-                      "--experts": experts, "--scan-k": scan_k, "--weights": weights}  # fmt: skip
+                      "--xenium": xenium,
+                      "--experts": experts, "--scan-k": scan_k, "--weights": weights,
+                      "--exclude-task": exclude_task}  # fmt: skip
         if refused := [name for name, value in only_spade.items() if value]:
             raise UserError(f"{', '.join(refused)} belongs to SPADE", where=f"--config {config}")
         tanglepipeline.pretrain_tangle(
@@ -97,6 +110,8 @@ def pretrain(
         hest=hest,
         manifest=manifest,
         spaceranger=spaceranger or (),
+        xenium=xenium or (),
+        exclude_task=exclude_task or (),
         features=features,
         encoder=encoder,
         seed=seed,

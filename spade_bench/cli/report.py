@@ -66,6 +66,17 @@ def report(
             "primary."
         ),
     ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead: the metric within each level of a column of the cohort table, such as "
+            "site, sex or stage, against all other levels."
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(help="With --by: the table, where it is not where the run had it."),
+    ] = None,
     plots: Annotated[
         bool, typer.Option("--plots/--no-plots", help="Draw pictures into FOLDER/plots.")
     ] = True,
@@ -103,11 +114,16 @@ def report(
         raise UserError("--long is for --csv, --markdown and --latex")
     if maps is not None and html is None:
         raise UserError("--maps is for the page", fix="Give --html FILE too")
+    if table is not None and by is None:
+        raise UserError("--table is for --by", fix="Give --by COLUMN too")
     if html is not None:
         check_target(html, "--html", "report.html")
     if maps is not None:
         check_maps(maps)
     results = api.load_results(_folders(folders))
+    if by is not None:
+        _by(results, by, metric or "primary", table, form, out)
+        return
     series, resampler = results.series, results.resampler
     wanted = metric or ("all" if long or form == "json" else "primary")
     splits = risk_splits(series, resampler)
@@ -131,6 +147,31 @@ def report(
     if html is not None:
         results.to_html(html, maps=maps)
         console.say(f"the report as a page: {html}")
+    _left_out(results)
+
+
+def _by(
+    results: Results, column: str, metric: str, table: Path | None, form: str, out: Path | None
+) -> None:
+    """Print a metric within each level of a column."""
+    from spade_bench import console
+    from spade_bench.errors import UserError
+    from spade_bench.report.bylevels import levels_csv
+    from spade_bench.report.terminal import print_legend, print_levels
+
+    if form in {"markdown", "latex"}:
+        raise UserError("--by is printed as a table, as csv or as JSON", fix="Use --csv or --json")
+    if metric == "all":
+        raise UserError("--by shows one metric", where="--metric", fix="Name it")
+    rows = results.levels(column, metric, table)
+    if form == "json":
+        listed = [row.as_dict() for row in rows]
+        _write(console.json_text("report", {"by": column, "rows": listed}), out)
+    elif form == "csv":
+        _write(levels_csv(rows), out)
+    else:
+        print_levels(rows)
+        print_legend([flag for row in rows for flag in row.flags], _words(results.series))
     _left_out(results)
 
 

@@ -44,8 +44,8 @@ def run(
     task: Annotated[
         list[str] | None,
         typer.Option(
-            help="Named task, task card (.yaml), patho-bench:PATH, or with --table any name. "
-            "Repeatable."
+            help="Named task, task card (.yaml), patho-bench:PATH, hest:PATH, or with --table any "
+            "name. Repeatable."
         ),
     ] = None,
     table: Annotated[
@@ -67,8 +67,9 @@ def run(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="few-shot, cv or external. Default: few-shot; external with --test-table; the "
-            "published splits' own."
+            help="few-shot, cv, external or leave-site-out; of expression official, "
+            "leave-one-patient-out or leave-one-section-out. Default: few-shot; external with "
+            "--test-table; the published splits' own; of expression by patient."
         ),
     ] = None,
     shots: Annotated[
@@ -87,6 +88,13 @@ def run(
         bool | None,
         typer.Option("--group-by-site", help="cv: keep the cases of a site on one side."),
     ] = None,
+    preserve_sites: Annotated[
+        bool | None,
+        typer.Option(
+            "--preserve-sites",
+            help="cv: keep sites whole and spread the classes evenly over folds, by search.",
+        ),
+    ] = None,
     select: Annotated[
         bool | None,
         typer.Option("--select", help="Choose from the head's grid, on training cases only."),
@@ -94,6 +102,10 @@ def run(
     splits: Annotated[
         list[str] | None,
         typer.Option(help="CLAM split files over the table: folder, or TASK=DIR. Repeatable."),
+    ] = None,
+    bench_root: Annotated[
+        Path | None,
+        typer.Option(help="Folder of HEST-Bench, whose task folders hest:TASK names."),
     ] = None,
     test_table: Annotated[
         list[str] | None, typer.Option(help="Cohort to test on (csv), or TASK=CSV. Repeatable.")

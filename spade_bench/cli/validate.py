@@ -59,7 +59,7 @@ def validate(
     as_json: JsonOption = False,
 ) -> None:
     """Check a cohort table and its features; exit code 2 when something must be fixed."""
-    from spade_bench import workspace
+    from spade_bench import registry, workspace
     from spade_bench.cohorts.checks.validation import Question, validate_cohort
     from spade_bench.cohorts.columns import COLUMN_FIELDS, columns_of, with_columns
     from spade_bench.features.slideids import check_match
@@ -79,11 +79,13 @@ def validate(
         table=where[0],
         features=where[1],
         splits=splits,
-        kind="" if card is None else "survival" if card.kind == "survival" else "classification",
+        kind="" if card is None else str(registry.kinds.get(card.kind).card.head_kind),
         label_column=card_or_any.label_column,
         columns=columns_of(card_or_any),
         match_ids=match_ids or "exact",
         classes=card.classes if card else (),
+        plausible=card.plausible if card else (),
+        unit=card.measured_in if card else "",
         event_value=card_or_any.event_value or None,
         event_declared=event_value is None or event_column is not None,
         expected=_expected(encoder),

@@ -3,7 +3,8 @@
 Three things are matched: the data sets that cards name (`pretrained_on`, `undeclared`) against the
 `sources` of the task, along the chain of encoders down to the one that sees images; and the samples
 and patients that a SPADE model was trained on against the slides and cases of the cohort. What
-nobody declares counts as unknown, never as clean.
+nobody declares counts as unknown, never as clean. The technologies of its training samples stand
+beside, where they are not those of the paper.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spade_bench.registry import encoders
-from spade_bench.types import Cohort, EncoderCard, TaskCard
+from spade_bench.types import Cohort, EncoderCard, Episode, TaskCard
 
 __all__ = [
     "HEST_BENCH",
@@ -24,6 +25,7 @@ __all__ = [
     "cohort_sources",
     "contamination",
     "hest_bench_seen",
+    "leaks_of_fold",
     "provenance",
 ]
 
@@ -35,8 +37,16 @@ HEST_BENCH: Mapping[str, tuple[str, ...]] = {
     "READ": ("ZEN36", "ZEN40", "ZEN48", "ZEN49"),
     "ccRCC": tuple(f"INT{i}" for i in range(1, 25)),
     "LYMPH_IDC": ("NCBI681", "NCBI682", "NCBI683", "NCBI684"),
+    "IDC": ("TENX95", "TENX99", "NCBI783", "NCBI785"),
+    "PAAD": ("TENX116", "TENX126", "TENX140"),
+    "SKCM": ("TENX115", "TENX117"),
+    "COAD": ("TENX111", "TENX147", "TENX148", "TENX149"),
+    "LUAD": ("TENX118", "TENX141"),
 }
-"""Visium samples behind the tasks of HEST-Bench, which are part of HEST-1k."""
+"""Samples behind the tasks of HEST-Bench, which are part of HEST-1k: the first four are of Visium,
+the others of Xenium."""
+
+_USUAL = {"visium"}  # of the paper's training samples, which no row needs to say
 
 _BARCODES = {
     "TCGA": re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}.*", re.IGNORECASE),
@@ -59,12 +69,14 @@ class Provenance:
         undeclared: Data sets of the ledger about which a card says nothing.
         samples: Ids of the samples that it was trained on, where its weights say so.
         patients: Their patients.
+        technologies: What these samples were measured with, where its weights say so.
     """
 
     datasets: tuple[str, ...] | None = None
     undeclared: tuple[str, ...] = ()
     samples: tuple[str, ...] = ()
     patients: tuple[str, ...] = ()
+    technologies: tuple[str, ...] = ()
 
     def with_base(self, base: Provenance) -> Provenance:
         """Add what the encoder below has seen; one unknown makes the whole unknown."""
@@ -82,6 +94,7 @@ class Provenance:
             tuple(dict.fromkeys(undeclared)),
             tuple(dict.fromkeys((*self.samples, *base.samples))),
             tuple(dict.fromkeys((*self.patients, *base.patients))),
+            tuple(dict.fromkeys((*self.technologies, *base.technologies))),
         )
 
 
@@ -95,8 +108,8 @@ def provenance(
 
     Args:
         card: Its card; None for features that nobody has a card for.
-        encoder: The loaded encoder, where there is one; it may know its `training_samples` and
-            `training_patients`.
+        encoder: The loaded encoder, where there is one; it may know its `training_samples`,
+            `training_patients` and `training_technologies`.
         base: Encoder whose features it takes; the card's `upstream` when None.
     """
     if card is None:
@@ -106,6 +119,7 @@ def provenance(
         card.undeclared,
         tuple(getattr(encoder, "training_samples", ())),
         tuple(getattr(encoder, "training_patients", ())),
+        tuple(getattr(encoder, "training_technologies", ())),
     )
     below = base or card.upstream
     if card.input == "image":
@@ -132,11 +146,14 @@ def contamination(
     Returns:
         `contamination:NAME` for each data set seen, `contamination:training-samples` and
         `contamination:training-patients` for slides and cases seen, `contamination:unknown` where
-        nobody says, or nothing.
+        nobody says, or nothing; and `trained-on:TECHNOLOGY` for each technology of the training
+        samples, where it is not Visium alone.
     """
     if not isinstance(seen, Provenance):
         seen = Provenance(None if seen is None else tuple(seen))
     flags = list(_from_training(seen, cohort)) if cohort is not None else []
+    if {name.casefold() for name in seen.technologies} - _USUAL:
+        flags += [f"trained-on:{name}" for name in seen.technologies]
     sources = ("simulated",) if simulated else task.sources
     if not sources:
         return (*flags, "contamination:unknown")
@@ -175,6 +192,37 @@ def hest_bench_seen(samples: Iterable[str]) -> dict[str, tuple[int, int]]:
         for task, names in HEST_BENCH.items()
     }
     return {task: count for task, count in counts.items() if count[0]}
+
+
+def leaks_of_fold(
+    seen: Provenance, fold: Episode, patient_of: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Flag an encoder that was trained on test sections of a fold, or on their patients.
+
+    Where the fold itself trains on other sections of a patient whom it tests, that the encoder has
+    seen them adds nothing.
+
+    Samples that trained it and are among the task's sections tell patients for certain, whatever
+    these are called; names that every study has, such as `Patient 1`, are otherwise no evidence.
+
+    Args:
+        seen: What it was trained on.
+        fold: Sections to train on and to test.
+        patient_of: Patient of every section of the task.
+
+    Returns:
+        `contamination:training-samples`, `contamination:training-patients`, both or nothing.
+    """
+    trained = {sample.casefold() for sample in seen.samples}
+    patients = {p.casefold() for p in seen.patients if not _COMMON_NAME.fullmatch(p.strip())}
+    patients |= {p.casefold() for name, p in patient_of.items() if name.casefold() in trained}
+    flags = []
+    if any(name.casefold() in trained for name in fold.test):
+        flags.append("contamination:training-samples")
+    new = {patient_of[name] for name in fold.test} - {patient_of[name] for name in fold.train}
+    if any(patient.casefold() in patients for patient in new):
+        flags.append("contamination:training-patients")
+    return tuple(flags)
 
 
 def _from_training(seen: Provenance, cohort: Cohort) -> Iterable[str]:

@@ -1,9 +1,10 @@
 """Few-shot episodes: nested draws of cases against one fixed test set.
 
 The unit is the case. Survival has no classes; there k cases with an event and k censored ones are
-drawn. Training sets are drawn once per task, are the same for every encoder and head, and are
-nested: the cases of the 1-shot episode are among those of the 2-shot episode of the same draw.
-Nothing here depends on the order of the table or on how many draws are asked for.
+drawn, and of measured values k from each quarter of them. Training sets are drawn once per task,
+are the same for every encoder and head, and are nested: the cases of the 1-shot episode are among
+those of the 2-shot episode of the same draw. Nothing here depends on the order of the table or on
+how many draws are asked for.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ __all__ = [
     "few_shot",
     "save_episodes",
     "shuffled",
-    "stratum",
+    "strata_of",
 ]
+
+QUARTERS = 4
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class FewShot:
     """Settings of the few-shot protocol.
 
     Attributes:
-        shots: Training cases per class; for survival with an event, and as many censored.
+        shots: Training cases per class; for survival with an event, and as many censored; of
+            measured values from each quarter.
         draws: Repetitions with other training cases.
         seed: Seed of the test set and of all draws.
         test_fraction: Share of each class in the test set when the table gives none.
@@ -150,10 +154,12 @@ def save_episodes(path: Path, episodes: Sequence[Episode], about: dict[str, Any]
 
 def _sides(cohort: Cohort, config: FewShot) -> tuple[dict[str, list[str]], tuple[str, ...]]:
     """Training pool by class, and the test set."""
-    strata = cohort.classes or ("censored", "event")
-    by_class: dict[str, list[Case]] = {name: [] for name in strata}
+    stratum = strata_of(cohort.cases)
+    measured = any(case.value is not None for case in cohort.cases)
+    strata = sorted(set(stratum.values())) if measured else ("censored", "event")
+    by_class: dict[str, list[Case]] = {name: [] for name in cohort.classes or strata}
     for case in sorted(cohort.cases, key=lambda case: case.case_id):
-        by_class[stratum(case)].append(case)
+        by_class[stratum[case.case_id]].append(case)
     given = any(case.split is not None for case in cohort.cases)
     pool: dict[str, list[str]] = {}
     test: list[str] = []
@@ -176,8 +182,24 @@ def _sides(cohort: Cohort, config: FewShot) -> tuple[dict[str, list[str]], tuple
     return pool, tuple(sorted(test))
 
 
-def stratum(case: Case) -> str:
-    """What a split spreads evenly: the class, or whether the event happened."""
+def strata_of(cases: Sequence[Case]) -> dict[str, str]:
+    """What a split spreads evenly, by case: the class, the event, or the quarter of the value.
+
+    Equal values stay in one quarter, so that there are fewer where many cases share a value.
+    """
+    import numpy as np
+
+    measured = [case.value for case in cases if case.value is not None]
+    if not measured:
+        return {case.case_id: _stratum(case) for case in cases}
+    edges = np.unique(np.quantile(measured, np.arange(1, QUARTERS) / QUARTERS))  # (q,)
+    places = np.searchsorted(edges, measured, side="left")  # (n,)
+    names = {place: f"quarter {i + 1}" for i, place in enumerate(np.unique(places))}
+    ids = [case.case_id for case in cases if case.value is not None]
+    return {case_id: names[place] for case_id, place in zip(ids, places, strict=True)}
+
+
+def _stratum(case: Case) -> str:
     if case.event is None:
         return str(case.label)
     return "event" if case.event else "censored"

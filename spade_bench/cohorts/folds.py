@@ -9,10 +9,12 @@ that none of them has seen.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from spade_bench.cohorts.episodes import check_disjoint, shuffled, stratum
+from spade_bench.cohorts.episodes import check_disjoint, shuffled, strata_of
+from spade_bench.cohorts.sitefolds import spread_sites
+from spade_bench.console import say
 from spade_bench.errors import ConfigError, DataError
 from spade_bench.types import Case, Cohort, Episode
 
@@ -29,6 +31,8 @@ class CrossValidation:
         seed: Seed of everything.
         holdout: Share of cases to hold out where the table gives no split; None for none.
         group_by_site: Keep the cases of a site on one side of every split.
+        preserve_sites: Likewise, with sites dealt to folds so that classes are spread as evenly as
+            a search can find; see `spade_bench.cohorts.sitefolds`.
     """
 
     folds: int = 5
@@ -36,6 +40,7 @@ class CrossValidation:
     seed: int = 0
     holdout: float | None = None
     group_by_site: bool = False
+    preserve_sites: bool = False
 
 
 def cross_validation(cohort: Cohort, config: CrossValidation) -> list[Episode]:
@@ -65,13 +70,13 @@ def cross_validation(cohort: Cohort, config: CrossValidation) -> list[Episode]:
     everyone = tuple(case.case_id for case in pool)
     episodes = []
     for repeat in range(config.repeats):
-        folds = assign_folds(
-            pool,
-            config.folds,
-            [config.seed, 5, repeat],
-            group_by_site=config.group_by_site,
-            where=cohort.name,
-        )
+        seed = [config.seed, 5, repeat]
+        if config.preserve_sites:
+            folds = _preserved(pool, config.folds, seed, cohort.name)
+        else:
+            folds = assign_folds(
+                pool, config.folds, seed, group_by_site=config.group_by_site, where=cohort.name
+            )
         for number, fold in enumerate(folds):
             tested = set(fold)
             train = tuple(case for case in everyone if case not in tested)
@@ -107,8 +112,9 @@ def assign_folds(
     Raises:
         DataError: When a fold would lack a class.
     """
-    strata = sorted({stratum(case) for case in cases})
-    by_stratum = {name: [c.case_id for c in cases if stratum(c) == name] for name in strata}
+    stratum = strata_of(cases)
+    strata = sorted(set(stratum.values()))
+    by_stratum = {name: [c.case_id for c in cases if stratum[c.case_id] == name] for name in strata}
     smallest = min(strata, key=lambda name: len(by_stratum[name]))
     if len(by_stratum[smallest]) < n:
         raise DataError(
@@ -117,7 +123,7 @@ def assign_folds(
             fix="Ask for fewer --folds",
         )
     if group_by_site:
-        folds = _deal_sites(cases, strata, n, seed, where)
+        folds = _deal_sites(cases, stratum, n, seed, where)
     else:
         folds = [[] for _ in range(n)]
         turn = 0  # goes on from stratum to stratum, so that folds are of equal size too
@@ -126,6 +132,33 @@ def assign_folds(
                 folds[turn % n].append(case_id)
                 turn += 1
     return [tuple(sorted(fold)) for fold in folds]
+
+
+def _preserved(
+    cases: Sequence[Case], n: int, seed: Sequence[int], where: str
+) -> list[tuple[str, ...]]:
+    """Folds of whole sites with balanced classes; says how even they are.
+
+    Raises:
+        DataError: When a fold lacks a class.
+    """
+    found, stratum = spread_sites(cases, n, seed, where), strata_of(cases)
+    folds: list[list[Case]] = [[] for _ in range(n)]
+    for case in cases:
+        folds[found.fold[str(case.site)]].append(case)
+    names = set(stratum.values())
+    for fold in folds:
+        if lacking := names - {stratum[case.case_id] for case in fold}:
+            raise DataError(
+                f"{len(found.fold)} site(s) cannot be dealt to {n} folds that all hold "
+                f"{min(lacking)}",
+                where=where,
+                fix="Ask for fewer --folds, or run without --preserve-sites",
+            )
+    how = "no other way is better" if found.exact else "by annealing"
+    say(f"{where}: {len(found.fold)} sites kept whole in {n} folds; imbalance of classes "
+        f"{found.objective:.3g} ({how})")  # fmt: skip
+    return [tuple(sorted(case.case_id for case in fold)) for fold in folds]
 
 
 def external(cohort: Cohort, repeats: int, seed: int) -> list[Episode]:
@@ -154,21 +187,23 @@ def _holdout(cases: Sequence[Case], config: CrossValidation, where: str) -> set[
     given = {case.case_id for case in cases if case.split == "test"}
     if given or config.holdout is None:
         return given
-    if config.group_by_site:
+    if config.group_by_site or config.preserve_sites:
         parts = max(2, round(1 / config.holdout))
         seed = [config.seed, 6]
         return set(assign_folds(cases, parts, seed, group_by_site=True, where=where)[0])
     held: set[str] = set()
-    for index, name in enumerate(sorted({stratum(case) for case in cases})):
+    stratum = strata_of(cases)
+    for index, name in enumerate(sorted(set(stratum.values()))):
         ids = shuffled(
-            [case.case_id for case in cases if stratum(case) == name], [config.seed, 6, index]
+            [case.case_id for case in cases if stratum[case.case_id] == name],
+            [config.seed, 6, index],
         )
         held.update(ids[: max(1, round(len(ids) * config.holdout))])
     return held
 
 
 def _deal_sites(
-    cases: Sequence[Case], strata: Sequence[str], n: int, seed: Sequence[int], where: str
+    cases: Sequence[Case], stratum: Mapping[str, str], n: int, seed: Sequence[int], where: str
 ) -> list[list[str]]:
     """Largest site first, each to the fold where it does least harm to the balance."""
     unknown = [case.case_id for case in cases if not case.site]
@@ -181,12 +216,13 @@ def _deal_sites(
     sites: dict[str, list[Case]] = {}
     for case in cases:
         sites.setdefault(str(case.site), []).append(case)
-    total = Counter(stratum(case) for case in cases)
+    total = Counter(stratum.values())
+    strata = sorted(total)
     counts = [Counter[str]() for _ in range(n)]
     folds: list[list[str]] = [[] for _ in range(n)]
     order = shuffled(sorted(sites), seed)
     for site in sorted(order, key=lambda name: -len(sites[name])):
-        tally = Counter(stratum(case) for case in sites[site])
+        tally = Counter(stratum[case.case_id] for case in sites[site])
 
         def harm(fold: int, tally: Counter[str] = tally) -> float:
             # How much fuller, in shares of each stratum, the fold becomes: fills the emptiest.

@@ -8,12 +8,14 @@ the like.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-__all__ = ["MISSING_WORDS", "fold", "is_missing", "one_spelling", "pair", "read_flag", "to_classes"]
+__all__ = ["MISSING_WORDS", "fold", "is_missing", "one_spelling", "pair", "read_flag",
+           "read_number", "to_classes"]  # fmt: skip
 
 MISSING_WORDS = "blank, NA, N/A, NaN, None or null"
 _MISSING = {"", "na", "n/a", "nan", "none", "null", "<na>", "#n/a", "nat"}
@@ -44,6 +46,15 @@ def fold(value: object) -> str:
 def read_flag(value: object) -> bool | None:
     """Read 1, 1.0, TRUE, true or ``1:DECEASED`` as True, likewise 0, None for anything else."""
     return {"1": True, "0": False}.get(fold(str(value).split(":")[0]))
+
+
+def read_number(value: object) -> float | None:
+    """Read a finite number; None for anything else, such as one with a unit or a decimal comma."""
+    try:
+        number = float(_seen(value).replace("_", "?"))
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def one_spelling(values: Iterable[str]) -> dict[str, str]:

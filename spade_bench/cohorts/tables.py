@@ -1,6 +1,7 @@
 """Cohort tables: one row per slide, read strictly into cases.
 
 Columns: ``case_id, slide_id`` and ``label``, or ``event`` (1 = it happened) and ``duration_days``;
+for regression the label is a number;
 ``site``, ``split`` (train, val, test), ``holdout`` (1 = test) and ``simulated`` (1) are optional
 and any other column is allowed and ignored. Columns may be called otherwise (`Columns`), and values
 are compared by one spelling (`spelling.fold`).
@@ -11,13 +12,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spade_bench.cohorts.classorder import order_classes
 from spade_bench.cohorts.columns import Columns
-from spade_bench.cohorts.spelling import MISSING_WORDS, is_missing, read_flag
+from spade_bench.cohorts.spelling import MISSING_WORDS, is_missing, read_flag, read_number
 from spade_bench.cohorts.tabletext import read_frame
-from spade_bench.cohorts.targets import name_like_cases, spell_targets
+from spade_bench.cohorts.targets import name_like_cases, spell_numbers, spell_targets
 from spade_bench.errors import DataError
 from spade_bench.features.slideids import describe_near, near_ids
 from spade_bench.files import hash_obj
@@ -64,6 +65,7 @@ def read_cohort(
     classes: Sequence[str] = (),
     label_column: str = "label",
     survival: bool = False,
+    continuous: bool = False,
     drop_unlabelled: bool = False,
     columns: Columns | None = None,
     event_value: str = "",
@@ -78,6 +80,7 @@ def read_cohort(
             recognisably positive one last.
         label_column: Column of the label.
         survival: Read ``event`` and ``duration_days`` instead of a label.
+        continuous: Read the label as a number.
         drop_unlabelled: Leave cases without a label out instead of refusing the table.
         columns: Names of the columns; they win over `label_column`.
         event_value: Value of the event column that means that it happened; 1 by default.
@@ -108,12 +111,15 @@ def read_cohort(
             "with --allow-missing",
         )
     frame = frame[~blank]
-    frame = spell_targets(frame, classes, survival, event_value, where)
+    if continuous:
+        frame = spell_numbers(frame)
+    else:
+        frame = spell_targets(frame, classes, survival, event_value, where)
     name_like_cases(frame, where)
-    cases = _cases(frame, targets, survival, where)
+    cases = _cases(frame, targets, continuous, where)
     if not cases:
         raise DataError(f"no row has {' and '.join(targets)}", where=where)
-    order = () if survival else _check_classes(cases, tuple(classes), where, partial)
+    order = () if survival or continuous else _check_classes(cases, tuple(classes), where, partial)
     return Cohort(name or path.stem, cases, order, simulated=_is_simulated(frame, where))
 
 
@@ -193,13 +199,18 @@ def keep_covered(
 def cohort_hash(cohort: Cohort) -> str:
     """Hash what a cohort contributes to the numbers; its name and file do not."""
     rows = [
-        [case.case_id, case.slide_ids, case.label, case.event, case.duration_days, case.split]
+        [
+            *(case.case_id, case.slide_ids, case.label, case.event, case.duration_days, case.split),
+            *(() if case.value is None else (case.value,)),
+        ]
         for case in cohort.cases
     ]
     return hash_obj([cohort.classes, rows])
 
 
-def _cases(frame: pd.DataFrame, targets: list[str], survival: bool, where: str) -> tuple[Case, ...]:
+def _cases(
+    frame: pd.DataFrame, targets: list[str], continuous: bool, where: str
+) -> tuple[Case, ...]:
     import pandas as pd
 
     frame = frame.assign(_split=pd.Series(_splits(frame, where), frame.index, dtype=object))
@@ -221,16 +232,33 @@ def _cases(frame: pd.DataFrame, targets: list[str], survival: bool, where: str) 
             Case(
                 case_id=str(case_id),
                 slide_ids=tuple(rows["slide_id"]),
-                label=None if survival else value[targets[0]],
-                event=_event(value["event"], str(case_id), where) if survival else None,
-                duration_days=(
-                    _days(value["duration_days"], str(case_id), where) if survival else None
-                ),
                 site=value.get("site"),
                 split=value["_split"],
+                **_outcome({name: value[name] for name in targets}, continuous, case_id, where),
             )
         )
     return tuple(cases)
+
+
+def _outcome(
+    value: Mapping[str, str | None], continuous: bool, case_id: object, where: str
+) -> dict[str, Any]:
+    """The fields of a case that say what is true of it."""
+    case = str(case_id)
+    if "event" in value:
+        days = _days(value["duration_days"], case, where)
+        return {"event": _event(value["event"], case, where), "duration_days": days}
+    label = value["label"]
+    if not continuous:
+        return {"label": label}
+    number = read_number(label)
+    if number is None:
+        raise DataError(
+            f"the target of case {case} is {label}",
+            where=where,
+            fix="Use a decimal point" if "," in str(label) else "Write numbers without units",
+        )
+    return {"value": number}
 
 
 def _splits(frame: pd.DataFrame, where: str) -> list[str | None]:

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from spade_bench.cohorts.spelling import fold, one_spelling, pair, read_flag, to_classes
+from spade_bench.cohorts.spelling import (
+    fold,
+    one_spelling,
+    pair,
+    read_flag,
+    read_number,
+    to_classes,
+)
 from spade_bench.console import warn
 from spade_bench.errors import name_some
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["name_like_cases", "spell_targets"]
+__all__ = ["name_like_cases", "spell_numbers", "spell_targets"]
 
 
 def spell_targets(
@@ -57,6 +64,15 @@ def _outcomes(frame: pd.DataFrame, event_value: str) -> pd.DataFrame:
         event=pd.Series(events, frame.index, dtype=object),
         duration_days=pd.Series(days, frame.index, dtype=object),
     )
+
+
+def spell_numbers(frame: pd.DataFrame) -> pd.DataFrame:
+    """Spell the numbers of the column `label` one way; what is none stays for the error."""
+    import pandas as pd
+
+    numbers = [(value, read_number(value)) for value in frame["label"]]
+    spelt = [value if number is None else repr(number) for value, number in numbers]
+    return frame.assign(label=pd.Series(spelt, frame.index, dtype=object))
 
 
 def name_like_cases(frame: pd.DataFrame, where: str) -> None:

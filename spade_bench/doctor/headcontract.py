@@ -123,6 +123,8 @@ def _probe(name: str, head: Any) -> Probe:
     ]
     if "classification" in head.card.kinds:
         return Probe(name, head, features, label, 2)
+    if "regression" in head.card.kinds:
+        return Probe(name, head, features, 50 + 10 * label + rng.normal(size=_CASES), 1)
     days = rng.exponential(1000 * np.exp(-1.5 * label)) + 1
     event = (np.arange(_CASES) % 3 > 0).astype(float)
     return Probe(name, head, features, np.stack([event, days], axis=1), 1)

@@ -13,10 +13,11 @@ from spade_bench.evaluation.taskpreparation import PreparedTask
 from spade_bench.evaluation.variants import Variant
 from spade_bench.files import hash_obj
 from spade_bench.heads import Head
+from spade_bench.heads.spots import SpotHead
 from spade_bench.results import SCHEMA
 from spade_bench.types import Episode
 
-__all__ = ["Cell", "VariantCells", "fit_seed", "shuffle_seed", "variant_cells"]
+__all__ = ["Cell", "VariantCells", "fit_seed", "head_words", "shuffle_seed", "variant_cells"]
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def variant_cells(
             with_head = {**inputs, "head": hash_obj(head.params)}
             if name in select:
                 with_head["select"] = hash_obj(select[name])
-            words = {**prepared.about, **_in_words(name, head, select.get(name)), **described}
+            words = {**prepared.about, **head_words(name, head, select.get(name)), **described}
             cells = [
                 Cell(
                     encoder=variant.label,
@@ -141,7 +142,9 @@ def variant_cells(
     return out
 
 
-def _in_words(name: str, head: Head, select: Sequence[Any] | None) -> dict[str, str]:
+def head_words(
+    name: str, head: Head | SpotHead, select: Sequence[Any] | None = None
+) -> dict[str, str]:
     """Settings of a head that are not its defaults, and how others are chosen."""
     usual = head.card.defaults
     changed = [f"{name}.{k}={v}" for k, v in head.params.items() if k not in usual or usual[k] != v]

@@ -211,6 +211,7 @@ class _Beside:
             dim=None if self.chained else source.dim,
             base=self.base,
             notes=source.flags,
+            encoder=source.loaded,
         )
 
     def controls(self) -> list[Variant]:
@@ -301,6 +302,7 @@ class _Beside:
             made_by=self._brought_by_encoder(control),
             notes=source.flags,
             description=control.description,
+            encoder=encoder,
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.cohorts.episodes import stratum
+from spade_bench.cohorts.episodes import strata_of
 from spade_bench.cohorts.folds import assign_folds
 from spade_bench.errors import DataError
 from spade_bench.heads import Fit, Head, checked_scores, fit_predict, grid_points
@@ -55,7 +55,7 @@ def ranking_metric(kind: TaskKind, card: TaskCard) -> str:
 
     Where it has none, the first of the kind.
     """
-    unfit = {"c_index_uno", "ibs", "auroc_over_time", "brier", "calibration_slope"}
+    unfit = {"c_index_uno", "ibs", "auroc_over_time", "brier", "calibration_slope", "ece", "mae"}
     fitting = [m for m in card.metrics if m in kind.card.metrics and m not in unfit]
     return (fitting or list(kind.card.metrics))[0]
 
@@ -162,9 +162,10 @@ def _splits(
     if len(job.tune):
         return [(job.train, job.target, job.tune, job.tune_target)]
     training = [cases[i] for i in job.train]
+    stratum = strata_of(training)
     dealt: dict[str, set[str]] = {}  # what goes to one fold: cases, or sites
     for case in training:
-        dealt.setdefault(stratum(case), set()).add(
+        dealt.setdefault(stratum[case.case_id], set()).add(
             str(case.site) if group_by_site else case.case_id
         )
     n = min(INNER_FOLDS, *map(len, dealt.values()))

@@ -82,6 +82,12 @@ def fit_model(request: EvaluationRequest) -> TrainedModel:
     if len(request.encoders) != 1 or len(request.tasks) != 1 or len(heads_asked_for) > 1:
         raise UserError("A model has one encoder, one task and one head")
     encoder, task = request.encoders[0], request.tasks[0]
+    if kinds.get(task.card.kind).card.units == "spots":
+        raise UserError(
+            "expression is predicted spot by spot, and only `run` does that",
+            where=f"task {task.card.name}",
+            fix="Use `spade-bench run`; its predictions of all genes are stored beside the results",
+        )
     device = resolve_device(request.settings.device)
     setup_numerics(device)
     kind: TaskKind = kinds.get(task.card.kind).load()

@@ -10,13 +10,18 @@ from typing import Any
 
 from spade_bench import workspace as ws
 from spade_bench.cohorts.columns import PUBLISHED_FIELDS, said_columns, with_columns
+from spade_bench.cohorts.published.hestbench import HEST, hest_card, hest_folder
 from spade_bench.cohorts.published.pathobench import PATHO_BENCH, patho_bench_card
 from spade_bench.errors import DataError, PluginError, UserError
 from spade_bench.evaluation.settings import EvaluationSettings, path_of
-from spade_bench.registry import heads, kinds, tasks
+from spade_bench.registry import heads_of_kind, kinds, tasks
 from spade_bench.types import TaskCard
 
-__all__ = ["EncoderRequest", "EvaluationRequest", "TaskRequest", "resolve_task", "task_names"]
+__all__ = ["MEASURED", "EncoderRequest", "EvaluationRequest", "TaskRequest", "resolve_task",
+           "task_names"]  # fmt: skip
+
+MEASURED = "regression:"
+"""Prefix of a task whose target is a column of numbers, such as `regression:age`."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,12 @@ class TaskRequest:
 
     Attributes:
         card: The task.
-        table: Its cohort table.
+        table: Its cohort table; of a task of expression the place of its sections.
         named: Whether the card was registered or read from YAML rather than made on the spot.
         test_table: Table of another cohort to test on, for `external`.
         splits: CLAM split file or folder of them, over the cases of the table.
-        published: Patho-Bench task folder, or ROOT/TRAIN==TEST--TASK; it is its own table.
+        published: Patho-Bench task folder, or ROOT/TRAIN==TEST--TASK, or the sections of
+            `hest:PATH`; it is its own table.
     """
 
     card: TaskCard
@@ -102,7 +108,8 @@ class EvaluationRequest:
         the kind, the default head does.
         """
         kind, names = kinds.get(task.kind).card, self.settings.heads
-        serving = any(kind.head_kind in heads.get(name).card.kinds for name in names)
+        known = heads_of_kind(kind.head_kind)
+        serving = any(n in known and kind.head_kind in known.get(n).card.kinds for n in names)
         if not names or not (serving or "heads" in self.given.said()):
             return (kind.default_head,)
         return names
@@ -143,17 +150,19 @@ def resolve_task(
     test_table: Path | None = None,
     splits: Path | None = None,
     columns: Mapping[str, str] | None = None,
+    bench_root: Path | None = None,
 ) -> TaskRequest:
     """Find the card and the table of a task.
 
     Args:
-        name: A registered task, a YAML card, `patho-bench:PATH`, or with a table any name: the
-            kind and the classes are then taken from the table.
+        name: A registered task, a YAML card, `patho-bench:PATH`, `hest:PATH`, `regression:COLUMN`,
+            or with a table any name: the kind and the classes are then taken from the table.
         table: Cohort table given by flag.
         workspace: Names the table otherwise.
         test_table: Table of another cohort to test on.
         splits: CLAM split files over the table.
         columns: What columns are called, by field of the card, over the workspace and the card.
+        bench_root: Folder of the task folders that `hest:TASK` names.
 
     Raises:
         PluginError: When the task is unknown and no table is given.
@@ -169,6 +178,13 @@ def resolve_task(
             raise UserError(f"a Patho-Bench task names its own labels, not {option}", where=name)
         path = Path(name.removeprefix(PATHO_BENCH)).expanduser()
         return TaskRequest(with_columns(patho_bench_card(path), columns), path, published=path)
+    if name.startswith(HEST):
+        if table is not None or splits is not None or columns:
+            raise UserError(
+                "a task of sections takes no table, splits or columns of cases", where=name
+            )
+        place = hest_folder(name, bench_root)
+        return TaskRequest(hest_card(place), place, published=place)
     card, named = _card(name, table, columns or {})
     if card.kind not in kinds:
         known = ", ".join(kinds.names())
@@ -184,8 +200,9 @@ def resolve_task(
     card = with_columns(card, columns)
     if table is None:
         raise ws.need(f"the table of task '{card.name}'", "--table CSV and --features DIR")
+    of_cases = kinds.get(card.kind).card.units == "cases"
     for given in (table, test_table):
-        if given is not None and not given.is_file():
+        if given is not None and not (given.is_file() or (not of_cases and given.is_dir())):
             raise DataError("no such table", where=str(given), fix="Give a csv file with --table")
     return TaskRequest(card, table, named, test_table, splits)
 
@@ -200,6 +217,8 @@ def task_names(name: str) -> tuple[str, ...]:
     """
     from spade_bench import config
 
+    if name.startswith(MEASURED):
+        return (name, name.removeprefix(MEASURED))
     if not _is_file(name):
         return (name,)
     inside = config.read_yaml(name).get("name")
@@ -215,6 +234,13 @@ def _card(name: str, table: Path | None, columns: Mapping[str, str]) -> tuple[Ta
 
     if _is_file(name):
         return config.build(TaskCard, config.read_yaml(name), name), True
+    if name.startswith(MEASURED):
+        column = name.removeprefix(MEASURED)
+        if not column:
+            raise UserError("no column is named", where=name, fix=f"Write {MEASURED}COLUMN")
+        metrics = tuple(kinds.get("regression").card.metrics)
+        return TaskCard(column, "regression", column, column, label_column=column,
+                        metrics=metrics), False  # fmt: skip
     if name in tasks:
         return tasks.get(name).card, True
     if table is None:

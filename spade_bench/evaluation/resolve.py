@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from spade_bench import workspace as ws
 from spade_bench.cohorts.columns import COLUMN_FIELDS
+from spade_bench.cohorts.published.hestbench import HEST
 from spade_bench.cohorts.published.pathobench import PATHO_BENCH
 from spade_bench.errors import UserError, name_some
 from spade_bench.evaluation.request import (
@@ -28,9 +29,8 @@ from spade_bench.evaluation.settings import EvaluationSettings, path_of
 from spade_bench.features.cache import check_cache_mode
 from spade_bench.features.slideids import check_match
 from spade_bench.registry import encoders as registered
+from spade_bench.registry import head_registries, kinds, suggest
 from spade_bench.registry import heads as known_heads
-from spade_bench.registry import suggest
-from spade_bench.tasks.protocols import PROTOCOLS
 
 __all__ = ["check_names", "encoder_names", "resolve"]
 
@@ -58,12 +58,7 @@ def resolve(
     if not given.tasks:
         raise UserError("no task given", fix="Give --task NAME (`spade-bench list tasks`)")
     settings = given.resolved(workspace)
-    if settings.protocol and settings.protocol not in PROTOCOLS:
-        raise UserError(
-            f"there is no protocol '{settings.protocol}'",
-            where="--protocol",
-            fix=f"Use {', '.join(PROTOCOLS)}",
-        )
+    _check_protocol(settings.protocol, [kind.card.protocols for kind in kinds])
     check_numbers(settings)
     check_controls(settings)
     check_cache_mode(settings.cache)
@@ -72,9 +67,13 @@ def resolve(
     if protocol:
         check_protocol_options(said_options(given), protocol)
     for name in settings.heads:
-        known_heads.get(name)
+        head_registries(name)
     encoders = _encoders(settings, workspace, loaded or {})
     tasks = _tasks(settings, workspace)
+    for task in tasks:
+        _check_protocol(
+            settings.protocol, [kinds.get(task.card.kind).card.protocols], task.card.kind
+        )
     check_kind_options(given.said(), {task.card.kind for task in tasks})
     request = EvaluationRequest(given, encoders, tasks, workspace, **rest)
     _check_set(request)
@@ -83,11 +82,28 @@ def resolve(
     return request
 
 
+def _check_protocol(protocol: str, known: Sequence[Sequence[str]], kind: str = "") -> None:
+    """Refuse a protocol that no kind of task has, or not the kind that shall run.
+
+    Raises:
+        UserError: Naming those there are.
+    """
+    names = dict.fromkeys(name for of_kind in known for name in of_kind)
+    if protocol and protocol not in names:
+        near = suggest(protocol, names)
+        what = f"{kind} has no protocol" if kind else "there is no protocol"
+        raise UserError(
+            f"{what} '{protocol}'",
+            where="--protocol",
+            fix=f"Did you mean {near}?" if near else f"Use {', '.join(names)}",
+        )
+
+
 def _protocol_of(settings: EvaluationSettings) -> str:
     """The protocol that will run; empty where published splits decide it."""
     if settings.protocol:
         return settings.protocol
-    if settings.splits or any(name.startswith(PATHO_BENCH) for name in settings.tasks):
+    if settings.splits or any(name.startswith((PATHO_BENCH, HEST)) for name in settings.tasks):
         return ""
     tables = settings.test_tables
     if tables and "*" not in tables and len(set(settings.tasks)) > 1:
@@ -96,9 +112,7 @@ def _protocol_of(settings: EvaluationSettings) -> str:
 
 
 def _tasks(settings: EvaluationSettings, workspace: ws.Workspace | None) -> tuple[TaskRequest, ...]:
-    if "*" in settings.tables and len(set(settings.tasks)) > 1:
-        raise UserError("one table for several tasks", where="--table", fix="Write TASK=CSV")
-    requests = []
+    requests: list[TaskRequest] = []
     for name in dict.fromkeys(settings.tasks):
         names = task_names(name)
         requests.append(
@@ -109,9 +123,32 @@ def _tasks(settings: EvaluationSettings, workspace: ws.Workspace | None) -> tupl
                 test_table=path_of(settings.test_tables, *names),
                 splits=path_of(settings.splits, *names),
                 columns=_columns(settings),
+                bench_root=settings.bench_root,
             )
         )
+    if "*" in settings.tables and len(requests) > 1:
+        _check_targets(requests)
     return tuple(requests)
+
+
+def _check_targets(requests: Sequence[TaskRequest]) -> None:
+    """Refuse several tasks of one table that would all read the same column.
+
+    Raises:
+        UserError: Naming two of them.
+    """
+    owners: dict[tuple[str, str], str] = {}
+    for request in requests:
+        survival = kinds.get(request.card.kind).card.head_kind == "survival"
+        column = request.card.event_column or "event" if survival else request.card.label_column
+        first = owners.setdefault((str(request.table), column), request.card.name)
+        if first != request.card.name:
+            raise UserError(
+                f"one table for several tasks: {first} and {request.card.name} both read its "
+                f"column {column}",
+                where="--table",
+                fix="Write TASK=CSV, or give each task's card its own label_column",
+            )
 
 
 def _columns(settings: EvaluationSettings) -> dict[str, str]:

@@ -15,13 +15,15 @@ from spade_bench.evaluation.hyperparameters import INNER_FOLDS, grid_of, ranking
 from spade_bench.evaluation.keptheads import HeadKeeper
 from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
 from spade_bench.evaluation.settingchecks import check_request
-from spade_bench.evaluation.settings import from_workspace
+from spade_bench.evaluation.settings import EvaluationSettings, from_workspace
+from spade_bench.evaluation.spots.spotrunning import heads_of_expression, of_spots, run_expression
 from spade_bench.evaluation.storedsettings import store_config
 from spade_bench.evaluation.taskcells import Context, TaskRun
 from spade_bench.evaluation.taskpreparation import PreparedTask, prepare
 from spade_bench.features.bags import FeatureFolders
 from spade_bench.files import hash_obj
 from spade_bench.heads import Head, HeadOptions
+from spade_bench.heads.spots import SpotHead
 from spade_bench.registry import heads, kinds
 from spade_bench.results import Finished, ResultStore, Row, environment, write_plan
 from spade_bench.results.rows import now
@@ -63,7 +65,7 @@ def run(request: EvaluationRequest) -> RunSummary:
     device = resolve_device(request.settings.device)
     setup_numerics(device)
     check_declared(request)
-    made = _make_heads(request, str(device))
+    made, of_expression = _make_heads(request, str(device)), heads_of_expression(request)
     store = ResultStore(request.out)
     rows = store.rows()
     for problem in store.problems:
@@ -75,12 +77,18 @@ def run(request: EvaluationRequest) -> RunSummary:
         store,
         Finished(store.out, rows),
         str(device),
-        group_by_site=request.settings.group_by_site,
+        group_by_site=_keeps_sites(request.settings),
         keeper=keeper,
     )
     summary, folders = RunSummary(keeper=keeper), FeatureFolders()
     stored = request.dry_run
     for task in request.tasks:
+        if of_spots(task):
+            if not stored:
+                store_config(request, {**made, **of_expression})
+                stored = True
+            _run_spots(request, task, of_expression, context, summary)
+            continue
         fitting = _fitting(task, request, made)
         try:
             if not fitting:
@@ -92,7 +100,7 @@ def run(request: EvaluationRequest) -> RunSummary:
             _task_failed(request, task, fitting or request.settings.heads, context, error)
             continue
         if not stored:
-            store_config(request, made)
+            store_config(request, {**made, **of_expression})
             stored = True
         _run_task(request, prepared, fitting, context, summary)
     keeper.summarise()
@@ -101,6 +109,41 @@ def run(request: EvaluationRequest) -> RunSummary:
     if request.dry_run:
         summary.seconds = estimate(store.rows(), summary.planned)
     return summary
+
+
+def _keeps_sites(settings: EvaluationSettings) -> bool:
+    """Whether inner folds keep sites whole, as the outer ones do."""
+    whole = settings.group_by_site or settings.preserve_sites
+    return whole or settings.protocol == "leave-site-out"
+
+
+def _run_spots(
+    request: EvaluationRequest,
+    task: TaskRequest,
+    made: Mapping[str, SpotHead],
+    context: Context,
+    summary: RunSummary,
+) -> None:
+    """Run a task of expression; one of several tasks that cannot run is recorded."""
+    try:
+        prepared, planned = run_expression(request, task, made, context)
+    except UserError as error:
+        if len(request.tasks) == 1:
+            raise
+        _task_failed(request, task, request.heads_of(task.card), context, error)
+        return
+    summary.planned += planned
+    if not request.dry_run and request.shard[0] == 0:
+        for label, text in prepared.rows.unusable:
+            _unprepared(
+                context,
+                text,
+                task=prepared.card.name,
+                labels=[label],
+                names=[name for name in request.heads_of(task.card) if name in made],
+                protocol=prepared.episodes[0].protocol,
+                seed=request.settings.seed,
+            )
 
 
 def _run_task(
@@ -158,7 +201,13 @@ def _planned(row: VariantCells, context: Context) -> Planned:
 
 def _make_heads(request: EvaluationRequest, device: str) -> dict[str, Head]:
     """Every head that some task may use."""
-    names = dict.fromkeys(name for task in request.tasks for name in request.heads_of(task.card))
+    names = dict.fromkeys(
+        name
+        for task in request.tasks
+        if not of_spots(task)
+        for name in request.heads_of(task.card)
+        if name in heads
+    )
     return {
         name: heads.get(name).load(
             HeadOptions(device, request.settings.set.get(name, {}), request.settings.memory)
@@ -173,7 +222,7 @@ def _fitting(
     """Heads that serve the task's kind; without any asked for, its default head."""
     wanted = kinds.get(task.card.kind).card.head_kind
     names = request.heads_of(task.card)
-    return {name: made[name] for name in names if wanted in made[name].card.kinds}
+    return {n: made[n] for n in names if n in made and wanted in made[n].card.kinds}
 
 
 def _no_head(task: TaskRequest, asked: Sequence[str]) -> UserError:

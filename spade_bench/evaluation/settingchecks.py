@@ -9,6 +9,7 @@ from spade_bench.console import say
 from spade_bench.errors import UserError
 from spade_bench.evaluation.settings import EvaluationSettings, from_workspace
 from spade_bench.regions.outlines import check_share
+from spade_bench.registry import kinds
 
 if TYPE_CHECKING:
     from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
@@ -32,27 +33,36 @@ PROTOCOLS_OF: Mapping[str, tuple[str, ...]] = {
     "folds": ("cv",),
     "holdout": ("cv",),
     "group_by_site": ("cv",),
+    "preserve_sites": ("cv",),
     "repeats": ("cv", "external"),
     "test_tables": ("external",),
     "test_features": ("external",),
 }
 """Option -> protocols that it belongs to."""
 
-# Option -> the kind of task that has no use for it, and what it is an option of.
-_NOT_OF = {
-    **dict.fromkeys(("label_column", "positive"), ("survival", "classification")),
-    **dict.fromkeys(("event_column", "days_column", "event_value"), ("classification", "survival")),
+# Option -> the kinds of task that have no use for it, what it is an option of, what that needs.
+_CLASSES = ("classification", "a column of labels")
+_EVENTS = ("survival", "columns of event and days")
+_NOT_OF: Mapping[str, tuple[set[str], tuple[str, str]]] = {
+    "label_column": ({"survival"}, _CLASSES),
+    "positive": ({"survival", "regression"}, _CLASSES),
+    **dict.fromkeys(
+        ("event_column", "days_column", "event_value"), ({"classification", "regression"}, _EVENTS)
+    ),
 }
 
 _AT_LEAST = {"seed": 0, "draws": 1, "folds": 2, "repeats": 1, "permutations": 1}
-_WITH_PUBLISHED = {"few-shot": ("shots",), "cv": (), "external": ("test_features",)}
+_WITH_PUBLISHED = {"few-shot": ("shots",), "cv": (), "external": ("test_features",),
+                   "leave-site-out": ()}  # fmt: skip
 """Protocol of published splits -> options that they leave open."""
 
 
 def protocol_of(request: EvaluationRequest, task: TaskRequest) -> str:
-    """The protocol that a task will run under; empty where published splits decide it."""
+    """The protocol that a task will run under; empty where published splits or sections do."""
     if request.settings.protocol:
         return request.settings.protocol
+    if kinds.get(task.card.kind).card.units == "spots":
+        return ""  # the sections decide
     if task.published is not None or task.splits is not None:
         return ""
     return "few-shot" if task.test_table is None else "external"
@@ -170,11 +180,11 @@ def check_kind_options(given: Collection[str], kinds: Collection[str]) -> None:
     Raises:
         UserError: When one of them belongs to another kind of task.
     """
-    for name, (deaf, owner) in _NOT_OF.items():
-        if name in given and set(kinds) == {deaf}:
-            needed = "columns of event and days" if owner == "survival" else "a column of labels"
+    for name, (deaf, (owner, needed)) in _NOT_OF.items():
+        if name in given and set(kinds) <= deaf:
+            here = " or ".join(sorted(set(kinds)))
             raise UserError(
-                f"{_flag(name)} is an option of {owner}, and every task here is {deaf}",
+                f"{_flag(name)} is an option of {owner}, and every task here is {here}",
                 fix=f"Leave it out, or give a table that has {needed}",
             )
 

@@ -38,7 +38,8 @@ class EvaluationSettings:
 
     Attributes:
         encoders: Encoders, or LABEL=ENCODER.
-        tasks: Named tasks, cards (.yaml), `patho-bench:PATH`, or any name with a table.
+        tasks: Named tasks, cards (.yaml), `patho-bench:PATH`, `hest:PATH`, or any name with a
+            table.
         heads: Heads; empty for the default head of each kind of task.
         tables: Task -> table; `*` for every task.
         features: Encoder or label -> features folder; `*` for every encoder.
@@ -46,6 +47,7 @@ class EvaluationSettings:
         test_tables: Task -> table of another cohort to test on; `*` for every task.
         test_features: Like `features`, for the other cohort.
         splits: Task -> CLAM split files; `*` for every task.
+        bench_root: Folder of HEST-Bench, whose task folders `hest:TASK` names.
         regions: Folder with `SLIDE.geojson`, to whose regions bags are restricted.
         region_names: Classes or names of regions to take; empty takes all.
         region_share: Least share of a patch's area inside; None asks for its centre.
@@ -56,14 +58,18 @@ class EvaluationSettings:
         days_column: Column of the days.
         event_value: Value that means that the event happened.
         match_ids: `exact`, or `loose`; see `spade_bench.features.slideids`.
-        protocol: few-shot, cv or external; empty for few-shot, or for external where there is
-            a cohort to test on, or for that of published splits.
+        protocol: few-shot, cv, external or leave-site-out, of expression official,
+            leave-one-patient-out or leave-one-section-out; empty for few-shot, or for external
+            where there is a cohort to test on, or for that of published splits; of expression by
+            patient.
         shots: Training cases per class.
         draws: Draws per number of shots.
         folds: Folds of cross-validation.
         repeats: How often folds are drawn, or how often an external model is fitted.
         holdout: Share of cases that cross-validation holds out where the table gives no split.
         group_by_site: Keep the cases of a site on one side of every split.
+        preserve_sites: Likewise, with folds in which classes are spread as evenly as a search can
+            find.
         select: Choose hyperparameters from the head's grid, on training cases only.
         seed: Seed of everything random.
         controls: Whether controls run beside the encoders.
@@ -93,6 +99,7 @@ class EvaluationSettings:
     test_tables: Mapping[str, Path] = _UNSET
     test_features: Mapping[str, Path] = _UNSET
     splits: Mapping[str, Path] = _UNSET
+    bench_root: Path | None = None
     regions: Path | None = None
     region_names: tuple[str, ...] = _UNSET
     region_share: float | None = None
@@ -110,6 +117,7 @@ class EvaluationSettings:
     repeats: int = _UNSET
     holdout: float | None = None
     group_by_site: bool = _UNSET
+    preserve_sites: bool = _UNSET
     select: bool = _UNSET
     seed: int = _UNSET
     controls: bool = _UNSET
@@ -199,6 +207,7 @@ DEFAULTS = EvaluationSettings(
     folds=5,
     repeats=1,
     group_by_site=False,
+    preserve_sites=False,
     select=False,
     seed=0,
     controls=True,
@@ -224,7 +233,7 @@ ELSEWHERE: Mapping[str, str] = {
     "weights": "Say it under 'encoders'",
     **dict.fromkeys(("device", "out"), "Say it at the top of the file"),
     **dict.fromkeys(("encoders", "tasks", "test_tables", "test_features"), _OF_COMMANDS),
-    **dict.fromkeys(("splits", "positive", "pretrained_on"), _OF_COMMANDS),
+    **dict.fromkeys(("splits", "bench_root", "positive", "pretrained_on"), _OF_COMMANDS),
     # Consent is given where something runs, not once for all.
     **dict.fromkeys(("allow_leaky_splits", "as_is", "trust_remote_code"), _OF_COMMANDS),
 }
@@ -268,7 +277,7 @@ def read_settings(path: Path) -> EvaluationSettings:
         name: {key: near / value for key, value in getattr(settings, name).items()}
         for name in _PATHS & settings.said()
     }
-    for name in ("regions", "out"):
+    for name in ("regions", "bench_root", "out"):
         if getattr(settings, name) is not None:
             changes[name] = near / getattr(settings, name)
     return dataclasses.replace(settings, **changes)

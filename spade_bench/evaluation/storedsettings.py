@@ -13,7 +13,9 @@ from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest, Ta
 from spade_bench.evaluation.settings import EvaluationSettings, path_of
 from spade_bench.files import hash_obj, write_json
 from spade_bench.heads import Head
+from spade_bench.heads.spots import SpotHead
 from spade_bench.registry import encoders as registered
+from spade_bench.registry import kinds
 from spade_bench.results.runsettings import read_run_settings
 from spade_bench.types import TaskCard
 from spade_bench.workspace import Workspace
@@ -28,13 +30,14 @@ _STORED = (
     *("match_ids", "positive", "as_is", "pretrained_on", "keep_heads"),
 )
 
+_OF_SECTIONS = ("official", "leave-one-patient-out", "leave-one-section-out")
 _PLACES = ("table", "test_table", "splits", "published")
 # What finding cases and their features again depends on.
 _REPEATED = ("match_ids", "positive", "as_is", "allow_missing", "allow_leaky_splits", "seed",
              "protocol", "regions", "region_names", "region_share")  # fmt: skip
 
 
-def store_config(request: EvaluationRequest, made: Mapping[str, Head]) -> None:
+def store_config(request: EvaluationRequest, made: Mapping[str, Head | SpotHead]) -> None:
     """Write the resolved settings, named by their hash, and print them."""
     settings = request.settings
     content: dict[str, Any] = {
@@ -47,6 +50,8 @@ def store_config(request: EvaluationRequest, made: Mapping[str, Head]) -> None:
         folders = getattr(settings, name)
         content[name] = {key: path for key, path in folders.items() if key != "*"}
         content[f"any_{name}"] = folders.get("*")
+    if settings.preserve_sites:  # older files know of no such setting
+        content["preserve_sites"] = True
     of_cohorts = {task.card.name: request.cohort_features(task.card) for task in request.tasks}
     if of_cohorts := {task: folders for task, folders in of_cohorts.items() if folders}:
         content["cohort_features"] = of_cohorts
@@ -180,10 +185,16 @@ def _task(stored: Mapping[str, Any], table: Path | None, out: Path) -> TaskReque
 
 def _protocol(request: EvaluationRequest) -> str:
     settings = request.settings
+    if not settings.protocol and all(
+        kinds.get(task.card.kind).card.units == "spots" for task in request.tasks
+    ):
+        return "folds of sections"
     if not settings.protocol and any(task.published or task.splits for task in request.tasks):
         return "splits as published"
     if settings.protocol == "cv":
         return f"cv, {settings.folds} folds, {settings.repeats} repeat(s)"
+    if settings.protocol == "leave-site-out" or settings.protocol in _OF_SECTIONS:
+        return settings.protocol
     if settings.protocol == "external" or any(task.test_table for task in request.tasks):
         return settings.protocol or "external"
     return f"few-shot, shots {', '.join(map(str, settings.shots))}, {settings.draws} draws"

@@ -46,6 +46,8 @@ class Context:
         grids: Head -> grid to choose from; no entry without a choice.
         group_by_site: Whether inner folds keep sites together.
         keeper: Stores fitted heads; None keeps none.
+        base: Base bags of the latest task, by their files: tasks over the same cases read and pool
+            them once.
         done: Cells that finished.
         skipped: Cells that had been finished before.
         failed: Cells that failed.
@@ -58,6 +60,7 @@ class Context:
     grids: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
     group_by_site: bool = False
     keeper: HeadKeeper | None = None
+    base: dict[str, CaseBags] = field(default_factory=dict)
     done: int = 0
     skipped: int = 0
     failed: int = 0
@@ -100,7 +103,9 @@ class TaskRun:
         self._prepared = prepared
         self._made = made
         self._context = context
-        self._base: dict[str, CaseBags] = {}
+        wanted = {row.key.files: prepared.files_hash(row) for row in prepared.rows}
+        there = {key: bags for key, bags in context.base.items() if key in wanted.values()}
+        self._keys, context.base = wanted, there
         self._bags: tuple[tuple[VariantKey, list[int]], CaseBags] | None = None
         self._at = {case.case_id: i for i, case in enumerate(prepared.cohort.cases)}
 
@@ -257,10 +262,10 @@ class TaskRun:
             pool = self._prepared.pool([one.cell.episode for one in work]).tolist()
         wanted = (variant.key, pool)
         if self._bags is None or self._bags[0] != wanted:
-            files = variant.key.files
-            if files not in self._base:
-                self._base[files] = self._prepared.base_bags(variant)
-            self._bags = wanted, variant.make(self._base[files], pool)
+            base, key = self._context.base, self._keys[variant.key.files]
+            if key not in base:
+                base[key] = self._prepared.base_bags(variant)
+            self._bags = wanted, variant.make(base[key], pool)
         return self._bags[1]
 
     def _positions(self, case_ids: Iterable[str]) -> NDArray[np.int64]:

@@ -96,12 +96,14 @@ def draw(
     settings: dict[str, Any] = {"seed": request.settings.seed}
     if protocol == "few-shot":
         settings = {"shots": request.settings.shots, "draws": request.settings.draws, **settings}
-    else:
+    elif protocol != "leave-site-out":
         settings["repeats"] = request.settings.repeats
     if protocol == "cv":
         settings["folds"] = request.settings.folds
         settings["holdout"] = request.settings.holdout
         settings["group_by_site"] = request.settings.group_by_site
+        if request.settings.preserve_sites:  # older folders know of no such setting
+            settings["preserve_sites"] = True
     return *kind.episodes(cohort, protocol, settings), settings
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.cohorts.contamination import cohort_sources
 from spade_bench.cohorts.episodes import save_episodes
+from spade_bench.cohorts.spelling import read_number
 from spade_bench.cohorts.tables import cohort_hash, keep_covered
 from spade_bench.console import say, warn
 from spade_bench.errors import ConfigError, DataError, UserError, printable
@@ -19,7 +20,7 @@ from spade_bench.evaluation.encoderfeatures import (
     matched,
     with_test_files,
 )
-from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
+from spade_bench.evaluation.request import MEASURED, EvaluationRequest, TaskRequest
 from spade_bench.evaluation.restriction import Restriction
 from spade_bench.evaluation.settings import EvaluationSettings
 from spade_bench.evaluation.taskcohort import TaskCases, draw, load_cases
@@ -36,13 +37,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from spade_bench.tasks.kind import TaskKind
+    from spade_bench.tasks.kind import KindCard, TaskKind
 
-__all__ = ["PreparedTask", "prepare"]
+__all__ = ["PreparedTask", "check_metrics", "prepare"]
 
 
+_MANY = 10  # classes, of which more are unusual
 # Settings that decide how cases are divided, as opposed to how often.
-_DEALT = ("folds", "holdout", "group_by_site", "published")
+_DEALT = ("folds", "holdout", "group_by_site", "preserve_sites", "published")
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,18 @@ class PreparedTask:
         slides = [slide for case in self.cohort.cases for slide in case.slide_ids]
         return hash_obj([[slide, self.infos[row.files[slide]].digest] for slide in slides])
 
+    def files_hash(self, row: Variant) -> str:
+        """Hash of the files of the cases, in their order; what they hold is no part of it."""
+        return hash_obj([[str(path) for path in paths] for paths in self._files(row)])
+
     def base_bags(self, row: Variant) -> CaseBags:
         """Bags of the files a row starts from."""
-        files = [[row.files[slide] for slide in case.slide_ids] for case in self.cohort.cases]
+        files = self._files(row)
         dim = self.infos[files[0][0]].dim
         return CaseBags.from_files(files, dim, cache=self.cache)
+
+    def _files(self, row: Variant) -> list[list[Path]]:
+        return [[row.files[slide] for slide in case.slide_ids] for case in self.cohort.cases]
 
     def pool(self, episodes: Iterable[Episode]) -> NDArray[np.int64]:
         """Positions of the cases that none of ``episodes`` tests on."""
@@ -99,13 +108,16 @@ class PreparedTask:
         return np.array(kept, dtype=np.int64)
 
 
-def prepare(request: EvaluationRequest, task: TaskRequest, folders: FeatureFolders) -> PreparedTask:
+def prepare(
+    request: EvaluationRequest, task: TaskRequest, folders: FeatureFolders, *, divide: bool = True
+) -> PreparedTask:
     """Read the table, find and check all features, draw the episodes.
 
     Args:
         request: The run.
         task: One of its tasks.
         folders: The features folders that the run has listed.
+        divide: Whether to draw episodes; without them cases are looked at together.
 
     Raises:
         DataError: When the table is unsound, or slides lack usable features and this was not
@@ -114,7 +126,7 @@ def prepare(request: EvaluationRequest, task: TaskRequest, folders: FeatureFolde
     """
     card = task.card
     kind: TaskKind = kinds.get(card.kind).load()
-    _check_metrics(card, kind)
+    check_metrics(card, kind.card)
     cases = load_cases(request, task, kind)
     if not task.named:
         _say_unregistered(card, cases.cohort)
@@ -131,7 +143,9 @@ def prepare(request: EvaluationRequest, task: TaskRequest, folders: FeatureFolde
     cohort, infos, complete = _cover(cases.cohort, wanted, rows, request.settings)
     rows = [_fits_width(row, cohort, infos) for row in rows]
     cohort = replace(cohort, simulated=cohort.simulated or card.simulated)
-    episodes, notes, settings = draw(request, kind, cases, cohort)
+    episodes, notes, settings = (
+        draw(request, kind, cases, cohort) if divide else (list[Episode](), [], {})
+    )
     _say_cohort(card, cohort, notes)
     hashes = {"cohort": cohort_hash(cohort), "task": hash_obj([card.kind, card.metrics])}
     hashes |= inside.hashes([slide for case in cohort.cases for slide in case.slide_ids])
@@ -191,6 +205,7 @@ def _in_words(
         "folds": f"{dealt.get('folds')} folds",
         "holdout": f"held out {dealt.get('holdout')}",
         "group_by_site": "sites kept together",
+        "preserve_sites": "sites kept whole, classes balanced",
         "published": f"published splits {str(dealt.get('published'))[:8]}",
     }
     splits = [text for name, text in texts.items() if dealt.get(name)]
@@ -263,14 +278,19 @@ def _random_elsewhere(
     return (name, files) if tested <= set(files) else None
 
 
-def _check_metrics(card: TaskCard, kind: TaskKind) -> None:
+def check_metrics(card: TaskCard, kind: KindCard) -> None:
+    """Refuse a task whose card names a metric that its kind does not have.
+
+    Raises:
+        ConfigError: Naming those that it has.
+    """
     for name in card.metrics:
-        if name not in kind.card.metrics:
-            near = suggest(name, kind.card.metrics)
+        if name not in kind.metrics:
+            near = suggest(name, kind.metrics)
             raise ConfigError(
                 f"{card.kind} has no metric '{name}'",
                 where=f"task {card.name}",
-                fix=f"Did you mean {near}?" if near else f"Use {', '.join(kind.card.metrics)}",
+                fix=f"Did you mean {near}?" if near else f"Use {', '.join(kind.metrics)}",
             )
 
 
@@ -288,15 +308,26 @@ def _say_unregistered(card: TaskCard, cohort: Cohort) -> None:
     near = suggest(card.name, tasks.names(), 0.8)
     meant = f". Did you mean {near}? Then repeat with that name" if near else ""
     say(f"task '{card.name}' is not registered{classes}{meant}")
+    if len(cohort.classes) > _MANY and all(
+        read_number(name) is not None for name in cohort.classes
+    ):
+        say(
+            f"{card.name}: {len(cohort.classes)} classes that are numbers; of measured values "
+            f"write --task {MEASURED}{card.label_column}"
+        )
 
 
 def _say_cohort(card: TaskCard, cohort: Cohort, notes: Sequence[str]) -> None:
     counts = {name: sum(case.label == name for case in cohort.cases) for name in cohort.classes}
+    values = [case.value for case in cohort.cases if case.value is not None]
     if not counts:
         counts = {"events": sum(bool(case.event) for case in cohort.cases)}
     listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    if values:
+        unit = f" {card.measured_in}" if card.measured_in else ""
+        listed = f"{card.label_column} {min(values):g} to {max(values):g}{unit}"
     say(f"{card.name}{' (simulated data)' if cohort.simulated else ''}: {len(cohort.cases)} cases "
-        f"({listed}); {'; '.join(notes)}")  # fmt: skip
+        f"{'; '.join([f'({listed})', *notes])}")  # fmt: skip
     if len(cohort.classes) == 2:
         say(f"{card.name}: positive class: {cohort.classes[1]}")
     elif cohort.classes:

@@ -144,7 +144,7 @@ class TrainedModel:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the columns; empty for a risk."""
+        """Names of the classes, in the order of the columns; empty for a risk or a value."""
         return self.fitted.info.classes
 
     @says_keywords
@@ -171,8 +171,9 @@ class TrainedModel:
 
         Returns:
             One row per case: `case_id`, `slide_id` (joined by `;`), `probability_CLASS` and
-            `predicted`, or `risk` (higher is worse), and `trained_on`, which marks cases that the
-            model has seen; also `flags` where it was fitted on features that name another encoder.
+            `predicted`, or `predicted` alone for a value, or `risk` (higher is worse), and
+            `trained_on`, which marks cases that the model has seen; also `flags` where it was
+            fitted on features that name another encoder.
 
         Raises:
             DataError: When the features are of another identity, unusable, or a slide is missing.
@@ -462,7 +463,7 @@ class TrainedModel:
             {"case_id": list(cases), "slide_id": [";".join(slides) for slides in cases.values()]}
         )
         if not self.classes:
-            frame["risk"] = scores[:, 0]
+            frame["predicted" if self.fitted.columns == ("value",) else "risk"] = scores[:, 0]
         else:
             for column, name in enumerate(self.classes):
                 frame[f"probability_{name}"] = scores[:, column]

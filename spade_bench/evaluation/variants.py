@@ -74,6 +74,7 @@ class Variant:
             test set.
         notes: Flags of the encoder itself, on its controls too.
         description: What a control is, in words, where its encoder brought it.
+        encoder: The loaded encoder behind ``make``; None where there is none.
     """
 
     label: str
@@ -90,6 +91,7 @@ class Variant:
     fitted: bool = False
     notes: tuple[str, ...] = ()
     description: str = ""
+    encoder: Any = None
 
     @property
     def flags(self) -> tuple[str, ...]:

@@ -280,11 +280,8 @@ class _Mean:
         """Take one more model into account (Welford's update)."""
         import numpy as np
 
-        info = model.fitted.info
         self.names.append(model.name)
-        self.classes = info.classes or (
-            ("risk",) if info.n_outputs == 1 else tuple(map(str, range(info.n_outputs)))
-        )
+        self.classes = model.fitted.columns
         parts = model.fitted.contributions(self._bag.features)
         shown = parts.values[:, -1] if parts.attention is None else parts.attention  # (n,)
         ranks = np.concatenate([percentiles(shown[rows]) for rows in self._rows])  # (n,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["APART", "UNKNOWN_MPP", "Crop", "far_apart", "highest", "read_crops",
-           "read_squares"]  # fmt: skip
+           "read_squares", "with_highest"]  # fmt: skip
 
 APART = 2
 """Patch sides between two patches of a slide that are listed."""
@@ -23,6 +24,7 @@ UNKNOWN_MPP = 0.25
 """Taken to open a slide that does not say its resolution, then forgotten."""
 
 _CROP_PX = 300
+_CROP_SHARE = 0.25  # of the patches of a slide that a crop may show
 _CROP_SIDES = 2  # patches across a crop
 _CROPS_APART = 1.25  # of their side, so that the frames on a map do not touch
 
@@ -94,15 +96,22 @@ def highest(layer: Layer, most: int, distance: float, *, lowest: bool = False) -
     return far_apart(order, layer.coords, distance, most)
 
 
-def _top_quarter(layer: Layer) -> Layer:
-    """A layer with the values of its highest quarter alone, of one patch at least."""
+def with_highest(layer: Layer, share: float, *, lowest: bool = False) -> Layer:
+    """Return a layer with its highest values alone, the others NaN.
+
+    Args:
+        layer: The layer.
+        share: Share of the patches with a value that keep it, rounded up; at least one does.
+        lowest: Keep the lowest instead: those that the highest of the rest are not among.
+    """
     import numpy as np
 
     order = np.argsort(-layer.values, kind="stable")  # NaN comes last
     known = int(np.isfinite(layer.values).sum())
+    cut = max(1, math.ceil((1 - share if lowest else share) * known))
+    kept = order[cut:known] if lowest else order[:cut]
     values = np.full(len(layer.values), np.nan)
-    top = order[: max(1, known // 4)]
-    values[top] = layer.values[top]
+    values[kept] = layer.values[kept]
     return replace(layer, values=values)
 
 
@@ -129,7 +138,7 @@ def read_crops(
     crops = []
     # The resolution plays no part here, so a slide that does not say it is welcome.
     with open_slide(Path(slide), assume_mpp=1.0) as opened:
-        for row in highest(_top_quarter(layer), most, _CROPS_APART * width):
+        for row in highest(with_highest(layer, _CROP_SHARE), most, _CROPS_APART * width):
             x, y = layer.coords[row] + (layer.side - width) / 2
             x = min(max(float(x), 0.0), max(opened.width - width, 0.0))
             y = min(max(float(y), 0.0), max(opened.height - width, 0.0))

@@ -35,14 +35,15 @@ class SlideMap:
         encoder: Encoder of the features.
         head: Name of the head.
         task: Name of the task.
-        classes: What the columns of ``contribution`` speak of: class names, or `risk` alone.
+        classes: What the columns of ``contribution`` speak of: class names, or
+            `risk` or `value` alone.
         coords: Level-0 pixel of each patch's top-left corner, (n, 2) as (x, y); (0, 2) where nobody
             knows it, as of images that were cut before.
         side: Side of a patch in level-0 pixels; 0 where nobody knows where patches lie.
         attention: Mean weight of each patch over the models, (n,), which sums to one over all
             slides of the case; None where a head has none.
-        contribution: Mean signed share of each patch in each class's logit or the risk of the
-            case, (n, C).
+        contribution: Mean signed share of each patch in each class's logit, the risk or the
+            value of the case, (n, C).
         sd: Standard deviation over the models of the percentile of what is shown, (n,); None
             where there is one model.
         method: How the contribution was computed, in words, such as "gradient x input".
@@ -131,8 +132,9 @@ class SlideMap:
         return layers
 
     def _towards(self, name: str) -> str:
-        """A class, or the risk, as what a patch speaks for."""
-        return "to the risk" if self.classes == ("risk",) else f"towards {name}"
+        """A class, or the risk or the value, as what a patch speaks for."""
+        alone = self.classes in {("risk",), ("value",)}
+        return f"to the {name}" if alone else f"towards {name}"
 
     @property
     def prediction(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ from spade_bench.slides.opening import Slide, open_slide
 from spade_bench.slides.patches import fit_patch, open_spots, read_patch
 from spade_bench.slides.pyramids import PLAIN_SUFFIXES
 from spade_bench.slides.quality import BLURRED
-from spade_bench.spatial.outsfiles import find_outs_files
+from spade_bench.spatial.instruments.outsfiles import find_outs_files
+from spade_bench.spatial.instruments.technologies import pooled_files
 from spade_bench.spatial.sectionchecks import check_section, overrule, refusal
 
 if TYPE_CHECKING:
@@ -206,8 +207,17 @@ class SpotJob:
             "spaceranger": self.sample.spaceranger and self.sample.spaceranger.name,
             "mpp": self.source.mpp(self.settings),
             "pixel_size_um": self.sample.pixel_size_um or self.settings.assume_mpp,
+            **self._pooled(),
             **({"trusted": True} if self.trusted else {}),
         }
+
+    def _pooled(self) -> dict[str, Any]:
+        """What determines pseudo-spots; empty for spots that have a size of their own."""
+        sample = self.sample
+        if sample.pooling is None:
+            return {}
+        files = pooled_files(sample)
+        return {"pooled": [fingerprint(file) for file in files], "pooling": asdict(sample.pooling)}
 
     def _checked(self, report: FindingsReport) -> StSample:
         """The sample with the pixel size that its spots tell, where nothing else does.

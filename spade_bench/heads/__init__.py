@@ -8,7 +8,7 @@ comes with these.
 
 from __future__ import annotations
 
-from spade_bench.heads._base import Fit, HeadOptions, grid_points, parse_memory
+from spade_bench.heads._base import Fit, HeadOptions, Model, grid_points, parse_memory
 from spade_bench.heads._contribution import Contribution, Linear
 from spade_bench.heads._fitted import (
     FittedHead,
@@ -18,7 +18,6 @@ from spade_bench.heads._fitted import (
     can_be_saved,
     fitting,
 )
-from spade_bench.heads._model import Model
 from spade_bench.heads._outputs import checked_scores, fit, fit_predict
 from spade_bench.heads._pooled import Form, PooledHead, Solved, pooled_head
 from spade_bench.heads._sklearn import sklearn_head

@@ -25,7 +25,7 @@ __all__ = [
     "no_contributions",
 ]
 
-Link = Literal["softmax", "log odds", "risk"]
+Link = Literal["softmax", "log odds", "risk", "value"]
 GRADIENT = "gradient x input"
 _ROWS = 16384  # patches at a time in products of double precision
 
@@ -35,12 +35,13 @@ class Contribution:
     """What each patch adds to what the head says of a bag.
 
     Attributes:
-        values: Share of each patch, (n, C): in the logit of each class, or in the risk, (n, 1).
+        values: Share of each patch, (n, C): in the logit of each class, or in the risk or the
+            value, (n, 1).
             Logits are taken about their mean over the classes, for a softmax does not see a number
             that all of them share, and a patch's sign must not hang on it.
         offset: What no patch added, (C,): the bias, or of a gradient what it leaves unexplained.
         link: What makes the prediction of the sums: `softmax` of logits, `log odds` of each of two
-            classes, or the `risk` itself.
+            classes, or the `risk` or `value` itself.
         method: How it was computed, in words.
         attention: Weight of each patch, (n,), which sums to one; None where the head has none.
     """
@@ -94,7 +95,8 @@ def no_contributions(name: str, why: str = "") -> UserError:
     reason = f": {why}" if why else ""
     return UserError(
         f"The head '{name}' cannot say what each patch adds to its prediction{reason}",
-        fix="Use abmil, logistic or mean-mlp; for survival abmil-cox, abmil-nll or cox",
+        fix="Use abmil, logistic or mean-mlp; for survival abmil-cox, abmil-nll or cox; for "
+        "regression ridge, abmil-mse or mean-mlp",
     )
 
 

@@ -67,10 +67,10 @@ class Head(Protocol):
             bags: Bags of all cases.
             fits: Jobs that may be trained together, of any size and with any hyperparameters;
                 each result equals training it alone.
-            n_outputs: Number of classes; 1 for a survival risk.
+            n_outputs: Number of classes; 1 for a value or a survival risk.
 
         Returns:
-            For each fit (m, n_outputs): class probabilities, or risks (higher is worse).
+            For each fit (m, n_outputs): class probabilities, values, or risks (higher is worse).
         """
 
 
@@ -81,7 +81,7 @@ class HeadInfo:
     Attributes:
         head: Registry name of the head.
         params: All its hyperparameters.
-        n_outputs: Number of classes; 1 for a survival risk.
+        n_outputs: Number of classes; 1 for a value or a survival risk.
         dim: Width of the features.
         classes: Class names in the order of the columns of a prediction; empty where unknown.
     """
@@ -103,6 +103,16 @@ class FittedHead(ABC):
     def __init__(self, info: HeadInfo) -> None:
         self.info = info
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of a prediction: those of the classes, or `risk` or `value`."""
+        if self.info.classes:
+            return self.info.classes
+        if self.info.n_outputs > 1:
+            return tuple(map(str, range(self.info.n_outputs)))
+        measured = "regression" in heads.get(self.info.head).card.kinds
+        return ("value",) if measured else ("risk",)
+
     @abstractmethod
     def predict(self, bags: CaseBags, cases: Sequence[int] | None = None) -> NDArray[np.float64]:
         """Predict cases.
@@ -112,7 +122,7 @@ class FittedHead(ABC):
             cases: Positions of the m cases to predict; None for all.
 
         Returns:
-            Class probabilities, or risks (higher is worse), (m, n_outputs).
+            Class probabilities, values, or risks (higher is worse), (m, n_outputs).
 
         Raises:
             DataError: When the features are of another width.
@@ -154,6 +164,8 @@ class FittedHead(ABC):
         self.check_bag(bag)
         x = torch.from_numpy(bag.astype("float32"))
         link: Link = "softmax" if self.info.n_outputs > 1 else "risk"
+        if self.columns == ("value",):
+            link = "value"
         return gradient_times_input(forward, x, torch.zeros(x.shape[1]), link)
 
     @abstractmethod
@@ -267,7 +279,7 @@ class FittingHead(Head, Protocol):
         Args:
             bags: Bags of all cases.
             fits: Jobs that may be trained together.
-            n_outputs: Number of classes; 1 for a survival risk.
+            n_outputs: Number of classes; 1 for a value or a survival risk.
 
         Returns:
             One fitted head per fit.

@@ -14,7 +14,7 @@ from torch.optim.adamw import adamw
 from spade_bench.device import autocast
 
 if TYPE_CHECKING:
-    from spade_bench.heads._model import Model
+    from spade_bench.heads._base import Model
     from spade_bench.heads._objectives import Objective
 
 __all__ = ["Batch", "ModelStack", "Params", "fold_scaling", "uniform"]

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spade_bench.features.casebags import CaseBags
-    from spade_bench.heads._model import Model
+    from spade_bench.heads._base import Model
     from spade_bench.heads._objectives import Objective
 
 __all__ = ["FittedNetwork", "network_shapes"]
 
 _ATTENTION = "exact: attention x output of each patch"
 SCALING = ("input.reference", "input.mean", "input.scale")
+TARGET = "target.scale"
 _NODES = 32  # of Gauss-Legendre quadrature per panel
 _MOST_PANELS = 4096  # enough for outputs of 100,000; the rest of larger ones is in the offset
 _EXACT = 1e-10  # of the difference that the shares must make up, relative
@@ -40,7 +41,8 @@ class FittedNetwork(FittedHead):
         settings: Its hyperparameters.
         model: Its architecture.
         objective: Turns outputs into predictions.
-        weights: Parameters of one model, and under `SCALING` how it scales features, (D,) each.
+        weights: Parameters of one model, and under `SCALING` how it scales features, (D,) each;
+            under `TARGET` mean and spread of the targets, (2,), where the objective scales them.
         pooled: Whether it sees mean vectors instead of bags.
         device: Where it runs: `auto`, `cpu` or `cuda[:n]`.
     """
@@ -61,7 +63,10 @@ class FittedNetwork(FittedHead):
         self._weights, self._pooled = dict(weights), pooled
         self._device = resolve_device(device)
         self._reference, mean, scale = (self._weights[name].to(self._device) for name in SCALING)
-        own = {k: w for k, w in self._weights.items() if k not in SCALING}
+        own = {k: w for k, w in self._weights.items() if k not in (*SCALING, TARGET)}
+        scale_of = self._weights.get(TARGET)
+        level, spread = (0.0, 1.0) if scale_of is None else scale_of.tolist()
+        self._mean, self._spread = float(level), float(spread)
         stacked = {k: w.to(self._device).unsqueeze(0) for k, w in own.items()}  # S = 1
         shift = mean.unsqueeze(0) if bool(mean.any()) else None
         self._p = fold_scaling(stacked, shift, scale.unsqueeze(0))
@@ -83,7 +88,7 @@ class FittedNetwork(FittedHead):
         found: NDArray[np.float64] = (
             self._objective.predict(out.double().unsqueeze(0))[0].cpu().numpy()
         )
-        return found
+        return self._mean + self._spread * found if self._objective.scaled else found
 
     def attention(self, bag: NDArray[np.floating]) -> NDArray[np.float64]:
         """Attention over the patches of a bag. See `FittedHead.attention`."""
@@ -121,7 +126,8 @@ class FittedNetwork(FittedHead):
             slope, bias = self._slope(of_patches.sum(dim=0), bias)  # (K, C), (C,)
             of_patches = of_patches @ slope  # (n, C)
             method += "; integrated gradients of the risk over the time bins"
-        values, offset = of_patches.cpu().numpy(), bias.cpu().numpy()
+        values = self._spread * of_patches.cpu().numpy()  # (n, C)
+        offset = self._mean + self._spread * bias.cpu().numpy()  # (C,)
         return Contribution(values, offset, self._objective.link, method, attention)
 
     def _slope(
@@ -175,7 +181,8 @@ class FittedNetwork(FittedHead):
             seen = bag.mean(dim=0, keepdim=True) if self._pooled else bag
             with autocast(self._device, self._settings.precision):
                 out = self._model.forward(seen.unsqueeze(0), None, self._p, None)  # (1, 1, K)
-            return self._objective.explained(out.to(self._reference.dtype))[0, 0]
+            said = self._objective.explained(out.to(self._reference.dtype))[0, 0]
+            return self._mean + self._spread * said
 
         mean = self._weights["input.mean"].to(self._device)  # beyond the reference, (D,)
         return gradient_times_input(forward, x[0], mean, self._objective.link)
@@ -210,4 +217,5 @@ def network_shapes(
     drawn = model.initial(dim, width, settings, torch.Generator())
     kind = "float64" if settings.precision == "fp64" else "float32"
     shapes = {name: (tuple(w.shape), kind) for name, w in drawn.items()}
-    return {**dict.fromkeys(SCALING, ((dim,), kind)), **shapes}
+    scaled = {TARGET: ((2,), "float64")} if objective.scaled else {}
+    return {**dict.fromkeys(SCALING, ((dim,), kind)), **shapes, **scaled}

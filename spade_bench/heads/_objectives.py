@@ -1,4 +1,4 @@
-"""What a stack is trained for: classes, discrete-time survival, or the Cox partial likelihood."""
+"""What a stack is trained for: classes, values, discrete-time survival, or Cox's likelihood."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from spade_bench.heads._contribution import Link
 
-__all__ = ["OBJECTIVES", "Objective"]
+__all__ = ["OBJECTIVES", "Objective", "target_scale"]
 
 
 class Objective(Protocol):
@@ -24,10 +24,13 @@ class Objective(Protocol):
     Attributes:
         link: What makes the prediction of what `explained` returns.
         direct: Whether `explained` returns the outputs as they are.
+        scaled: Whether a model learns its targets less their mean over their spread, which its
+            predictions are then put back to; see `target_scale`.
     """
 
     link: Link
     direct: bool
+    scaled: bool
 
     def width(self, n_outputs: int, settings: Any) -> int:
         """Return the number of values a model puts out for a case, K."""
@@ -41,10 +44,10 @@ class Objective(Protocol):
         """Return one loss a model: (S, B, K) and (S, B, T) -> (S,)."""
 
     def predict(self, out: torch.Tensor) -> torch.Tensor:
-        """Turn (S, B, K) into probabilities (S, B, C) or risks (S, B, 1)."""
+        """Turn (S, B, K) into probabilities (S, B, C), values or risks (S, B, 1)."""
 
     def explained(self, out: torch.Tensor) -> torch.Tensor:
-        """Turn (S, B, K) into what patches add to: logits (S, B, C) or risks (S, B, 1)."""
+        """Turn (S, B, K) into what patches add to: logits (S, B, C), values or risks (S, B, 1)."""
 
 
 class Classes:
@@ -52,6 +55,7 @@ class Classes:
 
     link: Link = "softmax"
     direct = True
+    scaled = False
 
     def width(self, n_outputs: int, settings: Any) -> int:
         """One logit a class."""
@@ -92,6 +96,7 @@ class DiscreteTime:
 
     link: Link = "risk"
     direct = False
+    scaled = False
 
     def width(self, n_outputs: int, settings: Any) -> int:
         """One hazard a bin."""
@@ -132,6 +137,7 @@ class Cox:
 
     link: Link = "risk"
     direct = True
+    scaled = False
 
     def width(self, n_outputs: int, settings: Any) -> int:
         """One log risk."""
@@ -167,8 +173,47 @@ class Cox:
         return out
 
 
+class SquaredError:
+    """Mean squared error of a value, in units of its spread among the training cases."""
+
+    link: Link = "value"
+    direct = True
+    scaled = True
+
+    def width(self, n_outputs: int, settings: Any) -> int:
+        """One value."""
+        return n_outputs
+
+    def encode(
+        self, target: NDArray[Any], train_target: NDArray[Any], n_outputs: int, settings: Any
+    ) -> NDArray[np.float64]:
+        """Values less the mean of the training cases, over their spread, (n, 1)."""
+        mean, spread = target_scale(train_target)
+        scaled: NDArray[np.float64] = ((target - mean) / spread)[:, None]  # (n, 1)
+        return scaled
+
+    def loss(self, out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Squared error, averaged over the cases."""
+        return ((out - target) ** 2).mean(dim=(1, 2))  # (S,)
+
+    def predict(self, out: torch.Tensor) -> torch.Tensor:
+        """The scaled value."""
+        return out
+
+    def explained(self, out: torch.Tensor) -> torch.Tensor:
+        """The scaled value."""
+        return out
+
+
+def target_scale(target: NDArray[Any]) -> tuple[float, float]:
+    """Mean and spread of the values of training cases, (n,); a spread of 1 where all are alike."""
+    spread = float(np.std(target))
+    return float(np.mean(target)), spread if spread > 0 else 1.0
+
+
 OBJECTIVES: dict[str, Objective] = {
     "classes": Classes(),
+    "squared-error": SquaredError(),
     "discrete-time": DiscreteTime(),
     "cox": Cox(),
 }

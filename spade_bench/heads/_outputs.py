@@ -36,7 +36,7 @@ def fit_predict(
         head: The head.
         bags: Bags of all cases.
         fits: Jobs.
-        n_outputs: Number of classes; 1 for a survival risk.
+        n_outputs: Number of classes; 1 for a value or a survival risk.
         name: Of the head, for messages.
         keep: Takes the fitted heads, from a head that has them.
 
@@ -65,7 +65,7 @@ def fit(
         head: The head.
         bags: Bags of all cases.
         fits: Jobs.
-        n_outputs: Number of classes; 1 for a survival risk.
+        n_outputs: Number of classes; 1 for a value or a survival risk.
         name: Of the head, for messages.
 
     Returns:
@@ -109,7 +109,7 @@ def checked_scores(
     Args:
         found: What the head returned for one fit.
         n_cases: Cases that were to be predicted, m.
-        n_outputs: Number of classes; 1 for a survival risk.
+        n_outputs: Number of classes; 1 for a value or a survival risk.
         name: Of the head, for messages.
         probabilities: Whether they must lie within 0 and 1.
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spade_bench import config, console
 from spade_bench.errors import ConfigError
-from spade_bench.heads._base import CPU_MEMORY, Fit, HeadOptions, parse_memory
+from spade_bench.heads._base import CPU_MEMORY, Fit, HeadOptions, Model, parse_memory
 from spade_bench.heads._fitted import FittedHead, HeadInfo, Keep
-from spade_bench.heads._model import Model
 from spade_bench.registry import heads
 from spade_bench.types import HeadCard
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spade_bench.features.casebags import CaseBags
+    from spade_bench.heads._objectives import Objective
     from spade_bench.heads._reader import Reader
     from spade_bench.heads._trainer import Member, Trainer
 
@@ -81,16 +81,25 @@ _RANGES = {
 """Ranges of the shared settings; whole numbers are 1 or more unless they stand here."""
 
 
-def stacked_head(card: HeadCard, settings: type[TrainConfig], model: Model, objective: str) -> None:
+def stacked_head(
+    card: HeadCard,
+    settings: type[TrainConfig],
+    model: Model,
+    objective: str,
+    of_one_output: str = "",
+) -> None:
     """Register a head that is trained by gradient steps.
 
     Args:
         card: The head's card. With ``input="pooled"`` its bags are single mean vectors.
         settings: Frozen dataclass of its hyperparameters.
         model: Its architecture.
-        objective: `classes`, `discrete-time` or `cox`.
+        objective: `classes`, `squared-error`, `discrete-time` or `cox`.
+        of_one_output: Objective where there is one output, of a head that also serves a kind of
+            task without classes; empty for ``objective``.
     """
-    heads.add(card, lambda options: StackedHead(card, settings, model, objective, options))
+    wanted = (objective, of_one_output or objective)
+    heads.add(card, lambda options: StackedHead(card, settings, model, wanted, options))
 
 
 class StackedHead:
@@ -101,11 +110,11 @@ class StackedHead:
         card: HeadCard,
         settings: type[TrainConfig],
         model: Model,
-        objective: str,
+        objectives: tuple[str, str],
         options: HeadOptions,
     ) -> None:
         self.card = card
-        self._settings, self._model, self._objective = settings, model, objective
+        self._settings, self._model, self._objectives = settings, model, objectives
         self._device = options.device
         self._memory = None if options.memory is None else parse_memory(options.memory)
         self._most_epochs = 0  # that the user knows of
@@ -149,9 +158,8 @@ class StackedHead:
     def layout(self, info: HeadInfo) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape and dtype of each tensor of a fitted head. See `FittingHead.layout`."""
         from spade_bench.heads._network import network_shapes
-        from spade_bench.heads._objectives import OBJECTIVES
 
-        settings, objective = self._build(info.params), OBJECTIVES[self._objective]
+        settings, objective = self._build(info.params), self._objective(info.n_outputs)
         return network_shapes(self._model, objective, settings, info.dim, info.n_outputs)
 
     def restore(self, info: HeadInfo, tensors: Mapping[str, NDArray[Any]]) -> FittedHead:
@@ -171,7 +179,6 @@ class StackedHead:
         import torch
 
         from spade_bench.device import resolve_device, small_products
-        from spade_bench.heads._objectives import OBJECTIVES
         from spade_bench.heads._reader import Reader
         from spade_bench.heads._trainer import Member, Trainer
         from spade_bench.heads._workers import Workers
@@ -196,7 +203,7 @@ class StackedHead:
             )
             for stack in self._stacks([members[i] for i in chosen], reader, n_outputs, memory):
                 own = [members[chosen[i]] for i in stack]
-                objective = OBJECTIVES[self._objective]
+                objective = self._objective(n_outputs)
                 ready = small_products(device) if self._model.small else nullcontext()
                 with ready, Workers(device) as workers:
                     trainer = Trainer(
@@ -230,13 +237,12 @@ class StackedHead:
 
     def _network(self, info: HeadInfo, weights: Mapping[str, torch.Tensor]) -> FittedHead:
         from spade_bench.heads._network import FittedNetwork
-        from spade_bench.heads._objectives import OBJECTIVES
 
         return FittedNetwork(
             info,
             self._build(info.params),
             self._model,
-            OBJECTIVES[self._objective],
+            self._objective(info.n_outputs),
             weights,
             pooled=self.card.input == "pooled",
             device=self._device,
@@ -253,6 +259,12 @@ class StackedHead:
                 f"{len(most.fit.train)} training cases need them for min_steps={s.min_steps}; "
                 f"--set {self.card.name}.min_steps=0 keeps to the epochs"
             )
+
+    def _objective(self, n_outputs: int) -> Objective:
+        """What is learnt: of two or more outputs classes, of one a value or a risk."""
+        from spade_bench.heads._objectives import OBJECTIVES
+
+        return OBJECTIVES[self._objectives[n_outputs == 1]]
 
     def _build(self, params: Mapping[str, Any]) -> Any:
         return config.build(self._settings, {**self.params, **params}, f"head {self.card.name}")
@@ -298,9 +310,7 @@ class StackedHead:
         """Bytes of a model's weights, optimiser moments, best weights and gradients."""
         import torch
 
-        from spade_bench.heads._objectives import OBJECTIVES
-
-        width = OBJECTIVES[self._objective].width(n_outputs, member.settings)
+        width = self._objective(n_outputs).width(n_outputs, member.settings)
         # Drawn for real: on torch's meta device the first draw takes a second of imports.
         p = self._model.initial(dim, width, member.settings, torch.Generator())
         floats = sum(w.numel() for w in p.values())

@@ -14,13 +14,13 @@ import torch
 
 from spade_bench import console
 from spade_bench.heads._modelstack import Batch, ModelStack
+from spade_bench.heads._objectives import target_scale
 from spade_bench.heads._workers import Workers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from spade_bench.heads._base import Fit
-    from spade_bench.heads._model import Model
+    from spade_bench.heads._base import Fit, Model
     from spade_bench.heads._objectives import Objective
     from spade_bench.heads._reader import Reader
 
@@ -149,16 +149,32 @@ class Trainer:
     def predict(self) -> list[NDArray[np.float64]]:
         """Return each member's predictions of its test cases, (m, n_outputs) each."""
         outputs = self._outputs([(m, m.fit.test) for m in self._members])
-        return [
-            self._objective.predict(out.double().unsqueeze(0))[0].cpu().numpy() for out in outputs
-        ]
+        found = []
+        for member, out in zip(self._members, outputs, strict=True):
+            said = self._objective.predict(out.double().unsqueeze(0))[0].cpu().numpy()
+            if self._objective.scaled:
+                mean, spread = target_scale(member.fit.target)
+                said = mean + spread * said  # (m, n_outputs)
+            found.append(said)
+        return found
 
     def weights(self) -> list[dict[str, torch.Tensor]]:
         """Return the weights and the scaling of each member, as `FittedNetwork` takes them."""
         return [
-            {"input.reference": self._reference.cpu(), **self._stacks[m.stack].weights(m.slot)}
+            {
+                "input.reference": self._reference.cpu(),
+                **self._stacks[m.stack].weights(m.slot),
+                **self._target_scale(m),
+            }
             for m in self._members
         ]
+
+    def _target_scale(self, member: Member) -> dict[str, torch.Tensor]:
+        """What puts the predictions of a member back to the scale of its targets."""
+        if not self._objective.scaled:
+            return {}
+        # In double precision whatever the model's: days are large beside their differences.
+        return {"target.scale": torch.tensor(target_scale(member.fit.target), dtype=torch.float64)}
 
     def _ticks(
         self, epoch: int, live: Sequence[Member]

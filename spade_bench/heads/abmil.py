@@ -1,12 +1,12 @@
-"""Gated attention-based multiple-instance learning, for classes and for survival."""
+"""Gated attention-based multiple-instance learning, for classes, survival and measured values."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from spade_bench.heads._model import Model
+from spade_bench.heads._base import Model
 from spade_bench.heads._stacked import TrainConfig, stacked_head
 from spade_bench.types import HeadCard
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AbmilConfig",
     "AbmilCoxConfig",
+    "AbmilMseConfig",
     "AbmilNllConfig",
     "attend",
     "forward",
@@ -73,6 +74,19 @@ class AbmilCoxConfig(TrainConfig):
     attention: int = 64
 
 
+@dataclass(frozen=True)
+class AbmilMseConfig(TrainConfig):
+    """Settings of the attention head with the squared error of a value.
+
+    Attributes:
+        hidden: Width of the patch projection.
+        attention: Width of the attention branches.
+    """
+
+    hidden: int = 256
+    attention: int = 64
+
+
 def initial(dim: int, width: int, s: AbmilConfig, stream: torch.Generator) -> Params:
     """Draw one model's parameters.
 
@@ -92,6 +106,13 @@ def initial(dim: int, width: int, s: AbmilConfig, stream: torch.Generator) -> Pa
         "out": uniform(stream, s.hidden, width, fan_in=s.hidden),
     }
     return p if width == 1 else {**p, "out_b": torch.zeros(1, width)}
+
+
+def initial_with_bias(dim: int, width: int, s: AbmilConfig, stream: torch.Generator) -> Params:
+    """Draw one model's parameters, with a bias also of one output: a value has a level."""
+    import torch
+
+    return {**initial(dim, width, s, stream), "out_b": torch.zeros(1, width)}
 
 
 def attend(
@@ -205,4 +226,19 @@ stacked_head(
     AbmilCoxConfig,
     MODEL,
     "cox",
+)
+stacked_head(
+    HeadCard(
+        name="abmil-mse",
+        title="ABMIL (squared error)",
+        kinds=("regression",),
+        description="Gated attention pooling with the squared error of the value",
+        input="bag",
+        defaults=asdict(AbmilMseConfig()),
+        grid={"lr": (1e-5, 5e-5, 1e-4, 5e-4), "hidden": (128, 256, 512)},
+        reference=REFERENCE,
+    ),
+    AbmilMseConfig,
+    replace(MODEL, initial=initial_with_bias),
+    "squared-error",
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from spade_bench.heads._model import Model
+from spade_bench.heads._base import Model
 from spade_bench.heads._stacked import TrainConfig, stacked_head
 from spade_bench.types import HeadCard
 
@@ -23,7 +23,8 @@ class MeanMlpConfig(TrainConfig):
 
     Attributes:
         hidden: Width of its hidden layer.
-        balanced: Whether every class weighs alike in the loss.
+        balanced: Whether every class weighs alike in the loss; of a measured value, which has no
+            classes, it means nothing.
     """
 
     hidden: int = 128
@@ -58,7 +59,7 @@ stacked_head(
     HeadCard(
         name="mean-mlp",
         title="MLP on the mean",
-        kinds=("classification",),
+        kinds=("classification", "regression"),
         description="One hidden layer on mean-pooled features",
         input="pooled",
         defaults=asdict(MeanMlpConfig()),
@@ -67,4 +68,5 @@ stacked_head(
     MeanMlpConfig,
     Model(initial, forward, lambda s: int(s.hidden), lambda s: 4 * int(s.hidden), ("hidden",)),
     "classes",
+    of_one_output="squared-error",
 )

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from spade_bench.errors import ConfigError
-from spade_bench.heads._model import Model
+from spade_bench.heads._base import Model
 from spade_bench.heads._stacked import TrainConfig, stacked_head
 from spade_bench.registry import heads
 from spade_bench.types import HeadCard

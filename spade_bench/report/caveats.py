@@ -3,24 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
+
+from spade_bench.report.spotvalues import OF_SECTIONS
 
 if TYPE_CHECKING:
     from spade_bench.report.series import Series
     from spade_bench.report.values import Resampler
     from spade_bench.statistics.intervals import Interval
 
-__all__ = ["PERMUTATIONS", "caveats", "known", "off_chance", "speaks_of"]
+__all__ = ["PERMUTATIONS", "PERMUTED", "caveats", "ece_note", "known", "off_chance",
+           "share_held_out", "speaks_of", "way_of"]  # fmt: skip
 
 PERMUTATIONS = "permutations:"
 """Flag of the control with permuted labels: how often those of each training set were shuffled."""
 
+PERMUTED = ("permuted-labels", "permuted-spots")
+"""Controls that bear the label of their encoder, trained on what was dealt anew."""
 
+_FEW_UNITS = 10
 _SPEAKS_OF = {
     "cv": "over folds, corrected for shared training cases",
     "fold models": "over models and held-out cases, for these training cases",
     "ensemble": "over held-out cases, for these training cases",
+    "leave-site-out": "over sites, corrected for shared training cases",
     "external": "over fits and cases, for these training cases",
+    **dict.fromkeys(
+        ("official", "leave-one-patient-out"), "over patients, for these training sections"
+    ),
+    "leave-one-section-out": "over patients, or sections of one, for these training sections",
     "overall": "over tasks and cases, for these training cases",
 }
 
@@ -36,18 +48,42 @@ def speaks_of(way: str) -> str:
     return _SPEAKS_OF.get(way, "over draws and cases, for these training cases")
 
 
+def way_of(protocol: str, flags: Sequence[str], held_out: bool) -> str:
+    """Return the way in which numbers were made, as `speaks_of` takes it.
+
+    Args:
+        protocol: Protocol.
+        flags: Flags of the numbers.
+        held_out: Whether the folds are models that share held-out test cases.
+    """
+    if "ensemble" in flags:
+        return "ensemble"
+    return "fold models" if held_out else protocol
+
+
+def share_held_out(series: Iterable[Series]) -> set[tuple[str, str]]:
+    """Return task and protocol where all folds test on the same held-out cases."""
+    return {(one.task, one.protocol) for one in series if "ensemble" in one.flags}
+
+
 def caveats(series: Series, resampler: Resampler) -> tuple[str, ...]:
     """Flags of a series whose numbers rest on little.
 
     `few-cases` below ten test cases or events of a class, `small-pool` for shots above a third of
     the pool, `same-draws` where all draws train on the same cases, `permutations:N` where labels
-    are permuted.
+    are permuted. Of expression `patients:N` below ten, `sections:N` where there is one patient,
+    and `constant-genes:N`, counted over folds.
     """
     from spade_bench.statistics.score_intervals import FEW_CASES
 
     if not series.rows:
         return ()
     out = []
+    if series.protocol in OF_SECTIONS:
+        units, what = resampler.units(series)
+        out = [f"{what}:{len(units)}"] if len(units) < _FEW_UNITS or what == "sections" else []
+        constant = sum(row.n.get("constant_genes") or 0 for row in series.rows)
+        return (*out, *((f"constant-genes:{constant}",) if constant else ()))
     if resampler.sizes(series)[0] < FEW_CASES:
         out.append("few-cases")
     if series.protocol == "few-shot":
@@ -73,7 +109,7 @@ def off_chance(series: Series, metric: str, interval: Interval, resampler: Resam
     """
     from spade_bench.statistics.evaluate import chance
 
-    if series.control != "permuted-labels":
+    if series.control != "permuted-labels":  # `permuted-spots` are dealt anew once a fold
         return ""
     level = chance(metric, _classes(series, resampler))
     if level is None or not (interval.low > level or interval.high < level):
@@ -89,6 +125,30 @@ def off_chance(series: Series, metric: str, interval: Interval, resampler: Resam
         f"({level:.3g}): something other than the labels may leak, "
         f"{'1 permutation' if n == 1 else f'{n} permutations'} may be too few (--permutations N), "
         "or this is the one such interval in 20 that misses by accident."
+    )
+
+
+def ece_note(series: Series, metric: str, resampler: Resampler) -> str:
+    """Say what a calibration error would be of calibrated probabilities; nothing of other metrics.
+
+    Args:
+        series: Any series with finished rows.
+        metric: One of its metrics.
+        resampler: Reads predictions.
+    """
+    import numpy as np
+
+    from spade_bench.statistics.calibration import ECE_BINS, ece_of_calibrated
+
+    if metric != "ece" or series.control:
+        return ""
+    of_rows = [resampler.predictions(row) for row in series.rows]
+    floor = float(np.mean([ece_of_calibrated(one.target, one.scores) for one in of_rows]))
+    shot = f", k={series.k_shot}" if series.k_shot else ""
+    return (
+        f"{series.encoder} with {series.head} on {series.task} ({series.protocol}{shot}): "
+        f"calibrated probabilities would show an ece of {floor:.3f} by chance, in {ECE_BINS} bins "
+        f"of equally many of {len(of_rows[0].target)} cases."
     )
 
 

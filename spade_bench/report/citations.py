@@ -174,11 +174,12 @@ def _encoder(name: str) -> Used:
 
 
 def _head(name: str) -> Used:
-    from spade_bench.registry import heads
+    from spade_bench.registry import head_card
 
-    if name not in heads.names():
+    card = head_card(name)
+    if card is None:
         return Used("head", name, name, _UNKNOWN)
-    reference = heads.get(name).card.reference
+    reference = card.reference
     entry = _misc(name, head_title(name), reference) if reference else ""
     return Used("head", name, head_title(name), "that of spade-bench", reference=reference,
                 key=_key_of(entry), bibtex=entry)  # fmt: skip

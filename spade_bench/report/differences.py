@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError
 from spade_bench.registry import suggest
-from spade_bench.report.caveats import caveats, speaks_of
+from spade_bench.report.caveats import PERMUTED, caveats, share_held_out, speaks_of, way_of
 from spade_bench.report.series import Place, Series, latest
 from spade_bench.report.values import Resampler, Values, single
 
@@ -42,13 +42,15 @@ class Difference:
         p_adjusted: The same, adjusted by Holm over tasks and heads; the primary metrics of all
             tasks are one family.
         p_bh: The same, adjusted by Benjamini and Hochberg.
-        test: How p and the interval were made: `delong`, `bootstrap`, `nadeau-bengio` or, where
-            a difference shows no variance, `square-and-add` of both intervals.
+        test: How p and the interval were made: `delong`, `bootstrap`, `nadeau-bengio`, of
+            expression `jackknife` over patients or, where a difference shows no variance,
+            `square-and-add` of both intervals.
         better: The encoder that the interval favours, or an empty string.
         n_cases: Test cases.
         n_draws: Draws or folds that both have.
         flags: Flags of either side.
         condition: Cases, splits, seed or settings where the folder holds several, in words.
+        held_out: Whether the folds are models that share held-out test cases.
     """
 
     a: str
@@ -70,16 +72,19 @@ class Difference:
     n_draws: int
     flags: tuple[str, ...] = ()
     condition: tuple[str, ...] = ()
+    held_out: bool = False
 
     @property
     def covers(self) -> str:
         """What the interval and the test speak of."""
-        return speaks_of("ensemble" if "ensemble" in self.flags else self.protocol)
+        return speaks_of(way_of(self.protocol, self.flags, self.held_out))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the difference ready for JSON."""
         lists = {"flags": list(self.flags), "condition": list(self.condition)}
-        return {**asdict(self), **lists, "covers": self.covers}
+        content = {**asdict(self), **lists, "covers": self.covers}
+        del content["held_out"]  # which is what `covers` says
+        return content
 
 
 def compare(
@@ -116,7 +121,8 @@ def compare(
     for curve in by_curve.values():
         for metric in curve[0][0].metrics if metrics is None else metrics:
             out += _differences(curve, resampler, metric)
-    return _adjusted(out)
+    held = share_held_out(series)
+    return _adjusted([replace(one, held_out=(one.task, one.protocol) in held) for one in out])
 
 
 def _nothing_shared(a: str, b: str, by_label: dict[str, dict[Place, Series]]) -> DataError:
@@ -170,8 +176,8 @@ def _rank(one: Difference) -> tuple[bool, bool, int]:
 
 
 def _of(series: Sequence[Series], label: str) -> dict[Place, Series]:
-    """The latest series of an encoder by place; permuted labels are not it."""
-    of_label = (one for one in series if one.encoder == label and one.control != "permuted-labels")
+    """The latest series of an encoder by place; permuted labels and spots are not it."""
+    of_label = (one for one in series if one.encoder == label and one.control not in PERMUTED)
     out = {place: one for (place, _), one in latest(of_label).items()}
     if not out:
         labels = {one.encoder for one in series if one.rows}
@@ -247,7 +253,7 @@ def _interval(a: Values, b: Values, metric: str, seed: int) -> tuple[Interval, s
     tested = _tested(a, b, seed)
     if tested is None:
         return None
-    if tested[0].high - tested[0].low < 1e-12 and not _informative(a, b):
+    if a.without is None and tested[0].high - tested[0].low < 1e-12 and not _informative(a, b):
         one, two = single(a, metric, seed), single(b, metric, seed)
         if one is not None and two is not None and np.isfinite([one.low, two.low]).all():
             tested = square_and_add(one, two), "square-and-add"
@@ -271,12 +277,16 @@ def _tested(a: Values, b: Values, seed: int) -> tuple[Interval, str] | None:
     import numpy as np
 
     from spade_bench.statistics.delong_draws import delong_over_draws
+    from spade_bench.statistics.genescores import jackknife
     from spade_bench.statistics.intervals import paired_interval
     from spade_bench.statistics.paired import corrected_t_test
 
     differences = a.plain - b.plain
     if not np.isfinite(differences).all():
         return None
+    if a.without is not None and b.without is not None:
+        paired = jackknife(float(differences.mean()), (a.without - b.without).tolist())
+        return paired, "jackknife"
     if not a.fixed:
         return corrected_t_test(differences, a.train_size, a.test_size), "nadeau-bengio"
     if a.influence is not None and b.influence is not None and a.target is not None:

@@ -42,6 +42,13 @@ _EXACT = {
     "simulated": "simulated data, not patients",
     "unit:slide": "slides, not patients, are split and counted; intervals resample patients",
     "mixed-identities": "the feature files were made in different ways",
+    "control:permuted-spots": "trained on expression dealt anew among the spots of each section: "
+    "what remains is chance",
+    "control:total-counts": "the total count of each spot alone: depth of sequencing, no image",
+    "control:coordinates": "the place of each spot in its section alone: smoothness, no image",
+    "patients-repeat": "sections that are tested are of patients that also train: numbers say "
+    "little about other patients",
+    "patients-unknown": "nobody says of which patient some sections are: each counts as one",
     "unregistered": "a task without a card: nobody declared its classes, sources and metrics",
     "undefined": "the metric cannot be computed, as where a class is absent",
 }
@@ -50,8 +57,15 @@ _PREFIX = {
     "is too good",
     "encoder-mismatch:": "the files say that they hold features of {}, not of the encoder named: "
     "taken as they are, because --as-is was given",
+    "trained-on:": "the encoder learned from spots of {}, perhaps beside others",
     "permutations:": "how often the labels of each training set were shuffled: the interval "
     "rests on all of them",
+    "patients:": "{} patients are tested: intervals over patients are wide, and with one there is "
+    "none",
+    "sections:": "one patient is tested: intervals are over its {} sections and say nothing of "
+    "other patients",
+    "constant-genes:": "genes with one value in all test spots of a fold, {} counted over folds: "
+    "left out of correlations and R², and named in results.jsonl",
     "missing-class:": "no test case has the class {}: metrics speak of the others",
     "inputs:": "results of one name from several features or encoders, told apart by hash",
     "tasks:": "number of tasks that count",
@@ -61,6 +75,11 @@ _CODES = {
     "control:permuted-labels": "pl",
     "control:random-projection": "rp",
     "control:random-weights": "rw",
+    "control:permuted-spots": "ps",
+    "control:total-counts": "tc",
+    "control:coordinates": "xy",
+    "patients-repeat": "pr",
+    "patients-unknown": "p?",
     "control:base": "ba",
     "control:pca": "pc",
     "control:k1": "k1",
@@ -80,8 +99,10 @@ _CODES = {
 _CODE_PREFIX = {
     "contamination:": "C:",
     "encoder-mismatch:": "M:",
+    "trained-on:": "t:",
     "permutations:": "P",
     "missing-class:": "K:",
+    "constant-genes:": "cg",
     "inputs:": "I:",
     "tasks:": "T",
 }

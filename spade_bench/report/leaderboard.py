@@ -9,7 +9,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from spade_bench.escaping import csv_cell
-from spade_bench.report.caveats import caveats, known, off_chance, speaks_of
+from spade_bench.report.caveats import (
+    caveats,
+    ece_note,
+    known,
+    off_chance,
+    share_held_out,
+    speaks_of,
+    way_of,
+)
 from spade_bench.report.series import Series
 from spade_bench.report.values import Resampler
 
@@ -48,6 +56,7 @@ class ReportRow:
         tested_on: Name of the cohort tested on where it is another than that trained on.
         control: Name of the control that it is; empty for an encoder itself.
         control_of: Label of the encoder beside which the control stands, where it is known.
+        held_out: Whether the folds are models that share held-out test cases.
     """
 
     encoder: str
@@ -67,18 +76,21 @@ class ReportRow:
     tested_on: str = ""
     control: str = ""
     control_of: str = ""
+    held_out: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row with `flags` and `condition` as lists, ready for JSON."""
         lists = {"flags": list(self.flags), "condition": list(self.condition)}
-        return {**asdict(self), **lists, "covers": self.covers}
+        content = {**asdict(self), **lists, "covers": self.covers}
+        del content["held_out"]  # which is what `covers` says
+        return content
 
     @property
     def covers(self) -> str:
         """What the interval speaks of; empty where there is none."""
         if self.ci_low is None:
             return ""
-        way = "ensemble" if "ensemble" in self.flags else self.protocol
+        way = way_of(self.protocol, self.flags, self.held_out)
         return speaks_of("overall" if self.task == "overall" else way)
 
 
@@ -96,6 +108,7 @@ def leaderboard(
     trusted for it.
     """
     rows = []
+    held = share_held_out(series)
     for one in series:
         warnings = caveats(one, resampler)
         for metric in chosen(one.metrics, wanted):
@@ -119,9 +132,15 @@ def leaderboard(
                     flags=(*one.flags, *warnings, *status(one), *of_metric),
                     condition=one.condition,
                     tested_on=one.tested_on,
-                    note=off_chance(one, metric, interval, resampler) if interval else "",
+                    note=(
+                        off_chance(one, metric, interval, resampler)
+                        or ece_note(one, metric, resampler)
+                        if interval
+                        else ""
+                    ),
                     control=one.control,
                     control_of=one.control_of,
+                    held_out=(one.task, one.protocol) in held,
                 )
             )
     return rows

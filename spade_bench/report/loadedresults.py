@@ -16,15 +16,18 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from spade_bench.report.bylevels import LevelRow
     from spade_bench.report.differences import Difference
     from spade_bench.report.pictures import Picture
     from spade_bench.report.series import Series
     from spade_bench.report.values import Resampler
     from spade_bench.results import Predictions, Row
+    from spade_bench.results.spotpredictions import SpotPredictions
 
 __all__ = ["KINDS", "Results"]
 
-KINDS = ("curve", "cv", "dots", "heat", "ranks", "roc", "pr", "calibration", "survival", "forest")
+KINDS = ("curve", "cv", "dots", "heat", "ranks", "roc", "pr", "scatter", "calibration", "survival",
+         "genes", "spots", "forest")  # fmt: skip
 """Pictures that :meth:`Results.plot` draws."""
 
 _NEEDED = {
@@ -36,8 +39,11 @@ _NEEDED = {
     "pr": "Choose a task of two classes",
     "curve": "Run the few-shot protocol, and choose a task and head that were run",
     "forest": "Choose a task and head that both encoders were run on",
+    "scatter": "Choose a task of measured values",
     "calibration": "Choose a task of two classes",
     "survival": "Choose a survival task",
+    "genes": "Choose a task of expression",
+    "spots": "Choose a task of expression and a head that looks at images",
 }
 _PLACE = ("encoder", "task", "head", "protocol", "k_shot", "draw", "fold")
 
@@ -111,7 +117,9 @@ class Results:
 
         Returns:
             Where the cell belongs, `case_id`, and for classes `label` and a column
-            `score:CLASS` per class; for survival `event`, `duration_days` and `risk`.
+            `score:CLASS` per class; for regression `value` and `predicted`; for survival
+            `event`, `duration_days` and `risk`; for expression a row per spot and gene, with
+            `barcode`, `observed` and `predicted`.
 
         Raises:
             UserError: When a column is unknown or no cell has these values.
@@ -138,6 +146,55 @@ class Results:
                 f"no finished cell has {values}", fix="See what there is with to_dataframe()"
             )
         return pd.concat(parts, ignore_index=True)
+
+    @says_keywords
+    def genes(self, metric: str = "pearson", *, control: str | None = "") -> pd.DataFrame:
+        """Return a row per gene of every encoder and head on tasks of expression, best first.
+
+        Args:
+            metric: A metric of expression.
+            control: Name of a control; empty for the encoders themselves, None for all.
+
+        Returns:
+            Where the series belongs, `gene`, the mean over the folds that predicted it with its
+            95% interval, `folds`, `constant_folds` (left out of the mean), and `units`: how many
+            `patients`, or `sections` of one patient, the interval is over.
+
+        Raises:
+            UserError: When no finished cell is of expression.
+        """
+        import pandas as pd
+
+        from spade_bench.report.spotvalues import gene_scores, units_of
+
+        rows = []
+        for one in self.series:
+            of_rows = [self.resampler.predictions(row) for row in one.rows]
+            unlike = control is not None and one.control != control
+            if unlike or not of_rows or of_rows[0].spots is None:
+                continue
+            place = {name: getattr(one, name) for name in ("encoder", "task", "head", "protocol")}
+            what = units_of(of_rows)[1]
+            for score in gene_scores(of_rows, metric):
+                known = score.interval
+                rows.append(
+                    {
+                        **place,
+                        "control": one.control,
+                        "condition": ", ".join(one.condition),
+                        "gene": score.gene,
+                        metric: float("nan") if known is None else known.mean,
+                        "ci_low": float("nan") if known is None else known.low,
+                        "ci_high": float("nan") if known is None else known.high,
+                        "folds": len(score.folds),
+                        "constant_folds": score.constant,
+                        "units": score.units,
+                        "covers": what,
+                    }
+                )
+        if not rows:
+            raise UserError("no finished cell here is of expression", fix="Run a task hest:PATH")
+        return pd.DataFrame(rows)
 
     @says_keywords
     def leaderboard(self, metric: str = "primary") -> pd.DataFrame:
@@ -198,6 +255,40 @@ class Results:
         shown = [one for one in every if one.metric in chosen(metrics[one.task], metric)]
         return every, shown, verdict(every)
 
+    @says_keywords
+    def by(
+        self, column: str, *, metric: str = "primary", table: str | Path | None = None
+    ) -> pd.DataFrame:
+        """Return a metric within each level of a column of the cohort table.
+
+        Args:
+            column: Such as `site`, `sex` or `stage`; many different numbers are cut into quarters.
+            metric: `primary`, or the name of a metric.
+            table: The table, where it is not where the run had it.
+
+        Returns:
+            A row per encoder and level, with the difference to all other levels.
+
+        Raises:
+            DataError: When no table has the column.
+            UserError: When no task has test cases of two levels.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([row.as_dict() for row in self.levels(column, metric, table)])
+
+    @says_keywords
+    def levels(
+        self, column: str, metric: str = "primary", table: str | Path | None = None
+    ) -> list[LevelRow]:
+        """Return what :meth:`by` shows, row by row."""
+        from spade_bench.report.bylevels import by_levels, read_levels
+
+        self.check_metric(metric)
+        path = None if table is None else Path(table)
+        levels = read_levels(self.folders, column, path, self.problems)
+        return by_levels(self.series, self.resampler, column, levels, metric)
+
     def coverage(self) -> pd.DataFrame:
         """Return what is missing: a row per task, encoder and head that is not complete.
 
@@ -240,8 +331,10 @@ class Results:
         Args:
             kind: `curve` (metric against shots), `cv` (folds), `dots` and `heat` (encoders x
                 tasks), `ranks` (mean ranks, and which no test tells apart), `roc`, `pr` and
-                `calibration` of binary tasks, `survival` (Kaplan-Meier curves by risk), or
-                `forest` (a minus b on every task).
+                `calibration` of binary tasks, `scatter` (predicted against true values),
+                `survival` (Kaplan-Meier curves by risk), `genes` (genes ranked) and `spots`
+                (sections observed and predicted) of expression, or `forest` (a minus b on every
+                task).
             task: Which task, where there are several.
             head: Which head, where there are several.
             protocol: Which protocol, where there are several.
@@ -293,9 +386,11 @@ class Results:
             curves,
             foldplot,
             forest,
+            geneplots,
             grids,
             rankdiagram,
             rocpr,
+            scatterplot,
             survival_plot,
         )
         from spade_bench.report.leaderboard import leaderboard
@@ -323,8 +418,11 @@ class Results:
             "dots": grids.dot_pictures,
             "heat": grids.heat_pictures,
             "ranks": rankdiagram.rank_pictures,
+            "scatter": scatterplot.scatter_pictures,
             "calibration": calibration_plot.calibration_pictures,
             "survival": survival_plot.survival_pictures,
+            "genes": geneplots.gene_pictures,
+            "spots": geneplots.spot_pictures,
         }
         return of_series[kind](shown, self.resampler, look)
 
@@ -389,11 +487,38 @@ def _cell(row: Row, metrics: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _spots(spots: SpotPredictions, place: dict[str, Any]) -> pd.DataFrame:
+    """A row per spot and gene."""
+    import numpy as np
+    import pandas as pd
+
+    m, g = spots.observed.shape
+    sections = np.asarray(spots.sections, dtype=object)[spots.section]  # (m,)
+    table = pd.DataFrame(
+        {
+            "case_id": np.repeat(sections, g),
+            "patient_id": np.repeat(np.asarray(spots.patients, dtype=object)[spots.section], g),
+            "barcode": np.repeat(np.asarray(spots.barcodes, dtype=object), g),
+            "gene": np.tile(np.asarray(spots.genes, dtype=object), m),
+            "observed": spots.observed.ravel(),
+            "predicted": spots.predicted.ravel(),
+        }
+    )
+    for at, (name, value) in enumerate(place.items()):
+        table.insert(at, name, value)
+    return table
+
+
 def _cases(predictions: Predictions, place: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
+    if predictions.spots is not None:
+        return _spots(predictions.spots, place)
     table = pd.DataFrame({"case_id": list(predictions.case_ids)})
-    if predictions.survival:
+    if predictions.kind == "regression":
+        table["value"] = predictions.target
+        table["predicted"] = predictions.scores[:, 0]
+    elif predictions.survival:
         table["event"] = predictions.target[:, 0].astype(bool)
         table["duration_days"] = predictions.target[:, 1]
         table["risk"] = predictions.scores[:, 0]

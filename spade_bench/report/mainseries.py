@@ -47,7 +47,7 @@ def is_survival(series: Series, resampler: Resampler) -> bool:
 def _main_head(alike: Sequence[Series], resampler: Resampler) -> str:
     from spade_bench.registry import kinds
 
-    kind = "survival" if is_survival(alike[0], resampler) else "classification"
+    kind = resampler.predictions(alike[0].rows[0]).kind
     usual = str(kinds.get(kind).card.default_head)
     there = sorted({one.head for one in alike})
     return usual if usual in there else there[0]

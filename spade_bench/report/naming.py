@@ -15,6 +15,9 @@ _ACRONYM = 6  # letters of a name that is taken for one, such as `uni` or `tangl
 _NAMES = {"Cox"}
 _CONTROLS = {
     "permuted-labels": "permuted labels",
+    "permuted-spots": "permuted spots",
+    "total-counts": "total counts alone",
+    "coordinates": "place alone",
     "random-projection": "random projection",
     "random-weights": "untrained",
     "pca": "principal components",
@@ -69,7 +72,7 @@ def encoder_title(label: str, control: str = "", control_of: str = "") -> str:
     """
     if control and control != "base":
         words = _CONTROLS.get(control, control.replace("-", " "))
-        owner = control_of or (label if control == "permuted-labels" else "")
+        owner = control_of or (label if control in {"permuted-labels", "permuted-spots"} else "")
         return f"{encoder_title(owner)}: {words}" if owner else words
     card, rest = card_of(label)
     if card is None:
@@ -93,11 +96,12 @@ def card_of(label: str) -> tuple[EncoderCard | None, str]:
 
 def head_title(name: str) -> str:
     """Return what a head is called within a line of print: acronyms alone keep their capitals."""
-    from spade_bench.registry import heads
+    from spade_bench.registry import head_card
 
-    if name not in heads.names():
+    card = head_card(name)
+    if card is None:
         return name
-    title = card_title(heads.get(name).card)
+    title = card_title(card)
     first = title.split()[0]
     return (
         title if first[1:] != first[1:].lower() or first in _NAMES else title[0].lower() + title[1:]
@@ -106,7 +110,9 @@ def head_title(name: str) -> str:
 
 def protocol_title(name: str) -> str:
     """Return what a protocol is called in print."""
-    return {"cv": "cross-validation", "external": "external test"}.get(name, name)
+    known = {"cv": "cross-validation", "external": "external test", "official": "official splits",
+             "leave-site-out": "leave one site out"}  # fmt: skip
+    return known.get(name, name.replace("-", " ") if name.startswith("leave-") else name)
 
 
 def task_title(name: str) -> str:

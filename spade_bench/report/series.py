@@ -15,6 +15,7 @@ from spade_bench.results.store import whole_predictions
 
 __all__ = ["Place", "Series", "collect", "latest"]
 
+_BASE = "base"  # the control that is the encoder below
 _VARIES = {"episode", "permutation"}  # differ from row to row of one series
 
 
@@ -150,7 +151,34 @@ def collect(
                     where=str(folder),
                     fix="Read the folders one by one",
                 )
-    return _with_wanted(sorted(_grouped(list(standing.values())), key=_order))
+    rows = _named_elsewhere(list(standing.values()))
+    return _with_wanted(sorted(_grouped(rows), key=_order))
+
+
+def _named_elsewhere(rows: Sequence[Row]) -> list[Row]:
+    """Count the base of an encoder as itself where it was asked for by name in another run.
+
+    `run --encoder spade` makes the same rows of its base as `run --encoder spade --encoder uni`,
+    which has no need of the control. Without this the first would be called missing beside the
+    second.
+    """
+    named = {(row.encoder, row.identity) for row in rows if not row.control}
+    own = {_run_place(row) for row in rows if not row.control}
+    flag = f"control:{_BASE}"
+    return [
+        replace(
+            row, control="", control_of="", flags=tuple(name for name in row.flags if name != flag)
+        )
+        if row.control == _BASE
+        and (row.encoder, row.identity) in named
+        and _run_place(row) not in own
+        else row
+        for row in rows
+    ]
+
+
+def _run_place(row: Row) -> tuple[str, str, str, str]:
+    return row.encoder, row.task, row.head, row.protocol
 
 
 def _grouped(rows: Sequence[Row]) -> list[Series]:

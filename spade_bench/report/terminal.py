@@ -6,16 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from spade_bench import console
-from spade_bench.report.caveats import PERMUTATIONS, speaks_of
+from spade_bench.report.bylevels import LevelRow
+from spade_bench.report.caveats import PERMUTATIONS, speaks_of, way_of
 from spade_bench.report.differences import Difference
 from spade_bench.report.flags import code, explain, shared
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.overall import OverallRow
 from spade_bench.report.risk_split import RiskSplit
 from spade_bench.report.series import Series
+from spade_bench.report.spotvalues import OF_SECTIONS
 
 __all__ = ["print_differences", "print_failures", "print_leaderboard", "print_legend",
-           "print_notes", "print_overall", "print_risk_splits"]  # fmt: skip
+           "print_levels", "print_notes", "print_overall", "print_risk_splits"]  # fmt: skip
 
 _CELL = {"missing", "failed", "undefined"}
 _OF_SHOTS = ("few-cases", "small-pool", "same-draws")  # may hold for some shots of an encoder only
@@ -44,11 +46,10 @@ def print_leaderboard(rows: Sequence[ReportRow]) -> None:
     """Print a table for each task, protocol, condition and metric: a row per encoder and head."""
     from spade_bench.statistics.evaluate import direction
 
-    held = {(row.task, row.protocol) for row in rows if "ensemble" in row.flags}
     for place in dict.fromkeys(map(_place, rows)):
         alike = [row for row in rows if _place(row) == place]
-        task, protocol, metric, part, condition = place
-        way = part or ("fold models" if (task, protocol) in held else protocol)
+        task, protocol, metric, _, condition = place
+        way = way_of(protocol, alike[0].flags, alike[0].held_out)
         what = f"{task}: {metric}{_DIRECTION[direction(metric)]}{_apart(condition)}"
         _print_place(f"{what}, {_protocol(protocol, way, alike)}", alike)
 
@@ -154,6 +155,43 @@ def print_risk_splits(splits: Sequence[RiskSplit]) -> None:
             console.paragraph("over folds p is a guide only: their risks share training cases")
 
 
+def print_levels(rows: Sequence[LevelRow]) -> None:
+    """Print a metric within each level of a column, a table per task, protocol and encoder."""
+    from spade_bench.report.bylevels import LEAST
+
+    places = dict.fromkeys((r.task, r.head, r.protocol, r.k_shot, r.condition) for r in rows)
+    for place in places:
+        alike = [r for r in rows if (r.task, r.head, r.protocol, r.k_shot, r.condition) == place]
+        task, head, protocol, shot, condition = place
+        shots = f", k={shot}" if shot else ""
+        common = shared([row.flags for row in alike])
+        cells = [
+            (
+                row.encoder,
+                row.level,
+                row.n_cases,
+                "-" if row.n_events is None else row.n_events,
+                f"{row.base_rate:.3g}",
+                row.note or f"{row.value:.3f}",
+                "-" if row.difference is None
+                else f"{row.difference:+.3f} [{row.ci_low:+.3f}, {row.ci_high:+.3f}]",
+                _p(row.p),
+                _p(row.p_adjusted),
+                _codes(flag for flag in row.flags if flag not in common),
+            )
+            for row in alike
+        ]  # fmt: skip
+        first = alike[0]
+        title = f"{task}{_apart(condition)}: {first.metric} by {first.column}, {protocol}{shots}, "
+        columns = ("encoder", first.column, "n", "events", "base rate", first.metric,
+                   "level minus the others [95% interval]", "p", "p Holm", "flags")  # fmt: skip
+        _table(f"{title}{head}{_common(common)}", columns, cells, keys=2)
+    console.paragraph(
+        f"events: cases of the last class, or with an event; levels with fewer than {LEAST} cases "
+        "of a class (events, cases) are not tested; p Holm over the levels of an encoder"
+    )
+
+
 def print_failures(series: Sequence[Series]) -> None:
     """Print what went wrong in failed cells, one line for each encoder, task and head."""
     for one in series:
@@ -242,10 +280,13 @@ def _protocol(protocol: str, way: str, rows: Sequence[ReportRow]) -> str:
         "fold models": ("fold model", "fold models"),
         "ensemble": ("ensemble", "ensembles"),
         "external": ("fit", "fits"),
+        "leave-site-out": ("held-out part", "held-out parts"),
+        **dict.fromkeys(OF_SECTIONS, ("fold", "folds")),
     }.get(way, ("draw", "draws"))
     what = f"1 {one}" if n == 1 else f"mean of {n} {many}"
     cohort = "/".join(sorted({row.tested_on for row in rows} - {""}))
-    tested = f"{cases} test cases{f' of {cohort}' if cohort else ''}"
+    of_what = "sections" if protocol in OF_SECTIONS else "cases"
+    tested = f"{cases} test {of_what}{f' of {cohort}' if cohort else ''}"
     return f"{protocol}, {tested}, {what} [95% interval {speaks_of(way)}]"
 
 

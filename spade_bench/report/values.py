@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
 from spade_bench.report.series import Series
+from spade_bench.report.spotvalues import OF_SECTIONS, spot_scores, units_of
 from spade_bench.results import Predictions, Row
 from spade_bench.results.store import whole_predictions
 
@@ -43,8 +44,10 @@ class Values:
         influence: (D, n) contribution of each case to the AUROC of each row; for AUROC on fixed
             test cases only, None where a class has fewer than two cases or cases are slides.
         size: Test cases (patients, where cases are slides) of the smallest class, over all rows;
-            for survival those with an event.
+            for survival those with an event, of measured values all of them.
         units: Distinct test cases, or patients, over all rows.
+        without: (U,) the mean over rows of the metric without each patient in turn, for expression
+            in spots; None for cases, which are resampled.
     """
 
     names: tuple[tuple[int, int], ...]
@@ -57,13 +60,13 @@ class Values:
     influence: Floats | None = None
     size: int = 0
     units: int = 0
+    without: Floats | None = None
 
     @property
     def n_classes(self) -> int:
-        """Number of classes; 0 for survival and where test cases differ from row to row."""
-        return (
-            int(self.target.max()) + 1 if self.target is not None and self.target.ndim == 1 else 0
-        )
+        """Number of classes; 0 where there are none or test cases differ from row to row."""
+        classes = self.target is not None and self.target.dtype.kind == "i"
+        return int(self.target.max()) + 1 if classes and self.target is not None else 0
 
     def rows(self, keep: Sequence[int]) -> Values:
         """Cut to some rows, by position."""
@@ -79,6 +82,7 @@ class Values:
             None if self.influence is None else self.influence[at],
             self.size,
             self.units,
+            self.without,
         )
 
     def by_draw(self) -> Values:
@@ -150,7 +154,7 @@ class Resampler:
         if not series.rows:
             return 0
         sizes = {int(row.n.get("test") or 0) for row in series.rows}
-        if series.protocol != "cv" and len(sizes) == 1:
+        if series.protocol not in {"cv", "leave-site-out", *OF_SECTIONS} and len(sizes) == 1:
             return sizes.pop()
         return len({case for row in series.rows for case in self.predictions(row).case_ids})
 
@@ -158,8 +162,17 @@ class Resampler:
         """Return the test cases, or events, of the smallest class of a series and all of them."""
         key = tuple(row.run_id for row in series.rows)
         if key not in self._sizes:
-            self._sizes[key] = class_sizes([self.predictions(row) for row in series.rows])
+            of_rows = [self.predictions(row) for row in series.rows]
+            if of_rows[0].spots is not None:
+                units = len(units_of(of_rows)[0])
+                self._sizes[key] = units, units
+            else:
+                self._sizes[key] = class_sizes(of_rows)
         return self._sizes[key]
+
+    def units(self, series: Series) -> tuple[tuple[str, ...], str]:
+        """Return what intervals of expression count, and whether these are patients or sections."""
+        return units_of([self.predictions(row) for row in series.rows])
 
     def _evaluate(self, series: Series, metric: str) -> Values:
         import numpy as np
@@ -170,6 +183,8 @@ class Resampler:
             raise DataError(f"no metric '{metric}'", where=f"task {series.task}")
         of_rows = [self.predictions(row) for row in series.rows]
         first = of_rows[0]
+        if first.spots is not None:
+            return self._of_spots(series, of_rows, metric)
         if any(other.classes != first.classes for other in of_rows):
             raise DataError(
                 "rows of one series have different classes",
@@ -199,6 +214,24 @@ class Resampler:
             size=self.sizes(series)[0],
             units=self.sizes(series)[1],
         )  # fmt: skip
+
+    def _of_spots(self, series: Series, of_rows: Sequence[Predictions], metric: str) -> Values:
+        """Values of expression in spots: folds of sections, and patients as what is left out."""
+        import numpy as np
+
+        scores = spot_scores(of_rows, metric, self.n_boot, self.seed)
+        units = len(scores.units)
+        return Values(
+            names=tuple((row.draw or 0, row.fold or 0) for row in series.rows),
+            plain=scores.folds,
+            boot=scores.boot,
+            fixed=False,
+            train_size=float(np.mean([row.n.get("train") or 0 for row in series.rows])),
+            test_size=float(np.mean([len(one.case_ids) for one in of_rows])),
+            size=units,
+            units=units,
+            without=scores.without,
+        )
 
     def weights(self, predictions: Predictions) -> Floats:
         """Return how often each test case is in each resample, (B, n).
@@ -235,17 +268,26 @@ def single(values: Values, metric: str, seed: int = 0) -> Interval | None:
 
     from spade_bench.statistics import score_intervals as scores
     from spade_bench.statistics.evaluate import bounds
+    from spade_bench.statistics.genescores import jackknife
     from spade_bench.statistics.intervals import Interval, interval
     from spade_bench.statistics.paired import corrected_t_test
 
+    if values.without is not None:
+        if not np.isfinite(values.plain).any():
+            return None
+        found = jackknife(float(np.nanmean(values.plain)), values.without.tolist())
+        least, most = bounds(metric)
+        return replace(found, low=max(least, found.low), high=min(most, found.high))
     if not np.isfinite(values.plain).all() or not np.isfinite(values.boot.mean(axis=0)).any():
         return None
     mean, (floor, top) = float(values.plain.mean()), bounds(metric, values.n_classes)
     if values.size < scores.least_cases(metric):
         return Interval(mean, float("nan"), float("nan"))
-    if not np.isfinite(top):
+    if not np.isfinite([floor, top]).all():
         if values.fixed:
-            return interval(values.plain, values.boot, seed=seed)
+            size = values.size if np.isfinite([floor, top]).any() else None
+            found = interval(values.plain, values.boot, seed, size)
+            return replace(found, low=max(floor, found.low), high=min(top, found.high))
         return corrected_t_test(values.plain, values.train_size, values.test_size)
     span, size = top - floor, _effective(values, metric)
     plain, boot = (values.plain - floor) / span, (values.boot - floor) / span
@@ -280,19 +322,23 @@ def _effective(values: Values, metric: str) -> int:
 def class_sizes(of_rows: Sequence[Predictions]) -> tuple[int, int]:
     """Test cases of the smallest class and of all, over all rows, each case once.
 
-    For survival the cases with an event stand for the smallest class. Where cases are slides, the
-    patients that have slides of the class count.
+    For survival the cases with an event stand for the smallest class, of measured values all
+    cases. Where cases are slides, the patients that have slides of the class count.
     """
     import numpy as np
+
+    from spade_bench.statistics.evaluate import strata
 
     seen: dict[str, tuple[str, int]] = {}
     differing = any(one.case_ids != of_rows[0].case_ids for one in of_rows)
     for one in of_rows if differing else of_rows[:1]:
-        label = (one.target[:, 0] > 0).astype(int) if one.survival else one.target
+        label = strata(one.target)
         owners = one.patients or one.case_ids
         seen.update(zip(one.case_ids, zip(owners, label.tolist(), strict=True), strict=True))
     classes = np.array([label for _, label in set(seen.values())], dtype=np.int64)
     owned = {owner for owner, _ in seen.values()}
+    if of_rows[0].kind == "regression":
+        return len(owned), len(owned)
     if of_rows[0].survival:
         return int(classes.sum()), len(owned)
     return int(np.bincount(classes, minlength=len(of_rows[0].classes)).min()), len(owned)

@@ -252,7 +252,8 @@ def _rows(
             *key,
             cells[key],
             {column: marks[column, key[0]] for column in cells[key]
-             if key[1] in {"", "base"} and (column, key[0]) in marks},
+             if key[1] in {"", "base"} and (column, key[0]) in marks
+             and cells[key][column].mean is not None},
         )
         for key in sorted(cells, key=order)
     )  # fmt: skip

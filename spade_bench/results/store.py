@@ -145,7 +145,8 @@ def whole_predictions(out: Path, row: Row) -> Predictions:
         predictions = read_predictions(out, row.run_id, sha256=row.predictions_sha256)
     except DataError as error:
         raise DataError(str(error), where=name) from error
-    if not np.isfinite(predictions.scores).all():  # rows of versions that did not look
+    told = predictions.scores if predictions.spots is None else predictions.spots.predicted
+    if not np.isfinite(told).all():  # rows of versions that did not look
         raise DataError("its predictions are not finite", where=name)
     wanted = row.n.get("test")
     if wanted is not None and len(predictions.case_ids) != wanted:

@@ -13,15 +13,18 @@ import scipy.sparse as sp
 from spade_bench.errors import BROKEN_FILE, DataError
 from spade_bench.spatial.findings import Finding
 from spade_bench.spatial.genenames import gene_names
+from spade_bench.spatial.instruments.spaceranger import read_outs
+from spade_bench.spatial.instruments.spotcounts import SpotCounts
+from spade_bench.spatial.instruments.visiumhd import read_bins
+from spade_bench.spatial.instruments.xenium import read_bundle
 from spade_bench.spatial.scales import ValueKind, natural_logs, value_kind
-from spade_bench.spatial.spaceranger import read_outs
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from spade_bench.spatial.sample import StSample
 
-__all__ = ["Expression", "load_expression", "read_expression"]
+__all__ = ["Expression", "as_anndata", "load_expression", "read_expression"]
 
 _PAIRS = (
     ("pxl_col_in_fullres", "pxl_row_in_fullres"),
@@ -65,10 +68,14 @@ def load_expression(sample: StSample) -> AnnData:
     Raises:
         DataError: As `read_expression`.
     """
+    return as_anndata(read_expression(sample))
+
+
+def as_anndata(data: Expression) -> AnnData:
+    """Expression as AnnData; see `load_expression`."""
     import anndata
     import pandas as pd
 
-    data = read_expression(sample)
     return anndata.AnnData(
         X=data.values,
         obs=pd.DataFrame(index=pd.Index(data.barcodes.astype(object))),
@@ -86,12 +93,17 @@ def read_expression(sample: StSample) -> Expression:
         DataError: The file is missing or unreadable, has no positions, holds non-finite values,
             or names a barcode twice.
     """
+    outs: SpotCounts | None = None
     if sample.spaceranger is not None:
-        outs = read_outs(sample.spaceranger, sample.sample_id)
+        outs, where = read_outs(sample.spaceranger, sample.sample_id), str(sample.spaceranger)
+    elif sample.visium_hd is not None:
+        outs, where = read_bins(sample), str(sample.visium_hd)
+    elif sample.xenium is not None:
+        outs, where = read_bundle(sample), str(sample.xenium)
+    if outs is not None:
         values, genes, barcodes = outs.counts, outs.genes, outs.barcodes
         spatial, array, diameter = outs.spatial, outs.array, outs.spot_diameter_px
         findings = list(outs.findings)
-        where = str(sample.spaceranger)
     elif sample.h5ad is not None:
         values, genes, barcodes, spatial, array, diameter, findings = _read_h5ad(
             sample.h5ad, sample.sample_id

@@ -11,7 +11,10 @@ from spade_bench.cohorts.spelling import is_missing
 from spade_bench.errors import DataError
 from spade_bench.spatial.findings import Finding
 
-__all__ = ["gene_names"]
+__all__ = ["UNNAMED", "gene_names"]
+
+UNNAMED = "unnamed:"
+"""How the name of a gene begins that has neither symbol nor id, and that no section shares."""
 
 _ENSEMBL = re.compile(r"ENS[A-Z]*G\d{6,}.*")
 _VERSION = re.compile(r"^(ENS[A-Z]*G\d{6,})\.\d+$")
@@ -136,7 +139,7 @@ def _fill(
         return names, 0, 0
     # A row number is no id: the same number is another gene elsewhere.
     lost = blank & (_blank(backup) | (numbered & np.array([_is_row(name) for name in backup])))
-    placeholders = np.array([f"unnamed:{section}:{i}" for i in range(len(names))], dtype=str)
+    placeholders = np.array([f"{UNNAMED}{section}:{i}" for i in range(len(names))], dtype=str)
     filled = np.where(lost, placeholders, np.where(blank, backup, names))
     return filled, int((blank & ~lost).sum()), int(lost.sum())
 

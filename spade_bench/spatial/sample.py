@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from spade_bench.spatial.instruments.pseudospots import Pooling
+
 __all__ = ["StSample"]
 
 
@@ -14,8 +16,8 @@ __all__ = ["StSample"]
 class StSample:
     """One sample: where its files lie and what its metadata say. Nothing is loaded.
 
-    Exactly one of `h5ad` and `spaceranger` is set; at least one of `image`, `patches` and
-    `features` is set when the sample is to be encoded.
+    Exactly one of `h5ad`, `spaceranger`, `visium_hd` and `xenium` is set; at least one of `image`,
+    `patches` and `features` is set when the sample is to be encoded.
 
     Attributes:
         sample_id: Name of the sample, unique in its cohort.
@@ -27,6 +29,10 @@ class StSample:
         h5ad: Expression file: X (spots, genes), `obsm['spatial']` = spot CENTRE (x, y) in
             full-resolution px, barcodes in `obs_names`.
         spaceranger: A Space Ranger `outs/` folder, in place of `h5ad`.
+        visium_hd: A Space Ranger `outs/` folder with binned outputs, in place of `h5ad`.
+        xenium: A Xenium output bundle, in place of `h5ad`.
+        pooling: How bins or transcripts become spots; None where spots have a size of their own.
+        alignment: csv of the 3 x 3 matrix from pixels of `image` to those of Xenium's own image.
         image: Full-resolution image (pyramidal TIFF, or a plain JPEG / PNG / TIFF).
         patches: HEST patch file (`img`, `coords`, `barcode`).
         features: Precomputed per-spot features (HDF5 with `features` and `barcode`).
@@ -57,3 +63,12 @@ class StSample:
     nb_genes: int | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
+    visium_hd: Path | None = None
+    xenium: Path | None = None
+    pooling: Pooling | None = None
+    alignment: Path | None = None
+
+    @property
+    def has_pixels(self) -> bool:
+        """Whether spot centres are pixels of an image; else they are µm."""
+        return self.xenium is None or (self.image is not None and self.alignment is not None)

@@ -15,6 +15,7 @@ import numpy as np
 
 from spade_bench import console
 from spade_bench.errors import DataError
+from spade_bench.spatial.alignment import check_alignment
 from spade_bench.spatial.expression import Expression, read_expression
 from spade_bench.spatial.findings import Finding
 from spade_bench.spatial.geometry import check_axes, check_patches, check_pixel_size
@@ -27,6 +28,7 @@ __all__ = [
     "Checked",
     "DuplicateFinder",
     "FindingsReport",
+    "check_depth",
     "check_sample",
     "check_section",
     "overrule",
@@ -34,7 +36,12 @@ __all__ = [
     "spot_prints",
 ]
 
-_DOUBTS = {"axes-swapped", "pixel-size-wrong", "patches-elsewhere", "duplicate-sample"}
+_DOUBTS = {
+    *("axes-swapped", "pixel-size-wrong", "patches-elsewhere", "duplicate-sample"),
+    "alignment-shifted",
+}
+_FACTS = {"pseudo-spots", "alignment"}  # what was done and fits: no warning
+_BIN_UM, _LEAST_DEPTH = 16.0, 50.0  # bins that HEST pools, and counts that each should have
 _SHARED = 0.5  # share of equal spots above which two samples are one
 _SHOWN = 3  # samples named per kind of finding
 
@@ -110,14 +117,16 @@ class FindingsReport:
             self._samples[finding.kind] += 1
             if self._samples[finding.kind] <= _SHOWN:
                 verb = "dropped: " if finding.fatal else ""
-                console.warn(f"{sample_id}: {verb}{finding.text}")
+                tell = console.say if finding.kind in _FACTS else console.warn
+                tell(f"{sample_id}: {verb}{finding.text}")
             else:
                 self._items[finding.kind] += finding.count
 
     def close(self) -> None:
         """Say how many samples more there were of each kind."""
         for kind, items in self._items.items():
-            console.warn(f"{kind}: {self._samples[kind] - _SHOWN} more samples, {items:,} items")
+            tell = console.say if kind in _FACTS else console.warn
+            tell(f"{kind}: {self._samples[kind] - _SHOWN} more samples, {items:,} items")
 
 
 def check_sample(
@@ -136,12 +145,17 @@ def check_sample(
     """
     n = len(data.barcodes)
     findings = [*data.findings, *_check_values(data, raw), *_check_metadata(sample, n)]
+    findings += check_depth(sample, data)
     if n == 0:
         findings.append(Finding("no-spots", 0, 0, "the expression file has no spots", fatal=True))
         return Checked(sample, tuple(findings), None)
     view: ImageView | None = None if sample.image is None else view_image(sample.image)
     if view is not None:
         findings += check_axes(data.spatial, view)
+    if view is not None and sample.alignment is not None and sample.pixel_size_um is not None:
+        totals = np.asarray(data.values.sum(axis=1)).ravel()
+        pitch = sample.spot_pitch_um or 0.0
+        findings += check_alignment(data.spatial, totals, view, sample.pixel_size_um, pitch)
     image_mpp = None if view is None else view.mpp
     if sample.pixel_size_um is None and image_mpp is None:
         sample = replace(sample, pixel_size_um=assume_mpp)
@@ -177,6 +191,31 @@ def _check_values(data: Expression, raw: bool) -> list[Finding]:
         text = texts[data.kind] + (", but raw counts were asked for" if lost else "")
         findings.append(Finding(data.kind, n, n, text, fatal=lost))
     return findings
+
+
+def check_depth(sample: StSample, data: Expression) -> list[Finding]:
+    """Name pooled Visium HD whose spots have the depth of one bin, not of all that they hold.
+
+    HEST pools 16 µm bins by `total[rows] += counts`, of which NumPy keeps only the last bin of each
+    spot, so that a spot of 128 µm has the counts of one of its 64 bins (mahmoodlab/HEST,
+    `readers.py`, 2025-09). A bin under tissue has hundreds of counts.
+    """
+    side, n = sample.spot_diameter_um, len(data.barcodes)
+    of_bins = (sample.technology or "").lower().replace("-", " ") == "visium hd"
+    if not (of_bins and sample.h5ad is not None and side and side >= 2 * _BIN_UM and n):
+        return []
+    if data.kind != "counts":
+        return []
+    bins = (side / _BIN_UM) ** 2
+    depth = float(np.median(np.asarray(data.values.sum(axis=1)).ravel()))
+    if depth >= _LEAST_DEPTH * bins:
+        return []
+    text = (
+        f"half its spots of {side:g} µm have {depth:,.0f} counts or fewer, {depth / bins:.0f} for "
+        f"each of {bins:.0f} bins of {_BIN_UM:g} µm: perhaps one bin of each spot was kept when it "
+        "was pooled; read Space Ranger's own output instead"
+    )
+    return [Finding("pooled-depth", n, n, text)]
 
 
 def _check_metadata(sample: StSample, n: int) -> list[Finding]:

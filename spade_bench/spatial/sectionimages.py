@@ -14,6 +14,7 @@ from spade_bench.spatial.fields import as_float
 __all__ = ["ImageView", "view_image"]
 
 _SIDE = 1024  # longest side of the thumbnail, px
+_EVEN = 0.02  # range of optical density below which a picture is even
 _FLAT = 8  # saturation range (of 255) below which an image has no visible background
 
 
@@ -26,12 +27,14 @@ class ImageView:
         height: Full-resolution height, px.
         tissue: (h, w) bool thumbnail mask of stained area, or None when all looks alike.
         mpp: Micrometres per pixel as the file itself says, or None.
+        stain: (h, w) float32 thumbnail of optical density, 0 for white; None when all looks alike.
     """
 
     width: int
     height: int
     tissue: np.ndarray | None = None
     mpp: float | None = None
+    stain: np.ndarray | None = None
 
     def inside(self, xy: np.ndarray) -> np.ndarray:
         """Which points (n, 2), (x, y) in full-resolution px, lie on the image; (n,) bool."""
@@ -43,10 +46,14 @@ class ImageView:
         good = self.inside(xy)
         if self.tissue is None:
             return good
-        h, w = self.tissue.shape
+        return np.asarray(good & self.tissue[self.place(xy, self.tissue.shape)])
+
+    def place(self, xy: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Row and column on a thumbnail of this shape for points (n, 2), clipped to its edge."""
+        h, w = shape
         column = np.clip((xy[:, 0] * w / self.width).astype(int), 0, w - 1)
         row = np.clip((xy[:, 1] * h / self.height).astype(int), 0, h - 1)
-        return np.asarray(good & self.tissue[row, column])
+        return row, column
 
 
 def view_image(path: Path) -> ImageView:
@@ -66,7 +73,7 @@ def view_image(path: Path) -> ImageView:
             width, height = slide.dimensions
     except (openslide.OpenSlideError, *BROKEN_FILE):
         return _view_plain(path)
-    return ImageView(width, height, _tissue(small), mpp)
+    return ImageView(width, height, _tissue(small), mpp, _stain(small))
 
 
 def _view_plain(path: Path) -> ImageView:
@@ -86,7 +93,7 @@ def _view_plain(path: Path) -> ImageView:
         raise DataError(f"cannot read the image ({error})", where=str(path)) from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-    return ImageView(width, height, _tissue(small))
+    return ImageView(width, height, _tissue(small), stain=_stain(small))
 
 
 def _tissue(rgb: np.ndarray) -> np.ndarray | None:
@@ -104,3 +111,9 @@ def _tissue(rgb: np.ndarray) -> np.ndarray | None:
     if high - low < _FLAT:
         return None
     return np.asarray(colour > threshold_otsu(colour))  # type: ignore[no-untyped-call]
+
+
+def _stain(rgb: np.ndarray) -> np.ndarray | None:
+    """Optical density of a thumbnail, the mean of its colours: how much stain there is."""
+    density = -np.log10((rgb.astype(np.float32) + 1.0) / 256.0).mean(axis=2)  # (h, w)
+    return None if np.ptp(density) < _EVEN else density

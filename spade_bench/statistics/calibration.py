@@ -1,4 +1,4 @@
-"""How honest class probabilities are: Brier score and calibration slope, for many weightings.
+"""How honest class probabilities are: Brier score, slope and error, for many weightings.
 
 The Brier score agrees with scikit-learn's ``brier_score_loss``, the slope with its unpenalised
 ``LogisticRegression`` of the outcome on the log odds (Cox, Biometrika 1958).
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["brier", "calibration_slope"]
+__all__ = ["ECE_BINS", "brier", "calibration_slope", "ece", "ece_of_calibrated"]
+
+ECE_BINS = 10
+"""Bins of equally many cases in which the calibration error is measured."""
 
 _CLIP = 1e-6
 _STEPS = 50
@@ -64,6 +67,64 @@ def calibration_slope(
         p = np.clip(scores[:, column], _CLIP, 1 - _CLIP)
         slopes.append(_slope((label == column).astype(float), np.log(p / (1 - p)), counts))
     return np.asarray(np.mean(slopes, axis=0))
+
+
+def ece(label: NDArray[np.int64], scores: Floats, weights: Floats | None = None) -> Floats:
+    """Expected calibration error: mean gap between what is predicted and what happens, per bin.
+
+    Bins hold equally many cases (`ECE_BINS` of them, fewer where predictions are tied), by the
+    probability of the second of two classes, or with more classes by that of the likeliest, which
+    is then right or wrong. Bins are those of the cases as they are, also in resamples.
+
+    The error is never below zero and therefore too high on average: chance alone makes gaps. What
+    calibrated probabilities would show is :func:`ece_of_calibrated`.
+
+    Arguments and result as for :func:`brier`.
+    """
+    import numpy as np
+
+    predicted, happened = _events(label, scores)  # (n,) each
+    member = _bins(predicted)  # (n, K)
+    counts = np.ones((1, len(label))) if weights is None else np.asarray(weights, dtype=float)
+    gaps = counts @ (member * (happened - predicted)[:, None])  # (B, K)
+    return np.asarray(np.abs(gaps).sum(axis=1) / counts.sum(axis=1))
+
+
+def ece_of_calibrated(label: NDArray[np.int64], scores: Floats) -> float:
+    """Calibration error that chance alone gives on average, were the probabilities true.
+
+    The mean over a bin of what happens varies around what is predicted as a sum of coin tosses
+    does, of which the mean absolute value is that of a normal distribution.
+
+    Args:
+        label: (n,) class index of each case.
+        scores: (n, C) probabilities.
+    """
+    import numpy as np
+
+    predicted, _ = _events(label, scores)
+    variance = _bins(predicted).T @ (predicted * (1 - predicted))  # (K,)
+    return float(np.sqrt(2 / np.pi * variance).sum() / len(predicted))
+
+
+def _events(label: NDArray[np.int64], scores: Floats) -> tuple[Floats, Floats]:
+    """Probability of an event of each case and whether it happened, (n,) each."""
+    import numpy as np
+
+    if scores.shape[1] == 2:
+        return scores[:, 1], (label == 1).astype(float)
+    best = scores.argmax(axis=1)  # (n,)
+    return scores[np.arange(len(label)), best], (label == best).astype(float)
+
+
+def _bins(predicted: Floats) -> Floats:
+    """Which bin each case is in, (n, K) of 0 and 1; equal predictions share a bin."""
+    import numpy as np
+
+    edges = np.unique(np.quantile(predicted, np.arange(1, ECE_BINS) / ECE_BINS))
+    place = np.searchsorted(edges, predicted, side="left")  # (n,)
+    member: Floats = (place[:, None] == np.unique(place)).astype(float)
+    return member
 
 
 def _slope(y: Floats, x: Floats, weights: Floats) -> Floats:

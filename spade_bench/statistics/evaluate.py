@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.statistics.metrics import METRICS, score_many
+from spade_bench.statistics.regression_metrics import REGRESSION_METRICS, regression_score_many
 from spade_bench.statistics.survival_metrics import SURVIVAL_METRICS, survival_score_many
 
 if TYPE_CHECKING:
@@ -13,14 +14,23 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["ALL_METRICS", "bounds", "chance", "direction", "evaluate", "strata"]
+__all__ = ["ALL_METRICS", "bounds", "chance", "direction", "evaluate", "is_measured",
+           "strata"]  # fmt: skip
 
-ALL_METRICS = (*METRICS, *SURVIVAL_METRICS)
-_LOWER_IS_BETTER = {"brier", "ibs"}
+ALL_METRICS = (*METRICS, *SURVIVAL_METRICS, *REGRESSION_METRICS)
+_LOWER_IS_BETTER = {"brier", "ibs", "ece", "mae"}
 _NEITHER = {"calibration_slope"}
+_CORRELATIONS = ("pearson", "pearson_per_sample", "spearman")
 _CHANCE = {
     **dict.fromkeys(("auroc", "auroc_over_time", "c_index", "c_index_uno"), 0.5),
-    "kappa_quadratic": 0.0,
+    **dict.fromkeys(("kappa_quadratic", *_CORRELATIONS), 0.0),
+}
+_BOUNDS = {
+    **dict.fromkeys(_NEITHER, (-float("inf"), float("inf"))),
+    **dict.fromkeys(("kappa_quadratic", *_CORRELATIONS), (-1.0, 1.0)),
+    "r2": (-float("inf"), 1.0),
+    "mae": (0.0, float("inf")),
+    "ece": (0.0, 1.0),
 }
 _BLOCK = 50_000
 
@@ -32,12 +42,12 @@ def evaluate(
     weights: Floats | None = None,
     train: tuple[Floats, Floats] | None = None,
 ) -> Floats:
-    """Evaluate a metric of classification or survival.
+    """Evaluate a metric of any kind of task.
 
     Args:
         name: Name of the metric.
-        target: (n,) class indices, or (n, 2) events and days.
-        scores: (n, C) probabilities, or (n, 1) risks.
+        target: (n,) class indices, (n,) measured values, or (n, 2) events and days.
+        scores: (n, C) probabilities, (n, 1) predicted values, or (n, 1) risks.
         weights: (B, n) case weights; None for the cases as they are.
         train: Target and scores of the training cases, for survival.
 
@@ -51,18 +61,29 @@ def evaluate(
 
     if target.ndim == 2:
         return survival_score_many(name, target, scores, weights, train)
+    many = regression_score_many if is_measured(target) else score_many
     if weights is None:
-        return score_many(name, target, scores)
+        return many(name, target, scores)
     # A block of resamples that stays in the cache takes half the time of all at once.
     rows = max(1, _BLOCK // max(1, len(target)))
     blocks = [weights[i : i + rows] for i in range(0, len(weights), rows)]
-    return np.concatenate([score_many(name, target, scores, block) for block in blocks])
+    return np.concatenate([many(name, target, scores, block) for block in blocks])
+
+
+def is_measured(target: NDArray[Any]) -> bool:
+    """Whether targets are measured values, not classes or events."""
+    return target.ndim == 1 and target.dtype.kind == "f"
 
 
 def strata(target: NDArray[Any]) -> NDArray[np.int64]:
-    """Group of each case whose size resamples keep: the class, or whether the event happened."""
+    """Group of each case whose size resamples keep: the class, or whether the event happened.
+
+    Cases with a measured value are one group.
+    """
     import numpy as np
 
+    if is_measured(target):
+        return np.zeros(len(target), dtype=np.int64)
     return (target[:, 0] > 0).astype(np.int64) if target.ndim == 2 else target
 
 
@@ -73,10 +94,8 @@ def direction(name: str) -> int:
 
 def bounds(name: str, n_classes: int = 0) -> tuple[float, float]:
     """Lowest and highest value that a metric can take, with any number of classes or this one."""
-    if name in _NEITHER:
-        return -float("inf"), float("inf")
-    if name == "kappa_quadratic":
-        return -1.0, 1.0
+    if name in _BOUNDS:
+        return _BOUNDS[name]
     if name == "brier" and n_classes == 2:
         return 0.0, 1.0
     return 0.0, 2.0 if name in _LOWER_IS_BETTER else 1.0

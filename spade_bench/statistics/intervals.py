@@ -106,7 +106,7 @@ def resampled(
     return plain, np.stack(boot)
 
 
-def interval(plain: Floats, boot: Floats, seed: int = 0) -> Interval:
+def interval(plain: Floats, boot: Floats, seed: int = 0, size: int | None = None) -> Interval:
     """Mean over draws with a 95% percentile interval over draws and cases.
 
     For many cases of each class: with 5 of one it covers 85%, not 95%. Reports use
@@ -117,13 +117,15 @@ def interval(plain: Floats, boot: Floats, seed: int = 0) -> Interval:
         boot: (D, B) metric per draw and case resample; resamples in which the metric is undefined
             in some draw are passed over.
         seed: Seed of what stands for the chance of the draws.
+        size: Number of cases, for which the interval is widened; None for many.
 
     Raises:
         DataError: When the metric is undefined in a draw, or in every resample.
     """
     import numpy as np
 
-    low, high = np.quantile(_finite(means(plain, boot, seed)), [0.025, 0.975])
+    samples = _widened(_finite(means(plain, boot, seed)), size)
+    low, high = np.quantile(samples, [0.025, 0.975])
     return Interval(float(np.mean(_finite(plain, every=True))), float(low), float(high))
 
 
@@ -145,18 +147,13 @@ def paired_interval(
         DataError: When the two do not cover the same draws, or the metric is undefined in one.
     """
     import numpy as np
-    from scipy.special import ndtri, stdtrit
 
     if first[1].shape != second[1].shape:
         raise DataError(
             f"cannot pair {len(first[0])} draws with {len(second[0])}",
             fix="Compare encoders on the same episodes",
         )
-    samples = _finite(means(first[0] - second[0], first[1] - second[1], seed))
-    if size is not None and size > 1:
-        # Resamples of m cases vary by (m - 1) / m of what cases do, and m say little about that.
-        widen = float(stdtrit(size - 1, 0.975) / ndtri(0.975)) * np.sqrt(size / (size - 1))
-        samples = samples.mean() + (samples - samples.mean()) * widen
+    samples = _widened(_finite(means(first[0] - second[0], first[1] - second[1], seed)), size)
     low, high = np.quantile(samples, [0.025, 0.975])
     n = len(samples)
     # The add-one rule keeps a finite bootstrap from reporting p = 0.
@@ -191,6 +188,19 @@ def means(plain: Floats, boot: Floats, seed: int = 0) -> Floats:
     deviates = np.random.default_rng([seed, 1]).standard_normal(n_boot)  # (B,)
     middle = float(centre[known].mean())
     return np.asarray(middle + (centre - middle + np.sqrt(draws) * deviates) * widen)
+
+
+def _widened(samples: Floats, size: int | None) -> Floats:
+    """Values on resamples of a few cases, moved from their mean by what is too narrow in them."""
+    import numpy as np
+    from scipy.special import ndtri, stdtrit
+
+    if size is None or size < 2:
+        return samples
+    # Resamples of m cases vary by (m - 1) / m of what cases do, and m say little about that.
+    widen = float(stdtrit(size - 1, 0.975) / ndtri(0.975)) * np.sqrt(size / (size - 1))
+    widened: Floats = samples.mean() + (samples - samples.mean()) * widen
+    return widened
 
 
 def _finite(values: Floats, every: bool = False) -> Floats:

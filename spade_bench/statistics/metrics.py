@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from spade_bench.errors import ConfigError
-from spade_bench.statistics.calibration import brier, calibration_slope
+from spade_bench.statistics.calibration import brier, calibration_slope, ece
 
 if TYPE_CHECKING:
     import numpy as np
@@ -137,6 +137,7 @@ METRICS: Mapping[str, Metric] = {
     "sensitivity_at_95_specificity": sensitivity_at(0.95),
     "brier": brier,
     "calibration_slope": calibration_slope,
+    "ece": ece,
 }
 
 

@@ -12,6 +12,7 @@ from spade_bench.cohorts.contamination import (
     provenance,
 )
 from spade_bench.registry import encoders, tasks
+from spade_bench.report.flags import meaning
 from spade_bench.types import Case, Cohort, EncoderCard, TaskCard
 
 UNKNOWN = "contamination:unknown"
@@ -117,10 +118,31 @@ def test_the_cards_that_ship_are_judged_as_their_authors_say() -> None:
 
 
 def test_hest_bench_samples_of_the_paper_s_filter_are_counted() -> None:
-    assert sum(map(len, HEST_BENCH.values())) == 55
+    visium = ("PRAD", "READ", "ccRCC", "LYMPH_IDC")
+    assert sum(len(HEST_BENCH[task]) for task in visium) == 55
     # The pretraining filter leaves INT17 out and keeps the other 54.
-    kept = [name for names in HEST_BENCH.values() for name in names if name != "INT17"]
+    kept = [name for task in visium for name in HEST_BENCH[task] if name != "INT17"]
     found = hest_bench_seen(kept)
     assert found["ccRCC"] == (23, 24)
     assert sum(seen for seen, _ in found.values()) == 54
-    assert hest_bench_seen(["TENX95"]) == {}
+    assert hest_bench_seen(["TENX95", "TENX1"]) == {"IDC": (1, 4)}  # of Xenium
+
+
+@pytest.mark.parametrize(
+    ("technologies", "flags"),
+    [
+        ((), ()),
+        (("Visium",), ()),
+        (("Xenium",), ("trained-on:Xenium",)),
+        (("Visium", "Xenium"), ("trained-on:Visium", "trained-on:Xenium")),
+    ],
+)
+def test_rows_say_the_technologies_of_training(
+    technologies: tuple[str, ...], flags: tuple[str, ...]
+) -> None:
+    class Loaded:
+        training_technologies = technologies
+
+    seen = provenance(_spade("efficientnet-lite0", ("HEST-1k",)), Loaded())
+    assert contamination(seen, _task("TCGA")) == flags
+    assert all(meaning(flag) for flag in flags)

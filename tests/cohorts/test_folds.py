@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spade_bench.cohorts.episodes import FewShot, episode_hash, few_shot, stratum
+from spade_bench.cohorts.episodes import FewShot, episode_hash, few_shot, strata_of
 from spade_bench.cohorts.folds import CrossValidation, assign_folds, cross_validation, external
 from spade_bench.errors import ConfigError, DataError
 from spade_bench.types import Case, Cohort, Episode
@@ -147,7 +147,7 @@ def test_survival_draws_as_many_events_as_censored(n: int, events: int, seed: in
 def test_survival_folds_spread_events() -> None:
     cohort = _survival(50, 11)
     folds = assign_folds(cohort.cases, 5, [0])
-    events = {case.case_id for case in cohort.cases if stratum(case) == "event"}
+    events = {case for case, name in strata_of(cohort.cases).items() if name == "event"}
     assert sorted(Counter(len(events & set(fold)) for fold in folds).elements()) == [2, 2, 2, 2, 3]
 
 

@@ -41,3 +41,12 @@ def test_a_bar_inside_another_is_shown_below_it_and_taken_away(
             assert shown == [("Running t", 0), ("Training", 1)]
         assert [task.description for task in outer._bars.tasks] == ["Running t"]
     assert console._open == []
+
+
+def test_millions_have_no_exponent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_PLAIN_INTERVAL", 0.0)
+    with console.progress("Counting", 12_500_000, "transcripts") as bar:
+        bar.advance(2_500_000)
+    assert "Counting: 2500000/12500000 transcripts" in capsys.readouterr().err

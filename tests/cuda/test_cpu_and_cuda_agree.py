@@ -44,9 +44,12 @@ def data() -> TrainingData:
 
 @pytest.mark.parametrize("layout", ["sequential", "grouped"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("groups", [1, 2])  # sets of measured genes
 def test_spade_learns_the_same_on_both(
-    data: TrainingData, tmp_path: Path, layout: str, precision: str
+    data: TrainingData, tmp_path: Path, layout: str, precision: str, groups: int
 ) -> None:
+    if groups > 1:
+        data = dataclasses.replace(data, group=np.arange(len(data.expert)) % groups)
     config = TrainingConfig(epochs=3, lr=1e-4, batch_size=64, proj_dim=32, layout=layout)  # type: ignore[arg-type]
     config = dataclasses.replace(config, precision=precision)  # type: ignore[arg-type]
     cpu = train_experts(

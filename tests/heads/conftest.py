@@ -19,11 +19,12 @@ SMALL = {"hidden": 32, "attention": 8, "epochs": 3, "min_steps": 20, "lr": 5e-3}
 
 @dataclass(frozen=True)
 class World:
-    """Bags of different sizes whose patches all lean along one axis, with both kinds of target."""
+    """Bags of different sizes whose patches all lean along one axis, with every kind of target."""
 
     features: list[np.ndarray]
     label: np.ndarray
     survival: np.ndarray
+    value: np.ndarray
 
     def bags(self, change: Callable[[int, np.ndarray], np.ndarray] | None = None) -> CaseBags:
         features = self.features
@@ -31,10 +32,11 @@ class World:
         return CaseBags(load, len(features), features[0].shape[1])
 
     def target(self, head: Head) -> np.ndarray:
-        return self.survival if "survival" in head.card.kinds else self.label
+        by_kind = {"classification": self.label, "survival": self.survival}
+        return by_kind.get(head.card.kinds[0], self.value)
 
     def outputs(self, head: Head) -> int:
-        return 1 if "survival" in head.card.kinds else int(self.label.max()) + 1
+        return int(self.label.max()) + 1 if head.card.kinds[0] == "classification" else 1
 
     def fits(self, head: Head, sizes: Sequence[int], **rest: Any) -> list[Fit]:
         """Fits with that many training cases a class; the rest of the cohort is the test set."""
@@ -65,7 +67,8 @@ def _world(
     # Two in three have an event; the rest are lost at some time before it.
     event = (np.arange(n_cases) // n_classes % 3 > 0).astype(float)
     days = np.where(event > 0, days, days * rng.uniform(0.3, 1, n_cases)) + 1
-    return World(features, label, np.stack([event, days], axis=1))
+    value = 50.0 + 10.0 * label + rng.normal(size=n_cases)
+    return World(features, label, np.stack([event, days], axis=1), value)
 
 
 def _head(name: str, memory: int | str | None = None, **params: Any) -> Head:

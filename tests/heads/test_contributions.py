@@ -15,7 +15,7 @@ from spade_bench.registry import heads
 from spade_bench.types import HeadCard
 
 NAMES = heads.names()
-EXACT = ["abmil", "abmil-cox", "logistic", "cox"]
+EXACT = ["abmil", "abmil-cox", "abmil-mse", "logistic", "cox", "ridge"]
 SILENT = ["knn", "prototype"]
 SAYING = [name for name in NAMES if name not in SILENT]
 

@@ -32,7 +32,7 @@ def exact(name: str) -> dict[str, str]:
 
 def test_the_heads_of_the_benchmark_are_there() -> None:
     classification = {"knn", "prototype", "logistic", "mean-mlp", "abmil", "patch-transformer"}
-    assert classification | {"cox", "abmil-nll", "abmil-cox"} <= set(NAMES)
+    assert classification | {"cox", "abmil-nll", "abmil-cox", "ridge", "abmil-mse"} <= set(NAMES)
 
 
 def test_card_says_defaults_and_a_grid_that_can_be_run(name: str) -> None:
@@ -193,6 +193,8 @@ def _quality(name, make_head, make_world, permuted: bool) -> np.ndarray:
         wanted = target[fit.test]
         if "survival" in head.card.kinds:
             return c_index(wanted[:, 0].astype(bool), wanted[:, 1], got[:, 0])
+        if head.card.kinds == ("regression",):  # how often the right one of two is put higher
+            return c_index(np.ones(len(wanted), dtype=bool), -wanted, got[:, 0])
         return auroc(wanted, got)[0]
 
     return np.array([score(fit, got) for fit, got in zip(fits, scores, strict=True)])

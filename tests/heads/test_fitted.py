@@ -16,7 +16,7 @@ from spade_bench.heads import FittedHead, HeadOptions, fit, fitting
 from spade_bench.registry import heads
 
 NAMES = heads.names()
-WITH_ATTENTION = ["abmil", "abmil-cox", "abmil-nll"]
+WITH_ATTENTION = ["abmil", "abmil-cox", "abmil-mse", "abmil-nll"]
 
 
 @pytest.fixture(params=NAMES)

@@ -183,7 +183,7 @@ def test_worst_cases_are_those_that_are_wrong_most_often(results_folder: Path) -
         )
     order = [one.wrong for one in few.cases]
     assert order == sorted(order, reverse=True)
-    assert survival.survival
+    assert survival.kind == "survival"
     assert survival.n_cases <= 40
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from spade_bench.report.leaderboard import COLUMNS, as_csv
 from spade_bench.report.tableformats import long_grid, markdown
 from spade_bench.report.terminal import print_differences
 from spade_bench.results import Predictions, ResultStore, Row, write_predictions
+from spade_bench.results.predictions import read_predictions
 
 LABEL = np.repeat([0, 1], 30)
 CASES = tuple(f"c{i:02d}" for i in range(60))
@@ -153,6 +155,50 @@ def test_paired_difference_against_the_base(tmp_path: Path) -> None:
     by_shot = {d.k_shot: d.mean for d in found if d.metric == "auroc"}
     base = {r.k_shot: r.mean for r in alone if r.encoder == "lite0" and r.metric == "auroc"}
     assert by_shot[4] == pytest.approx(values["spade", 4] - base[4])
+
+
+def test_a_base_that_another_run_names_is_an_encoder_there_too(tmp_path: Path) -> None:
+    _fill(tmp_path, "lite0", 0.6, ("control:base",))
+    _fill(tmp_path, "spade", 1.4, base="lite0", noise_seed=1)
+    store = ResultStore(tmp_path)
+    elsewhere = []
+    for row in store.rows():  # the same two on another task, where both were asked for
+        run_id = f"u{row.run_id}"
+        flags = tuple(flag for flag in row.flags if flag != "control:base")
+        write_predictions(tmp_path, run_id, read_predictions(tmp_path, row.run_id))
+        elsewhere.append(replace(row, run_id=run_id, task="u", flags=flags, control=""))
+    store.append(elsewhere)
+    rows = leaderboard(collect(tmp_path), Resampler(tmp_path, n_boot=50))
+    assert {(row.task, row.encoder, row.control) for row in rows} == {
+        (task, encoder, "") for task in ("t", "u") for encoder in ("lite0", "spade")
+    }
+    assert all(row.mean is not None and "missing" not in row.flags for row in rows)
+    found = against_base(collect(tmp_path), Resampler(tmp_path, n_boot=50))
+    assert {(one.task, one.a, one.b) for one in found} == {
+        ("t", "spade", "lite0"), ("u", "spade", "lite0"),
+    }  # fmt: skip
+
+
+def test_folds_that_share_held_out_cases_are_called_so_everywhere(
+    tmp_path: Path, store: Any, classes: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label = np.tile([0, 1], 30)
+    for fold in (0, 1, 2, None):
+        rng = np.random.default_rng(9 if fold is None else fold)
+        made = classes(rng.uniform(size=60), label)
+        flags = ("ensemble",) if fold is None else ()
+        place = {"protocol": "cv", "fold": fold, "draw": 0}
+        store(tmp_path, place, made, flags=flags)
+    rows = leaderboard(collect(tmp_path), Resampler(tmp_path, n_boot=50))
+    covers = {("ensemble" in row.flags): row.covers for row in rows}
+    assert covers == {
+        True: "over held-out cases, for these training cases",
+        False: "over models and held-out cases, for these training cases",
+    }
+    with pytest.raises(SystemExit, match="0"):
+        main(["report", str(tmp_path), "--no-plots", "--json"])
+    printed = json.loads(capsys.readouterr().out)["rows"]
+    assert {row["covers"] for row in printed} == set(covers.values())
 
 
 def test_differences_of_several_encoders_name_them(

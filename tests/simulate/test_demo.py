@@ -79,3 +79,14 @@ def test_demo_runs_to_a_leaderboard_and_again(
 def _link(folder: Path) -> None:
     if not Path("data").exists():
         Path("data").symlink_to(folder, target_is_directory=True)
+
+
+def test_sections_that_trained_the_model_are_left_out(tmp_path: Path) -> None:
+    samples = tmp_path / "samples.csv"
+    samples.write_text(
+        "sample,status,split,organ,patient,spots,reason,findings\n"
+        "S1,kept,train,Bowel,P1,44,,\nS2,kept,val,Bowel,P2,43,,\nS3,dropped,,Bowel,P3,0,why,\n"
+    )
+    module._held_out(samples, Path("data/hest/st"), tmp_path / "held_out.csv")
+    lines = (tmp_path / "held_out.csv").read_text().splitlines()
+    assert lines[1:] == ["S2,data/hest/st/S2.h5ad,Bowel,P2,1"]

@@ -14,10 +14,10 @@ import scipy.sparse as sp
 
 from spade_bench.errors import DataError
 from spade_bench.spatial.expression import read_expression
+from spade_bench.spatial.instruments.spaceranger import _positions
 from spade_bench.spatial.sample import StSample
 from spade_bench.spatial.scales import lognorm, natural_logs, value_kind
 from spade_bench.spatial.sectionchecks import check_sample
-from spade_bench.spatial.spaceranger import _positions
 
 N, GENES = 20, 300
 XY = np.stack([np.arange(N) % 5, np.arange(N) // 5], axis=1) * 200.0

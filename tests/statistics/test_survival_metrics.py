@@ -10,6 +10,7 @@ from sksurv.util import Surv
 from spade_bench.errors import ConfigError
 from spade_bench.statistics import survival_curves as curves
 from spade_bench.statistics.evaluate import ALL_METRICS, bounds, direction, evaluate, strata
+from spade_bench.statistics.regression_metrics import REGRESSION_METRICS
 from spade_bench.statistics.survival_metrics import SURVIVAL_METRICS, survival_score_many
 
 
@@ -85,10 +86,12 @@ def test_every_metric_can_be_asked_for_by_name() -> None:
     for name in ALL_METRICS:
         low, high = bounds(name)
         assert direction(name) in {-1, 0, 1}
-        survival = name in SURVIVAL_METRICS
-        value = (
-            evaluate(name, target, risk, None, train) if survival else evaluate(name, label, scores)
-        )
+        if name in SURVIVAL_METRICS:
+            value = evaluate(name, target, risk, None, train)
+        elif name in REGRESSION_METRICS:
+            value = evaluate(name, scores[:, 0], scores[:, 1:2])
+        else:
+            value = evaluate(name, label, scores)
         assert value.shape == (1,)
         assert low <= value[0] <= high
     assert direction("ibs") == direction("brier") == -1

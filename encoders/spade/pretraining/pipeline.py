@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spade_bench import console
+from spade_bench.config import merge, nested
 from spade_bench.device import resolve_device, setup_numerics
 from spade_bench.encoders.common.outfolder import begun, hold, store_settings
 from spade_bench.encoders.spade.centroids import Experts
@@ -373,9 +374,11 @@ class _Run:
         simulated = bool(spots.provenance["simulated"])
         train = spots.obs[spots.obs["split"] == "train"]
         known: tuple[str, ...] | None = None
+        others = config.samples.manifest or config.samples.spaceranger or config.samples.xenium
+        samples = [r.sample for r in self.prepared.records]
         if simulated:
             known = ()
-        elif config.samples.hest is not None and config.samples.manifest is None:
+        elif config.samples.hest is not None and not others:
             known = ("HEST-1k",)
         return ModelInfo(
             base_encoder=config.encoder,
@@ -395,6 +398,8 @@ class _Run:
                 "spots": spots.provenance["samples"],
                 "validation": "blocks" if self.prepared.blocks else "samples",
                 "by_rule": {rule.name: rule.reason for rule in self.rules},
+                "technologies": {s.sample_id: s.technology for s in samples if s.technology},
+                **_measured(spots),
             },
         )
 
@@ -428,7 +433,24 @@ def _training_data(spots: Spots, expert: np.ndarray, n_experts: int) -> Training
         expert=np.asarray(expert, dtype=np.int64),
         split=spots.obs["split"].astype(str).to_numpy(),
         n_experts=n_experts,
+        group=spots.panel_group,
     )
+
+
+def _measured(spots: Spots) -> dict[str, Any]:
+    """What a model says of a panel that not all its samples measure; empty where they do.
+
+    `lacking` lists, for each set of measured genes, the panel columns outside it; `panel_group`
+    gives the set of each sample.
+    """
+    if spots.measured is None or spots.panel_group is None:
+        return {}
+    sample = spots.obs["sample"]
+    names = list(sample.cat.categories)
+    group = dict(zip(sample.astype(str), spots.panel_group.tolist(), strict=True))
+    first = {number: names.index(name) for name, number in reversed(group.items())}
+    lacking = [np.flatnonzero(~spots.measured[:, first[g]]).tolist() for g in sorted(first)]
+    return {"lacking": lacking, "panel_group": group}
 
 
 def _save_experts(path: Path, experts: Experts) -> None:
@@ -456,7 +478,8 @@ def _store_config(config: PretrainConfig, out: Path, keep: bool) -> None:
     """Prints, hashes and stores the resolved settings, unless a model of others is to be kept."""
     plain = plain_config(config)
     ignored = [f"training.{name}" for name in _LAYOUT]
-    store_settings(out, plain, keep=keep, ignored=[*ignored, *_IDLE], earlier=_EARLIER)
+    defaults = merge(plain_config(PretrainConfig()), nested(_EARLIER))
+    store_settings(out, plain, keep=keep, ignored=[*ignored, *_IDLE], defaults=defaults)
     flat = []
     for key, value in plain.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]

@@ -53,7 +53,8 @@ class SamplesConfig:
     Attributes:
         hest: Folder in HEST-1k layout.
         manifest: Generic manifest csv.
-        spaceranger: Space Ranger `outs/` folders.
+        spaceranger: Space Ranger `outs/` folders, of Visium or Visium HD.
+        xenium: Xenium output bundles.
         features: Folder of precomputed base features, one file per sample, instead of images.
         include: Metadata column -> value or values to keep, such as `species: Homo sapiens`.
         exclude: Metadata column -> values to leave out, such as `organ: [Brain]`.
@@ -63,11 +64,15 @@ class SamplesConfig:
         trust: Samples used although a check doubts their axes, pixel size, patches or novelty.
         patch_px: Side of a spot's patch in pixels.
         mpp: Resolution of a spot's patch, micrometres per pixel.
+        spot_um: Width of the pseudo-spots of Xenium (None: 100) and Visium HD (None: 112), µm.
+        spot_grid: Lattice of pseudo-spots.
+        spot_pitch_um: Distance between their centres, µm; None is their width.
     """
 
     hest: Path | None = None
     manifest: Path | None = None
     spaceranger: tuple[Path, ...] = ()
+    xenium: tuple[Path, ...] = ()
     features: Path | None = None
     include: Mapping[str, Any] = field(default_factory=dict)
     exclude: Mapping[str, Any] = field(default_factory=dict)
@@ -77,6 +82,9 @@ class SamplesConfig:
     trust: tuple[str, ...] = ()
     patch_px: int = 224
     mpp: float = 0.5
+    spot_um: float | None = None
+    spot_grid: Literal["square", "hexagonal"] = "square"
+    spot_pitch_um: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,11 +92,16 @@ class GenesConfig:
     """The gene panel.
 
     Attributes:
+        panel: `intersection` chooses among the genes that all samples measure. `union` takes the
+            variable genes of each sample whether or not the others measure them, and contrasts
+            spots only with spots that measure the same genes of the panel.
         n_top: Highly variable genes taken from each sample.
         min_shared: A sample that would bring the gene intersection to this many or fewer is left
-            out. `auto` means half the median number of genes of the samples, at most 10,000.
+            out. `auto` means half the median number of genes of the samples, at most 10,000. The
+            union leaves nobody out.
     """
 
+    panel: Literal["intersection", "union"] = "intersection"
     n_top: int = 50
     min_shared: int | Literal["auto"] = "auto"
 
@@ -228,6 +241,18 @@ class PretrainConfig:
             ConfigError: Naming the setting and its range.
         """
         check_ranges(self, _RANGES, "pretrain settings")
+        if self.genes.panel != "union":
+            return
+        for setting, wrong, right in (
+            ("clustering.space", self.clustering.space != "image", "image"),
+            ("genes.min_shared", self.genes.min_shared != "auto", "auto"),
+        ):
+            if wrong:
+                raise ConfigError(
+                    "samples that measure different genes cannot be compared by this setting",
+                    where=setting,
+                    fix=f"Use {right} with genes.panel=union",
+                )
 
 
 _ANY, _TINY = math.inf, 1e-12
@@ -236,6 +261,8 @@ _RANGES = {
     "samples.min_genes": (0, _ANY),
     "samples.patch_px": (1, _ANY),
     "samples.mpp": (_TINY, _ANY),
+    "samples.spot_um": (_TINY, _ANY),
+    "samples.spot_pitch_um": (_TINY, _ANY),
     "genes.n_top": (1, _ANY),
     "genes.min_shared": (0, _ANY),
     "split.val_fraction": (0, 0.9),

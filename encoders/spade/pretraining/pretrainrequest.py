@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from spade_bench import config as settings_of
 from spade_bench import workspace as ws
+from spade_bench.encoders.spade.pretraining.prepare.gather import without_tasks
 from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
 
 __all__ = ["PretrainRequest", "resolve_request"]
 
 Place = str | Path
+_SOURCES = ("hest", "manifest", "spaceranger", "xenium")
+_FLAGS = "--hest DIR, --manifest CSV, --spaceranger DIR or --xenium DIR"
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ def resolve_request(
     hest: Place | None = None,
     manifest: Place | None = None,
     spaceranger: Place | Sequence[Place] = (),
+    xenium: Place | Sequence[Place] = (),
     features: Place | None = None,
     encoder: str | None = None,
     seed: int | None = None,
@@ -47,6 +51,7 @@ def resolve_request(
     out: Place | None = None,
     device: str | None = None,
     workspace: ws.Workspace | None = None,
+    exclude_task: str | Sequence[str] = (),
 ) -> PretrainRequest:
     """Put together defaults < workspace < ``config`` < the other arguments and ``settings``.
 
@@ -54,6 +59,7 @@ def resolve_request(
         hest: Samples in HEST-1k layout.
         manifest: Samples as a csv.
         spaceranger: One Space Ranger `outs/` folder or several.
+        xenium: One Xenium output bundle or several.
         features: Precomputed features with barcodes, one file per sample.
         encoder: Base patch encoder.
         seed: Seed of everything random.
@@ -63,16 +69,17 @@ def resolve_request(
         out: Output folder.
         device: `auto`, `cpu` or `cuda[:n]`.
         workspace: Fills in what is left out.
+        exclude_task: Tasks of expression (`hest:PATH`) whose sections, and all others of their
+            patients, are left out, so that the model can be evaluated on them.
 
     Raises:
         UserError: When data or output folder are not given, or a setting is unknown or wrong.
     """
-    one = isinstance(spaceranger, (str, Path))
-    folders = [spaceranger] if one else list(spaceranger)  # type: ignore[arg-type]
     sources = {
         "hest": hest,
         "manifest": manifest,
-        "spaceranger": tuple(str(folder) for folder in folders),
+        "spaceranger": _folders(spaceranger),
+        "xenium": _folders(xenium),
         "features": features,
     }
     given: dict[str, Any] = {
@@ -81,6 +88,9 @@ def resolve_request(
     }
     chosen = settings_of.merge(given, settings_of.nested(settings or {}))
     resolved = _settings(chosen, config, workspace)
+    if exclude_task:
+        tasks = [exclude_task] if isinstance(exclude_task, str) else list(exclude_task)
+        resolved = replace(resolved, samples=without_tasks(resolved.samples, tasks))
     if out is None and workspace is None:
         raise ws.need("the output folder", "--out DIR")
     if weights is None and workspace is not None and resolved.encoder in workspace.encoders:
@@ -94,6 +104,11 @@ def resolve_request(
         None if weights is None else Path(weights),
         device or (workspace.device if workspace is not None else "auto"),
     )
+
+
+def _folders(given: Place | Sequence[Place]) -> tuple[str, ...]:
+    one = isinstance(given, (str, Path))
+    return tuple(str(folder) for folder in ([given] if one else given))  # type: ignore[union-attr]
 
 
 def _settings(
@@ -118,10 +133,10 @@ def _settings(
         layers.append(settings_of.nested(workspace.pretrain.set, deep=True))
     merged = settings_of.merge(*layers, given)
     samples = dict(merged.get("samples") or {})
-    if not any(samples.get(key) for key in ("hest", "manifest", "spaceranger")):
+    if not any(samples.get(key) for key in _SOURCES):
         source = _workspace_source(workspace)
         if not source:
-            raise ws.need("the paired data", "--hest DIR, --manifest CSV or --spaceranger DIR")
+            raise ws.need("the paired data", _FLAGS)
         merged["samples"] = {**samples, **source}
     return settings_of.build(PretrainConfig, merged, "pretrain settings")
 

@@ -153,10 +153,6 @@ def read_expression(path: Path) -> tuple[pd.DataFrame, bool]:
             table = _indexed(pd.read_csv(path, sep="," if kind == ".csv" else "\t"))
         else:
             raise DataError(f"'{path.name}' is no csv, tsv, parquet or h5ad", where=str(path))
-    except ImportError as error:
-        raise DataError(
-            "reading parquet needs pyarrow", where=str(path), fix="Run: pip install pyarrow"
-        ) from error
     except (ValueError, OSError) as error:
         raise DataError(f"cannot be read ({error})", where=str(path)) from error
     if "simulated" in table.columns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from spade_bench.cohorts.checks.measuredvalues import check_values
 from spade_bench.cohorts.checks.outcomes import check_outcomes
 from spade_bench.cohorts.checks.tablerows import Target, check_rows
 from spade_bench.errors import DataError
@@ -34,6 +35,8 @@ def refuse_unsound(cohort: Cohort, card: TaskCard, where: str, *, partial: bool 
     target = _target(cohort, card)
     frame = _frame(cohort, target)
     issues = check_rows(frame, target)
+    if target.kind == "regression":
+        issues += check_values(frame, target)
     if target.kind == "survival":
         # Events are read by now: 1 is what the user says, if anything was said.
         issues += check_outcomes(frame, target, "1" if card.event_value else None, read=True)
@@ -50,6 +53,8 @@ def refuse_unsound(cohort: Cohort, card: TaskCard, where: str, *, partial: bool 
 def _target(cohort: Cohort, card: TaskCard) -> Target:
     if cohort.classes:
         return Target("classification", "label", classes=cohort.classes if card.classes else ())
+    if any(case.value is not None for case in cohort.cases):
+        return Target("regression", "label", plausible=card.plausible, unit=card.measured_in)
     return Target("survival", event_column=card.event_column or "event")
 
 
@@ -59,10 +64,10 @@ def _frame(cohort: Cohort, target: Target) -> pd.DataFrame:
 
     rows = []
     for case in cohort.cases:
-        targets = (
-            (case.label,)
-            if target.kind == "classification"
-            else (str(int(bool(case.event))), str(case.duration_days))
-        )
+        targets: tuple[str | None, ...] = (case.label,)
+        if target.kind == "regression":
+            targets = (str(case.value),)
+        elif target.kind == "survival":
+            targets = (str(int(bool(case.event))), str(case.duration_days))
         rows += [(case.case_id, slide, *targets) for slide in case.slide_ids]
     return pd.DataFrame(rows, columns=["case_id", "slide_id", *target.columns], dtype=object)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-__all__ = ["SiteSignal", "case_sites", "check_sites", "leave_one_out", "site_hazard", "site_signal"]
+__all__ = ["SiteSignal", "case_sites", "check_sites", "leave_one_out", "site_correlation",
+           "site_hazard", "site_signal"]  # fmt: skip
 
 _STRONG = 0.6
 _PERMUTATIONS = 200
@@ -126,12 +127,38 @@ def site_hazard(
     return SiteSignal(float(values[0]), p, len(np.unique(site)), pure=False)
 
 
+def site_correlation(
+    site: NDArray[np.int64], value: NDArray[np.float64], seed: int = 0
+) -> SiteSignal:
+    """Predict a measured value from the site alone: the mean of the other cases there.
+
+    Args:
+        site: (n,) site number of each case.
+        value: (n,) values, not all equal.
+        seed: Seed of the permutations.
+
+    Returns:
+        The signal; its ``auroc`` is Pearson's correlation.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    shuffled = np.stack([value, *(rng.permutation(value) for _ in range(_PERMUTATIONS))])
+    said = leave_one_out(site, shuffled)  # (P + 1, n)
+    a = said - said.mean(axis=1, keepdims=True)  # (P + 1, n)
+    b = shuffled - value.mean()  # (P + 1, n)
+    scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))  # (P + 1,)
+    r = (a * b).sum(axis=1) / np.maximum(scale, 1e-300)  # (P + 1,)
+    p = float((1 + (r[1:] >= r[0]).sum()) / (1 + _PERMUTATIONS))
+    return SiteSignal(float(r[0]), p, len(np.unique(site)), pure=False)
+
+
 def check_sites(frame: pd.DataFrame, outcome: pd.DataFrame) -> list[Issue]:
     """Check whether the site gives the label away.
 
     Args:
         frame: The table.
-        outcome: By case, `label`, or `event` as True and False and `days`.
+        outcome: By case, `label`, `value`, or `event` as True and False and `days`.
     """
     import pandas as pd
 
@@ -148,6 +175,11 @@ def check_sites(frame: pd.DataFrame, outcome: pd.DataFrame) -> list[Issue]:
             return []
         signal = site_hazard(number, event, both["days"].to_numpy(dtype=float))
         return [_issue("survival", "concordance index", signal)]
+    if "value" in both:
+        values = both["value"].to_numpy(dtype=float)
+        if len(set(values)) < 2:
+            return []
+        return [_issue("the value", "correlation", site_correlation(number, values), 0.3)]
     sizes = both["label"].value_counts(ascending=True)
     if len(sizes) < 2:
         return []
@@ -159,12 +191,12 @@ def check_sites(frame: pd.DataFrame, outcome: pd.DataFrame) -> list[Issue]:
     ]
 
 
-def _issue(name: object, metric: str, signal: SiteSignal) -> Issue:
+def _issue(name: object, metric: str, signal: SiteSignal, strong: float = _STRONG) -> Issue:
     text = (
         f"the site alone ({signal.n_sites} sites) predicts {name} with a leave-one-out {metric} "
         f"of {signal.auroc:.2f} (permutation p = {signal.p:.3f})"
     )
-    if signal.auroc < _STRONG or signal.p > 0.05:
+    if signal.auroc < strong or signal.p > 0.05:
         return note("sites", text, count=signal.n_sites)
     fix = "Group folds by site, and say so"
     if signal.pure:

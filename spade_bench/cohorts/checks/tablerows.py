@@ -10,7 +10,14 @@ from spade_bench.cohorts.checks.issues import Issue, error, note, warning
 from spade_bench.cohorts.columns import Columns, missing_columns
 from spade_bench.cohorts.labels.barcodes import parse_barcode
 from spade_bench.cohorts.leaks import find_leaks
-from spade_bench.cohorts.spelling import fold, one_spelling, pair, read_flag, to_classes
+from spade_bench.cohorts.spelling import (
+    fold,
+    one_spelling,
+    pair,
+    read_flag,
+    read_number,
+    to_classes,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,16 +45,20 @@ class Target:
     """What the table is to be used for.
 
     Attributes:
-        kind: `classification` or `survival`.
-        label_column: Column of the label.
+        kind: `classification`, `regression` or `survival`.
+        label_column: Column of the label or of the measured value.
         event_column: Column of the event.
         classes: Classes the task knows; empty takes any.
+        plausible: Lowest and highest value that may have been measured; empty where nobody says.
+        unit: What values are measured in; empty where nobody says.
     """
 
-    kind: Literal["classification", "survival"]
+    kind: Literal["classification", "regression", "survival"]
     label_column: str = "label"
     event_column: str = "event"
     classes: tuple[str, ...] = ()
+    plausible: tuple[float, ...] = ()
+    unit: str = ""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -132,6 +143,11 @@ def respell(
         days = [None if value is None else fold(value) for value in frame["duration_days"]]
         return frame.assign(duration_days=pd.Series(days, frame.index, dtype=object)), issues
     given = frame[target.label_column]
+    if target.kind == "regression":
+        numbers = [(value, read_number(value)) for value in given]
+        spelt = [value if number is None else repr(number) for value, number in numbers]
+        values = pd.Series(spelt, frame.index, dtype=object)
+        return frame.assign(**{target.label_column: values}), issues
     known = given.dropna()
     changes = to_classes(known, target.classes) if target.classes else one_spelling(known)
     if changes:

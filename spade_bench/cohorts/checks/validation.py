@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.cohorts.checks.featurefiles import Expected, check_features
 from spade_bench.cohorts.checks.featurescan import scan_features
 from spade_bench.cohorts.checks.issues import Issue, error, note, sort_issues, warning
+from spade_bench.cohorts.checks.measuredvalues import check_values
 from spade_bench.cohorts.checks.outcomes import check_outcomes, event_column, events_of
 from spade_bench.cohorts.checks.sites import check_sites
 from spade_bench.cohorts.checks.tablerows import (
@@ -41,9 +42,11 @@ class Question:
         table: Cohort table.
         features: Features folder; None checks the table alone.
         splits: Patho-Bench task folder, or CLAM split files, for the same slides.
-        kind: `classification` or `survival`; empty goes by the columns.
+        kind: `classification`, `regression` or `survival`; empty goes by the columns.
         label_column: Column of the label.
         classes: Classes the task knows; empty takes any.
+        plausible: Lowest and highest value that may have been measured, for regression.
+        unit: What values are measured in, for regression.
         columns: What the table calls its columns; `label_column` says it of the label.
         event_value: Value that means that the event happened.
         event_declared: Whether a run knows the event column and its value too, from the task's
@@ -58,6 +61,8 @@ class Question:
     kind: str = ""
     label_column: str = "label"
     classes: tuple[str, ...] = ()
+    plausible: tuple[float, ...] = ()
+    unit: str = ""
     columns: Columns = field(default_factory=Columns)
     event_value: str | None = None
     event_declared: bool = False
@@ -103,6 +108,8 @@ def validate_cohort(question: Question) -> Validation:
     issues += check_rows(frame, target)
     if not is_usable(frame):
         return Validation(tuple(sort_issues(issues)))
+    if target.kind == "regression":
+        issues += check_values(frame, target)
     if target.kind == "survival":
         issues += check_outcomes(frame, target, question.event_value, read=question.event_declared)
     issues += check_splits(frame)
@@ -157,6 +164,9 @@ def _event_column(frame: pd.DataFrame, question: Question) -> str:
 
 
 def _target(frame: pd.DataFrame, question: Question) -> Target:
+    if question.kind == "regression":
+        return Target("regression", question.label_column, plausible=question.plausible,
+                      unit=question.unit)  # fmt: skip
     kind = question.kind or target_of(frame, question.label_column).kind
     event = _event_column(frame, question)
     if kind != "survival" and not question.kind and event in frame:
@@ -176,6 +186,9 @@ def _sites(frame: pd.DataFrame, target: Target, event_value: str | None) -> list
     outcome = case_labels(frame, target.columns[0])
     if target.kind == "classification":
         return check_sites(frame, pd.DataFrame({"label": outcome}))
+    if target.kind == "regression":
+        numbers = pd.to_numeric(outcome, errors="coerce")
+        return check_sites(frame, pd.DataFrame({"value": numbers}))
     happened = events_of(outcome, event_value)
     if happened is None:
         return []

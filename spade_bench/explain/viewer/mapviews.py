@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from spade_bench.errors import UserError
 from spade_bench.explain.layers import Layer
-from spade_bench.explain.places import APART, highest
+from spade_bench.explain.places import APART, highest, with_highest
 from spade_bench.explain.slidemap import SlideMap
 from spade_bench.explain.topsheet import TOP
 from spade_bench.explain.viewer.slideview import SlideView, TopPatch
@@ -80,10 +80,11 @@ def slide_view(
 
 
 def _top(layer: Layer, most: int) -> list[TopPatch]:
-    """The highest and the lowest patches of a layer, as they stand on the contact sheets."""
+    """The highest patches of the upper half of a layer, and the lowest of the lower half."""
     listed = []
     for lowest in (False, True):
-        rows = highest(layer, most, APART * layer.side, lowest=lowest)
+        of_end = with_highest(layer, 0.5, lowest=lowest)  # so that no patch is on both lists
+        rows = highest(of_end, most, APART * layer.side, lowest=lowest)
         for rank, row in enumerate(rows, start=1):
             x, y = (int(v) for v in layer.coords[row])
             listed.append(TopPatch(layer.key, rank, float(layer.values[row]), x, y, lowest))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,11 +27,13 @@ class CaseFits:
     """How one encoder did on a case.
 
     Attributes:
-        predicted: What it mostly predicted: a class, or a rank of the risk such as `rank 0.12`.
-        wrong: How often it was wrong: predictions of another class, or the share of comparable
-            pairs of cases that the risks put in the wrong order.
+        predicted: What it mostly predicted: a class, a value, or a rank of the risk such as
+            `rank 0.12`.
+        wrong: How often it was wrong: predictions of another class, the share of the other cases
+            whose value is predicted with a smaller error, or the share of comparable pairs of
+            cases that the risks put in the wrong order.
         n: Predictions of the case.
-        probability: Mean probability of the true class; None for survival.
+        probability: Mean probability of the true class; None where there are no classes.
     """
 
     predicted: str
@@ -74,7 +76,7 @@ class HardCases:
     Attributes:
         title: Task, head, protocol and condition.
         task: Name of the task.
-        survival: Whether what is predicted is a risk.
+        kind: What is predicted, as `Predictions.kind` says it.
         encoders: Labels, in the order of the columns.
         cases: The worst first: those that are wrong more often than not.
         n_cases: Distinct test cases, of which these are some.
@@ -82,7 +84,7 @@ class HardCases:
 
     title: str
     task: str
-    survival: bool
+    kind: str
     encoders: tuple[str, ...]
     cases: tuple[HardCase, ...]
     n_cases: int
@@ -97,6 +99,8 @@ def hard_cases(series: Sequence[Series], resampler: Resampler) -> list[HardCases
     """
     out = []
     for place, shown in main_series(series, resampler).items():
+        if resampler.predictions(shown[0].rows[0]).spots is not None:
+            continue  # sections, of which spots are predicted: there is no right or wrong case
         by_encoder = [_fits(one, resampler) for one in shown]
         truths = {case: truth for _, known in by_encoder for case, truth in known.items()}
         cases = [
@@ -109,7 +113,7 @@ def hard_cases(series: Sequence[Series], resampler: Resampler) -> list[HardCases
             HardCases(
                 title=", ".join((*place, *((f"k={shot}",) if shot else ()))),
                 task=place[0],
-                survival=resampler.predictions(shown[0].rows[0]).survival,
+                kind=resampler.predictions(shown[0].rows[0]).kind,
                 encoders=tuple(one.encoder for one in shown),
                 cases=tuple(one for one in cases[:MOST_CASES] if one.wrong > 0.5),
                 n_cases=len(cases),
@@ -124,8 +128,7 @@ def _fits(one: Series, resampler: Resampler) -> tuple[Mapping[str, CaseFits], Ma
     truths: dict[str, str] = {}
     for row in one.rows:
         predictions = resampler.predictions(row)
-        read = _of_survival if predictions.survival else _of_classes
-        for case, truth, fit in read(predictions):
+        for case, truth, fit in _READ[predictions.kind](predictions):
             truths[case] = truth
             made.setdefault(case, []).append(fit)
     fits = {}
@@ -135,7 +138,7 @@ def _fits(one: Series, resampler: Resampler) -> tuple[Mapping[str, CaseFits], Ma
         fits[case] = CaseFits(
             predicted=max(dict.fromkeys(names), key=names.count)
             if known
-            else f"rank {sum(map(float, names)) / len(names):.2f}",
+            else _mean_of(names, predictions.kind),
             wrong=sum(wrong for _, wrong, _ in several) / len(several),
             n=len(several),
             probability=sum(known) / len(known) if known else None,
@@ -174,6 +177,32 @@ def _of_survival(predictions: Predictions) -> list[tuple[str, str, _Fit]]:
             truth = f"{'event' if event else 'no event'} after {days:.0f} days"
             out.append((case, truth, (f"{place:.3f}", float(share), None)))
     return out
+
+
+def _of_values(predictions: Predictions) -> list[tuple[str, str, _Fit]]:
+    import numpy as np
+    from scipy.stats import rankdata
+
+    error = np.abs(predictions.scores[:, 0] - predictions.target)  # (m,)
+    nearer = (rankdata(error) - 1) / max(1, len(error) - 1)  # (m,)
+    rows = zip(predictions.case_ids, predictions.target, predictions.scores, nearer, strict=True)
+    return [
+        (case, f"{value:.4g}", (repr(float(said[0])), float(share), None))
+        for case, value, said, share in rows
+    ]
+
+
+def _mean_of(numbers: Sequence[str], kind: str) -> str:
+    """Mean of what was predicted of a case, in words."""
+    mean = sum(map(float, numbers)) / len(numbers)
+    return f"rank {mean:.2f}" if kind == "survival" else f"{mean:.4g}"
+
+
+_READ: Mapping[str, Callable[[Predictions], list[tuple[str, str, _Fit]]]] = {
+    "classification": _of_classes,
+    "regression": _of_values,
+    "survival": _of_survival,
+}
 
 
 def discordant_share(target: Floats, risk: Floats) -> Floats:

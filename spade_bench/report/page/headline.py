@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spade_bench.errors import DataError
+from spade_bench.report.caveats import PERMUTED
 from spade_bench.report.differences import Difference, against_base, compare, summaries
 from spade_bench.report.leaderboard import ReportRow
-from spade_bench.report.naming import encoder_title
+from spade_bench.report.naming import encoder_title, task_title
 from spade_bench.report.overall import OverallRow
 from spade_bench.report.page.resultsview import ResultsView
 from spade_bench.report.verdict import Verdict, verdicts
@@ -91,7 +92,7 @@ def compared_pairs(results: ResultsView, ranks: Sequence[OverallRow]) -> list[Pa
         controls = {
             one.encoder: one.control
             for one in results.series
-            if one.rows and one.control_of == a and one.control not in {"", "permuted-labels"}
+            if one.rows and one.control_of == a and one.control not in {"", *PERMUTED}
         }
         for b in sorted(controls.keys() - known - {a}):
             found = _differences(results, a, b)
@@ -163,7 +164,11 @@ def cautions(results: ResultsView, rows: Sequence[ReportRow]) -> list[Caution]:
     flags = {flag for row in rows for flag in row.flags}
     out = []
     if "simulated" in flags:
-        out.append(Caution("Simulated data", "No number here says anything about patients."))
+        real = {row.task for row in rows if "simulated" not in row.flags}
+        made_up = sorted({row.task for row in rows if row.task != "overall"} - real)
+        names = ", ".join(task_title(name) for name in made_up)
+        where = f"on {names}" if real and made_up else "here"
+        out.append(Caution("Simulated data", f"No number {where} says anything about patients."))
     seen = sorted(
         flag.partition(":")[2]
         for flag in flags
@@ -179,7 +184,7 @@ def cautions(results: ResultsView, rows: Sequence[ReportRow]) -> list[Caution]:
     if any("leaky" in flag for flag in flags):
         detail = "Cases stand on both sides of the given splits: the numbers are too good."
         out.append(Caution("Leaky splits", detail))
-    out += [Caution("Control off chance", row.note) for row in rows if row.note]
+    out += [Caution("Control off chance", row.note) for row in rows if row.note and row.control]
     failed = sum(len(one.failed) for one in results.series)
     if failed:
         detail = "The section What is missing lists them with their errors."

@@ -16,11 +16,12 @@ __all__ = ["Environment", "Folder", "RunSettings", "environments", "folders"]
 _ENVIRONMENT = ("spade_bench", "python", "numpy", "torch", "system", "device")
 _OF_PROTOCOL = {
     "few-shot": ("shots", "draws"),
-    "cv": ("folds", "repeats", "holdout", "group_by_site"),
+    "cv": ("folds", "repeats", "holdout", "group_by_site", "preserve_sites"),
     "external": ("repeats",),
 }
 _ALWAYS = ("seed", "permutations", "match_ids", "positive", "pretrained_on")
-_SWITCHES = ("select", "allow_missing", "allow_leaky_splits", "as_is", "group_by_site")
+_SWITCHES = ("select", "allow_missing", "allow_leaky_splits", "as_is", "group_by_site",
+             "preserve_sites")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ if TYPE_CHECKING:
 __all__ = ["render_page", "write_page"]
 
 _PACKAGE = "spade_bench.report.page"
-_KINDS = ("dots", "heat", "curve", "cv", "ranks", "roc", "pr", "calibration", "survival")
+_KINDS = ("dots", "heat", "curve", "cv", "ranks", "roc", "pr", "scatter", "calibration",
+          "survival", "genes", "spots")  # fmt: skip
 
 
 def write_page(results: ResultsView, path: Path, maps: Path | None = None) -> None:

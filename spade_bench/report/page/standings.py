@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from spade_bench.report import risk_split
-from spade_bench.report.caveats import speaks_of
+from spade_bench.report.caveats import speaks_of, way_of
 from spade_bench.report.flags import meaning, shared
 from spade_bench.report.leaderboard import ReportRow, leaderboard
 from spade_bench.report.naming import encoder_title, head_title, protocol_title
 from spade_bench.report.page.resultsview import ResultsView
+from spade_bench.report.spotvalues import OF_SECTIONS
 
 __all__ = ["Line", "Standing", "flag_meanings", "report_rows", "standings"]
 
@@ -116,8 +117,7 @@ def standings(rows: Sequence[ReportRow]) -> list[Standing]:
     for row in rows:
         part = "ensemble" if "ensemble" in row.flags else ""
         places.setdefault((row.task, row.protocol, part, row.condition), []).append(row)
-    held = {(task, protocol) for task, protocol, part, _ in places if part}
-    return [_standing(place, alike, held) for place, alike in places.items()]
+    return [_standing(place, alike) for place, alike in places.items()]
 
 
 def flag_meanings(rows: Sequence[ReportRow], words: Mapping[str, str]) -> dict[str, str]:
@@ -131,9 +131,7 @@ def flag_meanings(rows: Sequence[ReportRow], words: Mapping[str, str]) -> dict[s
     return {flag: meaning(flag, words) for flag in flags}
 
 
-def _standing(
-    place: tuple[Any, ...], rows: Sequence[ReportRow], held: set[tuple[str, str]]
-) -> Standing:
+def _standing(place: tuple[Any, ...], rows: Sequence[ReportRow]) -> Standing:
     task, protocol, part, condition = place
     lines: dict[_LineKey, Line] = {}
     for row in rows:
@@ -145,7 +143,7 @@ def _standing(
     known = {row.k_shot for row in rows if row.k_shot}
     shots = tuple(sorted(known)) or (0,)  # cells that failed early know of no shots
     common = shared([row.flags for row in rows if not row.control and row.mean is not None])
-    way = part or ("fold models" if (task, protocol) in held else protocol)
+    way = way_of(protocol, rows[0].flags, rows[0].held_out)
     return Standing(
         task=task,
         protocol=protocol,
@@ -182,11 +180,14 @@ def _arranged(lines: Mapping[_LineKey, Line], metric: str, shot: int) -> list[Li
 
 def _about(rows: Sequence[ReportRow], way: str) -> str:
     cases, n = max(row.n_cases for row in rows), max(row.n_draws for row in rows)
-    one = {"cv": "fold", "fold models": "fold model", "ensemble": "ensemble", "external": "fit"}
-    what = one.get(way, "draw")
+    one = {"cv": "fold", "fold models": "fold model", "ensemble": "ensemble", "external": "fit",
+           "leave-site-out": "site"}  # fmt: skip
+    of_spots = rows[0].protocol in OF_SECTIONS
+    what = "fold" if of_spots else one.get(way, "draw")
     made = f"1 {what}" if n == 1 else f"mean of {n} {what}s"
     elsewhere = "/".join(sorted({row.tested_on for row in rows} - {""}))
-    tested = f"{cases} test cases{f' of {elsewhere}' if elsewhere else ''}"
+    of_what = "sections" if of_spots else "cases"
+    tested = f"{cases} test {of_what}{f' of {elsewhere}' if elsewhere else ''}"
     return f"{tested}, {made}; 95% intervals {speaks_of(way)}"
 
 

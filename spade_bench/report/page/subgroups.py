@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from spade_bench.report.mainseries import main_series
 from spade_bench.report.series import Series
 from spade_bench.report.values import Resampler
+from spade_bench.results import Predictions
 
 __all__ = ["ByClass", "BySite", "Subgroups", "by_class", "by_site"]
 
@@ -159,8 +160,10 @@ def _site(
             here = np.array([site_of.get(case) == name for case in ids])  # (m,)
             target = predictions.target[here]
             for at in np.flatnonzero(here):
-                truth[ids[at]] = _truth(predictions.target[at], predictions.classes)
-            if predictions.survival:
+                truth[ids[at]] = _truth(predictions, int(at))
+            if predictions.kind == "regression":
+                enough = len(np.unique(target)) > 1
+            elif predictions.survival:
                 enough = len(target) > 1 and bool((target[:, 0] > 0).any())
             else:
                 enough = len(np.unique(target)) == len(predictions.classes)
@@ -177,11 +180,14 @@ def _site(
     return BySite(name, len(truth), words, tuple(values))
 
 
-def _truth(target: object, classes: Sequence[str]) -> str:
-    import numpy as np
-
-    values = np.atleast_1d(np.asarray(target))
-    return classes[int(values[0])] if classes else "event" if values[0] > 0 else "no event"
+def _truth(predictions: Predictions, at: int) -> str:
+    """What is true of a test case, by which cases are counted."""
+    target = predictions.target[at]
+    if predictions.kind == "regression":
+        return "measured"
+    if predictions.survival:
+        return "event" if target[0] > 0 else "no event"
+    return predictions.classes[int(target)]
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -90,11 +90,11 @@ def used_tasks(results: ResultsView, settings: Sequence[Mapping[str, Any]]) -> l
 
 def used_heads(results: ResultsView) -> list[UsedHead]:
     """Return the heads."""
-    from spade_bench.registry import heads
+    from spade_bench.registry import head_card
 
     out = []
     for name in dict.fromkeys(one.head for one in results.series):
-        card = heads.get(name).card if name in heads else None
+        card = head_card(name)
         out.append(UsedHead(name, card.description if card else "", card.reference if card else ""))
     return out
 

@@ -42,7 +42,13 @@ class Part:
 
 
 def align_sample(
-    record: Record, features: Path, panel: Sequence[str], expression: str, folder: Path
+    record: Record,
+    features: Path,
+    panel: Sequence[str],
+    expression: str,
+    folder: Path,
+    *,
+    partial: bool = False,
 ) -> Part:
     """Aligns a sample and writes its part, or takes the part of an earlier run.
 
@@ -52,9 +58,10 @@ def align_sample(
     Args:
         record: The checked sample.
         features: Its feature file with barcodes.
-        panel: Gene names; the sample has them all.
+        panel: Gene names.
         expression: `lognorm` or `raw`.
         folder: Where parts lie.
+        partial: Whether the sample may lack genes of the panel.
 
     Returns:
         The part; one with no spots, or of a file that cannot be read, carries a fatal finding.
@@ -83,7 +90,7 @@ def align_sample(
         )
     report.unlink(missing_ok=True)
     try:
-        part = _align(record, features, panel, expression, path)
+        part = _align(record, features, panel, expression, path, partial=partial)
     except DataError as error:  # not kept: the file may be whole again next time
         n, text = record.n_spots, str(error).rstrip(".")
         return Part(path, features, 0, 0, 0, (Finding("unreadable", n, n, text, fatal=True),))
@@ -99,7 +106,13 @@ def align_sample(
 
 
 def _align(
-    record: Record, features: Path, panel: Sequence[str], expression: str, path: Path
+    record: Record,
+    features: Path,
+    panel: Sequence[str],
+    expression: str,
+    path: Path,
+    *,
+    partial: bool,
 ) -> Part:
     data = read_expression(record.sample)
     bag = read_bag(features)
@@ -126,7 +139,7 @@ def _align(
         text = "no spot has features and expression"
         findings.append(Finding("nothing-left", len(keep), len(keep), text, fatal=True))
         return Part(path, features, 0, 0, values.shape[1], tuple(findings))
-    matrix = panel_matrix(data, panel, expression)[keep]  # (n, G)
+    matrix = panel_matrix(data, panel, expression, partial=partial)[keep]  # (n, G)
     with atomic_hdf5(path) as handle:
         handle["data"], handle["indices"] = matrix.data, matrix.indices.astype(np.int32)
         handle["indptr"] = matrix.indptr.astype(np.int64)

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from spade_bench import console
+from spade_bench.cohorts.published.hestbench import HEST, hest_folder, read_sections
 from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig, SamplesConfig
 from spade_bench.errors import BROKEN_FILE, ConfigError, DataError
 from spade_bench.files import atomic_path, hash_obj, remember, remembered
-from spade_bench.spatial import StSample, read_hest, read_manifest, read_spaceranger
+from spade_bench.spatial import Pooling, StSample, read_hest, read_manifest, read_section
 from spade_bench.spatial.findings import Finding
+from spade_bench.spatial.instruments.technologies import pooled_files, recognise
 from spade_bench.spatial.samplechoice import check_trusted, filter_samples
 from spade_bench.spatial.sectionchecks import (
     DuplicateFinder,
@@ -25,8 +27,10 @@ from spade_bench.spatial.sectionchecks import (
     spot_prints,
 )
 
-__all__ = ["Record", "check_all", "gather", "identity", "report_findings", "summarise"]
+__all__ = ["Record", "check_all", "gather", "identity", "listed", "report_findings", "summarise",
+           "without_tasks"]  # fmt: skip
 
+_LATER = ("visium_hd", "xenium", "pooling", "alignment")
 _READER = 4  # raise when sections are read differently, so that older records are not reused
 
 
@@ -66,6 +70,75 @@ class Record:
         return self.genes_file.read_text(encoding="utf-8").split("\n")
 
 
+def listed(config: SamplesConfig) -> list[StSample]:
+    """List the samples of all sources, whether they are wanted or not.
+
+    Raises:
+        DataError: As the readers.
+    """
+    samples: list[StSample] = []
+    if config.hest is not None:
+        samples += read_hest(config.hest)
+    if config.manifest is not None:
+        samples += read_manifest(config.manifest)
+    samples += [_section(folder, "spaceranger", config) for folder in config.spaceranger]
+    samples += [_section(folder, "xenium", config) for folder in config.xenium]
+    return samples
+
+
+def without_tasks(config: SamplesConfig, tasks: Sequence[str]) -> SamplesConfig:
+    """Leave out the sections of tasks, and every other section of their patients.
+
+    Patients of one name are the same where the title of their data set is the same too, because
+    every study has a `Patient 1`.
+
+    Args:
+        config: Sources and filter.
+        tasks: Tasks of expression, as `hest:PATH`.
+
+    Returns:
+        The filter with these samples among `exclude_ids`.
+
+    Raises:
+        DataError: When there is no such task, or it holds all samples.
+        ConfigError: When a name is no task of expression.
+    """
+    samples = listed(config)
+    out: set[str] = set()
+    for task in tasks:
+        if not task.startswith(HEST):
+            raise ConfigError(
+                f"'{task}' is no task of expression",
+                where="--exclude-task",
+                fix="Write hest:PATH of a HEST-Bench task folder or of other sections",
+            )
+        held = {one.sample_id: one for one in read_sections(hest_folder(task)).samples}
+        here = [one for one in samples if one.sample_id in held]
+        owners = {_owner(one) for one in (*here, *held.values())} - {None}
+        gone = {s.sample_id for s in samples if s.sample_id in held or _owner(s) in owners}
+        if len(gone) == len(samples):
+            raise DataError(
+                f"it holds all {len(samples)} samples, or all their patients",
+                where=f"--exclude-task {task}",
+                fix="Give more samples, or leave out the test sections of one fold at a time with "
+                "--set samples.exclude_ids=[ID]",
+            )
+        more = len(gone - held.keys())
+        console.say(
+            f"{task}: {len(gone)} sample(s) left out"
+            + (f", {more} of them for their patient" if more else "")
+        )
+        out |= gone
+    return replace(config, exclude_ids=tuple(sorted({*config.exclude_ids, *out})))
+
+
+def _owner(sample: StSample) -> tuple[str, str] | None:
+    """Data set and patient of a sample; None where nobody knows the patient."""
+    if sample.patient is None:
+        return None
+    return str(sample.metadata.get("dataset_title", "")).casefold(), sample.patient.casefold()
+
+
 def gather(config: SamplesConfig, encoder: str) -> tuple[list[StSample], dict[str, str]]:
     """Lists the samples the config names and applies its filter.
 
@@ -80,18 +153,13 @@ def gather(config: SamplesConfig, encoder: str) -> tuple[list[StSample], dict[st
         ConfigError: When no source is given, or nothing is left.
         DataError: As the readers.
     """
-    samples: list[StSample] = []
-    if config.hest is not None:
-        samples += read_hest(config.hest)
-    if config.manifest is not None:
-        samples += read_manifest(config.manifest)
-    for outs in config.spaceranger:
-        samples += read_spaceranger(outs)
+    samples = listed(config)
     if not samples:
         raise ConfigError(
             "no paired data given",
             where="samples",
-            fix="give --hest DIR, --manifest CSV or --spaceranger DIR; `make demo` simulates some",
+            fix="give --hest DIR, --manifest CSV, --spaceranger DIR or --xenium DIR; `make demo` "
+            "simulates some",
         )
     names = [s.sample_id for s in samples]
     twice = sorted({n for n in names if names.count(n) > 1})
@@ -113,6 +181,21 @@ def gather(config: SamplesConfig, encoder: str) -> tuple[list[StSample], dict[st
     return kept, dropped
 
 
+def _section(folder: Path, source: str, config: SamplesConfig) -> StSample:
+    """The sample of a folder of Space Ranger or Xenium.
+
+    Raises:
+        DataError: When the folder holds a section of the other kind.
+    """
+    kind = recognise(folder, "xenium" if source == "xenium" else None)
+    if kind == "visium":
+        return read_section(folder, kind)
+    if source == "spaceranger" and kind != "visium-hd":
+        raise DataError(f"this is {kind}", where=str(folder), fix=f"Give it as --{kind} DIR")
+    pooling = Pooling(config.spot_um, config.spot_grid, config.spot_pitch_um)
+    return read_section(folder, kind, pooling=pooling)
+
+
 def _with_features(samples: Sequence[StSample], folder: Path, encoder: str) -> list[StSample]:
     """Points samples at their file in a folder of precomputed features."""
     from spade_bench.features.bags import find_bags
@@ -127,7 +210,15 @@ def _with_features(samples: Sequence[StSample], folder: Path, encoder: str) -> l
 def identity(sample: StSample) -> str:
     """Hash of what the sample is made of: metadata, and size and time of its files."""
     fields = asdict(sample)
+    for name in _LATER:  # a sample without them keeps the identity that it has always had
+        if fields[name] is None:
+            del fields[name]
     stamps = {}
+    for name in ("visium_hd", "xenium", "alignment"):
+        if fields.pop(name, None) is not None:
+            stamps["pooled"] = [
+                (f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in pooled_files(sample)
+            ]
     for name in ("h5ad", "spaceranger", "image", "patches", "features"):
         path = fields.pop(name)
         if path is not None:

@@ -10,6 +10,7 @@ import statistics
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +22,37 @@ from spade_bench.encoders.spade.pretraining.pretrainconfig import GenesConfig
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj, remember, remembered
 from spade_bench.spatial.expression import Expression, read_expression
+from spade_bench.spatial.genenames import UNNAMED
 
-__all__ = ["MIN_SHARED", "gene_floor", "intersect_genes", "make_panel", "variable_genes"]
+__all__ = [
+    "MIN_SHARED",
+    "Panel",
+    "gene_floor",
+    "intersect_genes",
+    "make_panel",
+    "measured_genes",
+    "unite_panel",
+    "variable_genes",
+]
 
 MIN_SHARED = 10_000
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The genes that a model is trained on.
+
+    Attributes:
+        genes: Their names in order.
+        shared: Genes that all kept samples measure; of a union, those of the panel.
+        floor: A sample that would bring the shared genes to this many or fewer was left out.
+        dropped: Sample id -> why it was left out.
+    """
+
+    genes: list[str]
+    shared: int
+    floor: int
+    dropped: dict[str, str]
 
 
 def gene_floor(sizes: Sequence[int], setting: int | str) -> int:
@@ -118,8 +146,10 @@ def make_panel(
     config: GenesConfig,
     folder: Path,
     held_out: Collection[str] = (),
-) -> tuple[list[str], int, int, dict[str, str]]:
-    """Chooses the panel; each sample is read once, one at a time, and remembered in `folder`.
+) -> Panel:
+    """Chooses the panel among the genes that samples share.
+
+    Each sample is read once, one at a time, and remembered in `folder`.
 
     Args:
         records: Samples in order.
@@ -129,8 +159,7 @@ def make_panel(
             but they have no say in which genes are variable.
 
     Returns:
-        The panel in the order of the shared genes, the number of shared genes, the floor, and
-        the reason for each sample left out.
+        The panel, in the order of the shared genes.
 
     Raises:
         DataError: When no sample passes the gene rule.
@@ -143,7 +172,7 @@ def make_panel(
         raise DataError(
             f"no training sample has more than {floor:,} genes",
             where="genes.min_shared",
-            fix="lower genes.min_shared",
+            fix="lower genes.min_shared, or set genes.panel=union",
         )
     chosen: set[str] = set()
     rule = {"shared": shared, "n_top": config.n_top}
@@ -151,7 +180,53 @@ def make_panel(
         for record in kept:
             chosen.update(_remembered(record, shared, config.n_top, hash_obj(rule), folder))
             bar.advance(note=record.sample.sample_id)
-    return [g for g in shared if g in chosen], len(shared), floor, dropped
+    return Panel([g for g in shared if g in chosen], len(shared), floor, dropped)
+
+
+def unite_panel(
+    records: Sequence[Record],
+    config: GenesConfig,
+    folder: Path,
+    held_out: Collection[str] = (),
+) -> Panel:
+    """Chooses the panel as the union of the genes most variable in each sample, measured or not.
+
+    Args:
+        records: Samples in order.
+        config: Settings.
+        folder: Where each sample's choice is remembered.
+        held_out: Test samples, which have no say; one that measures no gene of the panel is left
+            out.
+
+    Returns:
+        The panel, in the order of the samples and of the genes in each.
+    """
+    training = [r for r in records if r.sample.sample_id not in held_out]
+    chosen: dict[str, None] = {}
+    with console.progress("choosing genes", len(training), "samples") as bar:
+        for record in training:
+            own = [gene for gene in record.genes() if not gene.startswith(UNNAMED)]
+            rule = hash_obj({"own": own, "n_top": config.n_top})
+            chosen |= dict.fromkeys(_remembered(record, own, config.n_top, rule, folder))
+            bar.advance(note=record.sample.sample_id)
+    genes = list(chosen)
+    if not genes:
+        raise DataError("no training sample has genes with names", where="genes.panel")
+    measured = measured_genes(records, genes)
+    dropped = {
+        name: "measures none of the panel genes" for name, has in measured.items() if not has.any()
+    }
+    kept = [has for name, has in measured.items() if name not in dropped]
+    return Panel(genes, int(np.all(kept, axis=0).sum()), 0, dropped)
+
+
+def measured_genes(records: Sequence[Record], panel: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return which genes of a panel each sample measures, (G,) bool by sample id."""
+    out = {}
+    for record in records:
+        own = set(record.genes())
+        out[record.sample.sample_id] = np.array([gene in own for gene in panel], dtype=bool)
+    return out
 
 
 def _remembered(

@@ -24,7 +24,12 @@ from spade_bench.encoders.spade.pretraining.prepare.basefeatures import (
     collect_features,
 )
 from spade_bench.encoders.spade.pretraining.prepare.gather import Record
-from spade_bench.encoders.spade.pretraining.prepare.panel import make_panel
+from spade_bench.encoders.spade.pretraining.prepare.panel import (
+    Panel,
+    make_panel,
+    measured_genes,
+    unite_panel,
+)
 from spade_bench.encoders.spade.pretraining.prepare.provenance import provenance, write_table
 from spade_bench.encoders.spade.pretraining.prepare.spatialblocks import section_blocks
 from spade_bench.encoders.spade.pretraining.prepare.split import (
@@ -160,23 +165,33 @@ class _Preparation:
         )
 
         def work() -> dict[str, Any]:
-            folder = self.folder / "genes"
-            panel, shared, floor, dropped = make_panel(records, genes, folder, held_out)
-            for name, reason in dropped.items():
+            choose = unite_panel if genes.panel == "union" else make_panel
+            made = choose(records, genes, self.folder / "genes", held_out)
+            for name, reason in made.dropped.items():
                 console.warn(f"{name}: dropped: {reason}")
-            said = (
-                f"{len(panel):,} genes: the {genes.n_top} most variable of each of "
-                f"{len(records) - len({*dropped, *held_out})} samples, of {shared:,} genes shared"
-            )
+            said = self._panel_said(made, len(records) - len({*made.dropped, *held_out}))
             said += f" ({len(held_out)} test samples have no say)" if held_out else ""
-            said += f"; {len(dropped)} samples left out by the gene rule" if dropped else ""
+            if made.dropped:
+                said += f"; {len(made.dropped)} samples left out by the gene rule"
+                said += "" if genes.panel == "union" else " (genes.panel=union keeps them)"
             return {
-                "panel": panel, "shared": shared, "floor": floor, "dropped": dropped, "said": said
+                "panel": made.genes, "shared": made.shared, "floor": made.floor,
+                "dropped": made.dropped, "said": said,
             }  # fmt: skip
 
-        found = self.stages.run("panel", {**asdict(genes), "held_out": held_out}, work)
+        settings = {**asdict(genes), "held_out": held_out}
+        if genes.panel == "intersection":  # the only panel of older versions
+            del settings["panel"]
+        found = self.stages.run("panel", settings, work)
         self.dropped |= found["dropped"]
         return found["panel"], found["shared"], found["floor"]
+
+    def _panel_said(self, made: Panel, n_samples: int) -> str:
+        genes = self.config.genes
+        said = f"{len(made.genes):,} genes: the {genes.n_top} most variable of each of {n_samples} "
+        if genes.panel == "union":
+            return said + f"samples united, {made.shared:,} of them measured by all"
+        return said + f"samples, of {made.shared:,} genes shared"
 
     def _features(self, records: Sequence[Record]) -> dict[str, Path]:
         def work() -> dict[str, Any]:
@@ -211,7 +226,9 @@ class _Preparation:
                 for record in records:
                     name = record.sample.sample_id
                     mode = self.config.expression
-                    part = align_sample(record, paths[name], panel, mode, parts_folder)
+                    part = align_sample(
+                        record, paths[name], panel, mode, parts_folder, partial=self._united
+                    )
                     parts.append((record, part))
                     bar.advance(note=name)
             found = {r.sample.sample_id: p.findings for r, p in parts}
@@ -222,7 +239,9 @@ class _Preparation:
                 self._note(name, findings, "; ".join(f.text for f in findings if f.fatal))
             for stale in self.out.glob(".spots.*.tmp.h5ad"):  # a killed run's, perhaps gigabytes
                 stale.unlink()
-            write_spots(target, used, panel, self._provenance(used, panel, genes))
+            measured = measured_genes([r for r, _ in used], panel) if self._united else None
+            told = self._provenance(used, panel, genes)
+            write_spots(target, used, panel, told, measured=measured)
             shutil.rmtree(parts_folder)
             n, nnz = sum(p.n_spots for _, p in used), sum(p.nnz for _, p in used)
             said = (
@@ -247,7 +266,7 @@ class _Preparation:
     ) -> tuple[dict[str, str], list[str], tuple[SplitConfig, tuple[Rule, ...]]]:
         target = self.out / "spots.h5ad"
         samples = [r.sample for r in records]
-        members = [Member(s.sample_id, s.organ, s.patient) for s in samples]
+        members = [Member(s.sample_id, s.organ, s.patient, s.technology) for s in samples]
         groups = patient_groups(members, self.config.split)
         settled, rules = choose_split(self.config.split, groups, max(self.used.values()))
         for rule in rules:
@@ -285,6 +304,11 @@ class _Preparation:
                 name=sample.sample_id,
             )
         return out
+
+    @property
+    def _united(self) -> bool:
+        """Whether samples may lack genes of the panel."""
+        return self.config.genes.panel == "union"
 
     def _usable(self, records: Sequence[Record]) -> list[Record]:
         """The records not dropped so far.

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA", "plain_config", "provenance", "write_table"]
 
 SCHEMA = "spade-bench/spots/1"
-COLUMNS = ("sample", "status", "split", "organ", "patient", "spots", "reason", "findings")
+COLUMNS = (
+    *("sample", "status", "split", "organ", "patient", "spots", "reason", "findings"),
+    "technology",
+)
 
 
 def provenance(
@@ -93,7 +96,7 @@ def write_table(
         writer.writerow(COLUMNS)
         for name, (split, sample, spots) in kept.items():
             row = (name, "kept", split, sample.organ, sample.patient or "", spots, "")
-            writer.writerow((*row, notes.get(name, "")))
+            writer.writerow((*row, notes.get(name, ""), sample.technology or ""))
         for name, reason in left_out.items():
             row = (name, "dropped", "", "", "", 0, reason)
-            writer.writerow((*row, notes.get(name, "")))
+            writer.writerow((*row, notes.get(name, ""), ""))

@@ -15,6 +15,7 @@ import numpy as np
 from spade_bench.encoders.spade.pretraining.pretrainconfig import SplitConfig
 from spade_bench.encoders.spade.streams import stream_seed
 from spade_bench.errors import ConfigError
+from spade_bench.spatial.instruments.technologies import mixed_technologies
 
 __all__ = ["Member", "SplitResult", "patient_groups", "split_samples"]
 
@@ -27,11 +28,14 @@ class Member:
         sample_id: Its id.
         organ: Its organ.
         patient: Its patient, None where unknown (then it is its own group).
+        technology: What it was measured with. Where a cohort mixes technologies, validation is
+            stratified by organ and technology.
     """
 
     sample_id: str
     organ: str
     patient: str | None = None
+    technology: str | None = None
 
 
 @dataclass(frozen=True)
@@ -143,15 +147,17 @@ def _held_out(rest: Sequence[Member], fraction: float, seed: int) -> list[str]:
         return []
     keys = sorted(groups)
     keys = [keys[i] for i in np.random.default_rng(seed).permutation(len(keys))]
-    left = Counter(m.organ for m in rest)
-    want = {organ: fraction * n for organ, n in left.items()}
+    mixed = mixed_technologies({m.sample_id: m.technology for m in rest})
+    strata = {m.sample_id: f"{m.organ} {mixed.get(m.sample_id, '')}" for m in rest}
+    left = Counter(strata[m.sample_id] for m in rest)
+    want = {stratum: fraction * n for stratum, n in left.items()}
     taken: Counter[str] = Counter()
     room = max(1, round(fraction * len(rest)))
     chosen: list[str] = []
     while room > 0:
         best = None
         for key in keys:
-            counts = Counter(m.organ for m in groups[key])
+            counts = Counter(strata[m.sample_id] for m in groups[key])
             if counts.total() > room or any(left[o] - n < 1 for o, n in counts.items()):
                 continue
             cost = sum(

@@ -23,7 +23,7 @@ from spade_bench.encoders.spade.pretraining.prepare.align import Part, read_part
 from spade_bench.encoders.spade.pretraining.prepare.gather import Record
 from spade_bench.files import atomic_path, need_space
 
-__all__ = ["write_spots"]
+__all__ = ["panel_groups", "write_spots"]
 
 _TEXT = h5py.string_dtype("utf-8")
 
@@ -33,6 +33,8 @@ def write_spots(
     parts: Sequence[tuple[Record, Part]],
     panel: Sequence[str],
     provenance: Mapping[str, Any],
+    *,
+    measured: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Writes all parts into one file, which appears when it is complete.
 
@@ -43,7 +45,11 @@ def write_spots(
         parts: Samples in order.
         panel: Gene names.
         provenance: Plain JSON values, kept as text in `uns`.
+        measured: Which genes of the panel each sample measures, (G,) bool by sample id, where not
+            all measure all. `varm['measured']` holds a column per sample, and `obs.panel_group`
+            numbers the different sets.
     """
+    groups = None if measured is None else panel_groups(measured)
     n = sum(part.n_spots for _, part in parts)
     need_space(path, sum(8 * part.nnz + 4 * part.n_spots * part.dim for _, part in parts))
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as handle:
@@ -62,11 +68,17 @@ def write_spots(
         x.create_dataset("indptr", (n + 1,), np.int64)
         _array(handle["obsm"], "features", (n, parts[0][1].dim), np.float32)
         _array(handle["obsm"], "spatial", (n, 2), np.float64)
-        _obs(handle, [record for record, _ in parts], n)
+        _obs(handle, [record for record, _ in parts], n, grouped=groups is not None)
+        if measured is not None:
+            columns = np.stack([measured[r.sample.sample_id] for r, _ in parts], axis=1)  # (G, S)
+            _array(handle["varm"], "measured", columns.shape, np.bool_)[:] = columns
         row = value = 0
         with console.progress("writing spots", n, "spots") as bar:
             for number, (record, part) in enumerate(parts):
                 _append(handle, record, part, number=number, row=row, value=value)
+                if groups is not None:
+                    rows = slice(row, row + part.n_spots)
+                    handle["obs/panel_group"][rows] = groups[record.sample.sample_id]
                 row, value = row + part.n_spots, value + part.nnz
                 bar.advance(part.n_spots, note=record.sample.sample_id)
 
@@ -85,23 +97,31 @@ def _append(
     handle["obs/barcode"][rows] = barcodes
     handle["obs/_index"][rows] = [f"{record.sample.sample_id}_{b}" for b in barcodes]
     handle["obs/sample/codes"][rows] = number
-    for column, text in (("organ", record.sample.organ), ("patient", record.sample.patient)):
+    sample = record.sample
+    labels = {"organ": sample.organ, "patient": sample.patient, "technology": sample.technology}
+    for column, text in labels.items():
         names = [c.decode() for c in handle[f"obs/{column}/categories"][:]]
         handle[f"obs/{column}/codes"][rows] = -1 if text is None else names.index(text)
 
 
-def _obs(handle: h5py.File, records: Sequence[Record], n: int) -> None:
-    obs = _frame(
-        handle, "obs", ("sample", "organ", "patient", "split", "cluster", "expert", "barcode")
-    )
+def panel_groups(measured: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Number the different sets of measured genes, in the order of the samples."""
+    numbers: dict[bytes, int] = {}
+    return {name: numbers.setdefault(has.tobytes(), len(numbers)) for name, has in measured.items()}
+
+
+def _obs(handle: h5py.File, records: Sequence[Record], n: int, *, grouped: bool) -> None:
+    columns = ("sample", "organ", "patient", "technology", "split", "cluster", "expert", "barcode")
+    obs = _frame(handle, "obs", (*columns, "panel_group") if grouped else columns)
     for name in ("_index", "barcode"):
         _tag(obs.create_dataset(name, (n,), _TEXT), "string-array", "0.2.0")
     samples = [r.sample for r in records]
     _categorical(obs, "sample", [s.sample_id for s in samples], n)
     _categorical(obs, "organ", sorted({s.organ for s in samples}), n)
     _categorical(obs, "patient", sorted({s.patient for s in samples if s.patient}), n)
+    _categorical(obs, "technology", sorted({s.technology for s in samples if s.technology}), n)
     _categorical(obs, "split", SPLITS, n)
-    for name in ("cluster", "expert"):
+    for name in ("cluster", "expert", *(["panel_group"] if grouped else [])):
         _array(obs, name, (n,), np.int32)[:] = -1
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from spade_bench.encoders.spade.experts import (
     LAYER_NORM_EPS,
+    MASKED,
     contrastive_loss,
     head_parameters,
     project,
@@ -33,7 +34,6 @@ from spade_bench.encoders.spade.streams import dropout_keep, dropout_keys
 __all__ = ["grouped_loss", "grouped_project", "train_together"]
 
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8
-_MASKED = -1e30  # far below any logit, and still finite once two of them are added
 
 
 def train_together(job: Job, experts: Sequence[int]) -> None:
@@ -104,6 +104,8 @@ def grouped_loss(
     valid: Tensor,
     temperature: float = 1.0,
     detach_targets: bool = False,
+    *,
+    group: Tensor | None = None,
 ) -> Tensor:
     """Return the contrastive loss of A batches, each over its valid rows.
 
@@ -113,6 +115,7 @@ def grouped_loss(
         valid: Which rows are real, (A, n) bool; at least one a batch.
         temperature: T.
         detach_targets: Whether the soft targets are held constant in the backward pass.
+        group: Which genes each spot measures, as a number, (A, n); None: all the same.
 
     Returns:
         (A,) losses; see `experts.contrastive_loss`.
@@ -121,11 +124,14 @@ def grouped_loss(
         logits = spot @ image.mT / temperature  # (A, n, n)
         similarity = (image @ image.mT + spot @ spot.mT) * (temperature / 2)  # (A, n, n)
     rows, columns = valid[:, :, None], valid[:, None, :]  # (A, n, 1), (A, 1, n)
-    targets = torch.softmax(similarity.masked_fill(~columns, _MASKED), dim=2) * rows  # (A, n, n)
+    if group is not None:
+        alike = group[:, :, None] == group[:, None, :]  # (A, n, n)
+        rows, columns = rows & alike, columns & alike  # (A, n, n)
+    targets = torch.softmax(similarity.masked_fill(~columns, MASKED), dim=2) * rows  # (A, n, n)
     if detach_targets:
         targets = targets.detach()
-    by_row = torch.log_softmax(logits.masked_fill(~columns, _MASKED), dim=2)  # (A, n, n)
-    by_column = torch.log_softmax(logits.masked_fill(~rows, _MASKED), dim=1)  # (A, n, n)
+    by_row = torch.log_softmax(logits.masked_fill(~columns, MASKED), dim=2)  # (A, n, n)
+    by_column = torch.log_softmax(logits.masked_fill(~rows, MASKED), dim=1)  # (A, n, n)
     total = -(targets * (by_row + by_column)).sum(dim=(1, 2))  # (A,)
     return total / (2 * valid.sum(dim=1))  # (A,)
 
@@ -225,13 +231,16 @@ class _ExpertStack:
     def _update(self, index: np.ndarray, valid: np.ndarray, keys: Tensor) -> None:
         config, (n_experts, n) = self.config, index.shape
         params = self.groups[0]
-        x, g = self.data.read(torch.from_numpy(index))  # (A, n, D), (A, n, G)
+        place = torch.from_numpy(index)
+        x, g = self.data.read(place)  # (A, n, D), (A, n, G)
+        group = self.data.group(place)  # (A, n) or None
         mask = torch.from_numpy(valid).to(self.device)  # (A, n)
         keep = dropout_keep(keys.reshape(-1).to(self.device), n, config.proj_dim, config.dropout)
         keep = keep.view(2, n_experts, n, config.proj_dim)  # (2, A, n, P)
         image = grouped_project(x, head_parameters(params, "image"), keep[0], self.low)  # (A, n, P)
         spot = grouped_project(g, head_parameters(params, "spot"), keep[1], self.low)  # (A, n, P)
-        losses = grouped_loss(image, spot, mask, config.temperature, config.detach_targets)  # (A,)
+        how = config.temperature, config.detach_targets
+        losses = grouped_loss(image, spot, mask, *how, group=group)  # (A,)
         grads = torch.autograd.grad(losses.sum(), list(params.values()))
         self._adamw(grads)
         self.losses += losses.detach().double() * mask.sum(dim=1)
@@ -274,7 +283,9 @@ class _ExpertStack:
             x, g = self.data.read(index)  # (n, D), (n, G)
             image = project(x, image_head, None, self.low)  # (n, P)
             spot = project(g, spot_head, None, self.low)  # (n, P)
-            total += contrastive_loss(image, spot, self.config.temperature).double() * len(batch)
+            group = self.data.group(index)  # (n,) or None
+            loss = contrastive_loss(image, spot, self.config.temperature, group=group)
+            total += loss.double() * len(batch)
         return float(total) / member.schedule.n_val
 
 

@@ -48,6 +48,8 @@ class ResidentData:
             }
         else:
             tensors["expression"] = torch.from_numpy(np.asarray(expression, np.float32))
+        if data.group is not None:
+            tensors["group"] = torch.from_numpy(np.asarray(data.group[chosen], np.int64))
         size = sum(t.numel() * t.element_size() for t in tensors.values())
         self.storage = device if _fits(size, device) else torch.device("cpu")
         self._tensors = {name: tensor.to(self.storage) for name, tensor in tensors.items()}
@@ -71,6 +73,13 @@ class ResidentData:
         g = self._dense(flat) if self._sparse else self._tensors["expression"][flat]  # (r, G)
         shape = tuple(index.shape)
         return x.view(*shape, -1).to(self.device), g.view(*shape, -1).to(self.device)
+
+    def group(self, index: Tensor) -> Tensor | None:
+        """Return which genes spots measure, as numbers of the shape of ``index``; or None."""
+        if "group" not in self._tensors:
+            return None
+        flat = index.reshape(-1).to(self.storage)  # (r,)
+        return self._tensors["group"][flat].view(index.shape).to(self.device)
 
     def _dense(self, rows: Tensor) -> Tensor:
         """Return rows of the compressed matrix as (r, G)."""

@@ -35,6 +35,8 @@ def share(data: TrainingData, folder: Path) -> dict[str, Any]:
     else:
         parts["expression"] = matrix
     parts["expert"] = np.asarray(data.expert, dtype=np.int64)
+    if data.group is not None:
+        parts["group"] = np.asarray(data.group, dtype=np.int64)
     parts["split"] = np.asarray(data.split).astype("S5")
     return {
         "arrays": {name: _describe(array, folder / f"{name}.npy") for name, array in parts.items()},
@@ -59,6 +61,7 @@ def open_shared(description: dict[str, Any]) -> TrainingData:
         np.asarray(arrays["expert"]),
         np.char.decode(np.asarray(arrays["split"]), "ascii"),
         description["n_experts"],
+        group=np.asarray(arrays["group"]) if "group" in arrays else None,
     )
 
 

@@ -128,7 +128,8 @@ class _Run:
         config = self.config
         keep = dropout_keep(keys, len(batch), config.proj_dim, config.dropout)  # (2, n, P)
         image, spot = self._project(batch, keep)  # (n, P), (n, P)
-        loss = contrastive_loss(image, spot, config.temperature, config.detach_targets)
+        how = config.temperature, config.detach_targets, self._group(batch)
+        loss = contrastive_loss(image, spot, *how)
         self._adamw(torch.autograd.grad(loss, list(self.params.values())))
         self.state.step += 1
         self.state.loss_sum += float(loss.detach()) * len(batch)
@@ -184,8 +185,14 @@ class _Run:
         total = 0.0
         for batch in self.schedule.validation_batches():
             image, spot = self._project(batch, None)  # (n, P), (n, P)
-            total += float(contrastive_loss(image, spot, self.config.temperature)) * len(batch)
+            group = self._group(batch)  # (n,) or None
+            loss = contrastive_loss(image, spot, self.config.temperature, group=group)
+            total += float(loss) * len(batch)
         return total / self.rows.n_val
+
+    def _group(self, batch: NDArray[np.int64]) -> Tensor | None:
+        group = self.rows.group(batch)
+        return None if group is None else torch.from_numpy(group).to(self.device)  # (n,)
 
     def _project(self, batch: NDArray[np.int64], keep: Tensor | None) -> tuple[Tensor, Tensor]:
         n = len(batch)

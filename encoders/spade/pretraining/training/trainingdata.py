@@ -30,6 +30,8 @@ class TrainingData:
         split: `train`, `val` or `test` of each spot, (N,); test spots are never read.
         n_experts: K.
         fingerprint: Hash of the content, if the caller has one; else it is computed.
+        group: Which genes of the panel each spot measures, as a number, (N,) int; spots are told
+            only from those of their own group. None: all measure all.
     """
 
     features: Any
@@ -38,6 +40,7 @@ class TrainingData:
     split: NDArray[Any]
     n_experts: int
     fingerprint: str = ""
+    group: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         """Check that the parts belong together.
@@ -66,6 +69,7 @@ class TrainingData:
         csr = hasattr(self.expression, "indptr")
         matrix = self.expression
         arrays = [matrix.data, matrix.indices, matrix.indptr] if csr else [matrix]
+        arrays += [] if self.group is None else [self.group]
         return hash_obj([_checksum(a) for a in (self.features, *arrays)])
 
 
@@ -89,6 +93,7 @@ class ExpertRows:
         self.feature_dim = int(data.features.shape[1])
         self.n_genes = int(data.expression.shape[1])
         self._rows = np.concatenate([train, val])
+        self._group = None if data.group is None else np.asarray(data.group)[self._rows]
         self._features, self._expression = data.features, data.expression
         self._sparse = hasattr(data.expression, "indptr")
         self._rare: Any = None
@@ -128,6 +133,10 @@ class ExpertRows:
         else:
             expression[:] = self._expression[rows]
         return None if self._rare is None else self._rare[rows]
+
+    def group(self, chosen: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Return which genes spots measure, as numbers, (n,); None where all measure all."""
+        return None if self._group is None else self._group[chosen]
 
     def _split_genes(self, share: float) -> None:
         self.genes = GeneOrder.of(self._expression[: self.n_train], share)

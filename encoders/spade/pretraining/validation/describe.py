@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from spade_bench.encoders.spade.experts import MASKED
 from spade_bench.encoders.spade.pretraining.training.state import kept_epoch
 from spade_bench.encoders.spade.pretraining.validation.scoring import Scorable, dense_rows
 
@@ -94,15 +95,23 @@ def routing_summary(
     }
 
 
-def target_peaks(image: torch.Tensor, spot: torch.Tensor, temperature: float) -> torch.Tensor:
+def target_peaks(
+    image: torch.Tensor,
+    spot: torch.Tensor,
+    temperature: float,
+    group: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Return the largest probability of each row of the soft targets A of a batch, (n,).
 
     Args:
         image: Image embeddings I, (n, P).
         spot: Expression embeddings S, (n, P).
         temperature: T, as in `contrastive_loss`.
+        group: As there, (n,) or None.
     """
     similarity = (image @ image.T + spot @ spot.T) / 2  # (n, n)
+    if group is not None:
+        similarity = similarity.masked_fill(group[:, None] != group[None, :], MASKED)  # (n, n)
     return torch.softmax(similarity.float() * temperature, dim=1).amax(dim=1)  # (n,)
 
 
@@ -126,13 +135,17 @@ def target_summary(
         features: (N, D) features.
         expression: (N, G) expression.
         genes: Names of its columns.
-        obs: One row a spot with `split` and `expert`.
+        obs: One row a spot with `split` and `expert`, and `panel_group` where spots measure
+            different genes, which are then not compared.
         temperature: Contrastive temperature T.
         batch_size: Spots a batch, as in training.
         seed: Seed of the draw of batches.
     """
     rng = np.random.default_rng(seed)
     trained = getattr(model, "heads", range(model.n_experts))
+    groups: torch.Tensor | None = None
+    if "panel_group" in obs:
+        groups = torch.from_numpy(obs["panel_group"].to_numpy(np.int64))  # (N,)
     per_expert: list[float | None] = []
     peaks: list[torch.Tensor] = []
     for expert in range(model.n_experts):
@@ -147,7 +160,12 @@ def target_summary(
         image = model.encode(x, expert=expert)  # (n, P)
         spot = model.encode_expression(g, genes, expert)  # (n, P)
         batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        batch_peaks = [target_peaks(image[b], spot[b], temperature) for b in batches if len(b) > 1]
+        group = None if groups is None else groups[torch.from_numpy(rows)]  # (n,)
+        batch_peaks = [
+            target_peaks(image[b], spot[b], temperature, None if group is None else group[b])
+            for b in batches
+            if len(b) > 1
+        ]
         peaks += batch_peaks
         per_expert.append(float(torch.cat(batch_peaks).median()))
     every = torch.cat(peaks).double() if peaks else torch.full((1,), float("nan"))

@@ -24,6 +24,7 @@ from spade_bench.encoders.spade.pretraining.validation.scoring import (
 )
 from spade_bench.encoders.spade.pretraining.validation.summary import summarise_split
 from spade_bench.errors import DataError
+from spade_bench.spatial.instruments.technologies import mixed_technologies
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,6 +109,7 @@ def validate(
         "bootstrap": {"draws": draws, "seed": seed},
         "splits": {},
     }
+    technologies = _technologies(obs)
     runs: dict[str, _Runs] = {}
     missing = sorted(set(range(model.n_experts)) - set(model.heads))
     if missing:
@@ -122,13 +124,24 @@ def validate(
                 scores = _score(
                     model, k1_model, held_out, spots.genes, untrained_seeds=untrained_seeds, bar=bar
                 )
-                report["splits"][split] = notes | summarise_split(*scores, draws=draws, seed=seed)
+                report["splits"][split] = notes | summarise_split(
+                    *scores, draws=draws, seed=seed, technologies=technologies
+                )
                 runs[split] = scores
     report |= _descriptions(model, spots, obs, out, batch_size=batch_size, seed=seed)
     if out is not None:
         _write(out, report, runs)
     tables.print_report(report)
     return report
+
+
+def _technologies(obs: pd.DataFrame) -> dict[str, str]:
+    """Technology of each sample; empty where all are of one, or older spots do not say."""
+    if "technology" not in obs:
+        return {}
+    first = obs.drop_duplicates("sample")
+    told = first["technology"].astype(object).where(first["technology"].notna(), None)
+    return mixed_technologies(dict(zip(first["sample"].astype(str), told, strict=True)))
 
 
 _Runs = tuple[Retrieval, list[Retrieval], Retrieval | None]

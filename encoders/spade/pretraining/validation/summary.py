@@ -24,6 +24,7 @@ def summarise_split(
     *,
     draws: int,
     seed: int,
+    technologies: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Summarise one held-out split.
 
@@ -33,10 +34,12 @@ def summarise_split(
         k1: The single-expert control, when there is one.
         draws: Bootstrap draws.
         seed: Seed of the draws.
+        technologies: Technology of each sample, where a cohort mixes several.
 
     Returns:
         `methods` (spade, k1, untrained, chance), `differences` (paired, over the same spots) and
-        `samples`; every figure as direction -> metric -> value, low, high (95%).
+        `samples`, and `technologies` where they are mixed; every figure as direction -> metric ->
+        value, low, high (95%).
     """
     methods = {"spade": _with_interval(spade, draws, seed)}
     differences: dict[str, Summary] = {}
@@ -56,7 +59,8 @@ def summarise_split(
         "n_samples": len(set(spade.sample.tolist())),
         "methods": methods,
         "differences": differences,
-        "samples": _per_sample(spade, k1),
+        "samples": _apart(spade, k1, spade.sample),
+        **_by_technology(spade, k1, technologies or {}),
     }
 
 
@@ -103,11 +107,25 @@ def _over_seeds(spade: Retrieval, untrained: Sequence[Retrieval]) -> Summary:
     return _nest(fields)
 
 
-def _per_sample(spade: Retrieval, k1: Retrieval | None) -> dict[str, Any]:
+def _by_technology(
+    spade: Retrieval, k1: Retrieval | None, technologies: Mapping[str, str]
+) -> dict[str, Any]:
+    """The figures of each technology, with its number of samples; empty where there is one."""
+    if not technologies:
+        return {}
+    names = np.array([technologies[str(sample)] for sample in spade.sample], dtype=object)
+    rows = _apart(spade, k1, names)
+    for name, row in rows.items():
+        row["n_samples"] = len(set(spade.sample[names == name].tolist()))
+    return {"technologies": rows}
+
+
+def _apart(spade: Retrieval, k1: Retrieval | None, labels: np.ndarray) -> dict[str, Any]:
+    """The figures of the spots of each label, (N,) of them."""
     rows: dict[str, Any] = {}
-    for sample in dict.fromkeys(spade.sample.tolist()):
-        inside = spade.sample == sample
-        rows[str(sample)] = {
+    for label in dict.fromkeys(labels.tolist()):
+        inside = labels == label
+        rows[str(label)] = {
             "n_spots": int(inside.sum()),
             "spade": _nest({"value": spade.values[..., inside].mean(axis=2)}),
             "chance": _nest(
@@ -115,7 +133,7 @@ def _per_sample(spade: Retrieval, k1: Retrieval | None) -> dict[str, Any]:
             ),
         }
         if k1 is not None:
-            rows[str(sample)]["k1"] = _nest({"value": k1.values[..., inside].mean(axis=2)})
+            rows[str(label)]["k1"] = _nest({"value": k1.values[..., inside].mean(axis=2)})
     return rows
 
 

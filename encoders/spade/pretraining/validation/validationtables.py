@@ -95,6 +95,7 @@ def print_report(report: Mapping[str, Any]) -> None:
             console.say(f"{split}: {after:,} of {before:,} spots of '{sample}' are scored")
         if "methods" in part:
             _print_retrieval(caption(report, split), part)
+            _print_technologies(split, part.get("technologies", {}))
     _print_experts(report)
     for split, routing in report["routing"].items():
         console.paragraph(
@@ -117,6 +118,24 @@ def _print_retrieval(title: str, part: Mapping[str, Any]) -> None:
             cells = [_cell(figures[direction][metric]) for metric in METRICS]
             rows.append([direction.replace("_", " "), _NAMES.get(name, name), *cells])
     console.table(title, columns, rows, keys=2)
+
+
+def _print_technologies(split: str, rows: Mapping[str, Any]) -> None:
+    """Mean percentile of each technology apart: 0 is best, chance 0.5."""
+    table: list[list[object]] = []
+    for name, row in rows.items():
+        cells: list[object] = [name, row["n_samples"], row["n_spots"]]
+        for method in ("spade", "k1", "chance"):
+            figures = row.get(method)
+            for direction in DIRECTIONS if figures is not None else ():
+                cells.append(f"{figures[direction]['mean_percentile']['value']:.3f}")
+        table.append(cells)
+    if not table:
+        return
+    methods = [m for m in ("spade", "k1", "chance") if all(m in row for row in rows.values())]
+    columns = [f"{_NAMES[m]}, {d.replace('_', ' ')}" for m in methods for d in DIRECTIONS]
+    title = f"{split}: mean percentile by technology (0 is best)"
+    console.table(title, ["technology", "samples", "spots", *columns], table)
 
 
 def _print_experts(report: Mapping[str, Any]) -> None:

@@ -5,31 +5,22 @@ The files may carry the name of their section; see `outsfiles`.
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
 
-import h5py
 import numpy as np
-import scipy.sparse as sp
 
 from spade_bench.cohorts.tabletext import read_lines, read_rows
-from spade_bench.errors import BROKEN_FILE, DataError
+from spade_bench.errors import DataError
 from spade_bench.spatial.findings import Finding
 from spade_bench.spatial.genenames import gene_names
-from spade_bench.spatial.outsfiles import find_outs_files, find_positions
+from spade_bench.spatial.instruments.outsfiles import find_outs_files, find_positions
+from spade_bench.spatial.instruments.spotcounts import SpotCounts
+from spade_bench.spatial.instruments.tenxmatrix import read_matrix
 from spade_bench.spatial.sample import StSample
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-__all__ = ["Outs", "read_outs", "read_spaceranger"]
+__all__ = ["fullres_image", "read_outs", "read_spaceranger"]
 
 VISIUM_PITCH_UM = 100.0
 VISIUM_DIAMETER_UM = 55.0
@@ -44,29 +35,6 @@ _ALSO = {
     "imagerow": "pxl_row_in_fullres",
     "imagecol": "pxl_col_in_fullres",
 }
-
-
-@dataclass(frozen=True)
-class Outs:
-    """Content of one `outs/` folder, spots that have both counts and a position.
-
-    Attributes:
-        counts: (spots, genes) CSR float32.
-        genes: (genes,) names, duplicates possible.
-        barcodes: (spots,).
-        spatial: (spots, 2) float64, centre (x, y) in full-resolution px.
-        array: (spots, 2) float64, array row and column.
-        spot_diameter_px: `spot_diameter_fullres`, or None.
-        findings: Barcodes that only one of the two sides has.
-    """
-
-    counts: sp.csr_matrix
-    genes: np.ndarray
-    barcodes: np.ndarray
-    spatial: np.ndarray
-    array: np.ndarray
-    spot_diameter_px: float | None
-    findings: tuple[Finding, ...]
 
 
 def read_spaceranger(
@@ -114,7 +82,7 @@ def read_spaceranger(
             technology="Visium",
             pixel_size_um=size,
             spaceranger=outs,
-            image=image or _find_image(outs),
+            image=image or fullres_image(outs),
             features=features,
             spot_diameter_um=VISIUM_DIAMETER_UM,
             spot_pitch_um=VISIUM_PITCH_UM,
@@ -122,7 +90,7 @@ def read_spaceranger(
     ]
 
 
-def read_outs(outs: Path, section: str = "") -> Outs:
+def read_outs(outs: Path, section: str = "") -> SpotCounts:
     """Read counts and positions, joined by barcode.
 
     Args:
@@ -133,7 +101,7 @@ def read_outs(outs: Path, section: str = "") -> Outs:
         DataError: A file is missing or is not what its name says, or no barcode is shared.
     """
     files = find_outs_files(outs)
-    counts, var, barcodes = _matrix(files.matrix)
+    counts, var, barcodes = read_matrix(files.matrix)
     genes, named = gene_names(var, str(files.matrix), section)
     positions = _read_positions(files.positions)
     keep = np.array([b in positions for b in barcodes], dtype=bool)
@@ -150,7 +118,7 @@ def read_outs(outs: Path, section: str = "") -> Outs:
         text = f"{alone} of {len(in_tissue)} in-tissue positions have no counts"
         findings.append(Finding("barcodes-no-counts", alone, len(in_tissue), text))
     rows = np.array([positions[b] for b in barcodes[keep]], dtype=np.float64)  # (spots, 5)
-    return Outs(
+    return SpotCounts(
         counts=counts[keep],
         genes=genes,
         barcodes=barcodes[keep],
@@ -161,8 +129,8 @@ def read_outs(outs: Path, section: str = "") -> Outs:
     )
 
 
-def _find_image(outs: Path) -> Path | None:
-    """The full-resolution image where 10x Genomics' own downloads put it; None unless just one."""
+def fullres_image(outs: Path) -> Path | None:
+    """Return the full-resolution image where 10x Genomics puts it; None unless just one."""
     folders = (outs, outs / "spatial", outs.resolve().parent)
     images = [
         path
@@ -173,55 +141,6 @@ def _find_image(outs: Path) -> Path | None:
         and not any(small in path.stem.lower() for small in ("hires", "lowres"))
     ]
     return images[0] if len(images) == 1 else None
-
-
-def _matrix(path: Path) -> tuple[sp.csr_matrix, pd.DataFrame, np.ndarray]:
-    """10x HDF5, version 3: columns are barcodes, so its CSC is the CSR of (spots, genes).
-
-    Returns:
-        Counts, a table of genes as in AnnData, and barcodes.
-
-    Raises:
-        DataError: When it is not such a file or is damaged.
-    """
-    import pandas as pd
-
-    try:
-        with _plain(path) as source, h5py.File(source, "r") as handle:
-            group = handle["matrix"]
-            n_genes, n_spots = (int(n) for n in group["shape"][:])
-            arrays = [group[name][:] for name in ("data", "indices", "indptr")]
-            barcodes = np.array([b.decode() for b in group["barcodes"][:]])
-            names = np.array([b.decode() for b in group["features/name"][:]])
-            types = np.array([b.decode() for b in group["features/feature_type"][:]])
-            ids = [b.decode() for b in group["features/id"][:]] if "id" in group["features"] else []
-        data = arrays[0].astype(np.float32)
-        counts = sp.csr_matrix((data, arrays[1], arrays[2]), shape=(n_spots, n_genes))
-        counts.check_format(full_check=True)  # places beyond the matrix would crash later
-    except BROKEN_FILE as error:
-        raise DataError(f"not a 10x matrix of version 3 ({error})", where=str(path)) from error
-    if not (
-        len(barcodes) == n_spots
-        and len(names) == len(types) == n_genes
-        and len(ids) in (0, n_genes)
-    ):
-        raise DataError(
-            f"{n_spots} x {n_genes} counts for {len(barcodes)} barcodes and {len(names)} genes",
-            where=str(path),
-            fix="Download it again",
-        )
-    genes = types == "Gene Expression"
-    var = pd.DataFrame({"gene_ids": ids} if ids else {}, index=names)[genes]
-    return counts[:, genes] if not genes.all() else counts, var, barcodes
-
-
-@contextmanager
-def _plain(path: Path) -> Iterator[BinaryIO]:
-    """The file opened to be read, inflated where it is compressed with gzip."""
-    with path.open("rb") as handle:
-        packed = handle.read(2) == b"\x1f\x8b"
-        handle.seek(0)
-        yield io.BytesIO(gzip.decompress(handle.read())) if packed else handle
 
 
 def _positions(outs: Path) -> dict[str, tuple[float, ...]]:

@@ -1,0 +1,1 @@
+"""Does an encoder see the tissue or the hospital: points of classes and centres, and probes."""

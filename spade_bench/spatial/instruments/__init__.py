@@ -1,0 +1,1 @@
+"""What the instruments write: Space Ranger's spots and bins, Xenium's transcripts."""
