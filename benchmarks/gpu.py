@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from heads import PlainAbmil
 from pretrain import PlainHead, plain_loss
 from routing import Plain, make_world
 from scipy import sparse
 from torch import nn
 
-from heads import PlainAbmil
 from spade_bench.device import setup_numerics
 from spade_bench.encoders.spade.model import SpadeModel
 from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
