@@ -25,12 +25,16 @@ from pathlib import Path
 from typing import Any
 
 BASE = "efficientnet-lite0"
-# An expert an organ, and a learning rate that arrives within some hundred steps.
+# An expert an organ, and a learning rate that arrives within some hundred steps; nothing by rule.
 SETTINGS = (
     "clustering.k_organ=1",
     "clustering.k_experts=2",
     "training.epochs=20",
     "training.lr=0.001",
+    "training.init=none",
+    "routing.tau=0.1",
+    "split.validation=samples",
+    "split.test_fraction=0",
 )
 COUPLINGS = {"on": 1.0, "off": 0.0}
 

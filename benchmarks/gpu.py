@@ -68,7 +68,7 @@ def pretraining(args: argparse.Namespace) -> dict[str, Any]:
     for precision in ("fp32", "bf16"):
         taken = {}
         for epochs in (1, args.epochs):  # two lengths tell an epoch from what is done once
-            config = TrainingConfig(epochs=epochs, layout="grouped")
+            config = TrainingConfig(epochs=epochs, lr=1e-4, layout="grouped")
             config = dataclasses.replace(config, precision=precision)
             with tempfile.TemporaryDirectory() as name:
                 work = partial(train_experts, data, config, Path(name), device="cuda")

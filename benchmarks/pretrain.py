@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from spade_bench.encoders.spade.experts import ExpertPair
-from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
+from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig, settled
 from spade_bench.encoders.spade.pretraining.training import TrainingData, TrainResult, train_experts
 from spade_bench.encoders.spade.pretraining.training.schedule import Schedule
 from spade_bench.encoders.spade.streams import dropout_keep, dropout_keys
@@ -170,12 +170,13 @@ def train_plain(
     ]
     model = nn.ModuleDict(dict(zip(("image", "spot"), heads, strict=True)))
     model.load_state_dict(start.state_dict())
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=1e-2)
+    rate, epochs = settled(config.lr, "training.lr"), settled(config.epochs, "training.epochs")
+    optimiser = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, plan.total_steps)
     val_batches = [(batch - len(train)).tolist() for batch in plan.validation_batches()]
     val_loader = DataLoader(val, batch_sampler=val_batches, num_workers=workers)
     best, best_weights = math.inf, copy.deepcopy(model.state_dict())
-    for epoch in range(config.epochs):
+    for epoch in range(epochs):
         batches = [batch.tolist() for batch in plan.batches(epoch)]
         loader = DataLoader(train, batch_sampler=batches, num_workers=workers)
         model.train()
@@ -192,13 +193,13 @@ def train_plain(
                 total += float(plain_loss(model["image"](x), model["spot"](g))) * len(x)
         if total < best:
             best, best_weights = total, copy.deepcopy(model.state_dict())
-    return best_weights, len(train) * config.epochs
+    return best_weights, len(train) * epochs
 
 
 def tune_plain(world: World, cores: int) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """Try thread and worker settings on one expert for an epoch; return the best and all rates."""
     tried: list[dict[str, Any]] = []
-    config = TrainingConfig(epochs=1)
+    config = TrainingConfig(epochs=1, lr=1e-4)
     inside = world.table[world.table["expert"] == 0].head(640)
     world = dataclasses.replace(world, table=inside)
     torch.set_float32_matmul_precision("highest")
@@ -238,7 +239,7 @@ def run_ours(world: World, config: TrainingConfig, out: Path) -> None:
 
 def compare(world: World, folder: Path) -> dict[str, Any]:
     """Train one expert for two epochs both ways, dropout alike, and compare what comes out."""
-    config = TrainingConfig(epochs=2)
+    config = TrainingConfig(epochs=2, lr=1e-4)
     torch.set_num_threads(1)
     torch.set_float32_matmul_precision("highest")
     plain, _ = train_plain(world, 1, config, workers=0, keyed=True)
@@ -273,7 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    config = TrainingConfig(epochs=args.epochs, layout="processes")
+    config = TrainingConfig(epochs=args.epochs, lr=1e-4, layout="processes")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         world = make_world(folder, args)

@@ -338,6 +338,11 @@ def _convert_union(args: tuple[Any, ...], value: Any, source: str, key: str) -> 
             return _convert(hint, value, source, key)
         except ConfigError as error:
             problems.append(error)
+    literals = [hint for hint in args if typing.get_origin(hint) is typing.Literal]
+    words = [str(word) for hint in literals for word in typing.get_args(hint)]
+    if words and {int, float} & set(args):
+        fix = f"Use a number or {' or '.join(words)}"
+        raise ConfigError(f"'{key}' is {value!r}", where=source, fix=fix)
     raise problems[-1]
 
 

@@ -286,8 +286,11 @@ def _from_prepared(model: SpadeModel, path: Path) -> TrainingSpots:
     spots = Spots(path)
     try:
         split, genes = spots.obs["split"].astype(str).to_numpy(), spots.genes
-        rows = np.flatnonzero(split == "train")
-        names = spots.obs["sample"].astype(str).to_numpy()[rows].tolist()
+        sample = spots.obs["sample"].astype(str).to_numpy()
+        # Whole sections, blocks that training held out among them: to be searched is not to train,
+        # and a section is never predicted from itself.
+        rows = np.flatnonzero(np.isin(sample, np.unique(sample[split == "train"])))
+        names = sample[rows].tolist()
         expression = spots.expression[rows]
         known = spots.obs[["sample", "patient"]].drop_duplicates().dropna().astype(str)
     except BROKEN_FILE as error:

@@ -103,6 +103,7 @@ class Spots:
     def obs(self) -> pd.DataFrame:
         """One row a spot: sample, organ, patient, split, cluster, expert, barcode.
 
+        A spot beside a held-out block has no split.
         Files of newer versions also have the technology, and `panel_group` where the samples do
         not all measure the same genes of the panel.
         """
@@ -131,6 +132,12 @@ class Spots:
             names = [name.decode() for name in handle["obs/sample/categories"][:]]
             sample = handle["obs/sample/codes"][:]
         codes = np.array([SPLITS.index(split[name]) for name in names])[sample]
+        write_column(self.path, "split", codes)
+        return Spots(self.path)
+
+    def with_spot_split(self, split: np.ndarray) -> Spots:
+        """Writes the split of every spot, (N,) names; an empty one belongs to no split."""
+        codes = np.array([SPLITS.index(name) if name else -1 for name in split.tolist()])
         write_column(self.path, "split", codes)
         return Spots(self.path)
 

@@ -19,6 +19,10 @@ SETTINGS = (
     "clustering.k_experts=2",
     "training.epochs=60",
     "training.lr=0.001",
+    "training.init=none",
+    "routing.tau=0.1",
+    "split.validation=samples",
+    "split.test_fraction=0",
 )
 """Settings of `pretrain` for a simulated study; the workspace says why."""
 
@@ -40,7 +44,8 @@ pretrain:
     # About 2,300 spots: every expert needs some hundreds of its own, and patches that go to
     # different experts land in different spaces, which a slide's mean then mixes. So one expert per
     # organ instead of the paper's 16 experts of 16 clusters per organ, and a learning rate that
-    # arrives within the few hundred steps that so few spots allow.
+    # arrives within the few hundred steps that so few spots allow. Without these lines, rules that
+    # look at the size of the cohort choose (docs/PRETRAIN.md).
 {settings}
 
 encoders:

@@ -48,7 +48,7 @@ def test_builds_nested_values_and_keeps_defaults() -> None:
         ({"count": "three"}, "'count' is 'three', which is not of type int"),
         ({"count": True}, "'count' is True"),
         ({"inner": {"mode": "sfot"}}, "Choose from: soft, hard"),
-        ({"limit": "atuo"}, "Choose from: auto"),
+        ({"limit": "atuo"}, "Use a number or auto"),
         ({"inner": 3}, "must hold keys"),
         ({"flag": 1}, "not of type bool"),
     ],

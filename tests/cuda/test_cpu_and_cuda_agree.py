@@ -50,7 +50,7 @@ def test_spade_learns_the_same_on_both(
 ) -> None:
     if groups > 1:
         data = dataclasses.replace(data, group=np.arange(len(data.expert)) % groups)
-    config = TrainingConfig(epochs=3, batch_size=64, proj_dim=32, layout=layout)  # type: ignore[arg-type]
+    config = TrainingConfig(epochs=3, lr=1e-4, batch_size=64, proj_dim=32, layout=layout)  # type: ignore[arg-type]
     config = dataclasses.replace(config, precision=precision)  # type: ignore[arg-type]
     cpu = train_experts(
         data, dataclasses.replace(config, precision="fp32"), tmp_path / "cpu", device="cpu"
@@ -68,7 +68,7 @@ def test_spade_learns_the_same_on_both(
 
 
 def test_an_interrupted_training_goes_on_on_cuda(data: TrainingData, tmp_path: Path) -> None:
-    config = TrainingConfig(epochs=2, batch_size=64, proj_dim=16, layout="grouped")
+    config = TrainingConfig(epochs=2, lr=1e-4, batch_size=64, proj_dim=16, layout="grouped")
     whole = train_experts(data, config, tmp_path / "whole", device="cuda")
     part = train_experts(data, config, tmp_path / "part", experts=[0, 2], device="cuda")
     rest = train_experts(data, config, tmp_path / "part", device="cuda")

@@ -19,9 +19,10 @@ SETTINGS: dict[str, Any] = {
     "encoder": "toy",
     "genes": {"n_top": 6},
     "clustering": {"k_organ": 4, "k_experts": 3},
-    "training": {"epochs": 2, "batch_size": 16, "proj_dim": 8},
+    "training": {"epochs": 2, "lr": 1e-4, "init": "none", "batch_size": 16, "proj_dim": 8},
+    "routing": {"tau": 0.1},
     "controls": {"untrained_seeds": 2},
-    "split": {"test_samples": ["S3"]},
+    "split": {"validation": "samples", "test_samples": ["S3"]},
 }
 
 

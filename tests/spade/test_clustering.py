@@ -154,9 +154,9 @@ def test_an_unknown_organ_competes_for_all_centroids() -> None:
 
 def test_inputs_that_do_not_fit_are_refused() -> None:
     with pytest.raises(DataError, match="3 features, 2 organs"):
-        fit_experts(np.zeros((3, 2), np.float32), np.array(["a", "b"]))
+        fit_experts(np.zeros((3, 2), np.float32), np.array(["a", "b"]), CONFIG)
     with pytest.raises(DataError, match="No training spot"):
-        fit_experts(np.zeros((3, 2), np.float32), np.full(3, "a"), train=np.zeros(3, bool))
+        fit_experts(np.zeros((3, 2), np.float32), np.full(3, "a"), CONFIG, train=np.zeros(3, bool))
     with pytest.raises(DataError, match="do not belong together"):
         Experts(np.zeros((3, 2), np.float32), np.zeros(2, np.int64), ("", "", ""), 1)
     with pytest.raises(DataError, match=r"0\.\.1"):

@@ -14,7 +14,8 @@ from spade_bench.errors import ConfigError
     "setting",
     ["seed=-1", "training.epochs=0", "training.batch_size=1", "training.lr=0", "training.lr=.nan",
      "training.dropout=1", "routing.tau=0", "clustering.k_experts=0", "split.val_fraction=1.5",
-     "samples.mpp=-0.5", "genes.n_top=0", "training.temperature=0"],
+     "samples.mpp=-0.5", "genes.n_top=0", "training.temperature=0", "split.test_fraction=1",
+     "training.min_steps=0", "routing.entropy=0"],
 )  # fmt: skip
 def test_settings_of_a_pretraining_out_of_range_are_refused(setting: str) -> None:
     name = setting.split("=", maxsplit=1)[0]
@@ -43,3 +44,13 @@ def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
 def test_the_defaults_are_in_range() -> None:
     build(PretrainConfig, {})
     build(TangleConfig, {})
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["clustering.k_experts=many", "training.lr=fast", "training.epochs=2.5", "routing.tau=null"],
+)
+def test_what_may_be_a_number_or_auto_says_so(setting: str) -> None:
+    name = setting.split("=", maxsplit=1)[0]
+    with pytest.raises(ConfigError, match=rf"'{name}' is .*\. Use a number or auto"):
+        build(PretrainConfig, parse_set([setting]))

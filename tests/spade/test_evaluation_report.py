@@ -75,7 +75,14 @@ def validated(tmp_path_factory):
     spots = make_spots(model, splits)
     write_training(out)
     report = validate(
-        model, spots, k1_model=make_model(1), out=out, untrained_seeds=3, draws=100, seed=0
+        model,
+        spots,
+        k1_model=make_model(1),
+        out=out,
+        splits=("val", "test"),
+        untrained_seeds=3,
+        draws=100,
+        seed=0,
     )
     return out, report, spots
 
@@ -167,6 +174,29 @@ def test_the_report_says_how_peaked_the_targets_are(validated):
     targets = validated[1]["soft_targets"]
     assert 0 < targets["median_largest_probability"] <= 1
     assert len(targets["median_by_expert"]) == K
+
+
+def test_what_chose_the_epochs_is_reported_only_where_nothing_else_is():
+    model = make_model()
+    both = make_spots(model, {"s0": "train", "s1": "val", "s2": "test"})
+    found = validate(model, both, untrained_seeds=1, draws=20)["splits"]
+    assert list(found) == ["test"]
+    assert not found["test"]["chose_epochs"]
+    alone = validate(model, make_spots(model, {"s0": "train", "s1": "val"}), untrained_seeds=1)
+    assert alone["splits"]["val"]["chose_epochs"]
+
+
+def test_a_block_of_a_training_section_is_scored_only_when_that_is_meant():
+    model = make_model()
+    spots = make_spots(model, {"s0": "train", "s1": "train"})
+    inside = np.flatnonzero(spots.obs["sample"] == "s1")[:9]
+    split = spots.obs["split"].astype(object)
+    split.iloc[inside] = "test"
+    spots.obs["split"] = split
+    with pytest.raises(DataError, match="in 'test' and in training"):
+        validate(model, spots, untrained_seeds=1)
+    part = validate(model, spots, blocks=True, untrained_seeds=1)["splits"]["test"]
+    assert (part["n_spots"], part["blocks"]) == (9, True)
 
 
 def test_plots_are_drawn(validated):

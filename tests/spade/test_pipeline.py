@@ -10,16 +10,19 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from safetensors.numpy import load_file
-from toy_pretraining import DIM, config
+from toy_pretraining import DIM, SETTINGS, config
 from typer.testing import CliRunner
 
 from spade_bench.cli.main import app
-from spade_bench.config import build, named_config
+from spade_bench.config import build, named_config, to_dict
 from spade_bench.encoders.spade.model import SpadeModel
 from spade_bench.encoders.spade.pretraining import pipeline
-from spade_bench.encoders.spade.pretraining.pipeline import cap_clusters, run_pretrain
-from spade_bench.encoders.spade.pretraining.pretrainconfig import ClusteringConfig, PretrainConfig
+from spade_bench.encoders.spade.pretraining import settingrules as rules
+from spade_bench.encoders.spade.pretraining.pipeline import run_pretrain
+from spade_bench.encoders.spade.pretraining.prepare import spatialblocks
+from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +50,7 @@ def test_everything_is_written(whole: Path) -> None:
     assert set(obs["expert"]) == {0, 1, 2}
     assert obs["cluster"].between(0, len(model.experts.centroids) - 1).all()
     report = json.loads((whole / "validation.json").read_text())
-    assert set(report["splits"]) == {"val", "test"}
+    assert set(report["splits"]) == {"test"}  # it chose nothing, unlike the validation
 
 
 def weights(folder: Path) -> dict[str, np.ndarray]:
@@ -103,13 +106,107 @@ def test_a_run_done_before_is_left_as_it_is(
         np.testing.assert_array_equal(values, before[name])
 
 
-def test_small_cohorts_get_fewer_clusters_and_are_told() -> None:
-    organ = pd.Series(["Brain"] * 49)
-    capped, notes = cap_clusters(ClusteringConfig(), organ)
-    assert (capped.k_organ, capped.k_experts) == (12, 3)
-    assert "k_organ lowered from 16 to 12: 49 training spots" in notes[0]
-    assert "k_experts lowered from 16 to 3: 49 training spots" in notes[1]
-    assert cap_clusters(ClusteringConfig(), pd.Series(["Brain"] * 400))[1] == ()
+def test_experts_start_from_the_single_expert_and_continue_after_a_kill(
+    hest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Started at once or in pieces, the weights are the same; a start that is best is kept."""
+    asked = config(hest, training={**SETTINGS["training"], "init": "k1", "lr": 50.0})
+    whole = run_pretrain(asked, tmp_path / "whole", device="cpu")
+    single = weights(whole / "controls" / "k1")
+    table = pd.read_csv(whole / "training.csv")
+    assert set(table.loc[table["epoch"] == 0, "expert"]) == {0, 1, 2}
+    best = {row["expert"]: row["best_epoch"] for row in
+            json.loads((whole / "validation.json").read_text())["experts"]}  # fmt: skip
+    kept = [expert for expert, epoch in best.items() if epoch == 0]
+    assert kept
+    for expert in kept:
+        for name, values in weights(whole).items():
+            if name.startswith(f"{expert}."):
+                np.testing.assert_array_equal(values, single[name.replace(f"{expert}.", "0.", 1)])
+    info = json.loads((whole / "spade.json").read_text())
+    assert "rises from the start" in " ".join(info["notes"])
+    run_pretrain(asked, tmp_path / "parts", device="cpu", experts=[2])
+    assert (tmp_path / "parts" / "controls" / "k1" / "spade.json").is_file()
+    run_pretrain(asked, tmp_path / "parts", device="cpu")
+    for name, values in weights(whole).items():
+        np.testing.assert_array_equal(values, weights(tmp_path / "parts")[name])
+    capsys.readouterr()
+    run_pretrain(asked, whole, device="cpu")
+    done = {
+        line.split(":")[0] for line in capsys.readouterr().err.splitlines() if "done bef" in line
+    }
+    assert {"control-k1", "model", "validation"} <= done
+
+
+def test_few_patients_are_validated_on_blocks_of_their_sections(
+    hest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in (spatialblocks, rules):
+        monkeypatch.setattr(module, "MIN_SECTION_SPOTS", 40)
+    split = {"val_fraction": 0.15}
+    out = run_pretrain(config(hest, split=split), tmp_path / "out", device="cpu")
+    said = " ".join("".join(capsys.readouterr()).split())
+    assert "split.validation = blocks by rule: 4 patients" in said
+    assert "in blocks of sections that train: nothing is said of other patients" in said
+    data = anndata.read_h5ad(out / "spots.h5ad")
+    obs = data.obs
+    assert set(obs["split"].dropna()) == {"train", "val", "test"}
+    assert obs["split"].isna().any()  # the guard
+    for _, rows in obs.reset_index().groupby("sample", observed=True):
+        at = data.obsm["spatial"][rows.index]
+        train = at[rows["split"] == "train"]
+        held = at[rows["split"].isin(["val", "test"])]
+        assert np.abs(train[:, None] - held[None]).max(axis=2).min() >= 399
+    report = json.loads((out / "validation.json").read_text())
+    assert set(report["splits"]) == {"test"}
+    assert report["splits"]["test"]["blocks"]
+    assert not report["splits"]["test"]["chose_epochs"]
+    info = json.loads((out / "spade.json").read_text())
+    assert info["extra"]["validation"] == "blocks"
+    assert set(info["samples"]) == {"S0", "S1", "S2", "S3"}
+    capsys.readouterr()
+    run_pretrain(config(hest, split=split), out, device="cpu")
+    assert "split: done before" in capsys.readouterr().err
+
+
+def test_defaults_are_settled_and_recorded(hest: Path, tmp_path: Path) -> None:
+    """Nothing is `auto` in what a model says of itself, and every choice has a reason."""
+    small = {"batch_size": 16, "proj_dim": 8, "min_steps": 20}
+    asked = config(hest, training=small, clustering={}, routing={}, split={})
+    out = run_pretrain(asked, tmp_path / "out", device="cpu")
+    model = SpadeModel.load(out, device="cpu")
+    found = model.info.config
+    for name in ("k_organ", "k_experts"):
+        assert isinstance(found["clustering"][name], int)
+    assert (found["training"]["epochs"], found["training"]["lr"]) == (20, 1e-3)
+    assert found["training"]["init"] == "none"
+    assert set(model.info.extra["by_rule"]) == {
+        "split.validation", "split.test_fraction", "clustering.k_organ", "clustering.k_experts",
+        "training.epochs", "training.lr", "training.init", "routing.tau",
+    }  # fmt: skip
+    assert model.n_experts == 1  # fewer than 300 spots
+    assert model.tau == model.info.config["routing"]["tau"]
+
+
+def test_a_folder_of_before_the_rules_is_left_alone(
+    hest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its settings file does not know the newer settings, and they mean what it did."""
+    asked = config(hest, split={"validation": "samples", "test_fraction": 0.0})
+    out = run_pretrain(asked, tmp_path / "out", device="cpu")
+    path = out / "config.yaml"
+    before = yaml.safe_load(path.read_text())
+    for part, names in {
+        "split": ("validation", "test_fraction"),
+        "training": ("min_steps", "init"),
+        "routing": ("entropy",),
+    }.items():
+        for name in names:
+            del before[part][name]
+    path.write_text(yaml.safe_dump(before))
+    capsys.readouterr()
+    run_pretrain(asked, out, device="cpu")
+    assert "model: done before" in capsys.readouterr().err
 
 
 def test_the_papers_settings_are_the_named_config() -> None:
@@ -120,10 +217,31 @@ def test_the_papers_settings_are_the_named_config() -> None:
     assert (paper.samples.min_genes, paper.genes.min_shared, paper.genes.n_top) == (
         10_000, 10_000, 50,
     )  # fmt: skip
-    defaults = PretrainConfig()
-    assert paper.training == defaults.training
-    assert paper.clustering == defaults.clustering
-    assert paper.routing == defaults.routing
+    training, clustering = paper.training, paper.clustering
+    assert (training.epochs, training.lr, training.init) == (100, 1e-4, "none")
+    assert (training.batch_size, training.weight_decay, training.proj_dim) == (128, 1e-2, 256)
+    assert (training.temperature, training.dropout, training.detach_targets) == (1.0, 0.1, False)
+    assert (clustering.k_organ, clustering.k_experts, clustering.space) == (16, 16, "image")
+    assert (clustering.n_init, clustering.max_iter) == (5, 50)
+    assert clustering.max_points_per_centroid == 50_000
+    assert (paper.routing.mode, paper.routing.tau) == ("soft", 0.1)
+    assert (paper.split.validation, paper.split.val_fraction, paper.split.test_fraction) == (
+        "samples", 0.1, 0,
+    )  # fmt: skip
+
+
+def test_no_rule_touches_the_papers_settings() -> None:
+    """Whatever the size of the cohort: nothing is `auto` in what the named config gives."""
+    paper = build(PretrainConfig, named_config("pretrain", "hest1k"))
+    for part, changed in (
+        (paper.split, rules.choose_split(paper.split, 2, 1000)),
+        (paper.clustering, rules.choose_clusters(paper.clustering, ["Breast"] * 90)),
+        (paper.training, rules.choose_training(paper.training, [5, 6])),
+    ):
+        assert changed == (part, ())
+    assert "auto" not in to_dict(paper)["routing"].values()
+    single = rules.single_training(paper.training, paper.training, [45, 45])
+    assert single == paper.training
 
 
 def test_command_takes_what_flags_leave_out_from_the_workspace(

@@ -84,7 +84,12 @@ class Cohort:
     def config(self, **changes: Any) -> PretrainConfig:
         pd.DataFrame(self.rows).to_csv(self.root / "manifest.csv", index=False)
         samples = SamplesConfig(manifest=self.root / "manifest.csv")
-        base = PretrainConfig(encoder="toy", samples=samples, genes=GenesConfig(n_top=8))
+        base = PretrainConfig(
+            encoder="toy",
+            samples=samples,
+            genes=GenesConfig(n_top=8),
+            split=SplitConfig(validation="samples", test_fraction=0.0),
+        )
         return replace(base, **changes)
 
 
@@ -147,7 +152,7 @@ def test_panel_is_the_union_of_scanpys_choice_over_the_intersection(
     cohort: Cohort, tmp_path: Path
 ) -> None:
     cohort.add("S5", 30, 9, patient="P9", genes=280)
-    config = cohort.config(split=SplitConfig(test_samples=("S1",)))
+    config = cohort.config(split=SplitConfig(validation="samples", test_samples=("S1",)))
     spots = prepare(config, tmp_path / "out", BASE).spots
     shared = {f"G{i:03}" for i in range(280)}
     wanted: set[str] = set()

@@ -73,7 +73,7 @@ def test_the_scan_is_reproducible(tmp_path):
 def test_bad_points_are_refused(tmp_path):
     points, organ = planted()
     with pytest.raises(DataError, match="2 organs"):
-        scan_k(points, organ[:2], tmp_path)
+        scan_k(points, organ[:2], tmp_path, config=CONFIG)
     points[3, 0] = np.nan
     with pytest.raises(DataError, match="not finite"):
-        scan_k(points, organ, tmp_path)
+        scan_k(points, organ, tmp_path, config=CONFIG)

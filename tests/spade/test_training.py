@@ -37,7 +37,9 @@ def _distance(a: Weights, b: Weights, experts: list[int] | None = None) -> float
 
 
 def test_schedule_is_a_cosine_over_the_experts_own_steps() -> None:
-    plan = Schedule(0, 1, n_train=70, n_val=10, config=TrainingConfig(epochs=3, batch_size=32))
+    plan = Schedule(
+        0, 1, n_train=70, n_val=10, config=TrainingConfig(epochs=3, batch_size=32, lr=1e-4)
+    )
     assert (plan.steps_per_epoch, plan.total_steps) == (3, 9)
     assert plan.lr(0) == 1e-4
     assert plan.lr(9) == pytest.approx(0.0, abs=1e-20)

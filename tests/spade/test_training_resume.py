@@ -167,7 +167,9 @@ from spade_bench.encoders.spade.pretraining.training import TrainingData, train_
 
 arrays = np.load(sys.argv[1])
 data = TrainingData(arrays["x"], arrays["g"], arrays["expert"], arrays["split"], 3)
-config = TrainingConfig(epochs=12, batch_size=32, proj_dim=32, layout="processes", workers=2)
+config = TrainingConfig(
+    epochs=12, lr=1e-4, batch_size=32, proj_dim=32, layout="processes", workers=2
+)
 train_experts(data, config, sys.argv[2], seed=0, device="cpu", checkpoint_seconds=0.05)
 """
 
@@ -198,7 +200,7 @@ def test_kill_and_run_again(tmp_path: Path) -> None:
         assert time.monotonic() < deadline, "workers outlive their parent"
         time.sleep(0.05)
     data = TrainingData(x, g, expert, split, 3)
-    config = TrainingConfig(epochs=12, batch_size=32, proj_dim=32, layout="sequential")
+    config = TrainingConfig(epochs=12, lr=1e-4, batch_size=32, proj_dim=32, layout="sequential")
     assert process.returncode == -signal.SIGKILL
     resumed = train_experts(data, config, out, seed=0, device="cpu")
     whole = train_experts(data, config, tmp_path / "whole", seed=0, device="cpu")

@@ -56,6 +56,14 @@ def test_it_says_what_the_split_chose_and_what_training_adds() -> None:
     assert "test spots" in verdict(both)
 
 
+def test_a_strip_of_a_section_says_nothing_of_other_patients() -> None:
+    ways = {"image_to_expression": GOOD, "expression_to_image": GOOD}
+    report = _report(ways)
+    assert "other patients" not in verdict(report)
+    report["splits"]["test"]["blocks"] = True
+    assert "in blocks of sections that train: nothing is said of other patients" in verdict(report)
+
+
 def test_without_scores_it_says_why() -> None:
     assert verdict({"splits": {}}) == (
         "Held-out retrieval says nothing: there are no held-out samples."

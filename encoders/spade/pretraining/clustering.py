@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from spade_bench import console
 from spade_bench.encoders.spade.centroids import Assignment, Experts
 from spade_bench.encoders.spade.kmeans import fit_kmeans
-from spade_bench.encoders.spade.pretraining.pretrainconfig import ClusteringConfig
+from spade_bench.encoders.spade.pretraining.pretrainconfig import ClusteringConfig, settled
 from spade_bench.encoders.spade.streams import stream_seed
 from spade_bench.errors import DataError
 
@@ -39,7 +39,7 @@ _SVD_DIM = 64
 def fit_experts(
     features: Any,
     organ: ArrayLike,
-    config: ClusteringConfig | None = None,
+    config: ClusteringConfig,
     *,
     seed: int = 0,
     train: ArrayLike | None = None,
@@ -61,7 +61,6 @@ def fit_experts(
     Raises:
         DataError: When no spot is left to fit on, or the space needs expression that is not there.
     """
-    config = config or ClusteringConfig()
     organs = np.asarray(organ).astype(str)
     fitting = np.ones(len(organs), dtype=bool) if train is None else np.asarray(train, dtype=bool)
     if not len(organs) == len(fitting) == len(features):
@@ -113,35 +112,36 @@ def space_points(
 def _cluster_organ(
     name: str, points: FloatArray, config: ClusteringConfig, seed: int
 ) -> tuple[FloatArray, IntArray]:
+    k = settled(config.k_organ, "clustering.k_organ")
     fit = fit_kmeans(
         points,
-        config.k_organ,
+        k,
         seed=stream_seed(seed, 0, "organ", name),
         n_init=config.n_init,
         max_iter=config.max_iter,
         max_points_per_centroid=config.max_points_per_centroid,
     )
-    if len(fit.centroids) < config.k_organ:
+    if len(fit.centroids) < k:
         console.say(
             f"organ {name}: {len(points)} training spots give {len(fit.centroids)} clusters "
-            f"instead of {config.k_organ}"
+            f"instead of {k}"
         )
     return fit.centroids, fit.labels
 
 
 def _group(centroids: FloatArray, config: ClusteringConfig, seed: int) -> tuple[IntArray, int]:
+    k = settled(config.k_experts, "clustering.k_experts")
     fit = fit_kmeans(
         centroids,
-        config.k_experts,
+        k,
         seed=stream_seed(seed, 0, "experts"),
         n_init=config.n_init,
         max_iter=config.max_iter,
         max_points_per_centroid=config.max_points_per_centroid,
     )
-    if len(fit.centroids) < config.k_experts:
+    if len(fit.centroids) < k:
         console.say(
-            f"{len(centroids)} step-1 centroids give {len(fit.centroids)} experts "
-            f"instead of {config.k_experts}"
+            f"{len(centroids)} step-1 centroids give {len(fit.centroids)} experts instead of {k}"
         )
     return fit.labels, len(fit.centroids)
 

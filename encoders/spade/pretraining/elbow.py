@@ -12,7 +12,7 @@ import numpy as np
 
 from spade_bench import console, files
 from spade_bench.encoders.spade.kmeans import KMeansFit, fit_kmeans
-from spade_bench.encoders.spade.pretraining.pretrainconfig import ClusteringConfig
+from spade_bench.encoders.spade.pretraining.pretrainconfig import ClusteringConfig, settled
 from spade_bench.encoders.spade.streams import stream_seed
 from spade_bench.errors import DataError
 
@@ -49,7 +49,7 @@ def scan_k(
     organ: Sequence[str],
     out: Path,
     *,
-    config: ClusteringConfig | None = None,
+    config: ClusteringConfig,
     ks: Sequence[int] = SCAN_KS,
     seed: int = 0,
 ) -> list[ScanRow]:
@@ -63,7 +63,7 @@ def scan_k(
             `clustering.space_points`.
         organ: (N,) organ of each spot.
         out: Folder for the csv and the plot.
-        config: Restarts, iterations, `k_organ`; the defaults when None.
+        config: Restarts, iterations, `k_organ`.
         ks: Numbers of clusters to try.
         seed: Seed of the K-means restarts.
 
@@ -77,7 +77,7 @@ def scan_k(
         arXiv 2506.21857, choice of k: normalised within-cluster sum of squares for k in
         {4, 8, 16, 32, 64, 96, 128}.
     """
-    config = config or ClusteringConfig()
+    k_organ = settled(config.k_organ, "clustering.k_organ")
     points = np.asarray(points)
     labels = np.asarray(organ, dtype=str)
     if points.ndim != 2 or len(points) == 0 or len(points) != len(labels):
@@ -95,7 +95,7 @@ def scan_k(
             inside = np.ascontiguousarray(points[labels == name], dtype=np.float32)
             stream = stream_seed(seed, 0, "organ", name)  # that of the real clustering
             rows += _curve((1, name), inside, ks, config=config, seed=stream, bar=bar)
-            centroids.append(_fit(inside, config.k_organ, config, stream).centroids)
+            centroids.append(_fit(inside, k_organ, config, stream).centroids)
         stream = stream_seed(seed, 0, "experts")
         rows += _curve(
             (2, STEP_2), np.concatenate(centroids), ks, config=config, seed=stream, bar=bar

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spade_bench import console
+from spade_bench.config import merge, nested
 from spade_bench.device import resolve_device, setup_numerics
 from spade_bench.encoders.common.outfolder import begun, hold, store_settings
 from spade_bench.encoders.spade.centroids import Experts
@@ -22,23 +23,40 @@ from spade_bench.encoders.spade.pretraining.prepare.basefeatures import BaseEnco
 from spade_bench.encoders.spade.pretraining.prepare.preparation import PreparedSpots, prepare
 from spade_bench.encoders.spade.pretraining.prepare.provenance import plain_config
 from spade_bench.encoders.spade.pretraining.prepare.stages import Stages
-from spade_bench.encoders.spade.pretraining.pretrainconfig import ClusteringConfig, PretrainConfig
+from spade_bench.encoders.spade.pretraining.pretrainconfig import (
+    PretrainConfig,
+    TrainingConfig,
+    settled,
+)
 from spade_bench.encoders.spade.pretraining.pretrainrequest import resolve_request
+from spade_bench.encoders.spade.pretraining.settingrules import (
+    Rule,
+    choose_clusters,
+    choose_tau,
+    choose_training,
+    rising_experts,
+    single_training,
+    small_experts,
+    training_key,
+)
 from spade_bench.encoders.spade.pretraining.training import TrainingData, TrainResult, train_experts
 from spade_bench.encoders.spade.pretraining.validation import validate
 from spade_bench.encoders.spade.pretraining.validation.validationtables import verdict
 from spade_bench.files import atomic_path, hash_file, hash_obj, read_json
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from torch import Tensor
 
+__all__ = ["pretrain", "run_pretrain"]
 
-__all__ = ["MIN_SPOTS_PER_EXPERT", "cap_clusters", "pretrain", "run_pretrain"]
-
-MIN_SPOTS_PER_EXPERT = 16
-"""Fewer training spots per expert than this, on average, give a contrast with nothing in it."""
-_MIN_SPOTS_PER_CLUSTER = 4
 _LAYOUT = ("layout", "workers")  # how training is spread; the weights do not depend on it
+# What settings that older versions did not know would have had to say.
+_EARLIER = {
+    "split.validation": "samples",
+    "split.test_fraction": 0.0,
+    "training.init": "none",
+}
+_IDLE = ("training.min_steps", "routing.entropy")  # matter to `auto` alone, which is beside them
 
 
 def pretrain(
@@ -135,15 +153,20 @@ class _Run:
     prepared: PreparedSpots
     revision: str
     keep: bool = False
+    notes: tuple[str, ...] = ()
+    single: TrainingConfig | None = None  # settings of the single expert, once they are settled
 
     def __post_init__(self) -> None:
+        self.rules = self.prepared.rules
         self.stages = Stages(self.out / "prepare" / "stages", self.keep)
         self.stages.key = self.prepared.key
 
     def all(self, scan: bool, experts: Sequence[int] | None) -> None:
         """Clusters, trains, controls and validates."""
-        spots, centroids, notes = self.cluster(scan)
-        model = self.train(spots, centroids, notes, experts)
+        spots, centroids = self.cluster(scan)
+        self.settle(spots, centroids)
+        single = self.control(spots, centroids) if self.config.training.init == "k1" else None
+        model = self.train(spots, centroids, single, experts)
         if model.n_experts > len(model.heads):
             left = sorted(set(range(model.n_experts)) - set(model.heads))
             console.say(
@@ -151,17 +174,19 @@ class _Run:
                 "--experts for them, the K = 1 control and the validation"
             )
             return
-        control = self.control(spots, centroids)
+        control = single or self.control(spots, centroids)
         self.validate(model, control, spots)
 
-    def cluster(self, scan: bool) -> tuple[Spots, Experts, tuple[str, ...]]:
+    def cluster(self, scan: bool) -> tuple[Spots, Experts]:
         """Fits the experts on training spots and writes them into `spots.h5ad`."""
         spots, target = self.prepared.spots, self.out / "prepare" / "experts.npz"
         obs = spots.obs
         train = (obs["split"] == "train").to_numpy()
-        settings, notes = cap_clusters(self.config.clustering, obs.loc[train, "organ"])
-        for note in notes:
-            console.warn(note)
+        settings, rules = choose_clusters(
+            self.config.clustering, obs.loc[train, "organ"].astype(str).to_numpy()
+        )
+        self._chosen(rules)
+        self.config = replace(self.config, clustering=settings)
         expression = None if settings.space == "image" else spots.expression
         if scan:
             rows = np.flatnonzero(train)
@@ -193,26 +218,48 @@ class _Run:
         settings_key = {**asdict(settings), "seed": self.config.seed}
         outputs = {target: hash_file, spots.path: columns_digest("cluster", "expert")}
         self.stages.run("clustering", settings_key, work, outputs=outputs)
-        return Spots(spots.path), _load_experts(target), notes
+        return Spots(spots.path), _load_experts(target)
+
+    def settle(self, spots: Spots, centroids: Experts) -> None:
+        """Settles what is left to rules, by the sizes of the experts, and says it."""
+        config, obs = self.config, spots.obs
+        rows = np.flatnonzero(obs["split"] == "train")
+        sizes = np.bincount(obs["expert"].to_numpy()[rows], minlength=centroids.n_experts)
+        training, rules = choose_training(config.training, sizes, control=config.controls.k1)
+        self.single = single_training(config.training, training, sizes)
+        routing, tau = choose_tau(config.routing, centroids, spots.features, rows, seed=config.seed)
+        self._chosen((*rules, *tau))
+        if warning := small_experts(sizes):
+            console.warn(warning)
+            self.notes += (warning,)
+        self.config = replace(config, training=training, routing=routing)
 
     def train(
         self,
         spots: Spots,
         centroids: Experts,
-        notes: tuple[str, ...],
+        single: SpadeModel | None,
         experts: Sequence[int] | None,
     ) -> SpadeModel:
-        """Trains the experts and writes the SPADE folder, unless that was done."""
+        """Trains the experts and writes the SPADE folder, unless that was done.
+
+        Args:
+            spots: The prepared spots.
+            centroids: The experts' centroids.
+            single: The single-expert model whose heads every expert starts from.
+            experts: Train only these.
+        """
         data = _training_data(spots, spots.obs["expert"].to_numpy(), centroids.n_experts)
-        known = (*self.prepared.notes, *notes)
         return self._model(
             "model",
             self.out,
             data=data,
             centroids=centroids,
             spots=spots,
-            notes=known,
+            notes=(*self.prepared.notes, *self.notes),
             experts=experts,
+            training=self.config.training,
+            initial=None if single is None else single.heads[0],
         )
 
     def control(self, spots: Spots, centroids: Experts) -> SpadeModel | None:
@@ -228,6 +275,7 @@ class _Run:
         )
         data = _training_data(spots, np.zeros(len(spots), dtype=np.int64), 1)
         folder, note = self.out / "controls" / "k1", "the K = 1 control of its parent"
+        assert self.single is not None  # settled
         return self._model(
             "control-k1",
             folder,
@@ -236,6 +284,7 @@ class _Run:
             spots=spots,
             notes=(note,),
             experts=None,
+            training=self.single,
         )
 
     def validate(self, model: SpadeModel, control: SpadeModel | None, spots: Spots) -> None:
@@ -252,6 +301,7 @@ class _Run:
                 spots,
                 k1_model=control,
                 out=self.out,
+                blocks=self.prepared.blocks,
                 untrained_seeds=seeds,
                 seed=seed,
                 batch_size=self.config.training.batch_size,
@@ -272,19 +322,36 @@ class _Run:
         spots: Spots,
         notes: Sequence[str],
         experts: Sequence[int] | None,
+        training: TrainingConfig,
+        initial: Mapping[str, Tensor] | None = None,
     ) -> SpadeModel:
         """Trains and writes a model once; one that is whole and of the same settings stays.
 
         Training that does not cover all experts is no finished stage: it continues next time.
         """
-        training = {k: v for k, v in asdict(self.config.training).items() if k not in _LAYOUT}
-        settings = {"training": training, "seed": self.config.seed, "experts": centroids.n_experts}
+        # Heads to start from are those of the stage before, whose key is part of this one's.
+        settings = {
+            "training": training_key(training),
+            "seed": self.config.seed,
+            "experts": centroids.n_experts,
+        }
         outputs = dict.fromkeys((folder / name for name in MODEL_FILES), hash_file)
         made: list[SpadeModel] = []
 
         def work() -> dict[str, Any]:
-            result = self._train(data, folder, experts)
-            made.append(self._save(folder, spots, centroids, result, notes))
+            result = train_experts(
+                data,
+                training,
+                folder,
+                experts=experts,
+                seed=self.config.seed,
+                device=self.device,
+                initial=initial,
+            )
+            info = self._info(spots, training, (*notes, *_found(result)))
+            model = SpadeModel(info, centroids, spots.genes, result.weights, device=self.device)
+            model.save(folder, result.history)
+            made.append(model)
             if made[0].n_experts > len(made[0].heads):
                 raise _UnfinishedError
             return {"said": f"model written to {folder} ({result.seconds:.1f} s of training)"}
@@ -296,31 +363,16 @@ class _Run:
             self.stages.key = before
         return made[0] if made else SpadeModel.load(folder, device=self.device)
 
-    def _train(
-        self, data: TrainingData, folder: Path, experts: Sequence[int] | None
-    ) -> TrainResult:
-        config = self.config
-        return train_experts(
-            data, config.training, folder, experts=experts, seed=config.seed, device=self.device
-        )
+    def _chosen(self, rules: Sequence[Rule]) -> None:
+        """Says what rules have settled, and keeps it for the model's description."""
+        for rule in rules:
+            console.say(str(rule))
+        self.rules += tuple(rules)
 
-    def _save(
-        self,
-        folder: Path,
-        spots: Spots,
-        centroids: Experts,
-        result: TrainResult,
-        notes: Sequence[str],
-    ) -> SpadeModel:
-        info = self._info(spots.obs, spots, (*notes, *result.notes))
-        model = SpadeModel(info, centroids, spots.genes, result.weights, device=self.device)
-        model.save(folder, result.history)
-        return model
-
-    def _info(self, obs: pd.DataFrame, spots: Spots, notes: Sequence[str]) -> ModelInfo:
-        config, split = self.config, self.prepared.split
+    def _info(self, spots: Spots, training: TrainingConfig, notes: Sequence[str]) -> ModelInfo:
+        config, split = replace(self.config, training=training), self.prepared.split
         simulated = bool(spots.provenance["simulated"])
-        train = obs[obs["split"] == "train"]
+        train = spots.obs[spots.obs["split"] == "train"]
         known: tuple[str, ...] | None = None
         others = config.samples.manifest or config.samples.spaceranger or config.samples.xenium
         samples = [r.sample for r in self.prepared.records]
@@ -332,7 +384,7 @@ class _Run:
             base_encoder=config.encoder,
             base_revision=self.revision,
             temperature=config.training.temperature,
-            tau=config.routing.tau,
+            tau=settled(config.routing.tau, "routing.tau"),
             seed=config.seed,
             expression=config.expression,
             config=plain_config(config),
@@ -344,10 +396,19 @@ class _Run:
             extra={
                 "split": dict(split),
                 "spots": spots.provenance["samples"],
+                "validation": "blocks" if self.prepared.blocks else "samples",
+                "by_rule": {rule.name: rule.reason for rule in self.rules},
                 "technologies": {s.sample_id: s.technology for s in samples if s.technology},
                 **_measured(spots),
             },
         )
+
+
+def _found(result: TrainResult) -> tuple[str, ...]:
+    """What a reader must know of a training; says what was not said on the way."""
+    if warning := rising_experts(result.history):
+        console.warn(warning)
+    return (*result.notes, warning) if warning else result.notes
 
 
 def _say_refused(refused: Mapping[str, str], out: Path) -> None:
@@ -363,33 +424,6 @@ def _say_refused(refused: Mapping[str, str], out: Path) -> None:
 
 class _UnfinishedError(Exception):
     """Training was asked for some experts only."""
-
-
-def cap_clusters(
-    config: ClusteringConfig, organ: pd.Series
-) -> tuple[ClusteringConfig, tuple[str, ...]]:
-    """Lowers the numbers of clusters that a small cohort cannot fill, and says so.
-
-    Args:
-        config: As asked for.
-        organ: Organ of each training spot.
-    """
-    n = len(organ)
-    most = int(organ.value_counts().max()) if n else 0
-    notes = []
-    for name, allowed, why in (
-        ("k_organ", most // _MIN_SPOTS_PER_CLUSTER, f"{most} training spots in the largest organ"),
-        ("k_experts", n // MIN_SPOTS_PER_EXPERT, f"{n} training spots"),
-    ):
-        limit, asked = max(1, allowed), getattr(config, name)
-        if asked > limit:
-            least = _MIN_SPOTS_PER_CLUSTER if name == "k_organ" else MIN_SPOTS_PER_EXPERT
-            notes.append(
-                f"clustering.{name} lowered from {asked} to {limit}: {why}, at least {least} each"
-            )
-            lowered = {"k_organ": config.k_organ, "k_experts": config.k_experts, name: limit}
-            config = replace(config, k_organ=lowered["k_organ"], k_experts=lowered["k_experts"])
-    return config, tuple(notes)
 
 
 def _training_data(spots: Spots, expert: np.ndarray, n_experts: int) -> TrainingData:
@@ -444,8 +478,8 @@ def _store_config(config: PretrainConfig, out: Path, keep: bool) -> None:
     """Prints, hashes and stores the resolved settings, unless a model of others is to be kept."""
     plain = plain_config(config)
     ignored = [f"training.{name}" for name in _LAYOUT]
-    defaults = plain_config(PretrainConfig())
-    store_settings(out, plain, keep=keep, ignored=ignored, defaults=defaults)
+    defaults = merge(plain_config(PretrainConfig()), nested(_EARLIER))
+    store_settings(out, plain, keep=keep, ignored=[*ignored, *_IDLE], defaults=defaults)
     flat = []
     for key, value in plain.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]

@@ -1,7 +1,8 @@
 """Settings of a SPADE pretraining run, frozen and typed.
 
-Defaults are those of the paper (arXiv 2506.21857) where it states them; the sample filter of the
-paper lives in `configs/pretrain/hest1k.yaml`, so that a plain ``--hest DIR`` takes every sample.
+``auto`` leaves a setting to the rules of `settingrules` and `split`, which look at the size of the
+cohort. `configs/pretrain/hest1k.yaml` gives the paper's (arXiv 2506.21857) sample filter and every
+one of its settings, so that no rule touches them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from spade_bench.config import check_ranges
 from spade_bench.errors import ConfigError
@@ -24,7 +25,25 @@ __all__ = [
     "SamplesConfig",
     "SplitConfig",
     "TrainingConfig",
+    "settled",
 ]
+
+T = TypeVar("T", int, float)
+
+
+def settled(value: T | Literal["auto"], name: str) -> T:
+    """Return a setting that must not be left to a rule any more.
+
+    Args:
+        value: The setting.
+        name: Its dotted name.
+
+    Raises:
+        ConfigError: When it still is `auto`.
+    """
+    if value == "auto":
+        raise ConfigError(f"'{name}' is auto, and no rule has settled it", fix="Give a number")
+    return value
 
 
 @dataclass(frozen=True)
@@ -89,15 +108,21 @@ class GenesConfig:
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """Patient-safe split by sample.
+    """What trains, what chooses the epoch and what is reported on.
 
     Attributes:
-        val_fraction: Share of samples for validation, stratified by organ.
+        validation: What is held out of training: whole `samples`, patient-safe and stratified by
+            organ, or spatial `blocks` of every section. `auto` looks at the number of patients.
+        val_fraction: Share of samples, or of each section's spots, that choose the epoch.
+        test_fraction: Share that is reported on and chooses nothing. `auto`: as large as
+            `val_fraction` where no test sample or patient is named, else none.
         test_samples: Samples held out entirely.
         test_patients: Patients all of whose samples are held out entirely.
     """
 
+    validation: Literal["auto", "samples", "blocks"] = "auto"
     val_fraction: float = 0.1
+    test_fraction: float | Literal["auto"] = "auto"
     test_samples: tuple[str, ...] = ()
     test_patients: tuple[str, ...] = ()
 
@@ -107,16 +132,16 @@ class ClusteringConfig:
     """Two-step K-means into data experts.
 
     Attributes:
-        k_organ: Clusters per organ (step 1).
-        k_experts: Experts (step 2).
+        k_organ: Clusters per organ (step 1); `auto` by the number of training spots.
+        k_experts: Experts (step 2); `auto` by the number of training spots.
         space: Space in which spots are clustered.
         n_init: Restarts.
         max_iter: Iterations at most.
         max_points_per_centroid: Training points per centroid at most; more are subsampled.
     """
 
-    k_organ: int = 16
-    k_experts: int = 16
+    k_organ: int | Literal["auto"] = "auto"
+    k_experts: int | Literal["auto"] = "auto"
     space: Literal["image", "expression", "joint"] = "image"
     n_init: int = 5
     max_iter: int = 50
@@ -128,9 +153,12 @@ class TrainingConfig:
     """Contrastive training of the experts.
 
     Attributes:
-        epochs: Epochs; the best one by validation loss is kept.
+        epochs: Epochs; the best one by validation loss is kept. `auto`: enough for `min_steps`.
+        min_steps: Optimiser steps that an expert takes at least where `epochs` is `auto`.
+        init: What an expert starts from: its own random heads (`none`), or those of the single
+            expert, which is trained first (`k1`). `auto` by the number of training spots.
         batch_size: Spots a batch; the last partial batch is kept.
-        lr: AdamW learning rate, cosine to zero per step.
+        lr: AdamW learning rate, cosine to zero per step; `auto` by the number of steps.
         weight_decay: AdamW weight decay.
         proj_dim: Projection width P.
         temperature: Contrastive temperature T.
@@ -141,9 +169,11 @@ class TrainingConfig:
         workers: Processes on CPU; 0 means one a core.
     """
 
-    epochs: int = 100
+    epochs: int | Literal["auto"] = "auto"
+    min_steps: int = 300
+    init: Literal["auto", "none", "k1"] = "auto"
     batch_size: int = 128
-    lr: float = 1e-4
+    lr: float | Literal["auto"] = "auto"
     weight_decay: float = 1e-2
     proj_dim: int = 256
     temperature: float = 1.0
@@ -160,11 +190,14 @@ class RoutingConfig:
 
     Attributes:
         mode: How a patch is sent to experts.
-        tau: Routing temperature.
+        tau: Routing temperature; `auto` takes the one at which the routing of the training spots
+            has the entropy `entropy`.
+        entropy: Mean entropy of a training spot's shares of the centroids, in nats.
     """
 
     mode: Literal["soft", "hard", "mean", "random", "concat"] = "soft"
-    tau: float = 0.1
+    tau: float | Literal["auto"] = "auto"
+    entropy: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -233,12 +266,14 @@ _RANGES = {
     "genes.n_top": (1, _ANY),
     "genes.min_shared": (0, _ANY),
     "split.val_fraction": (0, 0.9),
+    "split.test_fraction": (0, 0.9),
     "clustering.k_organ": (1, _ANY),
     "clustering.k_experts": (1, _ANY),
     "clustering.n_init": (1, _ANY),
     "clustering.max_iter": (1, _ANY),
     "clustering.max_points_per_centroid": (1, _ANY),
     "training.epochs": (1, _ANY),
+    "training.min_steps": (1, _ANY),
     "training.batch_size": (2, _ANY),
     "training.lr": (_TINY, _ANY),
     "training.weight_decay": (0, _ANY),
@@ -247,5 +282,6 @@ _RANGES = {
     "training.dropout": (0, 0.99),
     "training.workers": (0, _ANY),
     "routing.tau": (_TINY, _ANY),
+    "routing.entropy": (_TINY, _ANY),
     "controls.untrained_seeds": (0, _ANY),
 }

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from spade_bench import console
 from spade_bench.encoders.spade.preparedspots import (
     Spots,
@@ -29,10 +31,16 @@ from spade_bench.encoders.spade.pretraining.prepare.panel import (
     unite_panel,
 )
 from spade_bench.encoders.spade.pretraining.prepare.provenance import provenance, write_table
-from spade_bench.encoders.spade.pretraining.prepare.split import Member, split_samples
+from spade_bench.encoders.spade.pretraining.prepare.spatialblocks import section_blocks
+from spade_bench.encoders.spade.pretraining.prepare.split import (
+    Member,
+    patient_groups,
+    split_samples,
+)
 from spade_bench.encoders.spade.pretraining.prepare.stages import Stages
 from spade_bench.encoders.spade.pretraining.prepare.writer import write_spots
-from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig
+from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig, SplitConfig
+from spade_bench.encoders.spade.pretraining.settingrules import Rule, choose_split, split_key
 from spade_bench.errors import DataError
 from spade_bench.spatial.findings import Finding
 
@@ -50,6 +58,8 @@ class PreparedSpots:
         notes: What a reader of results must know.
         key: Hash of everything that determines the spots.
         refused: Sample id -> why it could not be used; those left out by the filter do not count.
+        blocks: Whether blocks of the sections are held out, not only whole samples.
+        rules: What the size of the cohort decided.
     """
 
     spots: Spots
@@ -58,6 +68,8 @@ class PreparedSpots:
     notes: tuple[str, ...]
     key: str
     refused: Mapping[str, str] = field(default_factory=dict)
+    blocks: bool = False
+    rules: tuple[Rule, ...] = ()
 
 
 def prepare(
@@ -102,7 +114,7 @@ class _Preparation:
         features = self._features(records)
         records = self._usable(records)
         records = self._align(records, features, panel, {"shared": shared, "floor": floor})
-        split, notes = self._split(records)
+        split, notes, (settled, rules) = self._split(records)
         rows = {
             r.sample.sample_id: (split[r.sample.sample_id], r.sample, self.used[r.sample.sample_id])
             for r in records
@@ -117,6 +129,8 @@ class _Preparation:
             tuple(notes),
             self.stages.key,
             dict(self.dropped),
+            settled.validation == "blocks",
+            rules,
         )
 
     def _samples(self) -> list[Record]:
@@ -247,27 +261,49 @@ class _Preparation:
         self.used = found["spots"]
         return [r for r in records if r.sample.sample_id in self.used]
 
-    def _split(self, records: Sequence[Record]) -> tuple[dict[str, str], list[str]]:
+    def _split(
+        self, records: Sequence[Record]
+    ) -> tuple[dict[str, str], list[str], tuple[SplitConfig, tuple[Rule, ...]]]:
         target = self.out / "spots.h5ad"
         samples = [r.sample for r in records]
+        members = [Member(s.sample_id, s.organ, s.patient, s.technology) for s in samples]
+        groups = patient_groups(members, self.config.split)
+        settled, rules = choose_split(self.config.split, groups, max(self.used.values()))
+        for rule in rules:
+            console.say(str(rule))
 
         def work() -> dict[str, Any]:
-            members = [Member(s.sample_id, s.organ, s.patient, s.technology) for s in samples]
-            result = split_samples(members, self.config.split, self.config.seed)
-            Spots(target).with_split(result.split)
+            result = split_samples(members, settled, self.config.seed)
+            spots = Spots(target).with_split(result.split)
+            if settled.validation == "blocks":
+                spots = spots.with_spot_split(self._blocks(spots, records, settled))
             for note in result.notes:
                 console.warn(note)
-            said = ", ".join(
-                f"{name} {sum(v == name for v in result.split.values())} samples / "
-                f"{sum(self.used[s] for s, v in result.split.items() if v == name):,} spots"
-                for name in ("train", "val", "test")
-            )
+            said = _sizes(spots)
             return {"split": dict(result.split), "notes": list(result.notes), "said": said}
 
-        settings = {**asdict(self.config.split), "seed": self.config.seed}
+        settings = {**split_key(settled), "seed": self.config.seed}
         outputs = {target: columns_digest("split")}
         found = self.stages.run("split", settings, work, outputs=outputs)
-        return found["split"], found["notes"]
+        return found["split"], found["notes"], (settled, rules)
+
+    def _blocks(self, spots: Spots, records: Sequence[Record], split: SplitConfig) -> np.ndarray:
+        """The split of each spot (N,), with blocks of every training section held out."""
+        obs, samples = spots.obs, self.config.samples
+        out = obs["split"].astype(str).to_numpy().astype("<U5")
+        for record in records:
+            sample = record.sample
+            rows = np.flatnonzero((obs["sample"] == sample.sample_id) & (out == "train"))
+            pixel = sample.pixel_size_um
+            out[rows] = section_blocks(
+                np.asarray(spots.spatial[rows], dtype=np.float64),
+                val=split.val_fraction,
+                test=0.0 if split.test_fraction == "auto" else split.test_fraction,
+                patch_side=samples.patch_px * samples.mpp / pixel if pixel else 0.0,
+                seed=self.config.seed,
+                name=sample.sample_id,
+            )
+        return out
 
     @property
     def _united(self) -> bool:
@@ -307,6 +343,18 @@ class _Preparation:
             findings=self.findings,
             simulated=any(bool(r.sample.metadata.get("simulated")) for r, _ in used),
         )
+
+
+def _sizes(spots: Spots) -> str:
+    """One sentence: samples and spots of each part."""
+    obs = spots.obs
+    parts = []
+    for name in ("train", "val", "test"):
+        inside = obs[obs["split"] == name]
+        parts.append(f"{name} {inside['sample'].nunique()} samples / {len(inside):,} spots")
+    guard = int(obs["split"].isna().sum())
+    unused = f"; {guard:,} spots beside held-out ones are unused" if guard else ""
+    return ", ".join(parts) + unused
 
 
 def _same_width(used: Sequence[tuple[Record, Part]]) -> None:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from spade_bench.encoders.spade.pretraining.pretrainconfig import SplitConfig
+from spade_bench.encoders.spade.streams import stream_seed
 from spade_bench.errors import ConfigError
 from spade_bench.spatial.instruments.technologies import mixed_technologies
 
-__all__ = ["Member", "SplitResult", "split_samples"]
+__all__ = ["Member", "SplitResult", "patient_groups", "split_samples"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ def split_samples(members: Sequence[Member], config: SplitConfig, seed: int = 0)
     until about `val_fraction` of the samples are there, each time the group that brings every
     organ closest to its share. A group never takes an organ's last training sample, and none is
     larger than the share, except that a cohort of at least two groups gets the smallest one
-    when this leaves validation empty.
+    when this leaves validation empty. Where `test_fraction` asks for samples to report on, groups
+    go to test first, in the same way. With validation by blocks, all of the rest trains here: the
+    spots of its sections are split later.
 
     Raises:
         ConfigError: A test sample or patient that does not exist, a fraction outside [0, 1), or
@@ -72,13 +75,28 @@ def split_samples(members: Sequence[Member], config: SplitConfig, seed: int = 0)
     if not rest:
         raise ConfigError("every sample is held out for test", where="split")
     notes = _shared_patients(members, test)
+    if config.validation == "blocks":
+        return SplitResult(split, tuple(notes))
+    n = len(rest)
+    if config.test_fraction != "auto" and config.test_fraction > 0:
+        reported = _held_out(rest, config.test_fraction, stream_seed(seed, 0, "test"))
+        split |= dict.fromkeys(reported, "test")
+        rest = [m for m in rest if m.sample_id not in reported]
+        if not reported:
+            notes.append("nothing to report on: all training samples are of one patient group")
     if config.val_fraction > 0:
-        chosen = _validation(rest, config.val_fraction, seed)
-        for name in chosen:
-            split[name] = "val"
+        # a share of all samples, so that what is reported on does not shrink what chooses
+        chosen = _held_out(rest, config.val_fraction * n / len(rest), seed)
+        split |= dict.fromkeys(chosen, "val")
         if not chosen:
             notes.append("no validation split: all training samples are of one patient group")
     return SplitResult(split, tuple(notes))
+
+
+def patient_groups(members: Sequence[Member], config: SplitConfig) -> int:
+    """Return how many patients are not held out by name; an unknown one is its own."""
+    test = _test_samples(members, config)
+    return len(_groups([m for m in members if m.sample_id not in test]))
 
 
 def _test_samples(members: Sequence[Member], config: SplitConfig) -> set[str]:
@@ -114,12 +132,17 @@ def _shared_patients(members: Sequence[Member], test: set[str]) -> list[str]:
     return notes
 
 
-def _validation(rest: Sequence[Member], fraction: float, seed: int) -> list[str]:
-    """Chooses whole groups for validation; returns sample ids."""
+def _groups(rest: Sequence[Member]) -> dict[str, list[Member]]:
     groups: dict[str, list[Member]] = {}
     for m in rest:
         key = f"patient {m.patient}" if m.patient else f"sample {m.sample_id}"
         groups.setdefault(key, []).append(m)
+    return groups
+
+
+def _held_out(rest: Sequence[Member], fraction: float, seed: int) -> list[str]:
+    """Chooses whole groups to hold out; returns sample ids."""
+    groups = _groups(rest)
     if len(groups) < 2:
         return []
     keys = sorted(groups)

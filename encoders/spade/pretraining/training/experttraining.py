@@ -16,18 +16,25 @@ from torch import Tensor
 from spade_bench import console
 from spade_bench.config import to_dict
 from spade_bench.device import resolve_device, setup_numerics
+from spade_bench.encoders.common.sealedfolder import write_tensors
 from spade_bench.encoders.spade.numerics import one_thread
-from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
+from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig, settled
+from spade_bench.encoders.spade.pretraining.settingrules import training_key
 from spade_bench.encoders.spade.pretraining.training.job import CHECKPOINT_SECONDS, Job, Keeper
 from spade_bench.encoders.spade.pretraining.training.schedule import MIN_VALIDATION, Schedule
 from spade_bench.encoders.spade.pretraining.training.single import train_in_turn
-from spade_bench.encoders.spade.pretraining.training.state import ExpertState, checkpoint_path
+from spade_bench.encoders.spade.pretraining.training.state import (
+    START_MARGIN,
+    ExpertState,
+    checkpoint_path,
+)
 from spade_bench.encoders.spade.pretraining.training.trainingdata import TrainingData
 from spade_bench.errors import ConfigError
 from spade_bench.files import hash_array, hash_obj, write_json
 
 __all__ = ["TrainResult", "train_experts"]
 
+_INITIAL = "initial.safetensors"
 _PROCESSES_FROM = 5e11  # multiply-adds from which starting processes pays
 
 
@@ -40,7 +47,7 @@ class TrainResult:
             finished by an earlier call with the same data and settings are included.
         history: Rows of `training.csv`, by expert and epoch.
         best_epoch: Epoch whose parameters were kept, from 1; 0 for an expert without training
-            spots.
+            spots, and for one that no epoch made better than the heads it started from.
         notes: What a reader must know, one sentence each.
         seconds: Seconds this call took.
     """
@@ -61,6 +68,7 @@ def train_experts(
     seed: int = 0,
     device: str = "auto",
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    initial: Mapping[str, Tensor] | None = None,
 ) -> TrainResult:
     """Train data experts.
 
@@ -76,8 +84,11 @@ def train_experts(
         seed: Seed.
         device: `auto`, `cpu` or `cuda[:n]`.
         checkpoint_seconds: Seconds between checkpoints.
+        initial: Parameters that every expert starts from, by `image.*` and `spot.*` names; these
+            heads stand for the choice of the epoch too. None draws each expert's own.
 
     Raises:
+        WeightsError: When ``initial`` does not fit the data.
         ConfigError: When an expert is asked for that does not exist.
     """
     start = time.monotonic()
@@ -89,7 +100,8 @@ def train_experts(
             f"experts {wanted} asked for; there are 0..{data.n_experts - 1}", where="--experts"
         )
     layout = _layout(config, where)
-    prints = _fingerprints(data, config, seed, f"{where.type}/{layout == 'grouped'}")
+    arithmetic = f"{where.type}/{layout == 'grouped'}"
+    prints = _fingerprints(data, config, seed, arithmetic, initial)
     keeper = Keeper(out_dir, prints, checkpoint_seconds)
     states = {e: keeper.load(e) for e in wanted}
     pending = [e for e, state in states.items() if state is None or not state.done]
@@ -108,8 +120,8 @@ def train_experts(
 
             setup_numerics(where)
             with one_thread():
-                _train(Job(data, config, seed, where, keeper, report), pending, layout)
-    return _collect(data, wanted, keeper, time.monotonic() - start)
+                _train(Job(data, config, seed, where, keeper, report, initial), pending, layout)
+    return _collect(data, wanted, keeper, initial is not None, time.monotonic() - start)
 
 
 def _train(job: Job, pending: list[int], layout: str) -> None:
@@ -117,7 +129,7 @@ def _train(job: Job, pending: list[int], layout: str) -> None:
     if layout == "auto":
         width = data.features.shape[1] + data.expression.shape[1]
         spots = sum(len(data.rows(e, "train")) for e in pending)
-        work = spots * config.epochs * width * config.proj_dim * 2
+        work = spots * settled(config.epochs, "training.epochs") * width * config.proj_dim * 2
         layout = "processes" if work > _PROCESSES_FROM else "sequential"
     workers = min(config.workers or _cores(), len(pending))
     if layout == "grouped":
@@ -138,12 +150,15 @@ def _in_processes(job: Job, pending: Sequence[int], workers: int) -> None:
     try:
         content = {
             "data": share(job.data, folder),
+            "initial": None if job.initial is None else str(folder.resolve() / _INITIAL),
             "config": to_dict(job.config),
             "seed": job.seed,
             "out_dir": str(job.keeper.out_dir.resolve()),
             "fingerprints": dict(job.keeper.fingerprints),
             "checkpoint_seconds": job.keeper.every,
         }
+        if job.initial is not None:
+            write_tensors(folder / _INITIAL, job.initial)
         write_json(folder / "job.json", content)
         run_pool(folder / "job.json", job, pending, workers)
     finally:
@@ -151,7 +166,7 @@ def _in_processes(job: Job, pending: Sequence[int], workers: int) -> None:
 
 
 def _collect(
-    data: TrainingData, wanted: Sequence[int], keeper: Keeper, seconds: float
+    data: TrainingData, wanted: Sequence[int], keeper: Keeper, started: bool, seconds: float
 ) -> TrainResult:
     weights: dict[int, dict[str, Tensor]] = {}
     history: list[dict[str, Any]] = []
@@ -166,10 +181,16 @@ def _collect(
         weights[expert], best[expert] = state.params, state.best_epoch
         history += state.history
         if not len(data.rows(expert, "train")):
-            notes.append(f"expert {expert} has no training spots: its heads stay untrained")
+            heads = "those it started from" if started else "untrained"
+            notes.append(f"expert {expert} has no training spots: its heads stay {heads}")
         elif (n_val := len(data.rows(expert, "val"))) < MIN_VALIDATION:
             count = "one validation spot" if n_val else "no validation spots"
             notes.append(f"expert {expert} has {count}: its last epoch is kept")
+    if stayed := [e for e in best if started and not best[e] and len(data.rows(e, "train"))]:
+        notes.append(
+            f"{len(stayed)} of {data.n_experts} experts keep the heads they started from, which no "
+            f"epoch bettered by {START_MARGIN:.0%}: {', '.join(map(str, stayed))}"
+        )
     for note in notes:
         console.say(note)
     return TrainResult(weights, history, best, tuple(notes), seconds)
@@ -190,7 +211,8 @@ def _announce(
 
 
 def _epochs_left(state: ExpertState | None, n_train: int, config: TrainingConfig) -> int:
-    return 0 if not n_train else config.epochs - (len(state.history) if state else 0)
+    epochs = settled(config.epochs, "training.epochs")
+    return 0 if not n_train else epochs - (state.epochs_done if state else 0)
 
 
 def _layout(config: TrainingConfig, device: torch.device) -> str:
@@ -202,11 +224,16 @@ def _layout(config: TrainingConfig, device: torch.device) -> str:
 
 
 def _fingerprints(
-    data: TrainingData, config: TrainingConfig, seed: int, arithmetic: str
+    data: TrainingData,
+    config: TrainingConfig,
+    seed: int,
+    arithmetic: str,
+    initial: Mapping[str, Tensor] | None,
 ) -> dict[str, str]:
     """Return a hash, by expert, of all that its weights depend on."""
-    settings = {k: v for k, v in to_dict(config).items() if k not in {"layout", "workers"}}
-    shared = [data.content_hash(), settings, seed, arithmetic]
+    shared: list[Any] = [data.content_hash(), training_key(config), seed, arithmetic]
+    if initial is not None:
+        shared.append({k: hash_array(v.cpu().numpy()) for k, v in sorted(initial.items())})
     return {
         str(e): hash_obj([*shared, e, *(hash_array(data.rows(e, s)) for s in ("train", "val"))])
         for e in range(data.n_experts)

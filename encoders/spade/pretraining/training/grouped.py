@@ -60,6 +60,7 @@ def train_together(job: Job, experts: Sequence[int]) -> None:
         for m in members
     }
     stacked = _ExpertStack(members, ResidentData(job.data, rows, job.device), job)
+    stacked.start([m for m in members if job.chooses_start(m.state, m.schedule)])
     while stacked.members:
         finished = stacked.step(job.report)
         for member in finished:
@@ -144,6 +145,10 @@ class _Member:
         self.order = np.empty(0, dtype=np.int64)
         self.keys = torch.empty(2, 0, dtype=torch.int64)
 
+    def keep(self) -> None:
+        """Copy the parameters as the best so far."""
+        self.state.best = {n: tensor.detach().clone() for n, tensor in self.state.params.items()}
+
     def next_batch(self) -> tuple[np.ndarray, Tensor]:
         """Return the positions (n,) and dropout keys (2,) of the next step."""
         plan, per_epoch = self.schedule, self.schedule.steps_per_epoch
@@ -183,6 +188,14 @@ class _ExpertStack:
         for tensor in self.groups[0].values():
             tensor.requires_grad_(True)
         self.losses = torch.zeros(len(members), dtype=torch.float64, device=self.device)
+
+    @torch.no_grad()
+    def start(self, members: Sequence[_Member]) -> None:
+        """Keep the given heads as the best so far, by their validation loss."""
+        for member in members:
+            member.state.start_from(self._validate(member))
+            member.keep()
+        self.clock = time.perf_counter()
 
     def settle(self) -> None:
         """Move running sums into the states, so that they can be saved."""
@@ -255,7 +268,7 @@ class _ExpertStack:
         val_loss = self._validate(member) if plan.validates else None
         state.seconds += time.perf_counter() - clock
         if state.improves(val_loss):
-            state.best = {name: tensor.detach().clone() for name, tensor in state.params.items()}
+            member.keep()
         row = state.end_epoch(plan.n_train, val_loss, plan.lr(state.step - 1))
         if state.step == plan.total_steps:
             state.finish()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
 from spade_bench.encoders.spade.pretraining.training.schedule import Schedule
@@ -72,6 +73,7 @@ class Job:
         device: Where to compute.
         keeper: Loads and saves states.
         report: Called with the row of `training.csv` at the end of each expert's epoch.
+        initial: Parameters that every expert starts from; None draws each expert's own.
     """
 
     data: TrainingData
@@ -80,14 +82,20 @@ class Job:
     device: torch.device
     keeper: Keeper
     report: Callable[[dict[str, Any]], None]
+    initial: Mapping[str, Tensor] | None = None
 
     def state(self, expert: int) -> ExpertState:
-        """Return an expert's saved state, or its untrained one."""
+        """Return an expert's saved state, or the one before its first step."""
         saved = self.keeper.load(expert)
         if saved is not None:
             return saved
         widths = int(self.data.features.shape[1]), int(self.data.expression.shape[1])
-        return new_state(expert, *widths, dim=self.config.proj_dim, seed=self.seed)
+        dim = self.config.proj_dim
+        return new_state(expert, *widths, dim=dim, seed=self.seed, initial=self.initial)
+
+    def chooses_start(self, state: ExpertState, schedule: Schedule) -> bool:
+        """Return whether the heads an expert starts from stand for the choice of its epoch."""
+        return self.initial is not None and state.step == 0 and schedule.validates
 
     def schedule(self, expert: int) -> Schedule:
         """Return the steps of an expert."""

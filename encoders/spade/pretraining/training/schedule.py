@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
+from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig, settled
 from spade_bench.encoders.spade.streams import epoch_order
 
 __all__ = ["MIN_VALIDATION", "Schedule"]
@@ -50,11 +50,12 @@ class Schedule:
     @property
     def total_steps(self) -> int:
         """Steps until the learning rate reaches zero."""
-        return self.steps_per_epoch * self.config.epochs
+        return self.steps_per_epoch * settled(self.config.epochs, "training.epochs")
 
     def lr(self, step: int) -> float:
         """Return the learning rate of a step: half a cosine from `lr` to 0 over all steps."""
-        return self.config.lr * 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
+        top = settled(self.config.lr, "training.lr")
+        return top * 0.5 * (1 + math.cos(math.pi * step / self.total_steps))
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the order of the training spots in an epoch, (n_train,)."""

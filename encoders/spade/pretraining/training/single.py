@@ -46,6 +46,8 @@ def train_one(job: Job, expert: int) -> ExpertState:
     if state.step < schedule.total_steps:
         share = RARE[job.config.precision] if job.device.type == "cpu" else 0.0
         run = _Run(state, ExpertRows(job.data, expert, share), schedule, job.device)
+        if job.chooses_start(state, schedule):
+            run.start()
         while state.step < schedule.total_steps:
             _train_epoch(job, run)
         run.settle()
@@ -155,18 +157,27 @@ class _Run:
         )
 
     @torch.no_grad()
+    def start(self) -> None:
+        """Keep the given heads as the best so far, by their validation loss."""
+        self.state.start_from(self.validate())
+        self._keep()
+
+    @torch.no_grad()
     def end_epoch(self) -> dict[str, Any]:
         """Validate and record the epoch that just ended."""
         clock = time.perf_counter()
         val_loss = self.validate() if self.schedule.validates else None
         self.state.seconds += time.perf_counter() - clock
         if self.state.improves(val_loss):
-            if not self.best:
-                self.best = {k: torch.empty_like(v) for k, v in self.params.items()}
-            for name, tensor in self.params.items():
-                self.best[name].copy_(tensor)
+            self._keep()
         lr = self.schedule.lr(self.state.step - 1)
         return self.state.end_epoch(self.rows.n_train, val_loss, lr)
+
+    def _keep(self) -> None:
+        if not self.best:
+            self.best = {k: torch.empty_like(v) for k, v in self.params.items()}
+        for name, tensor in self.params.items():
+            self.best[name].copy_(tensor)
 
     @torch.no_grad()
     def validate(self) -> float:

@@ -41,6 +41,7 @@ def _serve(job_path: Path, orders: queue.Queue[int]) -> None:
 
     from spade_bench.config import build
     from spade_bench.device import setup_numerics
+    from spade_bench.encoders.common.sealedfolder import read_tensors
     from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
     from spade_bench.encoders.spade.pretraining.training.job import Job, Keeper
     from spade_bench.encoders.spade.pretraining.training.sharedarrays import open_shared
@@ -59,7 +60,9 @@ def _serve(job_path: Path, orders: queue.Queue[int]) -> None:
     def report(row: dict[str, Any]) -> None:
         _write({"kind": "epoch", "row": row})
 
-    job = Job(data, config, content["seed"], device, keeper, report)
+    path = content["initial"]
+    initial = None if path is None else read_tensors(Path(path))[0]
+    job = Job(data, config, content["seed"], device, keeper, report, initial)
     while True:
         expert = orders.get()
         train_in_turn(job, [expert])

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from spade_bench.encoders.spade.experts import MASKED
+from spade_bench.encoders.spade.pretraining.training.state import kept_epoch
 from spade_bench.encoders.spade.pretraining.validation.scoring import Scorable, dense_rows
 
 if TYPE_CHECKING:
@@ -183,12 +184,12 @@ def _route(model: Scorable, features: Any, rows: np.ndarray) -> torch.Tensor:
 
 
 def _best(curve: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the epoch with the lowest validation loss, the one that training keeps."""
-    scored = [row for row in curve if row.get("val_loss") is not None]
-    if not scored:
+    """Return the epoch that training keeps, and its validation loss."""
+    losses = {int(row["epoch"]): row["val_loss"] for row in curve if row["val_loss"] is not None}
+    if not losses:
         return {"best_epoch": None, "best_val_loss": None}
-    best = min(scored, key=lambda row: row["val_loss"])
-    return {"best_epoch": int(best["epoch"]), "best_val_loss": best["val_loss"]}
+    best = kept_epoch(losses)
+    return {"best_epoch": best, "best_val_loss": losses[best]}
 
 
 def _number(text: str | None) -> float | None:

@@ -40,8 +40,9 @@ SCORING = (
     "s(i, j) = sum over experts e of w_e(image i) <head_image_e(x_i), head_spot_e(g_j)>; "
     "candidates are the spots of the same held-out sample, seen by the experts of the query image; "
     "percentile 0 is best, 0.5 is chance; intervals are 95% bootstraps over spots within samples, "
-    "so they do not cover the variation between samples; the val split also chose the epoch that "
-    "each expert keeps, the test split chose nothing"
+    "so they do not cover the variation between samples; the test split chose nothing and is "
+    "reported where there is one; else the val split is, which also chose the epoch that each "
+    "expert keeps"
 )
 
 
@@ -71,7 +72,8 @@ def validate(
     *,
     k1_model: SpadeModel | None = None,
     out: Path | None = None,
-    splits: Sequence[str] = ("val", "test"),
+    splits: Sequence[str] | None = None,
+    blocks: bool = False,
     untrained_seeds: int = 20,
     draws: int = 1000,
     seed: int = 0,
@@ -85,7 +87,9 @@ def validate(
         k1_model: The single-expert control trained on the same split.
         out: The model's folder: `training.csv` is read from it, `validation.json` and the plots
             are written to it. None writes nothing.
-        splits: Held-out splits to score; those without spots are left out.
+        splits: Held-out splits to score; those without spots are left out. None scores the test
+            split, and the val split, which chose the epochs, only where there is no other.
+        blocks: Whether blocks of sections are held out that otherwise train.
         untrained_seeds: Initialisations scored as the untrained control.
         draws: Bootstrap draws.
         seed: Seed of draws and subsamples.
@@ -95,7 +99,8 @@ def validate(
         What `validation.json` holds.
     """
     obs = spots.obs.reset_index(drop=True)
-    present = [split for split in splits if bool((obs["split"] == split).any())]
+    present = [s for s in splits or ("test", "val") if bool((obs["split"] == s).any())]
+    present = present[:1] if splits is None else present
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "scoring": SCORING,
@@ -113,7 +118,7 @@ def validate(
     total = len(present) * (1 + (k1_model is not None) + untrained_seeds)
     with console.progress("validation", total=total, unit="models") as bar:
         for split in present:
-            held_out, notes = _held_out(spots, obs, split, seed)
+            held_out, notes = _held_out(spots, obs, split, seed, blocks=blocks)
             report["splits"][split] = notes
             if held_out:
                 scores = _score(
@@ -177,19 +182,21 @@ def _score(
 
 
 def _held_out(
-    spots: Spots, obs: pd.DataFrame, split: str, seed: int
+    spots: Spots, obs: pd.DataFrame, split: str, seed: int, *, blocks: bool
 ) -> tuple[list[tuple[str, np.ndarray, Any]], dict[str, Any]]:
     """Return (sample, features, expression) of each scorable sample, and what was left out.
 
     Raises:
-        DataError: When a sample lies in this split and in training.
+        DataError: When a sample lies in this split and in training, and no block is held out.
     """
     samples: list[tuple[str, np.ndarray, Any]] = []
     notes: dict[str, Any] = {"left_out": [], "drawn_down": {}}
+    notes |= {"chose_epochs": split == "val", "blocks": False}
     rng = np.random.default_rng(seed)
     train = set(obs.loc[obs["split"] == "train", "sample"])
     for sample in sorted(set(obs.loc[obs["split"] == split, "sample"])):
-        if sample in train:
+        notes["blocks"] |= sample in train
+        if sample in train and not blocks:
             raise DataError(
                 f"sample '{sample}' is in '{split}' and in training", where="validation",
                 fix="Prepare the spots again; a sample belongs to one split",

@@ -19,6 +19,7 @@ _TITLES = {
     "expression_to_image": "expression to image",
 }
 _COLOURS = {"SPADE": "#1b6ca8", "K = 1": "#d1495b"}
+_DASHES = {"K = 1": (0, (4, 2))}  # SPADE shows through where experts kept the heads of K = 1
 
 
 def plot_losses(path: Path, experts: Sequence[Mapping[str, Any]]) -> bool:
@@ -87,7 +88,8 @@ def plot_percentiles(
             mean = run.values[d, index].mean()
             height = _density(run.values[d, index], edges)
             label, colour = f"{name}, mean {mean:.3f}", _COLOURS.get(name)
-            axes.stairs(height, edges, lw=1.8, label=label, color=colour)
+            dashes = _DASHES.get(name, "-")
+            axes.stairs(height, edges, lw=1.8, label=label, color=colour, ls=dashes)
             axes.axvline(mean, color=colour, lw=1, ls=":")
         axes.axhline(1.0, color="black", lw=0.9, ls="--", label="chance, mean 0.500")
         axes.set(title=_TITLES[direction], xlabel="percentile of the true partner (0 = best)")

@@ -22,7 +22,7 @@ def caption(report: Mapping[str, Any], split: str) -> str:
     )
     chose = "; val also chose the epochs" if split == "val" else ""
     return (
-        f"{split}: {part['n_spots']:,} held-out spots of {samples} "
+        f"{split}: {part['n_spots']:,} held-out spots of {samples}{_blocks(part)} "
         f"(K = {report['n_experts']}, tau = {report['tau']:g}{chose})"
     )
 
@@ -68,11 +68,18 @@ def verdict(report: Mapping[str, Any]) -> str:
         there = "better" if all(untrained) else "in part better" if any(untrained) else "not better"
         beside = f" It is {there} than with untrained heads."
     chose = "; this split also chose the epochs" if split == "val" else ""
+    if where := _blocks(part):
+        chose += f"; {where.strip()}: nothing is said of other patients"
     return (
         f"Held-out retrieval is {lead}: {', and '.join(words)}, over "
         f"{part['n_spots']:,} {split} spots of {part['n_samples']} sample"
         f"{'' if part['n_samples'] == 1 else 's'}{chose}.{beside}"
     )
+
+
+def _blocks(part: Mapping[str, Any]) -> str:
+    """Say that sections are held out in part; nothing where whole samples are."""
+    return " in blocks of sections that train" if part.get("blocks") else ""
 
 
 def print_report(report: Mapping[str, Any]) -> None:
