@@ -415,11 +415,11 @@ def _print(
 
 
 def _plot(results: Results, formats: Sequence[str]) -> None:
-    from spade_bench.report.loadedresults import KINDS, SPOT_KINDS
+    from spade_bench.report.loadedresults import KINDS, MORE_KINDS
     from spade_bench.report.pictures import draw_pictures
 
     kinds = [
-        kind for kind in (*KINDS, *SPOT_KINDS) if kind != "forest"
+        kind for kind in (*KINDS, *MORE_KINDS) if kind != "forest"
     ]  # of a pair, which `compare` draws
     pictures = [picture for kind in kinds for picture in results.pictures(kind)]
     draw_pictures(pictures, results.folders[0] / "plots", formats)

@@ -24,13 +24,12 @@ if TYPE_CHECKING:
     from spade_bench.results import Predictions, Row
     from spade_bench.results.spotpredictions import SpotPredictions
 
-__all__ = ["KINDS", "SPOT_KINDS", "Results"]
+__all__ = ["KINDS", "MORE_KINDS", "Results"]
 
-KINDS = ("curve", "cv", "dots", "heat", "ranks", "roc", "pr", "scatter", "calibration", "survival",
-         "forest")  # fmt: skip
-"""Pictures of cases that :meth:`Results.plot` draws."""
-SPOT_KINDS = ("genes", "spots")
-"""Pictures of expression, each of one encoder."""
+KINDS = ("curve", "cv", "dots", "heat", "ranks", "roc", "pr", "calibration", "survival", "forest")
+"""Pictures of classes and survival that :meth:`Results.plot` draws."""
+MORE_KINDS = ("scatter", "genes", "spots")
+"""Pictures of measured values, and of expression."""
 
 _NEEDED = {
     "cv": "Run cross-validation, and choose a task and head that were run",
@@ -351,7 +350,7 @@ class Results:
         Raises:
             UserError: When the kind is unknown, nothing can be drawn, or several pictures can.
         """
-        known = (*KINDS, *SPOT_KINDS)
+        known = (*KINDS, *MORE_KINDS)
         if kind not in known:
             near = suggest(kind, known)
             raise UserError(
