@@ -69,13 +69,18 @@ def check(
 def _check_head(
     name: str, device: str | None, weights: Path | None, precision: str | None
 ) -> list[Finding]:
-    from spade_bench.doctor import check_head
+    from spade_bench.doctor import check_head, check_spot_head
     from spade_bench.errors import UserError
+    from spade_bench.registry import head_registries, heads
 
     for option, given in (("--weights", weights), ("--precision", precision)):
         if given is not None:
             raise UserError("goes with `check encoder` only", where=option)
-    return check_head(name, device or "cpu")
+    findings: list[Finding] = []
+    for registry in head_registries(name):  # one of cases and one of spots may share a name
+        of_cases = registry is heads
+        findings += check_head(name, device or "cpu") if of_cases else check_spot_head(name)
+    return findings
 
 
 def _check_encoder(

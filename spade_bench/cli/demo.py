@@ -125,30 +125,34 @@ def _expression(start: float) -> None:
     """Predict genes in the sections that pretraining held out, by regression and by retrieval."""
     from spade_bench.cli.run import run
 
-    _held_out(Path("spade/samples.csv"), Path("data/hest/st"), Path(_SECTIONS))
-    what = f"--encoder spade --task hest:{_SECTIONS} --head ridge --head retrieval"
+    patients = _held_out(Path("spade/samples.csv"), Path("data/hest/st"), Path(_SECTIONS))
+    # A small study may hold out one patient alone.
+    protocol = "leave-one-patient-out" if len(set(patients)) > 1 else "leave-one-section-out"
+    what = f"--encoder spade --task hest:{_SECTIONS} --protocol {protocol}"
     _step(start, f"spade-bench run {what}")
     run(
         encoder=["spade"],
         task=[f"hest:{_SECTIONS}"],
         features=["spade/prepare/features"],
         head=["ridge", "retrieval"],
+        protocol=protocol,
     )
 
 
-def _held_out(samples: Path, st: Path, manifest: Path) -> None:
-    """Write a manifest of the sections that did not train the model."""
+def _held_out(samples: Path, st: Path, manifest: Path) -> list[str]:
+    """Write a manifest of the sections that did not train the model; return their patients."""
     from spade_bench import files
     from spade_bench.cohorts.tabletext import read_dicts
 
     _, rows = read_dicts(samples)
+    held = [row for row in rows if row["status"] == "kept" and row["split"] != "train"]
     lines = ["sample_id,h5ad,organ,patient,simulated"]
     lines += [
         f"{row['sample']},{st / str(row['sample'])}.h5ad,{row['organ']},{row['patient']},1"
-        for row in rows
-        if row["status"] == "kept" and row["split"] != "train"
+        for row in held
     ]
     files.write_text(manifest, "\n".join([*lines, ""]))
+    return [str(row["patient"]) for row in held]
 
 
 def _explain(start: float) -> None:

@@ -415,10 +415,12 @@ def _print(
 
 
 def _plot(results: Results, formats: Sequence[str]) -> None:
-    from spade_bench.report.loadedresults import KINDS
+    from spade_bench.report.loadedresults import KINDS, SPOT_KINDS
     from spade_bench.report.pictures import draw_pictures
 
-    kinds = [kind for kind in KINDS if kind != "forest"]  # of a pair, which `compare` draws
+    kinds = [
+        kind for kind in (*KINDS, *SPOT_KINDS) if kind != "forest"
+    ]  # of a pair, which `compare` draws
     pictures = [picture for kind in kinds for picture in results.pictures(kind)]
     draw_pictures(pictures, results.folders[0] / "plots", formats)
 

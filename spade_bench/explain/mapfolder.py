@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.console import say
 from spade_bench.errors import DataError, UserError, name_some
 from spade_bench.explain.agreement import Agreement, agreement
-from spade_bench.explain.earliermaps import LISTING, SCHEMA, earlier_listing, remove_earlier
+from spade_bench.explain.earlierfiles import LISTING, SCHEMA, earlier_listing, remove_earlier
 from spade_bench.explain.mapstore import read_map, write_map
 from spade_bench.explain.overlay import overlay_figure, panel_figure, save_map
 from spade_bench.explain.places import read_crops

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from spade_bench.results import Predictions, Row
     from spade_bench.results.spotpredictions import SpotPredictions
 
-__all__ = ["KINDS", "Results"]
+__all__ = ["KINDS", "SPOT_KINDS", "Results"]
 
 KINDS = ("curve", "cv", "dots", "heat", "ranks", "roc", "pr", "scatter", "calibration", "survival",
-         "genes", "spots", "forest")  # fmt: skip
-"""Pictures that :meth:`Results.plot` draws."""
+         "forest")  # fmt: skip
+"""Pictures of cases that :meth:`Results.plot` draws."""
+SPOT_KINDS = ("genes", "spots")
+"""Pictures of expression, each of one encoder."""
 
 _NEEDED = {
     "cv": "Run cross-validation, and choose a task and head that were run",
@@ -349,11 +351,12 @@ class Results:
         Raises:
             UserError: When the kind is unknown, nothing can be drawn, or several pictures can.
         """
-        if kind not in KINDS:
-            near = suggest(kind, KINDS)
+        known = (*KINDS, *SPOT_KINDS)
+        if kind not in known:
+            near = suggest(kind, known)
             raise UserError(
                 f"there is no picture '{kind}'",
-                fix=f"Did you mean {near}?" if near else f"Use {', '.join(KINDS)}",
+                fix=f"Did you mean {near}?" if near else f"Use {', '.join(known)}",
             )
         pictures = self.pictures(
             kind, task=task, head=head, protocol=protocol, condition=condition, a=a, b=b

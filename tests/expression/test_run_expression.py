@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from command_line import run_main
@@ -13,6 +14,7 @@ from toy_sections import GENES, ToySections, write_sections
 
 import spade_bench as sb
 from spade_bench.errors import UserError
+from spade_bench.report.pictures import DOUBLE_MM, SINGLE_MM
 from spade_bench.results import read_predictions
 from spade_bench.results.predictions import predictions_path
 
@@ -232,8 +234,17 @@ def test_python_and_report_show_the_rows(hest: ToySections, tmp_path: Path) -> N
     assert genes["pearson"].mean() == pytest.approx(main["mean"], abs=1e-9)
     assert (genes["units"] == 3).all()
     assert ((genes["ci_low"] < genes["pearson"]) & (genes["pearson"] < genes["ci_high"])).all()
-    assert results.plot("genes").axes
-    assert results.plot("spots").axes
+    for kind, width in (("genes", SINGLE_MM), ("spots", DOUBLE_MM)):
+        figure = results.plot(kind)
+        figure.canvas.draw()
+        assert figure.get_figwidth() * 25.4 == pytest.approx(width)
+        shown = [t for t in figure.findobj(mpl.text.Text) if t.get_visible() and t.get_text()]
+        assert all(text.get_fontsize() >= 6.5 for text in shown)
+        assert all(
+            text.get_window_extent().x1 <= figure.bbox.x1 + 2
+            for text in shown
+            if text.axes is not None and not text.get_clip_on()
+        )
     assert run_main("report", tmp_path, "--html", tmp_path / "page.html", "--no-plots") == 0
     assert 'id="expression"' in (tmp_path / "page.html").read_text(encoding="utf-8")
 

@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_line import run_main
 from toy_pretraining import DIM, GENES
 
+from spade_bench.doctor import check_spot_head
 from spade_bench.errors import ConfigError
-from spade_bench.heads.spots import SpotHead, SpotOptions, SpotTask
+from spade_bench.heads.spots import SpotFit, SpotHead, SpotOptions, SpotTask, spot_head
+from spade_bench.heads.spots.hestridge import HestRidgeConfig
 from spade_bench.heads.spots.ridge import RidgeConfig, inner_groups, inner_scores
 from spade_bench.registry import expression_heads, head_card, heads, kinds
+from spade_bench.types import HeadCard
 
 NAMES = expression_heads.names()
 
@@ -67,6 +71,26 @@ def test_every_head_predicts_every_gene_of_every_spot(name: str) -> None:
     assert head.params["target"] in {"log1p", "lognorm"}
     assert dict(head.params) == {**head.card.defaults}
     assert head.card.kinds == ("expression",)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_built_in_heads_pass_the_check(name: str) -> None:
+    findings = check_spot_head(name)
+    assert {finding.status for finding in findings} == {"pass"}, findings
+    assert run_main("check", "head", name) == 0
+
+
+def test_the_check_names_what_is_wrong() -> None:
+    """A head that looks at the other test spots, and answers for one gene."""
+    card = HeadCard("spy", ("expression",), "Peeks.", "spot")
+    spot_head(card, HestRidgeConfig)(
+        lambda task, settings: SpotFit(np.full((task.n_test, 5), task.test.mean()))
+    )
+    try:
+        failed = {f.check for f in check_spot_head("spy") if f.status == "fail"}
+    finally:
+        del expression_heads._plugins["spy"]
+    assert failed == {"card", "independence of other test spots"}
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if made(n).needs == "features"])

@@ -87,6 +87,7 @@ def test_sections_that_trained_the_model_are_left_out(tmp_path: Path) -> None:
         "sample,status,split,organ,patient,spots,reason,findings\n"
         "S1,kept,train,Bowel,P1,44,,\nS2,kept,val,Bowel,P2,43,,\nS3,dropped,,Bowel,P3,0,why,\n"
     )
-    module._held_out(samples, Path("data/hest/st"), tmp_path / "held_out.csv")
+    held = module._held_out(samples, Path("data/hest/st"), tmp_path / "held_out.csv")
+    assert held == ["P2"]
     lines = (tmp_path / "held_out.csv").read_text().splitlines()
     assert lines[1:] == ["S2,data/hest/st/S2.h5ad,Bowel,P2,1"]

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["gene_pictures", "spot_pictures"]
 
 _METRIC = "pearson"
-_GENE_MM, _MOST_GENES = 2.6, 60
+_GENE_MM, _MOST_GENES = 3.2, 60
 _LEAST_UNITS = 3  # patients, or sections, from which an interval of a gene is drawn
 _PANEL_MM = 48.0  # width of a section with its scale of colours
 _SHADES = "viridis"
@@ -120,8 +120,8 @@ def _genes(one: Series, resampler: Resampler, look: Look) -> Drawn:
         axes.axhline(29.5, color=GREY, linewidth=0.5, linestyle=":")
     mean = float(np.mean([score.interval.mean for score in known if score.interval]))
     axes.axvline(mean, color=INK, linewidth=0.7, linestyle="--", zorder=0)
-    axes.annotate(f" mean {mean:.2f}", (mean, -0.9), fontsize=6, color=INK, va="bottom")
-    axes.set_yticks(range(len(shown)), [score.gene for score in reversed(shown)], fontsize=5.0)
+    axes.annotate(f" mean {mean:.2f}", (mean, -0.9), fontsize=6.5, color=INK, va="bottom")
+    axes.set_yticks(range(len(shown)), [score.gene for score in reversed(shown)], fontsize=6.5)
     axes.set_ylim(-1.2, len(shown) - 0.2)
     axes.set_xlim(min(-0.1, lowest) - 0.03, 1.03)
     count = f"{len(names)} {what if len(names) != 1 else what[:-1]}"
@@ -187,7 +187,7 @@ def _spots(one: Series, resampler: Resampler, look: Look) -> Drawn:
             drawn = _draw_spots(axes, coords, values, row)
             bar = figure.colorbar(drawn, ax=axes, shrink=0.75, aspect=22, pad=0.02)
             bar.outline.set_visible(False)
-            bar.ax.tick_params(labelsize=5.5, length=1.5)
+            bar.ax.tick_params(labelsize=6.5, length=1.5)
             if not column:
                 axes.set_ylabel(name)
         assert score.interval is not None
