@@ -73,9 +73,9 @@ def settings(root: Path, **changes: Any) -> PretrainConfig:
         "samples": {"manifest": root / "manifest.csv"},
         "genes": {"n_top": 6, "panel": "union"},
         "clustering": {"k_organ": 4, "k_experts": 2},
-        "training": {"epochs": 2, "batch_size": 16, "proj_dim": 8},
+        "training": {"epochs": 2, "lr": 1e-4, "init": "none", "batch_size": 16, "proj_dim": 8},
         "controls": {"untrained_seeds": 1},
-        "split": {"val_fraction": 0.3},
+        "split": {"validation": "samples", "val_fraction": 0.3, "test_fraction": 0},
     }
     return build(PretrainConfig, {**plain, **changes})
 
