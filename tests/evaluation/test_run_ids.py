@@ -48,7 +48,7 @@ CONFIG_KEYS = {
     *("encoders", "tasks", "heads", "features", "any_features", "test_features"),
     *("any_test_features", "protocol", "shots", "draws", "folds", "repeats", "holdout"),
     *("group_by_site", "select", "allow_leaky_splits", "seed", "controls", "permutations"),
-    *("allow_missing", "device", "match_ids", "positive", "as_is", "pretrained_on"),
+    *("allow_missing", "device", "match_ids", "positive", "as_is", "pretrained_on", "keep_heads"),
 }
 """What `configs/run-*.json` holds."""
 
