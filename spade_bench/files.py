@@ -14,7 +14,7 @@ import shutil
 import socket
 import unicodedata
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -237,18 +237,28 @@ def _fsync(path: Path) -> None:
         os.close(handle)
 
 
-def check_target(path: Path, option: str, example: str) -> None:
-    """Refuse a file that could not be written, before the work for it begins.
+def check_target(path: Path, option: str, example: str, *, inputs: Iterable[Path] = ()) -> None:
+    """Refuse a file that could not or must not be written, before the work for it begins.
 
     Args:
         path: The file; it need not be there.
         option: The option that names it.
         example: A name that would do.
+        inputs: Files that the call reads, and folders in which nothing may be written.
 
     Raises:
-        UserError: When it is a folder, lies below a file, or may not be written.
+        UserError: When it is a folder, lies below a file, may not be written, or is an input.
     """
     from spade_bench.errors import UserError
+
+    whole = path.resolve()
+    for one in inputs:
+        if whole == one.resolve() or (one.is_dir() and whole.is_relative_to(one.resolve())):
+            raise UserError(
+                f"'{path}' is {'' if whole == one.resolve() else 'in '}'{one}', which is read here",
+                where=option,
+                fix="Choose another place",
+            )
 
     if path.is_dir():
         what = "no file is named" if path == Path() else f"'{path}' is a folder, not a file"

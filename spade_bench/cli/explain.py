@@ -170,6 +170,7 @@ def explain(
         _say_experts(made, out, json_)
         return
     refuse_without_weights(genes, training_spots)
+    wishes.check(slides=slides is not None, patches=patches is not None)
     opened = open_subject(subject, device)
     of_run = isinstance(opened, list)
     question = Question(

@@ -55,13 +55,16 @@ def predict(
     from spade_bench import workspace as ws
     from spade_bench.errors import UserError
     from spade_bench.evaluation.trainedmodel import TrainedModel
-    from spade_bench.files import atomic_path
+    from spade_bench.files import atomic_path, check_target
 
     if (features is None) == (slides is None):
         raise UserError("Give --features DIR or --slides DIR, one of the two")
     for option, given in (("--features-out", features_out), ("--assume-mpp", assume_mpp)):
         if given is not None and slides is None:
             raise UserError("goes with --slides only", where=option)
+    check_target(
+        out, "--out", "predictions.csv", inputs=[one for one in (model, table, features) if one]
+    )
     space = ws.load()
     device = device or (space.device if space is not None else "auto")
     trained = TrainedModel.load(model, device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -101,12 +101,12 @@ def report(
     """
     from spade_bench import api, console
     from spade_bench.errors import UserError
-    from spade_bench.files import check_target
     from spade_bench.report import leaderboard, overall, risk_splits
     from spade_bench.report import risk_split as logrank
     from spade_bench.report.overall import as_report_rows, over_several_tasks
     from spade_bench.report.page.maplinks import check_maps
     from spade_bench.report.pictures import figure_formats
+    from spade_bench.results import stored_in
 
     formats = figure_formats(figures)
     form = _form(as_json, as_csv, as_markdown, as_latex, out)
@@ -116,8 +116,9 @@ def report(
         raise UserError("--maps is for the page", fix="Give --html FILE too")
     if table is not None and by is None:
         raise UserError("--table is for --by", fix="Give --by COLUMN too")
-    if html is not None:
-        check_target(html, "--html", "report.html")
+    if by is not None:
+        _refuse_with_by({"--html": html, "--figures": figures != "png", "--long": long})
+    _check_targets(html, out, [*stored_in(_folders(folders)), *([table] if table else [])])
     if maps is not None:
         check_maps(maps)
     results = api.load_results(_folders(folders))
@@ -148,6 +149,27 @@ def report(
         results.to_html(html, maps=maps)
         console.say(f"the report as a page: {html}")
     _left_out(results)
+
+
+def _refuse_with_by(given: Mapping[str, object]) -> None:
+    """Refuse what a table by levels cannot be, rather than leave it out in silence."""
+    from spade_bench.errors import UserError
+
+    for option in [name for name, value in given.items() if value]:
+        raise UserError("does not go with --by", where=option, fix="Leave one of the two out")
+
+
+def _check_targets(html: Path | None, out: Path | None, inputs: Sequence[Path]) -> None:
+    """Refuse files that cannot be written, or whose place something else needs."""
+    from spade_bench.errors import UserError
+    from spade_bench.files import check_target
+
+    if html is not None:
+        check_target(html, "--html", "report.html", inputs=inputs)
+    if out is not None:
+        check_target(out, "--out", "table.csv", inputs=inputs)
+    if html is not None and out is not None and html.resolve() == out.resolve():
+        raise UserError("names the file of --out too", where="--html", fix="Name two files")
 
 
 def _by(
@@ -226,10 +248,12 @@ def compare(
     """
     from spade_bench import api, console
     from spade_bench.errors import UserError
+    from spade_bench.files import check_target
     from spade_bench.report import tableformats
     from spade_bench.report import terminal as tables
     from spade_bench.report.figures.forest import forest_picture
     from spade_bench.report.pictures import Look, draw_pictures, figure_formats
+    from spade_bench.results import stored_in
 
     formats = figure_formats(figures)
     form = _form(as_json, as_csv, as_markdown, as_latex, out)
@@ -237,6 +261,8 @@ def compare(
         raise UserError("two encoders are needed", fix="Give --a NAME --b NAME")
     if a == b:
         raise UserError(f"'{a}' is compared with itself", fix="Give two encoders")
+    if out is not None:
+        check_target(out, "--out", "table.csv", inputs=stored_in(_folders(folders)))
     results = api.load_results(_folders(folders))
     wanted = metric or ("all" if form == "json" else "primary")
     differences, shown, sentence = results.differences(a, b, wanted)
@@ -274,10 +300,12 @@ def cite(
     """
     from spade_bench import api, console, files
     from spade_bench.report import citations
+    from spade_bench.results import stored_in
     from spade_bench.results.runsettings import stored_settings
 
     if out is not None:
-        files.check_target(out, "--out", "references.bib")
+        inputs = stored_in(_folders(folders))
+        files.check_target(out, "--out", "references.bib", inputs=inputs)
     results = api.load_results(_folders(folders))
     items = citations.used(results.series, stored_settings(results.folders, results.problems))
     entries = citations.bibtex(items)

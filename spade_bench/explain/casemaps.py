@@ -96,7 +96,8 @@ class _Patches:
         """Take from a stored bag, and its file, what is known of its patches.
 
         Raises:
-            DataError: When it has no patch, or says where patches lie and not how large they are.
+            DataError: When it has no patch, or says where patches lie and not how large they are,
+                or two lie in one place or one beyond the slide.
         """
         import numpy as np
 
@@ -120,6 +121,7 @@ class _Patches:
             nowhere = np.empty((0, 2), dtype=np.int64)
             return cls(slide, n, nowhere, 0, digest, (0, 0), rows.mpp, images=rows)
         coords = np.asarray(bag.coords, dtype=np.int64)
+        _check_places(slide, coords, bag.patch_size_level0, bag.size)
         return cls(
             slide, n, coords, bag.patch_size_level0, digest, bag.offset, bag.level0_mpp, bag.size
         )
@@ -329,6 +331,22 @@ def _check_prediction(model: Model, predicted: Floats, case_id: str, subject: Su
 
 def _numbers(values: Floats) -> str:
     return ", ".join(f"{value:.4f}" for value in values)
+
+
+def _check_places(
+    slide: str, coords: NDArray[np.int64], side: int, size: tuple[int, int] | None
+) -> None:
+    """Refuse places that contradict each other or the size that the features state."""
+    import numpy as np
+
+    wrong = len(coords) - len(np.unique(coords, axis=0))
+    what = f"{wrong} of {len(coords)} patches lie where another one does"
+    if not wrong and size is not None:
+        wrong = int(((coords >= size) | (coords + side <= 0)).any(axis=1).sum())
+        what = f"{wrong} of {len(coords)} patches lie outside the {size[0]} x {size[1]} px of the "
+        what += "slide that the features name"
+    if wrong:
+        raise DataError(what, where=slide, fix="The file is damaged: extract the slide again")
 
 
 def _check_inside(place: _Patches, size: tuple[int, int], slide: Path) -> None:

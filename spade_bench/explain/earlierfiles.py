@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -57,6 +58,7 @@ def _sound(content: Mapping[str, Any]) -> bool:
     lists = [content.get(name, []) for name in ("sheets", "regions")]
     return (
         isinstance(maps, list)
+        and "\\u0000" not in json.dumps(content)  # no name of a file holds one
         and all(isinstance(one, dict) and isinstance(one.get("files", {}), dict) for one in maps)
         and all(isinstance(value, list) for value in lists)
     )

@@ -108,6 +108,8 @@ class MapFolder:
         self._placeless = 0  # maps whose patches lie nobody knows where
         if wishes.region_names:
             check_names(self._regions, wishes.region_names)
+        for slide, file in self._regions.items():  # one that is damaged costs no earlier map
+            read_regions(file, slide_id=slide)
         self._earlier = earlier_listing(out)
 
     def _begin(self) -> None:
@@ -119,18 +121,20 @@ class MapFolder:
 
     def add(self, shown: SlideMap) -> None:
         """Write one map with its pictures; one of a second encoder is held against the first."""
+        if self._wishes.regions is not None:
+            shown.need_places("--regions")
+        if self._wishes.viewer and shown.placed and shown.slide is None:
+            raise UserError(
+                "the viewer needs the slides",
+                where=shown.slide_id,
+                fix="Name their folder with --slides",
+            )
         if not self._maps:
             self._begin()
         self._encoder = self._encoder or shown.encoder
         second = shown.encoder != self._encoder
         below, name = Path(file_name(shown.encoder)) if second else Path(), shown.slide_id
         files = {"map": Path("maps") / below / f"{file_name(name)}.h5"}
-        if self._wishes.regions is not None:
-            shown.need_places("--regions")
-        if self._wishes.viewer and shown.placed and shown.slide is None:
-            raise UserError(
-                "the viewer needs the slides", where=name, fix="Name their folder with --slides"
-            )
         write_map(shown, self.out / files["map"])
         if shown.placed:
             self._stored.setdefault(name, []).append((self.out / files["map"], shown.slide))

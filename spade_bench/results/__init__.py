@@ -5,7 +5,7 @@ from __future__ import annotations
 from spade_bench.results.plans import absent_cells, write_plan
 from spade_bench.results.predictions import Predictions, read_predictions, write_predictions
 from spade_bench.results.rows import SCHEMA, Row, environment
-from spade_bench.results.store import Finished, ResultStore
+from spade_bench.results.store import Finished, ResultStore, stored_in
 
 __all__ = [
     "SCHEMA",
@@ -16,6 +16,7 @@ __all__ = [
     "absent_cells",
     "environment",
     "read_predictions",
+    "stored_in",
     "write_plan",
     "write_predictions",
 ]

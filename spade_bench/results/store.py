@@ -13,10 +13,18 @@ from spade_bench.errors import DataError
 from spade_bench.results.predictions import Predictions, read_predictions
 from spade_bench.results.rows import EditedRowError, Row
 
-__all__ = ["Finished", "ResultStore", "whole_predictions"]
+__all__ = ["Finished", "ResultStore", "stored_in", "whole_predictions"]
+
+_STORED = ("results.jsonl", "results.jsonl.lock", "predictions", "heads", "episodes", "configs",
+           "cohorts", "plans")  # fmt: skip
 
 # Windows has a mode in which it writes other line ends than it is given.
 _APPENDING = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+
+
+def stored_in(folders: Iterable[Path]) -> list[Path]:
+    """Return what `run` keeps in some results folders, which no output may replace."""
+    return [folder / name for folder in folders for name in _STORED]
 
 
 class ResultStore:

@@ -55,6 +55,35 @@ def mapped(head: FittedHead, bag: Bag, slide: Path | None = None) -> SlideMap:
     return one
 
 
+@pytest.mark.parametrize(
+    ("move", "words"),
+    [
+        (lambda coords: coords * 0, "3 of 4 patches lie where another one does"),
+        (lambda coords: coords + 2**40, "4 of 4 patches lie outside the 640 x 480 px"),
+    ],
+)
+def test_places_that_cannot_be_are_refused(
+    linear: FittedHead, move: Callable[[np.ndarray], np.ndarray], words: str
+) -> None:
+    bag = a_bag()
+    assert bag.coords is not None
+    with pytest.raises(DataError, match=words):
+        mapped(linear, replace(bag, coords=move(bag.coords)))
+
+
+def test_a_refused_call_costs_no_earlier_map(linear: FittedHead, tmp_path: Path) -> None:
+    shown, out = mapped(linear, a_bag()), tmp_path / "maps"
+    write_maps([shown], out, Wishes(top=0))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    regions = tmp_path / "regions"
+    regions.mkdir()
+    (regions / "other.geojson").write_text("{")
+    for wishes in (Wishes(top=0, viewer=True), Wishes(top=0, regions=regions)):
+        with pytest.raises((DataError, UserError)):
+            write_maps([shown], out, wishes)
+        assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
 def test_another_slide_under_the_same_name_is_refused(
     linear: FittedHead, tmp_path: Path, write_slide: Callable[..., Path]
 ) -> None:

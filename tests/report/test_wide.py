@@ -293,6 +293,10 @@ def test_a_legend_of_flags_explains_a_column(show: Print) -> None:
         (("--html", "file/report.html"), "is a file, where a folder is needed"),
         (("--out", "folder"), "--out: 'folder' is a folder"),
         (("--html", "r.html", "--maps", "nowhere"), "nowhere: no maps here"),
+        (("--html", "results.jsonl"), "which is read here"),
+        (("--csv", "--out", "predictions/t.csv"), "which is read here"),
+        (("--csv", "--out", "r.html", "--html", "r.html"), "--html: names the file of --out too"),
+        (("--by", "site", "--html", "r.html"), "--html: does not go with --by"),
     ],
 )
 def test_what_cannot_be_written_is_refused_before_anything_is_drawn(
@@ -301,8 +305,10 @@ def test_what_cannot_be_written_is_refused_before_anything_is_drawn(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
+    before = (tmp_path / "results.jsonl").read_bytes()
     said = show("--plots", *arguments, code=2)
     assert words in " ".join(said.split())
+    assert (tmp_path / "results.jsonl").read_bytes() == before
     assert not (tmp_path / "plots").exists()
 
 
