@@ -156,6 +156,12 @@ class Registry(Generic[Card]):
         )
         raise PluginError(f"unknown {self.kind} '{name}'{broken}", fix=hint)
 
+    @property
+    def retired(self) -> frozenset[str]:
+        """Names that were given up."""
+        self._ensure()
+        return frozenset(self._retired)
+
     def __contains__(self, name: object) -> bool:
         self._ensure()
         prefix, colon, rest = str(name).partition(":")
@@ -223,6 +229,8 @@ def head_registries(name: str) -> list[Registry[HeadCard]]:
     found = [registry for registry in (heads, expression_heads) if name in registry]
     if found:
         return found
+    if name in heads.retired:
+        heads.get(name)  # which says what became of it
     known = sorted({*heads.names(), *expression_heads.names()})
     near = suggest(name, known)
     hint = f"Did you mean {near}?" if near else f"Known: {', '.join(known)}"

@@ -59,7 +59,7 @@ def test_the_card_of_a_head_says_how_often(name: str) -> None:
     head = heads.get(name).load(HeadOptions())
     row: Any = SimpleNamespace(permute=True)
     other: Any = SimpleNamespace(permute=False)
-    assert head.card.cheap == (name in {"logistic", "cox", "knn", "prototype"})
+    assert head.card.cheap == (name in {"logistic", "cox", "knn", "prototype", "ridge"})
     assert n_permutations(row, head, None) == (5 if head.card.cheap else 1)
     assert n_permutations(row, head, 3) == 3
     assert n_permutations(other, head, 3) == 1

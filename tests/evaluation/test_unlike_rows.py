@@ -211,4 +211,6 @@ def _once(given: list[str], arguments: tuple[str, ...], only: str = "") -> list[
         del out[at : at + 2]
     if only:
         out = ["--encoder", only, *out[4:]]
+        at = next(i for i, text in enumerate(out) if "=" in text and not text.startswith(only))
+        del out[at - 1 : at + 1]  # features of an encoder that is not run are refused
     return [*out, *arguments]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toy_sections import write_bundle, write_visium_hd
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,10 +30,12 @@ def demo_folder(
     chain: tuple[Path, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """`data`, `features` and `spade`, as `make demo` leaves them."""
+    """`data`, `features` and `spade`, as `make demo` leaves them, and what instruments write."""
     folder = tmp_path_factory.mktemp("demo")
     for name, target in (("data", study[0]), ("features", chain[0]), ("spade", chain[1])):
         (folder / name).symlink_to(target, target_is_directory=True)
+    write_visium_hd(folder)
+    write_bundle(folder / "bundle")
     return folder
 
 

@@ -103,8 +103,7 @@ def row_cells(prepared: PreparedSpots, heads: Mapping[str, SpotHead], seed: int)
         raise UserError(
             f"head '{sorted(idle)[0]}' retrieves spots in a space of images and expression, and no "
             "encoder of this run has one",
-            fix="Add `--encoder spade --weights spade=FOLDER` of a model with gene heads, or use "
-            "another head",
+            fix="Add an encoder with gene heads and its --weights, or use another head",
         )
     return out
 

@@ -164,8 +164,9 @@ def cautions(results: ResultsView, rows: Sequence[ReportRow]) -> list[Caution]:
     flags = {flag for row in rows for flag in row.flags}
     out = []
     if "simulated" in flags:
-        real = {row.task for row in rows if "simulated" not in row.flags}
-        made_up = sorted({row.task for row in rows if row.task != "overall"} - real)
+        shown = [row for row in rows if row.mean is not None and row.task != "overall"]
+        real = {row.task for row in shown if "simulated" not in row.flags}
+        made_up = sorted({row.task for row in shown} - real)
         names = ", ".join(task_title(name) for name in made_up)
         where = f"on {names}" if real and made_up else "here"
         out.append(Caution("Simulated data", f"No number {where} says anything about patients."))
