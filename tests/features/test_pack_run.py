@@ -39,6 +39,7 @@ def _run(folder: Path, features: Path, out: str, *more: str) -> dict[str, tuple[
                  "--features", features, "--shots", "2,4", "--draws", "2", "--no-controls",
                  "--device", "cpu", "--out", folder / out, *more]  # fmt: skip
     arguments += [word for head in HEADS for word in ("--head", head)]
+    arguments += ["--set", "abmil.epochs=2", "--set", "abmil.min_steps=20"]
     done = CliRunner().invoke(app, [str(word) for word in arguments])
     assert done.exit_code == 0, done.output
     text = (folder / out / "results.jsonl").read_text()
