@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spade_bench.cli.options import DeviceOption, JsonOption, RegionNameOption, parse_named_paths
+from spade_bench.cli.options import (
+    DeviceOption,
+    JsonOption,
+    RegionNameOption,
+    parse_named_paths,
+    paths_by_name,
+)
 
 if TYPE_CHECKING:
     from spade_bench.explain.experts.expertfiles import ExpertFiles
@@ -200,9 +206,9 @@ def _paths(values: list[str] | None, option: str, of_run: bool) -> Any:
     """Paths by encoder, `*` for every one; of a model the one path. None where none is given."""
     from spade_bench.errors import UserError
 
-    named, every = parse_named_paths(values, option)
     if of_run:
-        return {**named, **({} if every is None else {"*": every})} or None
+        return paths_by_name(values, option) or None
+    named, every = parse_named_paths(values, option)
     if named:
         raise UserError("a model has one encoder", where=option, fix=f"Write {option} PATH")
     return every

@@ -31,6 +31,7 @@ __all__ = [
     "parse_named_paths",
     "parse_shard",
     "path_of_encoder",
+    "paths_by_name",
 ]
 
 DeviceOption = Annotated[
@@ -180,6 +181,16 @@ def parse_named_paths(values: list[str] | None, option: str) -> tuple[dict[str, 
         else:
             unnamed = Path(value).expanduser()
     return named, unnamed
+
+
+def paths_by_name(values: list[str] | None, option: str) -> dict[str, Path]:
+    """Return paths by name; the one without a name stands under `*`.
+
+    Raises:
+        UserError: As `parse_named_paths`.
+    """
+    named, unnamed = parse_named_paths(values, option)
+    return named if unnamed is None else {**named, "*": unnamed}
 
 
 def path_of_encoder(value: str | None, option: str, encoder: str) -> Path | None:

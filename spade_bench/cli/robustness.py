@@ -16,7 +16,7 @@ from spade_bench.cli.options import (
     SetOption,
     TrustOption,
     load_options,
-    parse_named_paths,
+    paths_by_name,
 )
 from spade_bench.cli.tableoptions import CaseColumn, LabelColumn, MatchIds, SlideColumn
 
@@ -114,7 +114,7 @@ def robustness(
             raise UserError("patches are encoded: --table and --features are not looked at",
                             where="--patches", fix="Leave them out")  # fmt: skip
         how = _LoadFlags(device, trust_remote_code, parse_set(set_ or []), seed)
-        named = _paths(weights, "--weights") or {}
+        named = paths_by_name(weights, "--weights")
         rows = _changes(encoder, group_patches(patches, group_by), named, strength, how)
         content = {"changes": [row.as_dict() for row in rows]}
         files.write_json(out / "changes.json", {"schema": "spade-bench/robustness/1", **content})
@@ -129,8 +129,8 @@ def robustness(
         encoder,
         task=task,
         table=table,
-        features=_paths(features, "--features"),
-        weights=_paths(weights, "--weights"),
+        features=paths_by_name(features, "--features") or None,
+        weights=paths_by_name(weights, "--weights") or None,
         by=by,
         points=points,
         per_slide=per_slide,
@@ -209,11 +209,6 @@ def _print_changes(rows: list[Changed]) -> None:
     console.table("", columns, cells, 2)
     if first.auroc is None:
         console.paragraph("no probe: patches do not lie in a folder per class with two slides each")
-
-
-def _paths(values: list[str] | None, option: str) -> dict[str, Path] | None:
-    named, other = parse_named_paths(values, option)
-    return {**named, **({} if other is None else {"*": other})} or None
 
 
 def _print(found: Robustness) -> None:

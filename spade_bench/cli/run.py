@@ -17,8 +17,8 @@ from spade_bench.cli.options import (
     RegionsOption,
     SetOption,
     TrustOption,
-    parse_named_paths,
     parse_shard,
+    paths_by_name,
 )
 from spade_bench.cli.tableoptions import (
     CaseColumn,
@@ -219,19 +219,13 @@ def _settings(flags: dict[str, Any]) -> EvaluationSettings:
     for name in _NO_SETTINGS:
         del flags[name]
     for name in _PATHS:
-        flags[name] = _paths(flags[name], f"--{name.replace('_', '-')}")
+        flags[name] = paths_by_name(flags[name], f"--{name.replace('_', '-')}")
     flags["shots"] = _shots(flags["shots"])
     flags["set_"] = parse_set(flags["set_"] or [])
     for name in ("trust_remote_code", "allow_missing", "as_is"):  # there is no flag that denies
         flags[name] = flags[name] or None
     fields = {_FIELDS.get(name, name): value for name, value in flags.items()}
     return EvaluationSettings.of(fields, "flags")
-
-
-def _paths(values: list[str] | None, option: str) -> dict[str, Path]:
-    """Paths by name; the one without a name stands under `*`."""
-    named, other = parse_named_paths(values, option)
-    return named if other is None else {**named, "*": other}
 
 
 def _shots(text: str | None) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError
 from spade_bench.explain.layers import percentiles
+from spade_bench.explain.places import outside
 from spade_bench.explain.slidemap import SlideMap
 from spade_bench.extraction.patchimages import NO_IMAGES, ImageRows, PatchImages, image_rows
 from spade_bench.features.casebags import CaseBags
@@ -342,7 +343,7 @@ def _check_places(
     wrong = len(coords) - len(np.unique(coords, axis=0))
     what = f"{wrong} of {len(coords)} patches lie where another one does"
     if not wrong and size is not None:
-        wrong = int(((coords >= size) | (coords + side <= 0)).any(axis=1).sum())
+        wrong = int(outside(coords, side, size).sum())
         what = f"{wrong} of {len(coords)} patches lie outside the {size[0]} x {size[1]} px of the "
         what += "slide that the features name"
     if wrong:
@@ -351,8 +352,7 @@ def _check_places(
 
 def _check_inside(place: _Patches, size: tuple[int, int], slide: Path) -> None:
     """Refuse a slide beyond whose edges patches begin: they were cut from another one."""
-    outside = (place.coords >= size) | (place.coords + place.side <= 0)  # (n, 2)
-    beyond = int(outside.any(axis=1).sum())
+    beyond = int(outside(place.coords, place.side, size).sum())
     if beyond:
         raise DataError(
             f"{beyond} of {place.n} patches of '{place.slide_id}' lie outside the slide of "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.errors import DataError
 from spade_bench.explain.colours import layer_colours
 from spade_bench.explain.layers import Layer
-from spade_bench.explain.places import UNKNOWN_MPP
+from spade_bench.explain.places import UNKNOWN_MPP, outside
 from spade_bench.explain.raster import rasterise, rasterise_borders
 from spade_bench.slides.scalebar import bar_length
 
@@ -196,9 +196,9 @@ def _check_inside(layer: Layer, background: Background) -> None:
     """
     size = (background.width, background.height)
     # A patch that reaches over the edge is white there; one that begins outside is misplaced.
-    beyond = (layer.coords >= size) | (layer.coords + layer.side <= 0)
+    beyond = outside(layer.coords, layer.side, size)  # (n,)
     if beyond.any():
-        x, y = layer.coords[beyond.any(axis=1)][0]
+        x, y = layer.coords[beyond][0]
         raise DataError(
             f"A patch at ({x}, {y}) lies outside the slide of {size[0]} x {size[1]} px",
             where=layer.title,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["APART", "UNKNOWN_MPP", "Crop", "far_apart", "highest", "read_crops",
+__all__ = ["APART", "UNKNOWN_MPP", "Crop", "far_apart", "highest", "outside", "read_crops",
            "read_squares", "with_highest"]  # fmt: skip
 
 APART = 2
@@ -94,6 +94,20 @@ def highest(layer: Layer, most: int, distance: float, *, lowest: bool = False) -
     if not distance:  # so that patches without a place can be ranked too
         return order[:most].astype(np.int64)
     return far_apart(order, layer.coords, distance, most)
+
+
+def outside(coords: NDArray[np.int64], side: int, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Say which patches begin beyond the edges of a slide, (n,); reaching over one is no fault.
+
+    Args:
+        coords: Level-0 (x, y) of every patch, (n, 2).
+        side: Their side in level-0 pixels.
+        size: Level-0 width and height of the slide.
+    """
+    import numpy as np
+
+    beyond: NDArray[np.bool_] = np.any((coords >= size) | (coords + side <= 0), axis=1)
+    return beyond
 
 
 def with_highest(layer: Layer, share: float, *, lowest: bool = False) -> Layer:
