@@ -76,7 +76,7 @@ class SpadeModel:
         self.experts = experts
         self.panel = GenePanel(genes)
         self.precision = precision
-        self.device = resolve_device(device) if isinstance(device, str) else device
+        self.device = resolve_device(device)
         self.heads = {
             int(e): {
                 name: tensor.detach().to(self.device, torch.float32)
