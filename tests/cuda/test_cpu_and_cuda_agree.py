@@ -19,7 +19,7 @@ from spade_bench.encoders.tangle.towers import SlideTower
 from spade_bench.registry import encoders
 from spade_bench.types import LoadOptions
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+pytestmark = pytest.mark.cuda
 
 WIDTH, N_GENES, N_EXPERTS = 64, 90, 4
 

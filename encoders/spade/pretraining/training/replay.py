@@ -81,7 +81,7 @@ def stream_of_its_own(device: torch.device) -> Iterator[None]:
         yield
         return
     with torch.cuda.device(device):
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             yield

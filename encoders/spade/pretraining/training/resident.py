@@ -99,7 +99,7 @@ class ResidentData:
             for _ in range(2):
                 pair = (torch.empty_like(t, device="cpu", pin_memory=True) for t in (x, g))
                 self._slots.append((next(pair), next(pair)))
-                self._sent.append(torch.cuda.Event())
+                self._sent.append(torch.cuda.Event())  # type: ignore[no-untyped-call]
         self._turn ^= 1
         (features, expression), sent = self._slots[self._turn], self._sent[self._turn]
         sent.synchronize()  # what was last sent from here has arrived

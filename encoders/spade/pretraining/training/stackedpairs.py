@@ -158,7 +158,7 @@ class _Loss(torch.autograd.Function):
         mean = (targets * both_ways).sum(dim=2, keepdim=True)  # (a, n, 1)
         ctx.save_for_backward(both, targets, by_row, by_column, both_ways, mean, count)
         ctx.how = temperature, detach_targets
-        return mean.sum(dim=(1, 2)) / (-2 * count)  # (a,)
+        return cast(Tensor, mean.sum(dim=(1, 2)) / (-2 * count))  # (a,)
 
     @staticmethod
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
