@@ -20,6 +20,7 @@ __all__ = [
     "resolve_device",
     "setup_numerics",
     "small_products",
+    "to_device",
     "without_compiler",
 ]
 
@@ -83,6 +84,13 @@ def resolve_device(name: str | torch.device = "auto") -> torch.device:
     return torch.device(
         "cuda", torch.cuda.current_device() if device.index is None else device.index
     )
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor of the host to a device without waiting: on CUDA through pinned memory."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def setup_numerics(device: torch.device) -> None:

@@ -14,6 +14,10 @@ from spade_bench.encoders.spade.pretraining.training import TrainingData
 from spade_bench.encoders.spade.pretraining.training.grouped import ExpertStack, Member
 from spade_bench.encoders.spade.pretraining.training.job import Job, Keeper
 from spade_bench.encoders.spade.pretraining.training.resident import ResidentData
+from spade_bench.features.casebags import CaseBags
+from spade_bench.heads import Fit, HeadOptions
+from spade_bench.heads._trainer import Trainer
+from spade_bench.registry import heads
 
 pytestmark = pytest.mark.cuda
 
@@ -34,9 +38,7 @@ def make_stack(tmp_path: Path, steps: int = 12, experts: int = N_EXPERTS) -> Exp
     expert = np.concatenate([np.repeat(e, s + n_val) for e, s in enumerate(sizes)])
     split = np.concatenate([["train"] * s + ["val"] * n_val for s in sizes])
     matrix = sparse.random(n, 30, 0.3, "csr", np.float32, random_state=0)
-    data = TrainingData(
-        rng.normal(size=(n, 16)).astype(np.float32), matrix, expert, split, experts
-    )
+    data = TrainingData(rng.normal(size=(n, 16)).astype(np.float32), matrix, expert, split, experts)
     config = TrainingConfig(epochs=2, lr=1e-3, batch_size=batch, proj_dim=8, layout="grouped")
     keeper = Keeper(tmp_path, {str(e): "" for e in range(experts)})
     job = Job(data, config, 0, torch.device("cuda:0"), keeper, lambda row: None)
@@ -80,3 +82,37 @@ def test_an_epoch_waits_once_and_copies_through_pinned_memory(tmp_path: Path) ->
     assert counts["h2d"] == 4  # places, sizes, rates, keys
     assert counts["d2h"] == counts["pageable"] == 1, counts  # the losses
     assert counts["stream_syncs"] == 1
+
+
+@pytest.mark.parametrize("neighbours", [True, False])
+@pytest.mark.parametrize("name", ["abmil", "patch-transformer"])
+def test_a_step_of_100_stacked_models_sends_one_packet_and_waits_for_nothing(
+    neighbours: bool, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pretend_cuda
+
+    rng = np.random.default_rng(0)
+    bags = [rng.normal(size=(9, 6)).astype(np.float16).astype(np.float32) for _ in range(4)]
+    label, members = np.array([0, 1, 0, 1]), 100 if name == "abmil" else 4
+    folds = [np.array([0, 1, 2, 3]), np.array([0, 1, 2])]  # case 3 is not seen by every other one
+    fits = []
+    for seed in range(members):
+        train = folds[0 if neighbours else seed % 2]
+        fits.append(Fit(train, label[train], np.array([3]), seed))
+    counted = []
+
+    def step(trainer: Trainer, cases: list[int], active: object, batches: object) -> None:
+        with pretend_cuda.census() as seen:
+            whole(trainer, cases, active, batches)  # type: ignore[arg-type]
+        if cases == [3]:
+            counted.append(seen.counts)
+
+    whole = Trainer._step
+    monkeypatch.setattr(Trainer, "_step", step)
+    params = {"hidden": 32, "epochs": 2, "min_steps": 0}
+    head = heads.get(name).load(HeadOptions("cuda", params))
+    head.fit_predict(CaseBags(bags.__getitem__, 4, 6), fits, 2)  # type: ignore[attr-defined]
+    counts = counted[-1]
+    print({k: counts[k] for k in ("launches", "products", "h2d", "d2h", "stream_syncs")})
+    assert counts["h2d"] == 1
+    assert counts["d2h"] == counts["pageable"] == counts["stream_syncs"] == 0

@@ -108,6 +108,6 @@ def recorded_graphs() -> Iterator[list[RecordedGraph]]:
     with (
         mock.patch.object(torch.cuda, "CUDAGraph", RecordedGraph),
         mock.patch.object(torch.cuda, "graph", _capture),
-        mock.patch.object(torch.cuda, "graph_pool_handle", lambda: (0, 0)),
+        mock.patch.object(torch.cuda, "graph_pool_handle", return_value=(0, 0)),
     ):
         yield RecordedGraph.made

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spade_bench.device import to_device
+
 if TYPE_CHECKING:
     from spade_bench.encoders.spade.pretraining.training.trainingdata import TrainingData
 
@@ -126,7 +128,7 @@ class ResidentData:
             return _Compressed(block, self._kind, self.device).dense(
                 torch.arange(block.shape[0], device=self.device)
             )
-        return _pinned(torch.from_numpy(_numbers(block)), self.device)
+        return to_device(torch.from_numpy(_numbers(block)), self.device)
 
 
 class _Compressed:
@@ -136,10 +138,10 @@ class _Compressed:
         self._shape = matrix.shape
         indptr = matrix.indptr.astype(np.int64)
         self._longest = int(np.diff(indptr).max(initial=0))
-        self._indptr = _pinned(torch.from_numpy(indptr), device)
-        self._indices = _pinned(torch.from_numpy(matrix.indices.astype(np.int32)), device)
+        self._indptr = to_device(torch.from_numpy(indptr), device)
+        self._indices = to_device(torch.from_numpy(matrix.indices.astype(np.int32)), device)
         values = torch.from_numpy(matrix.data.astype(np.float32)).to(kind)
-        self._values = _pinned(values, device)
+        self._values = to_device(values, device)
 
     def dense(self, rows: Tensor) -> Tensor:
         """Return rows (r,) of the matrix as (r, G) float32.
@@ -164,12 +166,6 @@ def _numbers(block: Any) -> NDArray[Any]:
     """Return an array whose precision torch keeps: float16 as it is, all else as float32."""
     array = np.asarray(block)
     return array if array.dtype == np.float16 else array.astype(np.float32)
-
-
-def _pinned(tensor: Tensor, device: torch.device) -> Tensor:
-    if device.type != "cuda":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _form(data: TrainingData, chosen: NDArray[np.int64], device: torch.device, sparse: bool) -> str:
