@@ -9,11 +9,17 @@ import pytest
 import torch
 from scipy import sparse
 
+from spade_bench.encoders.spade import model as modelmodule
+from spade_bench.encoders.spade.centroids import Experts
+from spade_bench.encoders.spade.experts import ExpertPair
+from spade_bench.encoders.spade.model import SpadeModel
+from spade_bench.encoders.spade.modelfolder import ModelInfo
 from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
 from spade_bench.encoders.spade.pretraining.training import TrainingData
 from spade_bench.encoders.spade.pretraining.training.grouped import ExpertStack, Member
 from spade_bench.encoders.spade.pretraining.training.job import Job, Keeper
 from spade_bench.encoders.spade.pretraining.training.resident import ResidentData
+from spade_bench.errors import DataError
 from spade_bench.features.casebags import CaseBags
 from spade_bench.heads import Fit, HeadOptions
 from spade_bench.heads._trainer import Trainer
@@ -116,3 +122,31 @@ def test_a_step_of_100_stacked_models_sends_one_packet_and_waits_for_nothing(
     print({k: counts[k] for k in ("launches", "products", "h2d", "d2h", "stream_syncs")})
     assert counts["h2d"] == 1
     assert counts["d2h"] == counts["pageable"] == counts["stream_syncs"] == 0
+
+
+@pytest.mark.parametrize("routing", ["soft", "hard", "concat"])
+def test_encode_asks_for_no_rows_and_copies_through_pinned_memory(
+    routing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pretend_cuda
+
+    monkeypatch.setattr(modelmodule, "_BLOCK", 64)
+    rng = np.random.default_rng(1)
+    table = Experts(rng.normal(size=(12, 16)).astype(np.float32), np.arange(12) % 3, ("",) * 12, 3)
+    pairs = {e: ExpertPair.create(16, 9, 8, seed=0, expert=e) for e in range(3)}
+    x = rng.normal(size=(300, 16)).astype(np.float32)
+    models = {
+        place: SpadeModel(ModelInfo(tau=0.5), table, list("ABCDEFGHI"), pairs, device=place)
+        for place in ("cpu", "cuda")
+    }
+    with pretend_cuda.census() as seen:
+        got = models["cuda"].encode(x, routing)
+    np.testing.assert_allclose(got, models["cpu"].encode(x, routing), atol=1e-5)
+    counts, blocks = seen.counts, -(-300 // 64)
+    assert counts["h2d"] == blocks
+    assert counts["d2h"] == blocks + 1  # and once the sums
+    assert counts["pageable"] == 1
+    assert counts["stream_syncs"] == 1
+    x[200, 3] = np.nan
+    with pytest.raises(DataError, match="1 rows from row 192"):
+        models["cuda"].encode(x, routing)
