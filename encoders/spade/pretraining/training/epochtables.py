@@ -74,8 +74,7 @@ class EpochTables(BatchTable):
         device: Where they are needed.
 
     Attributes:
-        rates: Learning rates, (T, A) float32.
-        counts: Steps that an expert has then taken, (T, A) float32.
+        numbers: Learning rates, and the steps that an expert has then taken, (T, 2, A) float32.
         masks: Dropout multipliers of a block of steps, (B, A, 2, n, P) float32.
     """
 
@@ -85,11 +84,10 @@ class EpochTables(BatchTable):
         n, dim = config.batch_size, config.proj_dim
         super().__init__(n_steps, n_experts, n, device)
         self._rate = config.dropout
-        self._numbers = self._empty(2, n_steps, n_experts, dtype=torch.float32)
+        self._numbers = self._empty(n_steps, 2, n_experts, dtype=torch.float32)
         self._host_keys = self._empty(n_steps, n_experts, 2, dtype=torch.int64)
-        on_device = torch.zeros_like(self._numbers, device=device)
-        self.rates, self.counts = on_device[0], on_device[1]
-        self._on_device, self._keys = on_device, torch.zeros_like(self._host_keys, device=device)
+        self.numbers = torch.zeros_like(self._numbers, device=device)
+        self._keys = torch.zeros_like(self._host_keys, device=device)
         bytes_per_step = n_experts * 2 * n * dim * 4
         self.block = max(1, min(_MASK_BYTES // bytes_per_step, _MOST_MASKS, n_steps))
         self.masks = torch.empty(self.block, n_experts, 2, n, dim, device=device)
@@ -112,10 +110,10 @@ class EpochTables(BatchTable):
         numbers, keys = self._numbers.numpy(), self._host_keys
         for a, (plan, step, own) in enumerate(zip(schedules, steps, batches, strict=True)):
             until = range(step, step + len(own))
-            numbers[0, : len(own), a] = [plan.lr(t) for t in until]
-            numbers[1, : len(own), a] = [t + 1 for t in until]
+            numbers[: len(own), 0, a] = [plan.lr(t) for t in until]
+            numbers[: len(own), 1, a] = [t + 1 for t in until]
             keys[: len(own), a] = dropout_keys(plan.seed, plan.expert, step, step + len(own)).T
-        self._on_device.copy_(self._numbers, non_blocking=True)
+        self.numbers.copy_(self._numbers, non_blocking=True)
         self._keys.copy_(keys, non_blocking=True)
 
     def draw_masks(self, step: int) -> None:

@@ -228,21 +228,20 @@ class ExpertStack:
         """Take a step of the first a members: on the device alone, nothing comes from the host."""
         config, tables = self.config, self.tables
         step, mask = self.at[:1], self.at[1:]  # (1,) each
-        x, g, valid, group = self._batch(tables, step, a)
+        x, g, size, group = self._batch(tables, step, a)
         keep = tables.masks.index_select(0, mask)[0, :a]  # (a, 2, n, P)
         parameters = {k: w[:a].detach().requires_grad_() for k, w in self.groups[0].items()}
         embedded = stacked_project(x, g, parameters, keep, self.low)  # (a, 2, n, P)
         how = config.temperature, config.detach_targets
-        losses = stacked_loss(embedded, valid, *how, group=group)  # (a,)
+        losses = stacked_loss(embedded, self._valid(size), *how, group=group)  # (a,)
         slopes = torch.autograd.grad(
             losses, list(parameters.values()), grad_outputs=torch.ones_like(losses)
         )
         gradients = dict(zip(parameters, slopes, strict=True))
         with torch.no_grad():
-            rates = tables.rates.index_select(0, step)[0]  # (A,)
-            counts = tables.counts.index_select(0, step)[0]  # (A,)
-            adamw_step(self.groups, gradients, rates[:a], counts[:a], config.weight_decay)
-            self._add(0, losses.detach(), tables, step)
+            rates, counts = tables.numbers.index_select(0, step)[0, :, :a]  # (a,) each
+            adamw_step(self.groups, gradients, rates, counts, config.weight_decay)
+            self.sums[0, :a].add_(losses.detach() * size)
             self.at.add_(1)
 
     @torch.no_grad()
@@ -260,16 +259,17 @@ class ExpertStack:
     @torch.no_grad()
     def _validate_batch(self) -> None:
         step = self.at[:1]  # (1,)
-        x, g, valid, group = self._batch(self.val_tables, step, len(self.members))
+        x, g, size, group = self._batch(self.val_tables, step, len(self.members))
         embedded = stacked_project(x, g, self.groups[0], None, self.low)  # (A, 2, n, P)
-        losses = stacked_loss(embedded, valid, self.config.temperature, group=group)  # (A,)
-        self._add(1, losses, self.val_tables, step)
+        valid, temperature = self._valid(size), self.config.temperature  # (A, n)
+        losses = stacked_loss(embedded, valid, temperature, group=group)  # (A,)
+        self.sums[1].add_(losses * size)
         self.at.add_(1)
 
     def _batch(
         self, tables: BatchTable, step: Tensor, a: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Return features (a, n, D), expression (a, n, G), valid rows (a, n) and gene groups."""
+        """Return features (a, n, D), expression (a, n, G), rows in use (a,) and gene groups."""
         places = tables.places.index_select(0, step)[0, :a]  # (a, n)
         n = places.shape[1]
         if self.data.resident:
@@ -277,14 +277,11 @@ class ExpertStack:
         else:
             x, g = self.x[: a * n], self.g[: a * n].float()  # (a n, D), (a n, G)
         size = tables.sizes.index_select(0, step)[0, :a]  # (a,)
-        valid = torch.arange(n, device=self.device) < size[:, None]  # (a, n)
-        return x.view(a, n, -1), g.view(a, n, -1), valid, self.data.group(places)
+        return x.view(a, n, -1), g.view(a, n, -1), size, self.data.group(places)
 
-    def _add(self, row: int, losses: Tensor, tables: BatchTable, step: Tensor) -> None:
-        """Add losses (a,), times batch size, to the sums of training or of validation."""
-        a = len(losses)
-        size = tables.sizes.index_select(0, step)[0, :a]  # (a,)
-        self.sums[row, :a].addcmul_(losses.double(), size.double())
+    def _valid(self, size: Tensor) -> Tensor:
+        """Return which rows of batches are real, (a, n), given how many are, (a,)."""
+        return torch.arange(self.config.batch_size, device=self.device) < size[:, None]
 
     def _end_epoch(self, report: Callable[[dict[str, Any]], None]) -> list[Member]:
         """Record the epoch of every member; return those that have finished."""

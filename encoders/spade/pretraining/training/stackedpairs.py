@@ -117,10 +117,11 @@ def stacked_loss(
     Returns:
         (a,) losses; see `experts.contrastive_loss`.
     """
-    rows, columns = valid[:, :, None], valid[:, None, :]  # (a, n, 1), (a, 1, n)
+    outside = ~valid  # (a, n)
+    rows, columns = outside[:, :, None], outside[:, None, :]  # (a, n, 1), (a, 1, n)
     if group is not None:
-        alike = group[:, :, None] == group[:, None, :]  # (a, n, n)
-        rows, columns = rows & alike, columns & alike  # (a, n, n)
+        apart = group[:, :, None] != group[:, None, :]  # (a, n, n)
+        rows, columns = rows | apart, columns | apart  # (a, n, n)
     count = valid.sum(dim=1).clamp_(min=1)  # (a,)
     how = temperature, detach_targets
     return cast(Tensor, _Loss.apply(embedded, rows, columns, count, *how))
@@ -149,11 +150,11 @@ class _Loss(torch.autograd.Function):
         with exact_float32(embedded.device):
             products = torch.bmm(both, both.mT).view(a, 2, n, 2, n)
         images, spots = products[:, 0, :, 0], products[:, 1, :, 1]  # (a, n, n) each
-        similarity = (images + spots).mul_(temperature / 2).masked_fill_(~columns, MASKED)
-        targets = torch.softmax(similarity, dim=2).mul_(rows)  # (a, n, n)
+        similarity = (images + spots).mul_(temperature / 2).masked_fill_(columns, MASKED)
+        targets = torch.softmax(similarity, dim=2).masked_fill_(rows, 0.0)  # (a, n, n)
         logits = products[:, 1, :, 0] / temperature  # (a, n, n)
-        by_row = torch.log_softmax(logits.masked_fill(~columns, MASKED), dim=2)  # (a, n, n)
-        by_column = torch.log_softmax(logits.masked_fill(~rows, MASKED), dim=1)  # (a, n, n)
+        by_row = torch.log_softmax(logits.masked_fill(columns, MASKED), dim=2)  # (a, n, n)
+        by_column = torch.log_softmax(logits.masked_fill(rows, MASKED), dim=1)  # (a, n, n)
         both_ways = by_row + by_column  # (a, n, n)
         mean = (targets * both_ways).sum(dim=2, keepdim=True)  # (a, n, 1)
         ctx.save_for_backward(both, targets, by_row, by_column, both_ways, mean, count)
