@@ -18,8 +18,8 @@ from spade_bench.encoders.spade.pretraining.training.gene_layer import (
     GeneOrder,
     gene_layer,
 )
-from spade_bench.encoders.spade.pretraining.training.grouped import grouped_loss
 from spade_bench.encoders.spade.pretraining.training.schedule import Schedule
+from spade_bench.encoders.spade.pretraining.training.stackedpairs import stacked_loss
 from spade_bench.encoders.spade.pretraining.training.trainingdata import ExpertRows
 from spade_bench.encoders.spade.streams import dropout_keep, dropout_keys
 from spade_bench.errors import ConfigError, DataError
@@ -206,7 +206,7 @@ def test_grouped_loss_of_padded_batches() -> None:
     sizes = [6, 4, 1]
     valid = torch.arange(6) < torch.tensor(sizes)[:, None]
     image.requires_grad_(True)
-    got = grouped_loss(image, spot, valid, 0.8)
+    got = stacked_loss(torch.stack((image, spot), dim=1), valid, 0.8)
     expected = [contrastive_loss(image[a, :n], spot[a, :n], 0.8) for a, n in enumerate(sizes)]
     torch.testing.assert_close(got, torch.stack(expected))
     gradient = torch.autograd.grad(got.sum(), image, retain_graph=True)[0]
