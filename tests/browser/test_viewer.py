@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import numpy as np
 import pytest
 from viewed_slides import coloured_slide, patch_places, view_of_slide
 
-from spade_bench.explain.layers import VALUE, Layer
+from spade_bench.explain.layers import VALUE, Layer, percentiles
+from spade_bench.explain.mapfolder import Wishes, write_maps
+from spade_bench.explain.slidemap import SlideMap
 from spade_bench.explain.viewer.slideview import SlideView, TopPatch
 from spade_bench.explain.viewer.viewerfiles import write_viewer
 
@@ -73,6 +76,12 @@ def shown_value(page: Page, number: int) -> str:
     return page.locator("#layers output").nth(number).inner_text().replace("\N{MINUS SIGN}", "-")
 
 
+def shown_numbers(page: Page, number: int) -> tuple[float, float]:
+    """The value and the percentile (0 to 1) that a layer says under the pointer."""
+    value, share = shown_value(page, number).removesuffix("%)").split(" (")
+    return float(value), float(share) / 100
+
+
 def test_it_opens_by_double_click_and_says_what_it_is(page: Page, view: SlideView) -> None:
     assert page.title() == view.slide_id
     assert page.locator("#name").inner_text() == view.slide_id
@@ -108,6 +117,13 @@ def test_hover_says_the_stored_values(page: Page, view: SlideView, number: int) 
             assert text == ("none" if value < 0 else layer.names[int(value)])
         elif np.isnan(value):
             assert text == "none"
+        elif number == 1:
+            ranks = percentiles(layer.values[np.isfinite(layer.values)])
+            share = ranks[np.flatnonzero(layer.values[np.isfinite(layer.values)] == value)[0]]
+            assert shown_numbers(page, number) == (
+                pytest.approx(value, rel=1e-5), pytest.approx(share, abs=6e-4)
+            )  # fmt: skip
+            said += 1
         elif number == 3 and text != f"{value:.6g}":  # two of these may overlap
             near = np.abs(layer.coords + 30 - (x, y)).max(axis=1) < 30
             assert near.sum() > 1
@@ -117,6 +133,40 @@ def test_hover_says_the_stored_values(page: Page, view: SlideView, number: int) 
     assert said or layer.names
     point_at(page, 1200, 100)  # glass
     assert shown_value(page, number) == "–"
+
+
+def test_hover_says_what_the_map_file_holds(
+    tmp_path: Path, write_slide: Callable[..., Path], open_page: Any
+) -> None:
+    """Attention, contributions and dispersion as stored, and where a patch stands on its slide."""
+    path = write_slide(tmp_path / "case-1-A.tif", coloured_slide())
+    rng = np.random.default_rng(3)
+    coords = patch_places(6, 8)
+    one = SlideMap(
+        "case-1-A", "case-1", "uni", "abmil", "braf", ("wild type", "mutant"), coords, 100,
+        rng.dirichlet(np.ones(len(coords))), rng.normal(0, 0.01, (len(coords), 2)),
+        sd=rng.random(len(coords)) / 3, predicted=(0.25, 0.75), models=3, slide=path,
+    )  # fmt: skip
+    write_maps([one], tmp_path / "out", Wishes(top=3, pictures=False, viewer=True))
+    stored = ad.read_h5ad(tmp_path / "out" / "maps" / "case-1-A.h5")
+    page = settled(open_page(tmp_path / "out" / "viewer" / "slides" / "case-1-A.html"))
+    assert page.locator("#percent-note").is_visible()
+    for row in range(0, len(coords), 7):
+        x, y = stored.obsm["centre"][row]
+        point_at(page, float(x), float(y))
+        expected = [(stored.obs["attention"].iloc[row], stored.obs["percentile"].iloc[row])]
+        for column in (0, 1):
+            values = np.asarray(stored.X)[:, column]
+            expected.append((values[row], percentiles(values)[row]))
+        for number, (value, share) in enumerate(expected):
+            said, percent = shown_numbers(page, number)
+            assert said == pytest.approx(value, rel=1e-5)
+            assert percent == pytest.approx(share, abs=6e-4)
+        of_layer = page.locator("#layers output").first.inner_text()
+        assert page.locator("#tip").inner_text() == of_layer
+        assert float(shown_value(page, 3)) == pytest.approx(stored.obs["sd"].iloc[row], rel=1e-5)
+    best = float(page.locator("#top span").first.inner_text())
+    assert best == pytest.approx(stored.obs["attention"].max(), rel=1e-3)
 
 
 def test_hover_says_the_region_and_knows_its_hole(page: Page) -> None:

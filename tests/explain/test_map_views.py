@@ -60,6 +60,8 @@ def test_the_top_patches_are_the_highest_and_the_lowest_that_lie_apart(slide: Pa
         assert [patch.rank for patch in listed] == [1, 2, 3, 4]
         scores = [patch.score for patch in listed]
         assert scores == sorted(scores, reverse=not lowest)
+        stored = {one.attention[row] for row in range(len(one.coords))}
+        assert stored.issuperset(scores)  # the attention itself, not its rank
         best = one.percentile.argmin() if lowest else one.percentile.argmax()
         assert (listed[0].x, listed[0].y) == tuple(one.coords[best])
         places = np.array([(patch.x, patch.y) for patch in listed])

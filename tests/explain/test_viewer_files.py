@@ -36,10 +36,15 @@ def argument(path: Path) -> Any:
     return json.loads(text[text.index("(") + 1 : text.rindex(")")])
 
 
-def values_of(path: Path) -> tuple[int, np.ndarray]:
-    number, text = path.read_text(encoding="ascii").removeprefix("viewerLayer(").split(", ")
-    raw = base64.b64decode(text.removesuffix(");\n").strip('"'))
-    return int(number), np.frombuffer(raw, dtype="<f4")
+def values_of(path: Path) -> tuple[int, np.ndarray, np.ndarray | None]:
+    """Number of a layer, its values, and those that they rank."""
+    said = path.read_text(encoding="ascii").removeprefix("viewerLayer(").removesuffix(");\n")
+    number, *texts = json.loads(f"[{said}]")
+    values, ranked = (
+        None if text is None else np.frombuffer(base64.b64decode(text), dtype="<f4")
+        for text in texts
+    )
+    return number, values, ranked
 
 
 def test_scripts_hold_every_value_and_place(tmp_path: Path, view: SlideView) -> None:
@@ -49,9 +54,10 @@ def test_scripts_hold_every_value_and_place(tmp_path: Path, view: SlideView) -> 
     assert (described["width"], described["height"], described["mpp"]) == (1300, 900, 0.5)
     assert len(described["grids"]) == 2  # three layers share their places
     for number, layer in enumerate(view.layers):
-        at, values = values_of(folder / "layers" / f"{number}.js")
+        at, values, ranked = values_of(folder / "layers" / f"{number}.js")
         assert at == number
         np.testing.assert_array_equal(values, layer.values.astype(np.float32))
+        assert ranked is None
         said = described["layers"][number]
         assert (said["key"], said["scale"]) == (layer.key, layer.scale)
         assert said["limits"] == list(layer.limits())
@@ -88,7 +94,7 @@ def test_tiles_are_made_once_and_again_when_the_slide_changes(
     changed = replace(view.layers[0], values=1 - view.layers[0].values)
     write_viewer(tmp_path / "out", [replace(view, layers=[changed, *view.layers[1:]])])
     assert tiles() == first
-    _, values = values_of(tmp_path / "out" / "slides" / view.slide_id / "layers" / "0.js")
+    _, values, _ = values_of(tmp_path / "out" / "slides" / view.slide_id / "layers" / "0.js")
     np.testing.assert_array_equal(values, changed.values.astype(np.float32))
     write_slide(view.path, coloured_slide(seed=1))
     write_viewer(tmp_path / "out", [view])

@@ -82,12 +82,13 @@ def slide_view(
 def _top(layer: Layer, most: int) -> list[TopPatch]:
     """The highest patches of the upper half of a layer, and the lowest of the lower half."""
     listed = []
+    scores = layer.values if layer.ranked is None else layer.ranked  # (n,)
     for lowest in (False, True):
         of_end = with_highest(layer, 0.5, lowest=lowest)  # so that no patch is on both lists
         rows = highest(of_end, most, APART * layer.side, lowest=lowest)
         for rank, row in enumerate(rows, start=1):
             x, y = (int(v) for v in layer.coords[row])
-            listed.append(TopPatch(layer.key, rank, float(layer.values[row]), x, y, lowest))
+            listed.append(TopPatch(layer.key, rank, float(scores[row]), x, y, lowest))
     return listed
 
 

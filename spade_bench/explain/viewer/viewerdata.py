@@ -70,11 +70,16 @@ def slide_script(
 def layer_script(number: int, layer: Layer) -> str:
     """Return the script that brings the values of a layer, as float32; NaN where there is none.
 
+    Where the layer shows percentiles, the values that they rank come along.
+
     Args:
         number: Place of the layer among those of its slide, from 0.
         layer: The layer.
     """
-    return f'viewerLayer({number}, "{_base64(layer.values.astype("<f4").tobytes())}");\n'
+    shown, ranked = _numbers(layer.values), "null"
+    if layer.ranked is not None:
+        ranked = f'"{_numbers(layer.ranked)}"'
+    return f'viewerLayer({number}, "{shown}", {ranked});\n'
 
 
 def _described(layer: Layer, grids: dict[tuple[int, bytes], int]) -> dict[str, Any]:
@@ -110,6 +115,10 @@ def _region(region: Region) -> dict[str, Any]:
     lines = [line for part in parts for line in (part.exterior, *part.interiors)]
     rings = [[[round(x, 1), round(y, 1)] for x, y, *_ in line.coords] for line in lines]
     return {"name": region.label or region.name or "no name", "rings": rings}
+
+
+def _numbers(values: NDArray[np.float64]) -> str:
+    return _base64(values.astype("<f4").tobytes())
 
 
 def _number(value: float) -> float | None:

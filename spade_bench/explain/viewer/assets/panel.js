@@ -41,6 +41,7 @@ class Panel {
       byId("layers").append(label);
       return { radio, value };
     });
+    byId("percent-note").hidden = !viewer.layers.some((layer) => layer.hasPercentiles);
     this.place = this.described(byId("place"), "Place (x, y)");
     this.region = viewer.regions.length ? this.described(byId("place"), "Region") : null;
     const beside = byId("beside");
@@ -158,15 +159,15 @@ class Panel {
     return list;
   }
 
-  // Say the value of each layer; null where there is no patch.
+  // Say the value of each layer, given the number of its patch; null where there is none.
   values(found, point = null, pointer = null) {
     const { viewer } = this;
     const tip = byId("tip");
     tip.hidden = !found;
     this.place.textContent = found ? `${Math.floor(point.x)}, ${Math.floor(point.y)}` : "–";
     this.rows.forEach((row, number) => {
-      const value = found ? found[number] : null;
-      row.value.textContent = value === null ? "–" : viewer.layers[number].text(value);
+      const patch = found ? found[number] : null;
+      row.value.textContent = patch === null ? "–" : viewer.layers[number].text(patch);
     });
     if (this.region) {
       const names = found ? viewer.regionsAt(point.x, point.y) : [];
@@ -174,10 +175,10 @@ class Panel {
     }
     if (!found) return;
     const pane = viewer.paneAt(pointer.x, pointer.y);
-    const value = found[pane.layer];
-    tip.hidden = value === null || !byId("on").checked;
+    const patch = found[pane.layer];
+    tip.hidden = patch === null || !byId("on").checked;
     if (tip.hidden) return;
-    tip.textContent = viewer.layers[pane.layer].text(value);
+    tip.textContent = viewer.layers[pane.layer].text(patch);
     const right = pointer.x > viewer.width - 120;
     tip.style.transform = `translate(${pointer.x + (right ? -12 : 14)}px, ${pointer.y + 14}px)` +
       (right ? " translateX(-100%)" : "");

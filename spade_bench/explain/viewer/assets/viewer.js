@@ -8,8 +8,8 @@ function viewerSlide(described) {
   received.slide = described;
 }
 
-function viewerLayer(number, values) {
-  received.layers.set(number, values);
+function viewerLayer(number, values, ranked) {
+  received.layers.set(number, { values, ranked });
 }
 
 function viewerStart() {
@@ -41,7 +41,7 @@ class Viewer {
     this.pyramid = new TilePyramid(slide, () => this.redraw());
     const grids = slide.grids.map((described) => new PatchGrid(described));
     this.layers = slide.layers.map((one) => new ValueLayer(one, grids[one.grid]));
-    values.forEach((text, number) => this.layers[number].bring(text));
+    values.forEach((texts, number) => this.layers[number].bring(texts));
     this.regions = slide.regions.map((one) => ({ ...one, path: Viewer.path(one.rings) }));
     this.view = { x: slide.width / 2, y: slide.height / 2, scale: 1 };
     this.shown = 0; // number of the layer
@@ -289,7 +289,7 @@ class Viewer {
     return inside.map((one) => one.name);
   }
 
-  // Say what is under the pointer.
+  // Say what is under the pointer: of each layer the number of the patch there.
   say() {
     if (!this.pointer) {
       this.panel.values(null);
@@ -300,7 +300,7 @@ class Viewer {
     const found = this.layers.map((layer) => {
       if (!patches.has(layer.grid)) patches.set(layer.grid, layer.grid.at(point.x, point.y));
       const i = patches.get(layer.grid);
-      return i < 0 ? null : layer.values[i];
+      return i < 0 ? null : i;
     });
     this.panel.values(found, point, this.pointer);
   }
