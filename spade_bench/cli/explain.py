@@ -147,7 +147,7 @@ def explain(
     )
     from spade_bench.explain.explaining import Question, maps_of, open_subject
     from spade_bench.explain.keptmodels import Wanted
-    from spade_bench.explain.mapfolder import SCHEMA, Wishes, write_maps
+    from spade_bench.explain.mapfolder import SCHEMA, MapFolder, Wishes
     from spade_bench.surroundings import left_unchanged
 
     space = ws.load()
@@ -194,7 +194,8 @@ def explain(
         workspace=space,
     )
     with left_unchanged():
-        written = write_maps(maps_of(opened, question), out, wishes)
+        folder = MapFolder(out, wishes)
+        written = folder.take(maps_of(opened, question, expect=folder.expect))
     if json_:
         content = {"out": str(out), "maps": written.maps, "mean_spearman": written.agreement}
         console.emit_json(SCHEMA.split("/")[1], content)

@@ -5,19 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anndata as ad
 import numpy as np
 import pytest
+import shapely
+from PIL import Image
 from viewed_slides import coloured_slide, patch_places, view_of_slide
 
 from spade_bench.explain.layers import VALUE, Layer, percentiles
 from spade_bench.explain.mapfolder import Wishes, write_maps
+from spade_bench.explain.regionclasses import RegionKey
 from spade_bench.explain.slidemap import SlideMap
 from spade_bench.explain.viewer.slideview import SlideView, TopPatch
 from spade_bench.explain.viewer.viewerfiles import write_viewer
+from spade_bench.regions.outlines import Region
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -176,6 +181,41 @@ def test_hover_says_the_region_and_knows_its_hole(page: Page) -> None:
         assert region.inner_text() == said
 
 
+def test_classes_of_regions_have_a_box_and_a_colour_each(
+    tmp_path: Path, view: SlideView, open_page: Any
+) -> None:
+    (tumour,) = view.outlined
+    stroma = Region(shapely.box(20, 520, 90, 780), label="Stroma", colour=(200, 30, 30))
+    key = RegionKey.of([*tumour.regions, stroma])
+    view = replace(view, outlined=key.classes([*tumour.regions, stroma]))
+    write_viewer(tmp_path / "out", [view])
+    page = settled(open_page(tmp_path / "out" / "slides" / f"{view.slide_id}.html"))
+    boxes = page.locator("#classes input")
+    assert page.locator("#classes label").all_inner_texts() == ["Tumour", "Stroma"]
+    lines = page.locator("#classes .line")
+    assert [lines.nth(at).evaluate("line => line.style.background") for at in (0, 1)] == [
+        "rgb(0, 0, 0)", "rgb(200, 30, 30)"
+    ]  # fmt: skip
+
+    def red_and_black() -> tuple[bool, bool]:
+        pixels = np.asarray(Image.open(BytesIO(stage(page))).convert("RGB")).reshape(-1, 3)
+        return tuple(bool((pixels == colour).all(axis=1).sum() > 50)
+                     for colour in ((200, 30, 30), (0, 0, 0)))  # fmt: skip
+
+    assert red_and_black() == (True, True)
+    boxes.nth(0).uncheck()
+    assert red_and_black() == (True, False)
+    boxes.nth(1).uncheck()
+    assert red_and_black() == (False, False)
+    boxes.nth(0).check()
+    assert red_and_black() == (False, True)
+    page.locator("#regions").uncheck()  # all of them
+    assert red_and_black() == (False, False)
+    assert boxes.nth(0).is_disabled()
+    point_at(page, 50, 700)  # what is hidden is still said
+    assert page.locator("#place dd").nth(1).inner_text() == "Stroma"
+
+
 def test_layers_switch_the_picture_and_the_legend(page: Page, view: SlideView) -> None:
     pictures, legends = [], []
     for number in range(len(view.layers)):
@@ -189,10 +229,7 @@ def test_layers_switch_the_picture_and_the_legend(page: Page, view: SlideView) -
 
 
 def test_the_colour_of_a_patch_is_the_colour_of_its_value(page: Page, view: SlideView) -> None:
-    from io import BytesIO
-
     from matplotlib import colormaps
-    from PIL import Image
 
     page.locator("#opacity").fill("100")
     page.locator("#regions").uncheck()
@@ -335,8 +372,9 @@ def test_names_of_strangers_are_text(
     """The fixture sees a script that runs and a picture that is asked for."""
     layer = replace(view.layers[0], key=name, title=name, legend=name)
     kinds = replace(view.layers[2], key="kinds", title="kinds", names=(name, f"{name}2", "c"))
+    (region,) = view.outlined[0].regions
     hostile = SlideView(
-        name, view.path, [layer, kinds], [replace(view.regions[0], label=name)],
+        name, view.path, [layer, kinds], [replace(view.outlined[0], name=name, regions=(replace(region, label=name),))],
         [TopPatch(name, 1, 0.5, 200, 300)], (name,), None, {name: name},
     )  # fmt: skip
     index = write_viewer(tmp_path / "out", [hostile, view])
@@ -350,6 +388,7 @@ def test_names_of_strangers_are_text(
     assert page.locator("#marks").text_content() == name
     assert page.locator("#layers span").first.text_content() == name
     assert page.locator("#facts dd").text_content() == name
+    assert page.locator("#classes span").last.text_content() == name
     point_at(page, 150, 150)
     assert page.locator("#place dd").nth(1).text_content() == name
     page.locator("#layers input").nth(1).check()

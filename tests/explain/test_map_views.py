@@ -14,7 +14,6 @@ from spade_bench.errors import UserError
 from spade_bench.explain.mapfolder import Wishes, write_maps
 from spade_bench.explain.slidemap import SlideMap
 from spade_bench.explain.viewer.mapviews import map_views
-from spade_bench.regions.outlines import SlideRegions
 from spade_bench.report.page.maplinks import MapLink, find_maps, links_of
 
 
@@ -73,15 +72,15 @@ def test_marks_and_regions_come_along(
     slide: Path, tmp_path: Path, write_slide: Callable[..., Path]
 ) -> None:
     other = view_of_slide(tmp_path, write_slide)
-    (region,) = other.regions
+    (region,) = other.outlined
     marked = replace(a_map(slide), trained=True, simulated=True, mpp=0.25)
     (view,) = map_views(
         [marked, a_map(slide, encoder="spade")],
-        regions={"case-1-A": SlideRegions("case-1-A", (region,))},
+        outlined={"case-1-A": [region]},
     )
     assert view.marks == marked.marks
     assert view.marks
-    assert view.regions == (region,)
+    assert view.outlined == [region]
     assert view.mpp == 0.25
 
 

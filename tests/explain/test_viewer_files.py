@@ -18,6 +18,7 @@ from viewed_slides import coloured_slide, view_of_slide
 
 from spade_bench.errors import DataError, UserError
 from spade_bench.explain.layers import CATEGORY, Layer
+from spade_bench.explain.regionclasses import RegionKey
 from spade_bench.explain.viewer.slideview import SlideView, TopPatch
 from spade_bench.explain.viewer.viewerfiles import write_viewer
 from spade_bench.regions.outlines import Region
@@ -133,8 +134,12 @@ def test_a_region_keeps_its_parts_and_holes(tmp_path: Path, view: SlideView) -> 
 
     ring = shapely.box(0, 0, 9, 9).difference(shapely.box(3, 3, 6, 6))
     both = Region(shapely.union(ring, shapely.box(20, 0, 21, 1)), name="b")
-    write_viewer(tmp_path / "out", [replace(view, regions=[Region(ring, "a", "Tumour"), both])])
-    described = argument(tmp_path / "out" / "slides" / view.slide_id / "slide.js")["regions"]
+    regions = [Region(ring, "a", "Tumour"), both]
+    outlined = RegionKey.of(regions).classes(regions)
+    write_viewer(tmp_path / "out", [replace(view, outlined=outlined)])
+    content = argument(tmp_path / "out" / "slides" / view.slide_id / "slide.js")
+    described = content["regions"]
+    assert [content["classes"][one["of"]]["name"] for one in described] == ["Tumour", "b"]
     assert [one["name"] for one in described] == ["Tumour", "b"]
     widths = [sorted(np.ptp(line, axis=0).tolist() for line in one["rings"]) for one in described]
     assert widths == [[[3, 3], [9, 9]], [[1, 1], [3, 3], [9, 9]]]

@@ -13,7 +13,7 @@ from spade_bench.explain.topsheet import TOP
 from spade_bench.explain.viewer.slideview import SlideView, TopPatch
 
 if TYPE_CHECKING:
-    from spade_bench.regions.outlines import SlideRegions
+    from spade_bench.explain.regionclasses import RegionClass
 
 __all__ = ["map_views", "slide_view"]
 
@@ -22,14 +22,14 @@ def map_views(
     maps: Iterable[SlideMap],
     *,
     top: int = TOP,
-    regions: Mapping[str, SlideRegions] | None = None,
+    outlined: Mapping[str, Sequence[RegionClass]] | None = None,
 ) -> list[SlideView]:
     """Return a view per slide of some maps, in their order.
 
     Args:
         maps: The maps; those of one slide share a page.
         top: How many of the highest, and of the lowest, patches of each map are listed.
-        regions: Slide id -> what was outlined on it.
+        outlined: Slide id -> what was outlined on it, by class.
 
     Raises:
         UserError: When the file of a slide is not known.
@@ -38,7 +38,7 @@ def map_views(
     for one in maps:
         of_slide.setdefault(one.slide_id, []).append(one)
     return [
-        slide_view(same, top=top, regions=(regions or {}).get(slide))
+        slide_view(same, top=top, outlined=(outlined or {}).get(slide, ()))
         for slide, same in of_slide.items()
     ]
 
@@ -47,14 +47,14 @@ def slide_view(
     maps: Sequence[SlideMap],
     *,
     top: int = TOP,
-    regions: SlideRegions | None = None,
+    outlined: Sequence[RegionClass] = (),
 ) -> SlideView:
     """Return the view of one slide.
 
     Args:
         maps: Its maps.
         top: As in `map_views`.
-        regions: What was outlined on it.
+        outlined: What was outlined on it, by class.
 
     Raises:
         UserError: When the file of the slide is not known.
@@ -71,7 +71,7 @@ def slide_view(
         maps[0].slide_id,
         path,
         [layer for layers in drawn for layer in layers],
-        regions.regions if regions else (),
+        outlined,
         [patch for layers in drawn for patch in _top(layers[0], top)],
         tuple(dict.fromkeys(mark for one in maps for mark in one.marks)),
         next((one.mpp for one in maps if one.mpp is not None), None),

@@ -57,7 +57,14 @@ def slide_script(
         ],
         "layers": [_described(layer, grids) for layer in view.layers],
         "grids": [{"side": side, "coords": _base64(coords)} for side, coords in grids],
-        "regions": [_region(region) for region in view.regions],
+        "classes": [
+            {"name": one.name, "colour": list(one.colour)} for one in view.outlined
+        ],
+        "regions": [
+            {**_region(region), "of": number}
+            for number, one in enumerate(view.outlined)
+            for region in one.regions
+        ],
         "top": [
             {"layer": patch.layer, "rank": patch.rank, "score": _number(patch.score),
              "x": int(patch.x), "y": int(patch.y), "lowest": patch.lowest}

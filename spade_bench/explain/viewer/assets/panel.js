@@ -67,9 +67,34 @@ class Panel {
       byId(id).checked = first;
       byId(id).addEventListener("change", () => viewer.redraw());
     }
-    const names = [...new Set(viewer.regions.map((one) => one.name))];
-    byId("regions-row").hidden = !names.length;
-    byId("regions-row").lastElementChild.textContent = `Regions: ${names.join(", ")}`;
+    byId("regions-row").hidden = !viewer.regions.length;
+    this.fillClasses();
+  }
+
+  // A box per class of regions, with its colour; the box of all of them switches them together.
+  fillClasses() {
+    const { viewer } = this;
+    viewer.slide.classes.forEach(({ name, colour }, number) => {
+      const label = element("label", "", "check class");
+      const box = element("input");
+      Object.assign(box, { type: "checkbox", checked: true, autocomplete: "off" });
+      box.addEventListener("change", () => {
+        if (box.checked) viewer.hidden.delete(number);
+        else viewer.hidden.add(number);
+        viewer.redraw();
+      });
+      const line = element("span", "", "line");
+      line.style.background = Viewer.css(colour);
+      label.append(box, line, element("span", name));
+      byId("classes").append(label);
+    });
+    const follow = () => {
+      for (const box of byId("classes").querySelectorAll("input")) {
+        box.disabled = !byId("regions").checked;
+      }
+    };
+    byId("regions").addEventListener("change", follow);
+    follow();
   }
 
   // The value below which patches of a layer are hidden.

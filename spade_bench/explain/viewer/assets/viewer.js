@@ -43,6 +43,7 @@ class Viewer {
     this.layers = slide.layers.map((one) => new ValueLayer(one, grids[one.grid]));
     values.forEach((texts, number) => this.layers[number].bring(texts));
     this.regions = slide.regions.map((one) => ({ ...one, path: Viewer.path(one.rings) }));
+    this.hidden = new Set(); // numbers of the classes of regions that are not drawn
     this.view = { x: slide.width / 2, y: slide.height / 2, scale: 1 };
     this.shown = 0; // number of the layer
     this.beside = -1; // number of the layer in the second pane, or none
@@ -257,17 +258,25 @@ class Viewer {
   drawRegions(place) {
     const { context, ratio } = this;
     for (const region of this.regions) {
+      if (this.hidden.has(region.of)) continue;
+      const { colour } = this.slide.classes[region.of];
+      // A pale line has a dark edge, so that it is seen on glass.
+      const edge = colour.reduce((a, b) => a + b) < 600 ? "#fff" : "#000";
       context.save();
       context.translate(place.x(0), place.y(0));
       context.scale(place.scale, place.scale);
       context.lineJoin = "round";
-      for (const [colour, width] of [["#fff", 4], ["#000", 2]]) {
+      for (const [colour, width] of [[edge, 4], [Viewer.css(colour), 2]]) {
         context.strokeStyle = colour;
         context.lineWidth = (width * ratio) / place.scale;
         context.stroke(region.path);
       }
       context.restore();
     }
+  }
+
+  static css([r, g, b]) {
+    return `rgb(${r},${g},${b})`;
   }
 
   frame(place, { x, y, side }, [outer, inner]) {
