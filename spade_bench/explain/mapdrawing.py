@@ -159,8 +159,9 @@ def draw_outlines(axes: Any, outlined: Sequence[RegionClass]) -> None:
     """Draw each class of regions in its colour.
 
     A thin white edge keeps a line visible on dark tissue; a dark one does where the line is pale.
+    The border that a class shares with one that lies in it is that of the larger one.
     """
-    for one in outlined:
+    for one in sorted(outlined, key=lambda one: one.area):
         dark = sum(one.colour) < _PALE
         for ring in one.rings:
             axes.plot(*ring.T, color="white" if dark else "black", linewidth=1.8,

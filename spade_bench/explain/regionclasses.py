@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spade_bench.explain.colours import outline_colours
 from spade_bench.regions.outlines import Region
@@ -38,12 +38,23 @@ class RegionClass:
     regions: tuple[Region, ...]
 
     @cached_property
+    def _whole(self) -> Any:
+        import shapely
+
+        return shapely.union_all([region.shape for region in self.regions])
+
+    @property
+    def area(self) -> float:
+        """Area of their union in square level-0 pixels."""
+        return float(self._whole.area)
+
+    @property
     def rings(self) -> list[NDArray[np.float64]]:
         """Borders of their union and of its holes, closed, (k, 2) each, in level-0 pixels."""
         import numpy as np
         import shapely
 
-        parts = shapely.get_parts(shapely.union_all([region.shape for region in self.regions]))
+        parts = shapely.get_parts(self._whole)
         rings = [ring for part in parts for ring in (part.exterior, *part.interiors)]
         return [np.asarray(ring.coords)[:, :2] for ring in rings]
 

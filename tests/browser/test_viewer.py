@@ -374,7 +374,8 @@ def test_names_of_strangers_are_text(
     kinds = replace(view.layers[2], key="kinds", title="kinds", names=(name, f"{name}2", "c"))
     (region,) = view.outlined[0].regions
     hostile = SlideView(
-        name, view.path, [layer, kinds], [replace(view.outlined[0], name=name, regions=(replace(region, label=name),))],
+        name, view.path, [layer, kinds],
+        [replace(view.outlined[0], name=name, regions=(replace(region, label=name),))],
         [TopPatch(name, 1, 0.5, 200, 300)], (name,), None, {name: name},
     )  # fmt: skip
     index = write_viewer(tmp_path / "out", [hostile, view])

@@ -232,7 +232,7 @@ def test_each_class_of_regions_has_its_colour_and_a_line_in_the_legend() -> None
     said = dict(zip([text.get_text() for text in legend.get_texts()],
                     [line.get_color() for line in legend.get_lines()], strict=True))  # fmt: skip
     drawn = [line.get_color() for line in figure.axes[0].lines if line.get_linewidth() == 1.0]
-    assert drawn == [said["Tumour"], said["Tumour"], said["Stroma"]]
+    assert drawn == [said["Stroma"], said["Tumour"], said["Tumour"]]  # the largest on top
     figure.canvas.draw()
     box = legend.get_window_extent()
     (foot,) = [text for text in figure.texts if text.get_text() == "simulated data"]

@@ -45,8 +45,8 @@ def test_encoders_of_one_slide_share_a_page(slide: Path) -> None:
     assert first.facts == {
         "Case": "case-1",
         "Task": "braf",
-        "uni, abmil": "wild type 0.25, mutant 0.75",
-        "spade, abmil": "wild type 0.25, mutant 0.75",
+        "UNI, ABMIL": "wild type 0.25, mutant 0.75",
+        "SPADE, ABMIL": "wild type 0.25, mutant 0.75",
     }
     assert len(second.layers) == len(other.layers())
 

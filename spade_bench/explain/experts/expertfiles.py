@@ -25,7 +25,12 @@ from spade_bench.explain.earlierfiles import (
     remove_kinds,
     remove_listed,
 )
-from spade_bench.explain.experts.expertmaps import ExpertMap, expert_name, top_patches
+from spade_bench.explain.experts.expertmaps import (
+    ExpertMap,
+    expert_name,
+    routing_marks,
+    top_patches,
+)
 from spade_bench.explain.experts.expertshares import (
     GROUPS,
     expert_shares,
@@ -244,13 +249,14 @@ class _Folder:
 
     def _draw(self, one: ExpertMap, layers: Sequence[Layer], predicted: Sequence[Layer]) -> None:
         below, name = _background(one, layers[0], self.slides), file_name(one.slide_id)
+        marks = (*self.marks, *routing_marks([one]))
         by_key = {layer.key.split(".", 1)[1]: layer for layer in layers}
         for key in ("expert", "entropy", "distance"):
-            figure = overlay_figure(by_key[key], below, one.slide_id, marks=self.marks)
+            figure = overlay_figure(by_key[key], below, one.slide_id, marks=marks)
             self.picture(figure, f"maps/{name}-{key}")
         weights = [layer for layer in layers if ".weight." in layer.key]
         weights.sort(key=lambda layer: -float(layer.values.sum()))
-        figure = panel_figure(weights[:_WEIGHTS_SHOWN], below, one.slide_id, marks=self.marks)
+        figure = panel_figure(weights[:_WEIGHTS_SHOWN], below, one.slide_id, marks=marks)
         self.picture(figure, f"maps/{name}-weights")
         marks = ("predicted, not measured", *self.marks)
         for layer in predicted:
@@ -275,9 +281,12 @@ class _Folder:
         """Write the share of each expert in slides, and in what a table says of them."""
         self._begin()
         encoder, facts = encoder_title(maps[0].encoder), self.facts
+        marks = (*self.marks, *routing_marks(maps))
+        for mark in routing_marks(maps):
+            console.say(mark)
         shares = expert_shares(maps)
         self.table(shares, "expert_shares")
-        figure = plot_shares(shares, f"{encoder}: experts per slide", marks=self.marks)
+        figure = plot_shares(shares, f"{encoder}: experts per slide", marks=marks)
         self.picture(figure, "expert_shares")
         for column in () if facts is None else [c for c in ("case_id", *GROUPS) if c in facts]:
             assert facts is not None
@@ -286,7 +295,7 @@ class _Folder:
             self.table(grouped, f"expert_shares_by_{word}")
             if column in GROUPS:
                 title = f"{encoder}: experts by {word}, mean over cases"
-                self.picture(plot_shares(grouped, title, marks=self.marks),
+                self.picture(plot_shares(grouped, title, marks=marks),
                              f"expert_shares_by_{word}")  # fmt: skip
 
     def top(self, maps: Sequence[ExpertMap]) -> None:
@@ -332,7 +341,8 @@ class _Folder:
         if self.wishes.viewer:
             views = [
                 expert_view(one, made.layers[one.slide_id], self.slides[one.slide_id],
-                            top=self.wishes.top, marks=self.marks, facts=self.facts)
+                            top=self.wishes.top, marks=(*self.marks, *routing_marks([one])),
+                            facts=self.facts)
                 for one in self._maps
             ]  # fmt: skip
             made.viewer = write_viewer(self.out / "viewer", views, viewer_px=self.wishes.viewer_px)

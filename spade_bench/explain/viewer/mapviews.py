@@ -11,6 +11,7 @@ from spade_bench.explain.places import APART, highest, with_highest
 from spade_bench.explain.slidemap import SlideMap
 from spade_bench.explain.topsheet import TOP
 from spade_bench.explain.viewer.slideview import SlideView, TopPatch
+from spade_bench.report.naming import encoder_title, head_title, task_title
 
 if TYPE_CHECKING:
     from spade_bench.explain.regionclasses import RegionClass
@@ -95,10 +96,10 @@ def _top(layer: Layer, most: int) -> list[TopPatch]:
 def _facts(maps: Sequence[SlideMap]) -> dict[str, str]:
     """Case, task, and what each encoder and head predicted."""
     first = maps[0]
-    facts = {"Case": first.case_id, "Task": first.task}
+    facts = {"Case": first.case_id, "Task": task_title(first.task)}
     for one in maps:
         said = zip(one.classes, one.predicted, strict=False)
         words = ", ".join(f"{name} {value:.3g}" for name, value in said)
         if words:
-            facts[f"{one.encoder}, {one.head}"] = words
+            facts[f"{encoder_title(one.encoder)}, {head_title(one.head)}"] = words
     return {name: value for name, value in facts.items() if value}

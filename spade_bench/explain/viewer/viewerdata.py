@@ -40,6 +40,9 @@ def slide_script(
         mpp: Micrometres per pixel at level 0, or None.
         levels: Its tiles.
     """
+    regions = [(at, region) for at, one in enumerate(view.outlined) for region in one.regions]
+    # The border that a region shares with one that lies in it is that of the larger one.
+    by_area = sorted(regions, key=lambda listed: listed[1].shape.area)
     grids: dict[tuple[int, bytes], int] = {}  # layers of one encoder share their places
     content = {
         "slide": view.slide_id,
@@ -60,11 +63,7 @@ def slide_script(
         "classes": [
             {"name": one.name, "colour": list(one.colour)} for one in view.outlined
         ],
-        "regions": [
-            {**_region(region), "of": number}
-            for number, one in enumerate(view.outlined)
-            for region in one.regions
-        ],
+        "regions": [{**_region(region), "of": number} for number, region in by_area],
         "top": [
             {"layer": patch.layer, "rank": patch.rank, "score": _number(patch.score),
              "x": int(patch.x), "y": int(patch.y), "lowest": patch.lowest}

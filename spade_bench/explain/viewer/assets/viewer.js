@@ -259,14 +259,14 @@ class Viewer {
     const { context, ratio } = this;
     for (const region of this.regions) {
       if (this.hidden.has(region.of)) continue;
-      const { colour } = this.slide.classes[region.of];
+      const rgb = this.slide.classes[region.of].colour;
       // A pale line has a dark edge, so that it is seen on glass.
-      const edge = colour.reduce((a, b) => a + b) < 600 ? "#fff" : "#000";
+      const edge = rgb.reduce((a, b) => a + b) < 600 ? "#fff" : "#000";
       context.save();
       context.translate(place.x(0), place.y(0));
       context.scale(place.scale, place.scale);
       context.lineJoin = "round";
-      for (const [colour, width] of [[edge, 4], [Viewer.css(colour), 2]]) {
+      for (const [colour, width] of [[edge, 4], [Viewer.css(rgb), 2]]) {
         context.strokeStyle = colour;
         context.lineWidth = (width * ratio) / place.scale;
         context.stroke(region.path);
