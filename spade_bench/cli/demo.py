@@ -117,7 +117,7 @@ def demo(
         ("report.html", "the report as a page: open it in a browser"),
         (
             "maps",
-            "attention of SPADE and its base on two slides, and how far three models "
+            "attention of SPADE and its base on two slides, and how far two models "
             "disagree; open maps/viewer/index.html",
         ),
         ("planted", "region_scores.csv: how well the maps find what was planted"),
@@ -168,8 +168,8 @@ def _explain(start: float) -> None:
     from spade_bench.cli.explain import explain
     from spade_bench.cli.run import run
 
-    # Every case is held out once per repeat: the maps show how far three models disagree.
-    what = "--task sim_subtype --head abmil --protocol cv --repeats 3"
+    # Every case is held out once per repeat: the maps show how far two models disagree.
+    what = "--task sim_subtype --head abmil --protocol cv --repeats 2"
     _step(start, f"spade-bench run --encoder spade {what}")
     run(
         encoder=["spade", _ENCODERS[0]],
@@ -177,7 +177,7 @@ def _explain(start: float) -> None:
         head=["abmil"],
         protocol="cv",
         folds=3,
-        repeats=3,
+        repeats=2,
         controls=False,
     )
     maps = functools.partial(

@@ -241,7 +241,8 @@ def _say(written: Written, out: Path) -> None:
     )
     trained = sum(one["trained"] for one in written.maps)
     if trained:
-        console.emit(f"{trained} maps are of cases that trained their models, and are marked")
+        are = "1 map is of a case" if trained == 1 else f"{trained} maps are of cases"
+        console.emit(f"{are} that trained the models, and marked")
     if written.agreements:
         a, b = written.agreements[0].a, written.agreements[0].b
         mean = "undefined" if written.agreement is None else f"{written.agreement:.3f}"

@@ -70,6 +70,8 @@ def test_weights_give_the_maps_of_their_experts(planted, tmp_path, capsys):
         (["--features", "FEATURES", "--case", "NOPE"], "no features of slide 'NOPE'"),
         (["--features", "FEATURES", "--genes", " , "], "--genes: no gene is named"),
         (["--features", "FEATURES", "--genes", ""], "--genes: no gene is named"),
+        (["--features", "FEATURES", "--training-spots", "."], "--training-spots: says from which"),
+        (["--features", "FEATURES", "--gzip"], "--gzip: compresses files for QuPath"),
         (["--features", "FEATURES", "--viewer"], "the viewer needs the slides"),
         (["--features", "FEATURES", "--blind"], "--blind: the maps of an encoder's experts"),
     ],

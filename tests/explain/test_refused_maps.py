@@ -21,6 +21,7 @@ from spade_bench.evaluation.keptheads import kept_head
 from spade_bench.evaluation.modelfitting import fit_model
 from spade_bench.explain import givenregions, keptmodels
 from spade_bench.explain.casemaps import Model, Subject, case_bag, case_maps
+from spade_bench.explain.earlierfiles import clear_viewer
 from spade_bench.explain.keptmodels import Wanted, choose_models
 from spade_bench.explain.mapfolder import write_maps
 from spade_bench.explain.slidemap import SlideMap
@@ -348,3 +349,43 @@ def test_a_run_refuses_features_of_nobody(planted, tmp_path, capsys) -> None:
     assert "--features: no encoder here is called 'zzz'" in " ".join(
         capsys.readouterr().err.split()
     )
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        (Wishes(blind=True, top=0), "--blind: .* --top 0 asks for none"),
+        (Wishes(blind=True), "--blind: makes contact sheets, which show slides"),
+    ],
+)
+def test_blind_sheets_that_would_not_be_are_refused(wishes: Wishes, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        wishes.check(slides=False, patches=False)
+
+
+@pytest.mark.parametrize("tiles_stay", [True, False])
+def test_a_viewer_is_cleared_of_its_own_files_alone(tmp_path: Path, tiles_stay: bool) -> None:
+    viewer, slide = tmp_path / "viewer", tmp_path / "viewer" / "slides" / "s"
+    (slide / "tiles").mkdir(parents=True)
+    (viewer / "assets").mkdir()
+    for path in (viewer / "index.html", viewer / "slides" / "s.html", slide / "slide.js",
+                 viewer / "notes.txt"):  # fmt: skip
+        path.write_text("")
+    clear_viewer(viewer, tiles_stay=tiles_stay)
+    assert (viewer / "notes.txt").is_file()
+    assert not (viewer / "index.html").exists()
+    assert (slide / "tiles").exists() is tiles_stay
+    (viewer / "notes.txt").unlink()
+    clear_viewer(viewer, tiles_stay=False)
+    assert not viewer.exists()
+
+
+def test_a_byte_order_mark_and_damaged_lines_of_results(others, tmp_path, capsys) -> None:
+    out = tmp_path / "runs"
+    run(request_of(others, out, heads=("logistic",), protocol="cv", folds=2, controls=False))
+    path = out / "results.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b"{}\n")
+    capsys.readouterr()
+    assert choose_models([out], Wanted()).models
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "results.jsonl" in line]
+    assert said.startswith("warning: ")

@@ -66,7 +66,7 @@ def test_demo_runs_to_a_leaderboard_and_again(
     assert (folder / "maps" / "viewer" / "index.html").exists()
     assert list((folder / "maps" / "geojson").glob("*.geojson"))
     listing = json.loads((folder / "maps" / "explain.json").read_text())
-    assert {one["models"] for one in listing["maps"]} == {3}
+    assert {one["models"] for one in listing["maps"]} == {2}
     for one in listing["maps"]:
         assert (folder / "maps" / one["files"]["sd"]).is_file()  # how far the models disagree
         page = folder / "maps" / "viewer" / "slides" / one["slide_id"] / "slide.js"

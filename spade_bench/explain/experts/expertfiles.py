@@ -54,6 +54,7 @@ from spade_bench.explain.overlay import (
 from spade_bench.explain.viewer.viewerfiles import write_viewer
 from spade_bench.files import atomic_path, file_name, write_json
 from spade_bench.report.naming import encoder_title
+from spade_bench.spatial.panelgenes import check_in_panel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -159,6 +160,7 @@ def _check_wishes(wishes: Wishes, chosen: Sequence[str], slides: Mapping[str, Pa
     Raises:
         UserError: Naming the option.
     """
+    wishes.check_options()
     of_models = {"--blind": wishes.blind, "--regions": wishes.regions}
     for flag, given in of_models.items():
         if given:
@@ -175,8 +177,17 @@ def _predictor(
     source: ExpertSource, slide: str, genes: Sequence[str], spots: Path | None, seed: int
 ) -> PredictsExpression | None:
     """What predicts genes, once it is known that it can; None where no gene is asked for."""
+    if not genes and spots is not None:
+        raise UserError(
+            "says from which spots genes are predicted, and none is asked for",
+            where="--training-spots",
+            fix="Name genes with --genes, or leave it out",
+        )
     if not genes:
         return None
+    panel = getattr(source.encoder, "genes", ())
+    if panel:  # known before sections are read, which takes long
+        check_in_panel(genes, panel)
     if source.encoder is None:
         raise UserError(
             "expression is predicted from base features by an encoder, and none is given",
