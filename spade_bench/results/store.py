@@ -71,7 +71,8 @@ class ResultStore:
         self.problems = []
         if not self.path.exists():
             return []
-        body, _, torn = self.path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+        text = self.path.read_text(encoding="utf-8-sig", errors="replace")  # an editor's mark
+        body, _, torn = text.rpartition("\n")
         lines = body.split("\n") if body else []
         if torn:
             warn(f"{self.path}: the last line is incomplete and is not counted")

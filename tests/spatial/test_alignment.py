@@ -114,3 +114,8 @@ def test_what_is_no_placement_is_refused(text: str, what: str, tmp_path: Path) -
     (tmp_path / "m.csv").write_text(text)
     with pytest.raises(sb.SpadeBenchError, match=what):
         read_alignment(tmp_path / "m.csv", MORPHOLOGY_UM)
+
+
+def test_a_width_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="spot_um: 'a' is not a number"):
+        sb.read_spots(tmp_path, spot_um="a")  # type: ignore[arg-type]
