@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
 from spade_bench.report.series import Series
 from spade_bench.report.spotvalues import OF_SECTIONS, spot_scores, units_of
-from spade_bench.results import Predictions, Row
+from spade_bench.results import Predictions, Row, StoredPredictions
 from spade_bench.results.store import whole_predictions
 
 if TYPE_CHECKING:
@@ -143,10 +144,14 @@ class Resampler:
             values = values.by_draw()
         return single(values, metric, self.seed)
 
+    @cached_property
+    def _files(self) -> StoredPredictions:
+        return StoredPredictions(self.out)
+
     def predictions(self, row: Row) -> Predictions:
         """Read the predictions of a row, once."""
         if row.run_id not in self.stored:
-            self.stored[row.run_id] = whole_predictions(self.out, row)
+            self.stored[row.run_id] = whole_predictions(self._files, row)
         return self.stored[row.run_id]
 
     def cases(self, series: Series) -> int:
