@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ def write_results(out: Path, rows: int) -> int:
     Returns:
         How many rows there are.
     """
-    tasks = max(2, round((rows / PER_PAIR) ** 0.5))
+    tasks = max(2, round(math.sqrt(rows / PER_PAIR)))
     encoders = max(2, round(rows / PER_PAIR / tasks))
     draws = max(2, round(rows / (tasks * encoders * len(SHOTS) * len(HEADS))))
     store = ResultStore(out)
