@@ -10,7 +10,8 @@ from typing import NamedTuple
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
 from spade_bench.report.conditions import conditions, tested_on
-from spade_bench.results import Predictions, ResultStore, Row
+from spade_bench.results import Predictions, ResultStore, Row, StoredPredictions
+from spade_bench.results.predictiontables import predictions_sha256
 from spade_bench.results.store import whole_predictions
 
 __all__ = ["Place", "Series", "collect", "latest"]
@@ -128,23 +129,25 @@ def collect(
     standing: dict[str, Row] = {}
     for folder in [out] if isinstance(out, Path) else out:
         store = ResultStore(folder)
-        rows = [_with_whole_predictions(folder, row, store.problems, read) for row in store.rows()]
+        found = _whole(folder, store.rows(), store.problems)
         if problems is not None:
             problems.extend(store.problems)
-        if not rows and store.problems:
+        if not found and store.problems:
             more = f" (and {len(store.problems) - 1} more)" if len(store.problems) > 1 else ""
             raise DataError(f"no row can be used: {store.problems[0]}{more}", where=str(folder))
-        if not rows:
+        if not found:
             raise DataError(
                 "no results here",
                 where=str(folder),
                 fix="Make some with `spade-bench run --out DIR`",
             )
-        for row in rows:
+        for row, told in found:
             before = standing.get(row.run_id)
             if before is None or before.status != "ok":
                 standing[row.run_id] = row
-            elif row.status == "ok" and row.predictions_sha256 != before.predictions_sha256:
+                if told is not None:
+                    read[row.run_id] = told
+            elif told is not None and not _same(row, told, before, read[row.run_id]):
                 raise DataError(
                     f"the cell {row.run_id} ({row.encoder} on {row.task}) has other predictions "
                     "than in another folder",
@@ -153,6 +156,15 @@ def collect(
                 )
     rows = _named_elsewhere(list(standing.values()))
     return _with_wanted(sorted(_grouped(rows), key=_order))
+
+
+def _same(row: Row, told: Predictions, other: Row, other_told: Predictions) -> bool:
+    """Whether two folders hold the same of a cell; a checksum may be of an older layout."""
+    if row.predictions_sha256 == other.predictions_sha256:
+        return True
+    if told.spots is not None or other_told.spots is not None:
+        return False
+    return predictions_sha256(told) == predictions_sha256(other_told)
 
 
 def _named_elsewhere(rows: Sequence[Row]) -> list[Row]:
@@ -217,17 +229,29 @@ def _precedence(one: Series) -> tuple[bool, str]:
     return not one.control, max(row.created_utc for row in one.rows)
 
 
-def _with_whole_predictions(
-    out: Path, row: Row, problems: list[str], read: dict[str, Predictions]
-) -> Row:
-    if row.status != "ok":
-        return row
-    try:
-        read[row.run_id] = whole_predictions(out, row)
-    except DataError as error:
-        problems.append(str(error))
-        return replace(row, status="failed", error=str(error))
-    return row
+def _whole(
+    out: Path, rows: Sequence[Row], problems: list[str]
+) -> list[tuple[Row, Predictions | None]]:
+    """Rows with the predictions behind them, which are None of a row that has not finished.
+
+    Rows whose predictions lie in the same files are looked at together, and returned in order.
+    """
+    stored = StoredPredictions(out)
+    found: dict[int, tuple[Row, Predictions | None]] = {}
+    for at in sorted(range(len(rows)), key=lambda i: _files_of(rows[i])):
+        row, told = rows[at], None
+        if row.status == "ok":
+            try:
+                told = whole_predictions(stored, row)
+            except DataError as error:
+                problems.append(str(error))
+                row = replace(row, status="failed", error=str(error))
+        found[at] = row, told
+    return [found[at] for at in range(len(rows))]
+
+
+def _files_of(row: Row) -> tuple[str, str, str]:
+    return row.task, row.encoder, row.head
 
 
 def _series(members: Sequence[Row], extra: tuple[str, ...], condition: tuple[str, ...]) -> Series:

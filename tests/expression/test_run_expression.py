@@ -16,7 +16,7 @@ import spade_bench as sb
 from spade_bench.errors import UserError
 from spade_bench.report.pictures import DOUBLE_MM, SINGLE_MM
 from spade_bench.results import read_predictions
-from spade_bench.results.predictions import predictions_path
+from spade_bench.results.predictionstore import predictions_path
 
 
 @pytest.fixture(scope="module")

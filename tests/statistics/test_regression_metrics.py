@@ -8,9 +8,10 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import mean_absolute_error, r2_score
 
 from spade_bench.errors import ConfigError, DataError
-from spade_bench.report.values import Values, single
+from spade_bench.report.values import Values, at_hand, single
+from spade_bench.statistics.draws import resampled
 from spade_bench.statistics.evaluate import bounds, chance, direction, evaluate, strata
-from spade_bench.statistics.intervals import case_weights, resampled
+from spade_bench.statistics.intervals import case_weights
 from spade_bench.statistics.regression_metrics import REGRESSION_METRICS, regression_score_many
 
 REFERENCE = {
@@ -95,7 +96,10 @@ def test_intervals_cover_with_thirty_cases(name: str, truth: float) -> None:
         value = rng.normal(size=30)
         said = 0.5 * (0.5 * value + np.sqrt(0.75) * rng.normal(size=30))
         plain, boot = resampled(name, value, [said[:, None]], weights)
-        found = single(Values(((0, -1),), plain, boot, True, 10, 30, value, None, 30, 30), name)
+        found = single(
+            Values(((0, -1),), plain, at_hand(boot), True, 10, 30, value, None, 30, 30),
+            name,
+        )
         assert found is not None
         covered += found.low <= truth <= found.high
     assert covered >= 70

@@ -21,7 +21,7 @@ from spade_bench.evaluation.taskcells import Context, make_row
 from spade_bench.files import hash_obj
 from spade_bench.heads.spots import SpotHead, SpotTask
 from spade_bench.plugins import contained
-from spade_bench.results import Predictions, Row, write_predictions
+from spade_bench.results import Row, write_spots
 from spade_bench.results.spotpredictions import SpotPredictions
 from spade_bench.statistics.genescores import constant_genes
 
@@ -286,7 +286,7 @@ class SpotRun:
         started: float,
     ) -> Row:
         prepared = self.prepared
-        sha256 = write_predictions(self.context.store.out, cell.run_id, Predictions.of_spots(spots))
+        sha256 = write_spots(self.context.store.out, cell.run_id, spots)
         metrics = prepared.kind.score(
             prepared.card.metrics, spots.observed, spots.predicted, spots.section
         )
