@@ -12,6 +12,7 @@ from spade_bench.errors import DataError, SpadeBenchError, UserError
 from spade_bench.evaluation.cells import Cell, VariantCells, fit_seed, shuffle_seed
 from spade_bench.evaluation.hyperparameters import Job, choose, ranking_metric
 from spade_bench.evaluation.keptheads import HeadKeeper
+from spade_bench.features.bagmemory import BagMemory
 from spade_bench.heads import Fit, FittedHead, Head, checked_scores, fit_predict
 from spade_bench.results import (
     Finished,
@@ -45,8 +46,9 @@ class Context:
         grids: Head -> grid to choose from; no entry without a choice.
         group_by_site: Whether inner folds keep sites together.
         keeper: Stores fitted heads; None keeps none.
-        base: Base bags of the latest task, by their files: tasks over the same cases read and pool
-            them once.
+        memory: Where bags are kept, those of all encoders and tasks: what one task has read or
+            pooled of a case, the next one finds.
+        base: Base bags of the latest task, by their files.
         done: Cells that finished.
         skipped: Cells that had been finished before.
         failed: Cells that failed.
@@ -59,6 +61,7 @@ class Context:
     grids: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
     group_by_site: bool = False
     keeper: HeadKeeper | None = None
+    memory: BagMemory = field(default_factory=BagMemory)
     base: dict[str, CaseBags] = field(default_factory=dict)
     done: int = 0
     skipped: int = 0
@@ -264,8 +267,9 @@ class TaskRun:
         wanted = (variant.key, pool)
         if self._bags is None or self._bags[0] != wanted:
             base, key = self._context.base, self._keys[variant.key.files]
+            self._context.memory.turn()
             if key not in base:
-                base[key] = self._prepared.base_bags(variant)
+                base[key] = self._prepared.base_bags(variant, self._context.memory)
             self._bags = wanted, variant.make(base[key], pool)
         return self._bags[1]
 

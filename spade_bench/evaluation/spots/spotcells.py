@@ -161,8 +161,14 @@ class SpotRun:
             self._refuse_leak(one.row, cell)
             variant, _ = one.row.of_fold(cell.episode, prepared.sections.patient_of)
             if id(variant) not in made:
+                self.context.memory.turn()
                 made[id(variant)] = SectionFeatures(
-                    one.row, variant, prepared.rows, prepared.data, prepared.cache
+                    one.row,
+                    variant,
+                    prepared.rows,
+                    prepared.data,
+                    cache=prepared.cache,
+                    memory=self.context.memory,
                 )
             row = self._finished(one, cell, variant, made[id(variant)], started)
         except Exception as error:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from spade_bench.evaluation.request import EvaluationRequest
     from spade_bench.evaluation.spots.sectiondata import SectionData
+    from spade_bench.features.bagmemory import BagMemory
     from spade_bench.features.bags import FeatureFolders
     from spade_bench.types import Episode, TaskCard
 
@@ -93,10 +94,11 @@ class SpotRows:
         files = row.variant.files
         return hash_obj([[name, self.infos[files[name]].digest] for name in names])
 
-    def bags(self, row: SpotRow, names: Sequence[str], cache: str) -> CaseBags:
+    def bags(self, row: SpotRow, names: Sequence[str], cache: str, memory: BagMemory) -> CaseBags:
         """Base features of the sections, in the order of ``names``."""
         files = [[row.variant.files[name]] for name in names]
-        return CaseBags.from_files(files, self.infos[files[0][0]].dim, cache=cache)
+        dim = self.infos[files[0][0]].dim
+        return CaseBags.from_files(files, dim, cache=cache, infos=self.infos, memory=memory)
 
 
 def encoder_rows(
@@ -261,6 +263,7 @@ class SectionFeatures:
         rows: All rows, with their files.
         data: The sections.
         cache: What may be kept of the features.
+        memory: Where bags are kept.
     """
 
     def __init__(
@@ -269,14 +272,16 @@ class SectionFeatures:
         variant: Variant,
         rows: SpotRows,
         data: Sequence[SectionData],
+        *,
         cache: str,
+        memory: BagMemory,
     ) -> None:
         self._row, self._variant, self._data = row, variant, data
         self._base: CaseBags | None = None
         self._order: list[NDArray[np.int64]] = []
         if row.plain is None:
             names = [one.name for one in data]
-            self._base = rows.bags(row, names, cache)
+            self._base = rows.bags(row, names, cache, memory)
             self._order = [
                 _positions(rows.barcodes[row.variant.files[one.name]], one.barcodes) for one in data
             ]
