@@ -1,8 +1,8 @@
 """Hook of the site: run the tutorials and put what they print and draw below their cells.
 
 A tutorial is a Markdown page whose `python` and `bash` blocks are cells (the Markdown notebooks of
-Jupytext). All of them run in one new folder, in the order of the navigation, each in a kernel of
-its own. A cell that fails fails the build. `SPADE_BENCH_TUTORIALS=off` builds the pages without
+Jupytext). All of them run in one new folder that holds a small simulated study, in the order of the
+navigation, each in a kernel of its own. A cell that fails fails the build. `SPADE_BENCH_TUTORIALS=off` builds the pages without
 running them, for those who write.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,24 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = "tutorials/"
 CELL_SECONDS = 600
 LONGEST_OUTPUT = 60  # lines; a page is for reading
+# Without it the language of most blocks would count as the notebook's.
+HEADER = """---
+jupyter:
+  kernelspec: {name: python3, language: python, display_name: Python 3}
+---
+
+"""
+STUDY = """
+from pathlib import Path
+from spade_bench.simulate import simulate
+from spade_bench.simulate.studysettings import Size
+
+size = Size(organs=2, patients=6, second_samples=1, st_side_um=700.0, st_sites=3,
+            cases=40, second_slides=2, slide_side_um=600.0, slide_sites=3)
+simulate(Path("data"), 0, size)
+"""
+BASH = "%%bash\n"
+STRICT = "set -euo pipefail\n"  # a cell fails with any of its commands
 
 log = get_plugin_logger("tutorials")
 _pages: dict[str, str] = {}
@@ -50,6 +69,7 @@ def on_files(files: Files, *, config: Any) -> Files:
     if os.environ.get("SPADE_BENCH_TUTORIALS") == "off":
         return files
     with tempfile.TemporaryDirectory(prefix="tutorials-") as work:
+        _make_study(Path(work))
         for uri in tutorial_pages(config["nav"]):
             log.info("running %s", uri)
             source = files.get_file_from_path(uri)
@@ -73,6 +93,25 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         The text with the outputs of its cells, or the text itself where nothing ran.
     """
     return _pages.get(page.file.src_uri, markdown)
+
+
+def _make_study(work: Path) -> None:
+    """Leave `data` and `features` in a folder, as `spade-bench demo` does, of a smaller study."""
+    extract = ("extract", "--encoder", "efficientnet-lite0", "--slides", "data/slides")
+    for program in (
+        ("-c", STUDY),
+        ("-m", "spade_bench.cli.main", *extract, "--out", "features", "--device", "cpu"),
+    ):
+        done = subprocess.run(
+            [sys.executable, *program],
+            cwd=work,
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise PluginError(f"The study of the tutorials cannot be made: {done.stderr[-2000:]}")
 
 
 def tutorial_pages(nav: Any) -> list[str]:
@@ -101,7 +140,10 @@ def run_page(text: str, uri: str, work: Path) -> tuple[str, dict[str, bytes]]:
     Raises:
         PluginError: When a cell fails.
     """
-    notebook = jupytext.reads(text, fmt="md")
+    notebook = jupytext.reads(HEADER + text, fmt="md")
+    for cell in notebook.cells:
+        if cell.source.startswith(BASH):
+            cell.source = cell.source.replace(BASH, BASH + STRICT, 1)
     client = nbclient.NotebookClient(
         notebook,
         timeout=CELL_SECONDS,
@@ -119,8 +161,8 @@ def run_page(text: str, uri: str, work: Path) -> tuple[str, dict[str, bytes]]:
             parts.append(cell.source)
             continue
         language, source = "python", cell.source
-        if source.startswith("%%bash\n"):
-            language, source = "bash", source.removeprefix("%%bash\n")
+        if source.startswith(BASH):
+            language, source = "bash", source.removeprefix(BASH + STRICT)
         parts.append(f"```{language}\n{source}\n```")
         shown = list(_outputs(cell.outputs, uri.removesuffix(".md"), pictures))
         if shown:
