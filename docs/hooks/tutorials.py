@@ -2,8 +2,8 @@
 
 A tutorial is a Markdown page whose `python` and `bash` blocks are cells (the Markdown notebooks of
 Jupytext). All of them run in one new folder that holds a small simulated study, in the order of the
-navigation, each in a kernel of its own. A cell that fails fails the build. `SPADE_BENCH_TUTORIALS=off` builds the pages without
-running them, for those who write.
+navigation, each in a kernel of its own. A cell that fails fails the build.
+`SPADE_BENCH_TUTORIALS=off` builds the pages without running them, for those who write.
 """
 
 from __future__ import annotations
@@ -185,10 +185,12 @@ def _environment() -> dict[str, str]:
 
 def _outputs(outputs: Any, stem: str, pictures: dict[str, bytes]) -> Iterator[str]:
     """Yield what a cell shows as Markdown; progress and log lines (stderr) are left out."""
+    streams = (output for output in outputs if output.output_type == "stream")
+    printed = "".join(output.text for output in streams if output.name == "stdout")
+    if printed.strip():  # a program's lines come in pieces
+        yield _block(printed)
     for output in outputs:
         if output.output_type == "stream":
-            if output.name == "stdout" and output.text.strip():
-                yield _block(output.text)
             continue
         data = output.get("data", {})
         if "application/vnd.jupyter.widget-view+json" in data:
@@ -200,7 +202,8 @@ def _outputs(outputs: Any, stem: str, pictures: dict[str, bytes]) -> Iterator[st
             yield f"![Picture of the cell above]({name.removeprefix(FOLDER)})"
         elif "text/html" in data:
             html = re.sub(r"<style.*?</style>", "", data["text/html"], flags=re.DOTALL)
-            yield re.sub(r' (border="1"|style="[^"]*"|class="dataframe")', "", html)
+            if re.sub(r"<.*?>", "", html).strip():  # a bar that is done leaves an empty element
+                yield re.sub(r' (border="1"|style="[^"]*"|class="dataframe")', "", html)
         elif data.get("text/plain", "").strip():
             yield _block(data["text/plain"])
 
