@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
+from command_line import run_main
 
 from spade_bench.errors import UserError
 from spade_bench.registry import encoders, tasks
@@ -53,3 +59,22 @@ def test_what_nobody_published_is_said() -> None:
     with pytest.raises(UserError, match="no published number is known of mine") as told:
         beside_published([row(task="mine")])
     assert "crc_msi" in str(told.value)
+
+
+def test_the_report_prints_it_and_refuses_what_it_cannot_be(
+    tmp_path: Path, store: Any, classes: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    label = np.arange(60) % 2
+    made = classes(np.clip(0.2 * label + rng.uniform(0, 0.8, 60), 0.01, 0.99), label)
+    store(tmp_path, {"task": "crc_msi", "encoder": "uni"}, made)
+    assert run_main("report", tmp_path, "--published", "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["schema"] == "spade-bench/report/1"
+    uni = next(one for one in content["published"] if one["encoder"] == "uni")
+    assert uni["value"] == 0.901
+    assert uni["ci_low"] < uni["mean"] < uni["ci_high"]
+    assert run_main("report", tmp_path, "--published") == 0
+    assert "STAMP-Benchmark" in capsys.readouterr().out
+    for beside in (("--by", "site"), ("--latex",), ("--html", tmp_path / "page.html")):
+        assert run_main("report", tmp_path, "--published", *beside) == 2
