@@ -40,8 +40,8 @@ from pathlib import Path
 from spade_bench.simulate import simulate
 from spade_bench.simulate.studysettings import Size
 
-size = Size(organs=2, patients=6, second_samples=1, st_side_um=700.0, st_sites=3,
-            cases=40, second_slides=2, slide_side_um=600.0, slide_sites=3)
+size = Size(organs=2, patients=3, second_samples=1, st_side_um=1000.0, st_sites=3,
+            cases=32, second_slides=1, slide_side_um=500.0, slide_sites=3)
 simulate(Path("data"), 0, size)
 """
 BASH = "%%bash\n"

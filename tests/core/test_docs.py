@@ -63,7 +63,7 @@ def test_the_site_leads_to_every_page(repo: Path) -> None:
         assert "docs/index.md" in text or "(docs/" in text, name
     listed = set(re.findall(r"([\w/]+\.md)", NAVIGATION))
     here = {path.relative_to(repo / "docs").as_posix() for path in (repo / "docs").rglob("*.md")}
-    assert listed - {"CONTRIBUTING.md", "CHANGELOG.md"} == here
+    assert listed - {"CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"} == here
 
 
 def test_paths_that_pages_name_in_backticks_exist(repo: Path) -> None:
