@@ -62,7 +62,11 @@ def run(
         typer.Option(help="Head. May be repeated. Default: the one of the kind of task."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="Sweep (yaml): encoders, tasks, heads and settings.")
+        Path | None,
+        typer.Option(
+            help="Sweep (yaml): encoders, tasks, heads and settings; or the name of one that "
+            "ships, such as spade."
+        ),
     ] = None,
     protocol: Annotated[
         str | None,

@@ -305,7 +305,7 @@ TEXTS: dict[str, CommandText] = {
             "spade-bench report runs/ --latex --out table.tex",
         ),
         {
-            "What": ("--metric", "--by", "--table"),
+            "What": ("--metric", "--by", "--table", "--published"),
             "Form": ("--json", "--csv", "--markdown", "--latex", "--long", "--out"),
             "Pictures and page": ("--plots", "--figures", "--html", "--maps"),
         },
