@@ -252,9 +252,10 @@ def _finish(request: EvaluationRequest, summary: RunSummary) -> None:
             f"{_duration(summary.seconds)}"
         )
     else:
+        beside = f"{summary.elsewhere} by other runs meanwhile, " if summary.elsewhere else ""
         console.say(
-            f"{summary.done} cells done, {summary.skipped} finished before, {summary.failed} "
-            f"failed; see them with `spade-bench report {request.out}`"
+            f"{summary.done} cells done, {beside}{summary.skipped} finished before, "
+            f"{summary.failed} failed; see them with `spade-bench report {request.out}`"
         )
     if summary.keeper is not None:
         summary.keeper.check()

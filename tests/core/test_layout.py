@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # A module may import from its own layer or a lower one.
 LAYERS = {
     "errors": 0, "keywords": 0, "types": 0, "console": 0, "escaping": 0, "version": 0,
-    "statistics": 1, "device": 1, "memory": 1, "files": 1, "config": 1, "configs": 1, "registry": 1,
-    "plugins": 1, "workspace": 1, "surroundings": 1,
+    "statistics": 1, "device": 1, "memory": 1, "files": 1, "leases": 1, "config": 1, "configs": 1,
+    "registry": 1, "plugins": 1, "workspace": 1, "surroundings": 1,
     "slides": 2, "features": 2, "cohorts": 2, "spatial": 2, "simulate": 2, "regions": 2,
     "encoders": 3, "heads": 3, "tasks": 3, "results": 3,
     "evaluation": 4, "report": 4, "extraction": 4, "pretraining": 4, "doctor": 4, "explain": 4,
