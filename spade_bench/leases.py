@@ -25,7 +25,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -108,7 +108,7 @@ class Leases:
 
     def in_turn(
         self, items: Iterable[T], key: Callable[[T], str], is_done: Callable[[T], bool]
-    ) -> Iterator[T]:
+    ) -> Generator[T, None, None]:
         """Yield every item that is to be done here, while its lease is held.
 
         What others hold comes last: when they have done it, it is passed over, and when they are

@@ -46,6 +46,7 @@ class Context:
         skipped: Cells that had been finished before.
         elsewhere: Cells that other processes finished meanwhile.
         failed: Cells that failed, here or meanwhile in another process.
+        failed_meanwhile: Those of them that another process tried.
         first_error: What went wrong first.
     """
 
@@ -62,6 +63,7 @@ class Context:
     skipped: int = 0
     elsewhere: int = 0
     failed: int = 0
+    failed_meanwhile: int = 0
     first_error: str = ""
     _failed_here: set[str] = field(default_factory=set)
 
@@ -99,6 +101,7 @@ class Context:
                 vain = sum(cell.run_id in self.failed_elsewhere for cell in left[at])
                 self.elsewhere += gone - vain
                 self.failed += vain
+                self.failed_meanwhile += vain
                 bar.found(gone)
                 left[at] = still
             return not left[at]

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spade_bench import console
+from spade_bench.calibration.estimate import Planned, estimate
 from spade_bench.device import resolve_device, setup_numerics
 from spade_bench.errors import UserError
 from spade_bench.evaluation.cells import VariantCells, variant_cells
 from spade_bench.evaluation.encoderfeatures import check_declared
-from spade_bench.evaluation.estimate import Planned, estimate
 from spade_bench.evaluation.hyperparameters import INNER_FOLDS, grid_of, ranking_metric
 from spade_bench.evaluation.keptheads import HeadKeeper
 from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
@@ -40,7 +40,8 @@ class RunSummary:
         done: Cells that finished in this run.
         skipped: Cells that had been finished before.
         elsewhere: Cells that other runs of the folder finished meanwhile.
-        failed: Cells that failed meanwhile.
+        failed: Cells that failed, here or meanwhile in other runs of the folder.
+        failed_meanwhile: Those of them that others tried.
         first_error: What went wrong first.
         planned: (task, encoder, head, flags, cells, finished before) of every row; a cell that is
             trained again for its head counts as not finished.
@@ -52,6 +53,7 @@ class RunSummary:
     skipped: int = 0
     elsewhere: int = 0
     failed: int = 0
+    failed_meanwhile: int = 0
     first_error: str = ""
     planned: list[Planned] = field(default_factory=list)
     keeper: HeadKeeper | None = None
@@ -110,7 +112,8 @@ def run(request: EvaluationRequest) -> RunSummary:
     keeper.summarise()
     summary.done, summary.skipped = context.done, context.skipped
     summary.elsewhere = context.elsewhere
-    summary.failed, summary.first_error = context.failed, context.first_error
+    summary.failed, summary.failed_meanwhile = context.failed, context.failed_meanwhile
+    summary.first_error = context.first_error
     if request.dry_run:
         summary.seconds = estimate(store.rows(), summary.planned)
     return summary
