@@ -95,6 +95,7 @@ def _do(unit: Unit) -> dict[str, Any]:
         "run": workershares.run_share,
         "extract": workershares.extract_share,
         "encode": workershares.encode_share,
+        "experts": workershares.experts_share,
     }
     with command_line():
         return kinds[unit.kind](unit.arguments, unit.seat)

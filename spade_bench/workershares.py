@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spade_bench.types import LoadOptions
 
-__all__ = ["encode_share", "extract_share", "run_share"]
+__all__ = ["encode_share", "experts_share", "extract_share", "run_share"]
 
 Seat = tuple[int, int]
 
@@ -70,6 +70,13 @@ def encode_share(arguments: Mapping[str, Any], seat: Seat) -> dict[str, Any]:
         "skipped": {name: str(path) for name, path in done.skipped.items()},
         "failed": list(done.failed),
     }
+
+
+def experts_share(arguments: Mapping[str, Any], seat: Seat) -> dict[str, Any]:
+    """Train a worker's experts of `pretrain`."""
+    from spade_bench.encoders.spade.pretraining.expertunits import train_share
+
+    return train_share(arguments, seat)
 
 
 def _load(plain: Mapping[str, Any] | None) -> LoadOptions | None:

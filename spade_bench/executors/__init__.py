@@ -10,7 +10,7 @@ has seen all of the work done.
 from __future__ import annotations
 
 from spade_bench.executors.choosing import EXECUTORS, ExecutorSettings, executor_settings
-from spade_bench.executors.following import spread
+from spade_bench.executors.following import spread, worker_count
 from spade_bench.executors.workunits import Unit
 
-__all__ = ["EXECUTORS", "ExecutorSettings", "Unit", "executor_settings", "spread"]
+__all__ = ["EXECUTORS", "ExecutorSettings", "Unit", "executor_settings", "spread", "worker_count"]

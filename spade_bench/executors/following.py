@@ -27,7 +27,7 @@ from spade_bench.executors.workunits import (
 from spade_bench.files import hash_obj
 from spade_bench.plugins import loaded_files
 
-__all__ = ["Executor", "spread"]
+__all__ = ["Executor", "spread", "worker_count"]
 
 JOBS = "jobs"
 """Folder, in that of the command's output, of the units of commands that run."""
@@ -86,7 +86,7 @@ def spread(
         UserError: The error of a worker, or when workers die again and again.
         SystemFaultError: When a worker meets a bug.
     """
-    seats = len(parts) or _seats(settings)
+    seats = len(parts) or worker_count(settings)
     folder = out / JOBS / f"{kind}-{hash_obj(arguments)[:6]}-{uuid.uuid4().hex[:6]}"
     folder.mkdir(parents=True)
     units = []
@@ -113,7 +113,12 @@ def spread(
                 folder.parent.rmdir()
 
 
-def _seats(settings: ExecutorSettings) -> int:
+def worker_count(settings: ExecutorSettings) -> int:
+    """Return how many workers there will be.
+
+    Raises:
+        UserError: When there is no room for one, or a card is not there.
+    """
     if settings.name == "local":
         return len(local_workers(settings))
     if settings.name == "ray":

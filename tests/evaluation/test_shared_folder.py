@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from shared_runs import FLAGS, assert_same, settings_of, written
 
 from spade_bench import evaluation
-from spade_bench.evaluation import EvaluationSettings
 from spade_bench.evaluation.runcontext import LEASES
-from spade_bench.results import ResultStore, read_predictions
-
-RUN = ["--encoder", "mine", "--task", "toy", "--head", "logistic", "--head", "mean-mlp",
-       "--shots", "2,4", "--draws", "2", "--device", "cpu"]  # fmt: skip
+from spade_bench.results import ResultStore
 
 
 def start(study: Any, out: Path, *more: str) -> subprocess.Popen[str]:
     paths = ["--table", str(study.table), "--features", str(study.features), "--out", str(out)]
     return subprocess.Popen(
-        [sys.executable, "-m", "spade_bench.cli.main", "run", *RUN, *paths, *more],
+        [sys.executable, "-m", "spade_bench.cli.main", "run", *FLAGS, *paths, *more],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
@@ -35,34 +30,8 @@ def start(study: Any, out: Path, *more: str) -> subprocess.Popen[str]:
 
 def plain(study: Any, out: Path) -> ResultStore:
     """The same, by one process."""
-    evaluation.run_settings(
-        EvaluationSettings.of(
-            {
-                **{"encoders": ["mine"], "tasks": ["toy"], "heads": ["logistic", "mean-mlp"]},
-                **{"shots": [2, 4], "draws": 2, "device": "cpu"},
-                **{"tables": study.table, "features": study.features, "out": out},
-            }
-        )
-    )
+    evaluation.run_settings(settings_of(study, out))
     return ResultStore(out)
-
-
-def assert_same(one: Path, other: Path) -> None:
-    """The same cells with the same predictions and metrics, to the bit."""
-    rows = [{row.run_id: row for row in ResultStore(out).rows()} for out in (one, other)]
-    assert rows[0].keys() == rows[1].keys()
-    for run_id, row in rows[0].items():
-        assert row.status == "ok"
-        assert row.metrics == rows[1][run_id].metrics
-        told = [read_predictions(out, run_id) for out in (one, other)]
-        assert told[0].case_ids == told[1].case_ids
-        assert told[0].scores.tobytes() == told[1].scores.tobytes()
-
-
-def written(out: Path) -> Counter[str]:
-    """How often each cell was stored."""
-    lines = (out / "results.jsonl").read_text().splitlines()
-    return Counter(json.loads(line)["run_id"] for line in lines)
 
 
 def test_four_equal_runs_compute_each_cell_once(study: Any, tmp_path: Path) -> None:
@@ -101,7 +70,7 @@ def test_cells_that_fail_elsewhere_are_not_tried_again_meanwhile(
 ) -> None:
     """While this run waits for a cell, another process stores that it failed."""
     from spade_bench import leases
-    from spade_bench.evaluation.runcontext import Context, work_key
+    from spade_bench.evaluation.runcontext import Context, make_row
 
     monkeypatch.setattr(leases, "_POLL", 0.01)
     plain(study, tmp_path / "full")
@@ -124,25 +93,14 @@ def test_cells_that_fail_elsewhere_are_not_tried_again_meanwhile(
             yield group
             if not ended:
                 ended = True
-                from spade_bench.evaluation.runcontext import make_row
-
                 ResultStore(out).append(
                     [make_row(cell, "failed", "cpu", 0.0, error="no luck") for cell in first]
                 )
                 theirs.clear()
 
-    assert work_key is not None
     monkeypatch.setattr(leases.Leases, "take", held_by_others)
     monkeypatch.setattr(Context, "in_turn", meanwhile)
-    summary = evaluation.run_settings(
-        EvaluationSettings.of(
-            {
-                **{"encoders": ["mine"], "tasks": ["toy"], "heads": ["logistic", "mean-mlp"]},
-                **{"shots": [2, 4], "draws": 2, "device": "cpu"},
-                **{"tables": study.table, "features": study.features, "out": out},
-            }
-        )
-    )
+    summary = evaluation.run_settings(settings_of(study, out))
     assert summary.first_error == "no luck"
     assert summary.failed > 0
     assert set(written(out).values()) == {1}
