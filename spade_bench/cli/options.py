@@ -16,16 +16,23 @@ __all__ = [
     "AsIsOption",
     "BatchSizeOption",
     "DeviceOption",
+    "ExecutorOption",
+    "GpusOption",
     "JsonOption",
     "PositiveOption",
+    "RayAddressOption",
+    "RayOption",
     "RegionNameOption",
     "RegionShareOption",
     "RegionsOption",
     "RevisionOption",
+    "ScriptOption",
     "SeedOption",
     "SetOption",
     "SizeOption",
+    "SlurmOption",
     "TrustOption",
+    "WorkerCount",
     "WorkersOption",
     "load_options",
     "parse_named_paths",
@@ -45,7 +52,13 @@ SizeOption = Annotated[
     typer.Option("--size", help="Size of the simulated study: tiny (minutes) or small (longer)."),
 ]
 WorkersOption = Annotated[
-    int, typer.Option("--workers", min=0, help="Reader threads or processes; 0 picks by machine.")
+    int,
+    typer.Option(
+        "--workers",
+        min=0,
+        help="Reader threads or processes; with --executor, the workers that share the work. 0 "
+        "picks by machine.",
+    ),
 ]
 TrustOption = Annotated[
     bool,
@@ -92,6 +105,42 @@ RegionShareOption = Annotated[
         help="With --regions: least share of a patch's area inside, such as 0.5. Default: its "
         "centre."
     ),
+]
+ExecutorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        help="Where to run: local (several processes), ray or slurm. Default: this process.",
+    ),
+]
+WorkerCount = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="How many workers share the work. Default: one per card, else one per core; of Ray "
+        "as many as there is room for; of Slurm it must be said.",
+    ),
+]
+GpusOption = Annotated[
+    str | None,
+    typer.Option("--gpus", help="Cards of this machine, one per worker: all, or 0,1."),
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address", help="A Ray cluster, such as auto or HOST:6379. Default: one started here."
+    ),
+]
+RayOption = Annotated[
+    str | None, typer.Option("--ray", help="What a worker gets: gpus=1,cpus=4,memory=16GB.")
+]
+SlurmOption = Annotated[
+    str | None,
+    typer.Option("--slurm", help="Options of sbatch: partition=gpu,gpus=1,time=4:00:00."),
+]
+ScriptOption = Annotated[
+    bool, typer.Option("--script", help="With --executor slurm: only write the script of the jobs.")
 ]
 
 

@@ -11,12 +11,19 @@ from spade_bench.cli.options import (
     AllowMissingOption,
     AsIsOption,
     DeviceOption,
+    ExecutorOption,
+    GpusOption,
     PositiveOption,
+    RayAddressOption,
+    RayOption,
     RegionNameOption,
     RegionShareOption,
     RegionsOption,
+    ScriptOption,
     SetOption,
+    SlurmOption,
     TrustOption,
+    WorkerCount,
     parse_shard,
     paths_by_name,
 )
@@ -184,6 +191,13 @@ def run(
         ),
     ] = None,
     set_: SetOption = None,
+    executor: ExecutorOption = None,
+    workers: WorkerCount = None,
+    gpus: GpusOption = None,
+    ray_address: RayAddressOption = None,
+    ray: RayOption = None,
+    slurm: SlurmOption = None,
+    script: ScriptOption = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for results. Default: the workspace's.")
     ] = None,
@@ -191,17 +205,37 @@ def run(
     """Run encoders on tasks and store every result; the same command again continues."""
     settings = _settings(dict(locals()))
     from spade_bench import evaluation as runner
+    from spade_bench import spreading
     from spade_bench import workspace as ws
     from spade_bench.evaluation.resolve import resolve
     from spade_bench.evaluation.settings import read_settings
+    from spade_bench.executors import executor_settings
 
     if config is not None:
         settings = settings.over(read_settings(config))
-    request = resolve(settings, ws.load(), shard=parse_shard(shard) or (0, 1), dry_run=dry_run)
-    _finish(request, runner.run(request))
+    where = executor_settings(
+        executor,
+        workers=workers,
+        gpus=gpus,
+        ray_address=ray_address,
+        ray=ray,
+        slurm=slurm,
+        script=script,
+    )
+    space, part = ws.load(), parse_shard(shard) or (0, 1)
+    request = resolve(settings, space, shard=part, dry_run=dry_run)
+    if where is None or dry_run:
+        _finish(request, runner.run(request))
+        return
+    summary = spreading.run_spread(settings, space, where, shard=part)
+    if not where.script:
+        _finish(request, summary)
 
 
-_NO_SETTINGS = ("config", "shard", "dry_run")
+_NO_SETTINGS = (
+    *("config", "shard", "dry_run"),
+    *("executor", "workers", "gpus", "ray_address", "ray", "slurm", "script"),
+)
 # Flags whose field has another name: what may be repeated is one flag and several values.
 _FIELDS = {
     "encoder": "encoders",
@@ -256,9 +290,10 @@ def _finish(request: EvaluationRequest, summary: RunSummary) -> None:
             f"{_duration(summary.seconds)}"
         )
     else:
+        beside = f"{summary.elsewhere} by other runs meanwhile, " if summary.elsewhere else ""
         console.say(
-            f"{summary.done} cells done, {summary.skipped} finished before, {summary.failed} "
-            f"failed; see them with `spade-bench report {request.out}`"
+            f"{summary.done} cells done, {beside}{summary.skipped} finished before, "
+            f"{summary.failed} failed; see them with `spade-bench report {request.out}`"
         )
     if summary.keeper is not None:
         summary.keeper.check()
