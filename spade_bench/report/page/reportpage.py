@@ -14,7 +14,7 @@ from spade_bench.errors import printable
 from spade_bench.files import write_text
 from spade_bench.report import risk_split
 from spade_bench.report.citations import bibtex, used, used_labels
-from spade_bench.report.flags import shared
+from spade_bench.report.flags import empty_cell, shared
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.mainseries import main_series
 from spade_bench.report.naming import (
@@ -267,6 +267,7 @@ def _environment() -> Environment:
     environment.globals |= {
         "plot_scale": plot_scale,
         "place": _place,
+        "empty_cell": empty_cell,
         "shared": shared,
         "links_of": links_of,
     }
