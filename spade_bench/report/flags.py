@@ -70,8 +70,8 @@ _PREFIX = {
     "other patients",
     "constant-genes:": "genes with one value in all test spots of a fold, {} counted over folds: "
     "left out of correlations and R², and named in results.jsonl",
-    "undefined-folds:": "folds in which the metric cannot be computed, {} of them: the mean is over "
-    "the others",
+    "undefined-folds:": "folds in which the metric cannot be computed, {} of them: the mean is "
+    "over the others",
     "missing-class:": "no test case has the class {}: metrics speak of the others",
     "inputs:": "results of one name from several features or encoders, told apart by hash",
     "tasks:": "number of tasks that count",

@@ -249,7 +249,11 @@ def test_python_and_report_show_the_rows(hest: ToySections, tmp_path: Path) -> N
             if text.axes is not None and not text.get_clip_on()
         )
     assert run_main("report", tmp_path, "--html", tmp_path / "page.html", "--no-plots") == 0
-    assert 'id="expression"' in (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert 'id="expression"' in page
+    for gene in genes.itertuples():
+        assert f'<th scope="row">{gene.gene}</th>' in page
+        assert f"[{gene.ci_low:.3f}, {gene.ci_high:.3f}]" in page
 
 
 def test_fit_says_that_it_is_for_cases(hest: ToySections) -> None:

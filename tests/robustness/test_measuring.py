@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -67,6 +68,21 @@ def test_a_planted_site_is_found_and_encoders_are_paired(cohort) -> None:
     assert found.crossing["S0"] == {"normal": 10, "tumor": 10}
     figure = found.plot()
     assert len(figure.axes) == 2
+    drops = {row.encoder: row.performance_drop for row in found.rows}
+    assert drops["robust"] is not None
+    assert drops["fragile"] is not None
+    assert drops["fragile"].drop_at_home < drops["robust"].drop_at_home - 0.1
+    stored = found.as_dict()["rows"][0]["performance_drop"]
+    assert stored["train_cases"] == 2 * (10 - 10 // 3)
+
+
+def test_the_words_of_the_picture_cover_no_number(cohort) -> None:
+    figure = _measure(cohort, "robust", "fragile").plot()
+    figure.canvas.draw()
+    shown = [one for one in figure.axes[0].texts if one.get_text()]
+    boxes = [one.get_window_extent() for one in shown]
+    assert len(boxes) == 3  # two indices and the word of chance
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_the_number_is_that_of_the_pooled_slides(cohort) -> None:
