@@ -180,7 +180,7 @@ def assess(
         score = clustering_score(one.x, points.label, points.centre, seed)
         probes = [probe(one.x, points, of, weights, seed) for of in _PROBED]
         drop = performance_drop(one.x, points, seed)
-        out.append(_assessed(one, found, ends, score, probes, drop))
+        out.append(_assessed(one, found, ends, score, probes, drop=drop))
     if out and out[0].anchors < FEW_ANCHORS:
         say(f"only {out[0].anchors} of {n} points are usable anchors: intervals say little")
     return out, _gaps(out, boots), margins
@@ -192,6 +192,7 @@ def _assessed(
     ends: tuple[float | None, float | None],
     score: tuple[float, float, float],
     probes: Sequence[Probe],
+    *,
     drop: PerformanceDrop | None,
 ) -> Assessed:
     return Assessed(

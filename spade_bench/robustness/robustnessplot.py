@@ -84,8 +84,7 @@ def _draw(
     centre = points.by.replace("_", " ")
     what = f"own class elsewhere less other class at own {centre}"
     right.set_xlabel(
-        f"Margin in SD of similarity: {what}\n(mark: median, bar: 25% to 75%, line: 5% to 95%)",
-        fontsize=6.5,
+        f"Margin in SD of similarity:\n{what}\n(mark: median, bar: 25% to 75%, line: 5% to 95%)"
     )
     right.locator_params(axis="x", nbins=6)
     for axes in (left, right):

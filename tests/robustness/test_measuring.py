@@ -82,6 +82,8 @@ def test_the_words_of_the_picture_cover_no_number(cohort) -> None:
     shown = [one for one in figure.axes[0].texts if one.get_text()]
     boxes = [one.get_window_extent() for one in shown]
     assert len(boxes) == 3  # two indices and the word of chance
+    boxes += [axes.xaxis.label.get_window_extent() for axes in figure.axes]
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 

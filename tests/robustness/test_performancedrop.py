@@ -80,8 +80,13 @@ def test_patches_of_a_case_stay_together() -> None:
 
 def test_too_few_cases_are_not_measured() -> None:
     x, points = planted(1.0, 1.0)
-    kept = np.concatenate([np.flatnonzero((points.label == l) & (points.centre == c))[:n]
-                           for l in (0, 1) for c, n in ((0, CELL), (1, LEAST_IN_CELL - 1))])  # fmt: skip
+    sizes = {0: CELL, 1: LEAST_IN_CELL - 1}  # of either class at each centre
+    cells = [
+        np.flatnonzero((points.label == label) & (points.centre == centre))[:size]
+        for label in (0, 1)
+        for centre, size in sizes.items()
+    ]
+    kept = np.concatenate(cells)
     few = PointSet(
         "slides", tuple(points.names[i] for i in kept), points.labels, points.centres,
         points.label[kept], points.centre[kept], np.arange(len(kept)),
