@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 from pathlib import Path
@@ -178,6 +179,16 @@ def test_folders_of_pathorob_are_read_as_they_are(tmp_path) -> None:
     wanted = neighbourhoods(np.stack(x).astype(float), at // 8 % 2, at // 4 % 2, at // 4, 5)
     assert found.rows[0].robustness_index == pytest.approx(wanted.index)
     assert found.rows[0].points == 48
-    (folder / "Center_1.npz").unlink()
+    path = folder / "Center_1.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SpadeBenchError, match="not a readable npz file"):
+        sb.robustness("uni2h", table=tmp_path / "meta.csv", features=folder)
+    with np.load(io.BytesIO(whole)) as stored:
+        bad = {name: np.full_like(stored[name], np.nan) for name in stored}
+    np.savez(path, **bad)
+    with pytest.raises(SpadeBenchError, match="hold NaN or infinity"):
+        sb.robustness("uni2h", table=tmp_path / "meta.csv", features=folder)
+    path.unlink()
     with pytest.raises(UserError, match="no features of centre 'Center 1'"):
         sb.robustness("uni2h", table=tmp_path / "meta.csv", features=folder)
