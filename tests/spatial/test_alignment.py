@@ -104,10 +104,15 @@ def test_an_image_needs_its_alignment(tmp_path: Path, write_slide: SlideWriter) 
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("1,0,0\n0,1,0\n", "holds 2x3 numbers"),
+        ("1,0,0\n0,1,0\n", "has rows of 3, 3 numbers, not three rows of three"),
+        ("1,0,0\n0,1\n0,0,1\n", "has rows of 3, 2, 3 numbers"),
+        ("", "has rows of no numbers"),
+        ("1,0,nan\n0,1,0\n0,0,1\n", "a number is NaN or infinite"),
         ("1,0,0\n0,x,0\n0,0,1\n", "something else than numbers"),
         ("1,0,0\n0,2,0\n0,0,1\n", "stretches one axis 2 times"),
-        ("1,0,0\n0,0,0\n0,0,1\n", "stretches one axis"),
+        ("1,0,0\n0,0,0\n0,0,1\n", "takes the whole image to a line or a point"),
+        ("1,1,0\n1,1,0\n0,0,1\n", "takes the whole image to a line or a point"),
+        ("0,0,0\n0,0,0\n0,0,1\n", "takes the whole image to a line or a point"),
         ("1,0,0\n0,1,0\n0.1,0,1\n", "its last row is not 0, 0, 1"),
     ],
 )
