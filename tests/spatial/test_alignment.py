@@ -10,6 +10,7 @@ import pytest
 from toy_sections import HE_UM, MORPHOLOGY_UM, SlideWriter, write_bundle, write_he_section
 
 import spade_bench as sb
+from spade_bench.errors import UserError
 from spade_bench.spatial import StSample, read_manifest, read_section
 from spade_bench.spatial.alignment import read_alignment
 from spade_bench.spatial.expression import read_expression
