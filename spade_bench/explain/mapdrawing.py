@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from spade_bench.explain.regionclasses import RegionClass
+    from spade_bench.explain.outlined.regionclasses import RegionClass
 
     Floats = NDArray[np.float64]
 

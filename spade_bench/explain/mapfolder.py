@@ -26,8 +26,8 @@ from spade_bench.console import say
 from spade_bench.errors import UserError
 from spade_bench.explain.agreement import Agreement, agreement
 from spade_bench.explain.earlierfiles import LISTING, SCHEMA, earlier_listing, remove_earlier
-from spade_bench.explain.givenregions import GivenRegions
 from spade_bench.explain.mapstore import read_map, write_map
+from spade_bench.explain.outlined.givenregions import GivenRegions
 from spade_bench.explain.overlay import overlay_figure, panel_figure, save_map
 from spade_bench.explain.places import read_crops
 from spade_bench.explain.ranking import PatchRanking, SlideLayer
@@ -42,7 +42,7 @@ from spade_bench.report.naming import encoder_title, head_title, task_title
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from spade_bench.explain.regionclasses import RegionClass
+    from spade_bench.explain.outlined.regionclasses import RegionClass
     from spade_bench.explain.slidemap import SlideMap
 
 __all__ = ["LISTING", "SCHEMA", "MapFolder", "Wishes", "Written", "write_maps"]

@@ -31,8 +31,8 @@ from spade_bench.report.pictures import new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from spade_bench.explain.outlined.regionclasses import RegionClass
     from spade_bench.explain.places import Crop
-    from spade_bench.explain.regionclasses import RegionClass
 
 __all__ = ["Background", "draw_layer", "overlay_figure", "panel_figure", "save_figure",
            "save_map", "slide_background"]  # fmt: skip

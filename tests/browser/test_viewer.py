@@ -18,7 +18,7 @@ from viewed_slides import coloured_slide, patch_places, view_of_slide
 
 from spade_bench.explain.layers import VALUE, Layer, percentiles
 from spade_bench.explain.mapfolder import Wishes, write_maps
-from spade_bench.explain.regionclasses import RegionKey
+from spade_bench.explain.outlined.regionclasses import RegionKey
 from spade_bench.explain.slidemap import SlideMap
 from spade_bench.explain.viewer.slideview import SlideView, TopPatch
 from spade_bench.explain.viewer.viewerfiles import write_viewer

@@ -18,6 +18,7 @@ from spade_bench.errors import DataError, UserError
 from spade_bench.explain.colours import category_colours, colour_map, layer_colours, outline_colours
 from spade_bench.explain.layers import CATEGORY, SHARE, SIGNED, VALUE, Layer
 from spade_bench.explain.mapdrawing import STYLES
+from spade_bench.explain.outlined.regionclasses import RegionKey
 from spade_bench.explain.overlay import (
     Background,
     draw_layer,
@@ -27,7 +28,6 @@ from spade_bench.explain.overlay import (
     slide_background,
 )
 from spade_bench.explain.places import Crop
-from spade_bench.explain.regionclasses import RegionKey
 from spade_bench.regions.outlines import Region
 
 

@@ -19,11 +19,12 @@ from spade_bench.errors import DataError, UserError
 from spade_bench.evaluation import run
 from spade_bench.evaluation.keptheads import kept_head
 from spade_bench.evaluation.modelfitting import fit_model
-from spade_bench.explain import givenregions, keptmodels
+from spade_bench.explain import keptmodels
 from spade_bench.explain.casemaps import Model, Subject, case_bag, case_maps
 from spade_bench.explain.earlierfiles import clear_viewer
 from spade_bench.explain.keptmodels import Wanted, choose_models
 from spade_bench.explain.mapfolder import write_maps
+from spade_bench.explain.outlined import givenregions
 from spade_bench.explain.slidemap import SlideMap
 from spade_bench.explain.wishes import Wishes
 from spade_bench.features.casebags import CaseBags

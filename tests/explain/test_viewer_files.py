@@ -18,7 +18,7 @@ from viewed_slides import coloured_slide, view_of_slide
 
 from spade_bench.errors import DataError, UserError
 from spade_bench.explain.layers import CATEGORY, Layer
-from spade_bench.explain.regionclasses import RegionKey
+from spade_bench.explain.outlined.regionclasses import RegionKey
 from spade_bench.explain.viewer.slideview import SlideView, TopPatch
 from spade_bench.explain.viewer.viewerfiles import write_viewer
 from spade_bench.regions.outlines import Region

@@ -9,7 +9,7 @@ import numpy as np
 import shapely
 
 from spade_bench.explain.layers import CATEGORY, SIGNED, VALUE, Layer
-from spade_bench.explain.regionclasses import RegionKey
+from spade_bench.explain.outlined.regionclasses import RegionKey
 from spade_bench.explain.viewer.slideview import SlideView, TopPatch
 from spade_bench.regions.outlines import Region
 

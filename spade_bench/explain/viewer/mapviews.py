@@ -14,7 +14,7 @@ from spade_bench.explain.viewer.slideview import SlideView, TopPatch
 from spade_bench.report.naming import encoder_title, head_title, task_title
 
 if TYPE_CHECKING:
-    from spade_bench.explain.regionclasses import RegionClass
+    from spade_bench.explain.outlined.regionclasses import RegionClass
 
 __all__ = ["map_views", "slide_view"]
 

@@ -11,7 +11,7 @@ from spade_bench.errors import DataError, UserError
 from spade_bench.explain.layers import CATEGORY, SCALES, Layer
 
 if TYPE_CHECKING:
-    from spade_bench.explain.regionclasses import RegionClass
+    from spade_bench.explain.outlined.regionclasses import RegionClass
 
 __all__ = ["SlideView", "TopPatch", "check_inside", "checked_views"]
 

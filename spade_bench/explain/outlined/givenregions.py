@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spade_bench.errors import DataError
-from spade_bench.explain.regionclasses import RegionClass, RegionKey
+from spade_bench.explain.outlined.regionclasses import RegionClass, RegionKey
 from spade_bench.regions.regionfiles import check_names, find_regions, read_regions
 
 if TYPE_CHECKING:
