@@ -31,6 +31,7 @@ class BatchTable:
     Attributes:
         places: Where the spots lie, (T, A, n) int64; 0 beyond a batch's end.
         sizes: Rows of each batch, (T, A) int64.
+        rows: Numbers of the rows, (n,).
     """
 
     def __init__(self, n_steps: int, n_experts: int, batch: int, device: torch.device) -> None:
@@ -39,6 +40,7 @@ class BatchTable:
         self._host_sizes = self._empty(n_steps, n_experts, dtype=torch.int64)
         self.places = torch.zeros_like(self._host, device=device)
         self.sizes = torch.zeros_like(self._host_sizes, device=device)
+        self.rows = torch.arange(batch, device=device)
 
     def load(self, batches: Sequence[Sequence[NDArray[np.int64]]]) -> None:
         """Upload the batches of each expert.
@@ -74,7 +76,8 @@ class EpochTables(BatchTable):
         device: Where they are needed.
 
     Attributes:
-        numbers: Learning rates, and the steps that an expert has then taken, (T, 2, A) float32.
+        numbers: Learning rates, the steps that an expert has then taken, and -1 / 2m for m rows in
+            use, which makes the loss of an agreement, (T, 3, A) float32.
         masks: Dropout multipliers of a block of steps, (B, A, 2, n, P) float32.
     """
 
@@ -84,7 +87,7 @@ class EpochTables(BatchTable):
         n, dim = config.batch_size, config.proj_dim
         super().__init__(n_steps, n_experts, n, device)
         self._rate = config.dropout
-        self._numbers = self._empty(n_steps, 2, n_experts, dtype=torch.float32)
+        self._numbers = self._empty(n_steps, 3, n_experts, dtype=torch.float32)
         self._host_keys = self._empty(n_steps, n_experts, 2, dtype=torch.int64)
         self.numbers = torch.zeros_like(self._numbers, device=device)
         self._keys = torch.zeros_like(self._host_keys, device=device)
@@ -112,6 +115,7 @@ class EpochTables(BatchTable):
             until = range(step, step + len(own))
             numbers[: len(own), 0, a] = [plan.lr(t) for t in until]
             numbers[: len(own), 1, a] = [t + 1 for t in until]
+            numbers[: len(own), 2, a] = [-0.5 / len(batch) for batch in own]
             keys[: len(own), a] = dropout_keys(plan.seed, plan.expert, step, step + len(own)).T
         self.numbers.copy_(self._numbers, non_blocking=True)
         self._keys.copy_(keys, non_blocking=True)

@@ -31,7 +31,7 @@ from spade_bench.encoders.spade.pretraining.training.schedule import Schedule
 from spade_bench.encoders.spade.pretraining.training.stackedpairs import (
     adamw_step,
     pack,
-    stacked_loss,
+    stacked_agreement,
     stacked_project,
     unpack,
 )
@@ -228,20 +228,19 @@ class ExpertStack:
         """Take a step of the first a members: on the device alone, nothing comes from the host."""
         config, tables = self.config, self.tables
         step, mask = self.at[:1], self.at[1:]  # (1,) each
-        x, g, size, group = self._batch(tables, step, a)
+        x, g, outside, group = self._batch(tables, step, a)
         keep = tables.masks.index_select(0, mask)[0, :a]  # (a, 2, n, P)
         parameters = {k: w[:a].detach().requires_grad_() for k, w in self.groups[0].items()}
         embedded = stacked_project(x, g, parameters, keep, self.low)  # (a, 2, n, P)
         how = config.temperature, config.detach_targets
-        losses = stacked_loss(embedded, self._valid(size), *how, group=group)  # (a,)
-        slopes = torch.autograd.grad(
-            losses, list(parameters.values()), grad_outputs=torch.ones_like(losses)
-        )
+        agreement = stacked_agreement(embedded, outside, *how, group=group)  # (a,)
+        rates, counts, share = tables.numbers.index_select(0, step)[0, :, :a]  # (a,) each
+        slopes = torch.autograd.grad(agreement, list(parameters.values()), grad_outputs=share)
         gradients = dict(zip(parameters, slopes, strict=True))
         with torch.no_grad():
-            rates, counts = tables.numbers.index_select(0, step)[0, :, :a]  # (a,) each
             adamw_step(self.groups, gradients, rates, counts, config.weight_decay)
-            self.sums[0, :a].add_(losses.detach() * size)
+            # The loss of a batch, times its size.
+            self.sums[0, :a].add_(agreement.detach(), alpha=-0.5)
             self.at.add_(1)
 
     @torch.no_grad()
@@ -259,29 +258,26 @@ class ExpertStack:
     @torch.no_grad()
     def _validate_batch(self) -> None:
         step = self.at[:1]  # (1,)
-        x, g, size, group = self._batch(self.val_tables, step, len(self.members))
+        x, g, outside, group = self._batch(self.val_tables, step, len(self.members))
         embedded = stacked_project(x, g, self.groups[0], None, self.low)  # (A, 2, n, P)
-        valid, temperature = self._valid(size), self.config.temperature  # (A, n)
-        losses = stacked_loss(embedded, valid, temperature, group=group)  # (A,)
-        self.sums[1].add_(losses * size)
+        temperature = self.config.temperature
+        agreement = stacked_agreement(embedded, outside, temperature, group=group)  # (A,)
+        self.sums[1].add_(agreement, alpha=-0.5)
         self.at.add_(1)
 
     def _batch(
         self, tables: BatchTable, step: Tensor, a: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Return features (a, n, D), expression (a, n, G), rows in use (a,) and gene groups."""
+        """Return features (a, n, D), expression (a, n, G), unused rows (a, n) and gene groups."""
         places = tables.places.index_select(0, step)[0, :a]  # (a, n)
         n = places.shape[1]
         if self.data.resident:
             x, g = self.data.read(places.reshape(-1))  # (a n, D), (a n, G)
         else:
-            x, g = self.x[: a * n], self.g[: a * n].float()  # (a n, D), (a n, G)
+            x, g = self.x[: a * n], self.g[: a * n]  # (a n, D), (a n, G)
         size = tables.sizes.index_select(0, step)[0, :a]  # (a,)
-        return x.view(a, n, -1), g.view(a, n, -1), size, self.data.group(places)
-
-    def _valid(self, size: Tensor) -> Tensor:
-        """Return which rows of batches are real, (a, n), given how many are, (a,)."""
-        return torch.arange(self.config.batch_size, device=self.device) < size[:, None]
+        outside = tables.rows >= size[:, None]  # (a, n)
+        return x.view(a, n, -1), g.view(a, n, -1), outside, self.data.group(places)
 
     def _end_epoch(self, report: Callable[[dict[str, Any]], None]) -> list[Member]:
         """Record the epoch of every member; return those that have finished."""

@@ -42,8 +42,13 @@ class ResidentData:
     ) -> None:
         self.device = device
         chosen = np.concatenate(list(rows.values()))
-        sizes = np.cumsum([0, *(len(r) for r in rows.values())])
-        self._start: dict[int, int] = dict(zip(rows, sizes.tolist(), strict=False))
+        if 2 * len(chosen) >= len(data.expert):  # as they lie: no copy of most of a large matrix
+            self._places = {expert: np.asarray(own) for expert, own in rows.items()}
+            chosen = np.arange(len(data.expert))
+        else:
+            ends = np.cumsum([len(own) for own in rows.values()])
+            parts = np.split(np.arange(len(chosen)), ends[:-1])
+            self._places = dict(zip(rows, parts, strict=True))
         self.n_genes = int(data.expression.shape[1])
         self.dim = int(data.features.shape[1])
         self._kind = torch.float16 if device.type == "cuda" else torch.float32
@@ -58,7 +63,9 @@ class ResidentData:
         if self._form == "dense":
             self._dense = torch.empty(len(chosen), self.n_genes, dtype=self._kind, device=device)
             for start in range(0, len(chosen), _UPLOAD_ROWS):
-                block = data.expression[chosen[start : start + _UPLOAD_ROWS]]
+                some = chosen[start : start + _UPLOAD_ROWS]
+                whole = len(some) == some[-1] - some[0] + 1  # a slice copies bytes, a list rows
+                block = data.expression[slice(some[0], some[-1] + 1) if whole else some]
                 self._dense[start : start + _UPLOAD_ROWS] = self._uploaded(block)
             return
         self._matrix = data.expression[chosen]
@@ -72,7 +79,7 @@ class ResidentData:
 
     def place(self, expert: int, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return where an expert's spots lie, given their positions among its own."""
-        places: NDArray[np.int64] = positions + self._start[expert]
+        places: NDArray[np.int64] = self._places[expert][positions]
         return places
 
     def read(self, index: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,11 +89,11 @@ class ResidentData:
             index: Where they lie, (r,) on the device.
 
         Returns:
-            Features (r, D) and dense expression (r, G), float32.
+            Features (r, D) and dense expression (r, G), in the precision in which they are held.
         """
-        x = self._features.index_select(0, index).float()  # (r, D)
+        x = self._features.index_select(0, index)  # (r, D)
         if self._form == "dense":
-            return x, self._dense.index_select(0, index).float()  # (r, G)
+            return x, self._dense.index_select(0, index)  # (r, G)
         return x, self._rows.dense(index)  # (r, G)
 
     def fetch(self, index: NDArray[np.int64], x: Tensor, g: Tensor) -> None:

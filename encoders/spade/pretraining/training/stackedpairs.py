@@ -18,7 +18,7 @@ from torch.nn import functional
 from spade_bench.encoders.spade.experts import LAYER_NORM_EPS, MASKED
 from spade_bench.encoders.spade.numerics import exact_float32
 
-__all__ = ["adamw_step", "pack", "stacked_loss", "stacked_project", "unpack"]
+__all__ = ["adamw_step", "pack", "stacked_agreement", "stacked_project", "unpack"]
 
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8
 _HEADS = ("image", "spot")
@@ -73,8 +73,8 @@ def stacked_project(
     """Run both projection heads of a experts; the stacked form of `experts.project`.
 
     Args:
-        x: Image features (a, n, D).
-        g: Expression (a, n, G).
+        x: Image features (a, n, D), of any precision.
+        g: Expression (a, n, G), of any precision.
         parameters: What :func:`pack` returned, the first a experts.
         keep: Dropout multipliers (a, 2, n, P), or None.
         low: Whether the linear layers multiply in bfloat16.
@@ -83,103 +83,103 @@ def stacked_project(
         Embeddings (a, 2, n, P), images first.
     """
     a, n, _ = x.shape
-    bias = parameters["first_bias"]  # (a, 2, P)
-    image = _linear(x, parameters["image"], bias[:, 0], low)  # (a, n, P)
-    spot = _linear(g, parameters["spot"], bias[:, 1], low)  # (a, n, P)
-    p = torch.stack((image, spot), dim=1)  # (a, 2, n, P)
+    first = _product(x, parameters["image"], low), _product(g, parameters["spot"], low)
+    p = torch.stack(first, dim=1).add_(parameters["first_bias"].unsqueeze(2))  # (a, 2, n, P)
     dim = p.shape[3]
     second = parameters["second"].reshape(2 * a, dim, dim)  # (2 a, P, P)
     above = functional.gelu(p).view(2 * a, n, dim)  # (2 a, n, P)
-    h = _linear(above, second, parameters["second_bias"].reshape(2 * a, dim), low).view_as(p)
+    h = _product(above, second, low).view_as(p)  # (a, 2, n, P)
+    h = h + parameters["second_bias"].unsqueeze(2)  # (a, 2, n, P)
     u = p + h if keep is None else torch.addcmul(p, h, keep)  # (a, 2, n, P)
     normal = functional.layer_norm(u, (dim,), eps=LAYER_NORM_EPS)  # (a, 2, n, P)
     gain, shift = parameters["gain"], parameters["shift"]  # (a, 2, P)
     return torch.addcmul(shift.unsqueeze(2), normal, gain.unsqueeze(2))  # (a, 2, n, P)
 
 
-def stacked_loss(
+def stacked_agreement(
     embedded: Tensor,
-    valid: Tensor,
+    outside: Tensor,
     temperature: float = 1.0,
     detach_targets: bool = False,
     *,
     group: Tensor | None = None,
 ) -> Tensor:
-    """Return the contrastive loss of a batches, each over its valid rows.
+    """Return how well a batches agree with their soft targets, each over its m rows in use.
+
+    The contrastive loss of `experts.contrastive_loss` is this times -1 / 2m.
 
     Args:
         embedded: Image and expression embeddings (a, 2, n, P).
-        valid: Which rows are real, (a, n) bool; a batch without any has loss zero.
+        outside: Which rows are not in use, (a, n) bool.
         temperature: T.
         detach_targets: Whether the soft targets are held constant in the backward pass.
         group: Which genes each spot measures, as a number, (a, n); None: all the same.
 
     Returns:
-        (a,) losses; see `experts.contrastive_loss`.
+        (a,); zero for a batch without rows.
     """
-    outside = ~valid  # (a, n)
     rows, columns = outside[:, :, None], outside[:, None, :]  # (a, n, 1), (a, 1, n)
     if group is not None:
         apart = group[:, :, None] != group[:, None, :]  # (a, n, n)
-        rows, columns = rows | apart, columns | apart  # (a, n, n)
-    count = valid.sum(dim=1).clamp_(min=1)  # (a,)
+        columns, rows_of = columns | apart, rows | apart  # (a, n, n)
+    else:
+        rows_of = rows
     how = temperature, detach_targets
-    return cast(Tensor, _Loss.apply(embedded, rows, columns, count, *how))
+    return cast(Tensor, _Agreement.apply(embedded, rows, rows_of, columns, *how))
 
 
-class _Loss(torch.autograd.Function):
-    """The loss with its slope written out: half as many kernels as autograd makes of it.
+class _Agreement(torch.autograd.Function):
+    """Its slope is written out: half as many kernels as autograd makes of it.
 
     With L = S I^T / T, A the soft targets (zero where a row or column is none of the batch), R and
-    C the log-softmax of L over rows and over columns, the loss is -sum(A (R + C)) / 2m. Its slope
-    in L is (exp(R) sum_j A + exp(C) sum_i A - 2 A) / 2m, and in the logits of A, of which only the
-    symmetric part matters, A (sum_j A (R + C) - (R + C)) / 2m.
+    C the log-softmax of L over rows and over columns, it is sum(A (R + C)). Its slope in L is
+    2 A - exp(R) sum_j A - exp(C) sum_i A, where sum_j A is one in every row in use, and in the
+    logits of A, of which only the symmetric part matters, A (R + C - sum_j A (R + C)).
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        embedded: Tensor,
-        rows: Tensor,
-        columns: Tensor,
-        *numbers: Any,
+        ctx: Any, embedded: Tensor, rows: Tensor, rows_of: Tensor, columns: Tensor, *how: Any
     ) -> Tensor:
-        count, temperature, detach_targets = numbers
+        temperature, _ = ctx.how = how
         a, _, n, dim = embedded.shape
         both = embedded.reshape(a, 2 * n, dim)  # (a, 2 n, P)
         with exact_float32(embedded.device):
             products = torch.bmm(both, both.mT).view(a, 2, n, 2, n)
-        images, spots = products[:, 0, :, 0], products[:, 1, :, 1]  # (a, n, n) each
-        similarity = (images + spots).mul_(temperature / 2).masked_fill_(columns, MASKED)
-        targets = torch.softmax(similarity, dim=2).masked_fill_(rows, 0.0)  # (a, n, n)
-        logits = products[:, 1, :, 0] / temperature  # (a, n, n)
+        similarity = torch.lerp(products[:, 0, :, 0], products[:, 1, :, 1], 0.5)  # (a, n, n)
+        logits = products[:, 1, :, 0]  # (a, n, n)
+        if temperature != 1:
+            similarity, logits = similarity * temperature, logits / temperature  # (a, n, n)
+        targets = torch.softmax(similarity.masked_fill_(columns, MASKED), dim=2)  # (a, n, n)
+        targets = targets.masked_fill_(rows, 0.0)  # (a, n, n)
         by_row = torch.log_softmax(logits.masked_fill(columns, MASKED), dim=2)  # (a, n, n)
-        by_column = torch.log_softmax(logits.masked_fill(rows, MASKED), dim=1)  # (a, n, n)
+        by_column = torch.log_softmax(logits.masked_fill(rows_of, MASKED), dim=1)  # (a, n, n)
         both_ways = by_row + by_column  # (a, n, n)
         mean = (targets * both_ways).sum(dim=2, keepdim=True)  # (a, n, 1)
-        ctx.save_for_backward(both, targets, by_row, by_column, both_ways, mean, count)
-        ctx.how = temperature, detach_targets
-        return cast(Tensor, mean.sum(dim=(1, 2)) / (-2 * count))  # (a,)
+        ctx.save_for_backward(both, rows, targets, by_row, by_column, both_ways, mean)
+        return cast(Tensor, mean.sum(dim=(1, 2)))  # (a,)
 
     @staticmethod
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
-        both, targets, by_row, by_column, both_ways, mean, count = ctx.saved_tensors
+        both, rows, targets, by_row, by_column, both_ways, mean = ctx.saved_tensors
         temperature, detach_targets = ctx.how
         a, n, _ = targets.shape
-        share = (above / (2 * count)).view(a, 1, 1)  # (a, 1, 1)
         slope = both.new_empty(a, 2, n, 2, n)
-        across = by_row.exp().mul_(targets.sum(dim=2, keepdim=True))  # (a, n, n)
+        across = by_row.exp().masked_fill_(rows, 0.0)  # (a, n, n)
         across.addcmul_(by_column.exp(), targets.sum(dim=1, keepdim=True))  # (a, n, n)
-        across.sub_(targets, alpha=2).mul_(share / temperature)  # (a, n, n)
-        slope[:, 1, :, 0] = across
-        slope[:, 0, :, 1] = across.mT
+        torch.sub(2 * targets, across, out=slope[:, 1, :, 0])
+        if temperature != 1:
+            slope[:, 1, :, 0] /= temperature
+        slope[:, 0, :, 1] = slope[:, 1, :, 0].mT
         if detach_targets:
             slope[:, 0, :, 0] = 0
-            slope[:, 1, :, 1] = 0
         else:
-            within = (mean - both_ways).mul_(targets).mul_(share * (temperature / 2))  # (a, n, n)
-            torch.add(within, within.mT, out=slope[:, 0, :, 0])
-            slope[:, 1, :, 1] = slope[:, 0, :, 0]
+            within = (both_ways - mean).mul_(targets)  # (a, n, n)
+            torch.lerp(within, within.mT, 0.5, out=slope[:, 0, :, 0])
+            if temperature != 1:
+                slope[:, 0, :, 0] *= temperature
+        slope[:, 1, :, 1] = slope[:, 0, :, 0]
+        slope.mul_(above.view(a, 1, 1, 1, 1))
         with exact_float32(both.device):
             gradient = torch.bmm(slope.view(a, 2 * n, 2 * n), both)  # (a, 2 n, P)
         return gradient.view(a, 2, n, -1), None, None, None, None, None
@@ -222,9 +222,9 @@ def adamw_step(
         )
 
 
-def _linear(z: Tensor, weight: Tensor, bias: Tensor, low_precision: bool) -> Tensor:
-    """Multiply (a, n, in) by (a, in, out) and add (a, out)."""
+def _product(z: Tensor, weight: Tensor, low_precision: bool) -> Tensor:
+    """Multiply (a, n, in) by (a, in, out)."""
     if not low_precision:
-        return torch.baddbmm(bias[:, None], z, weight)  # (a, n, out)
+        return torch.bmm(z.float(), weight)  # (a, n, out)
     product = torch.bmm(z.to(torch.bfloat16), weight.to(torch.bfloat16))  # (a, n, out)
-    return product.to(bias.dtype) + bias[:, None]  # (a, n, out)
+    return product.to(weight.dtype)  # (a, n, out)
