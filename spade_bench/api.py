@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast, overload
 from spade_bench.errors import UserError
 from spade_bench.keywords import check_keywords, says_keywords
 from spade_bench.robustness.verb import robustness
+from spade_bench.sharedresults import export, import_results, merge
 from spade_bench.surroundings import left_unchanged
 from spade_bench.types import Bag, FeatureEncoder, LoadOptions, PatchEncoder, SlideEncoder
 
@@ -37,10 +38,13 @@ __all__ = [
     "encode",
     "evaluate",
     "explain",
+    "export",
     "extract",
     "fit",
+    "import_results",
     "load_encoder",
     "load_results",
+    "merge",
     "pretrain",
     "read_features",
     "read_spots",

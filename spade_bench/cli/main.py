@@ -37,6 +37,9 @@ _COMMANDS = {
     "report": ("report", "report"),
     "compare": ("report", "compare"),
     "cite": ("report", "cite"),
+    "merge": ("sharing", "merge"),
+    "export": ("sharing", "export"),
+    "import": ("sharing", "import_results"),
     "demo": ("demo", "demo"),
 }
 
