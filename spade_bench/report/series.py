@@ -11,7 +11,7 @@ from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
 from spade_bench.report.conditions import conditions, tested_on
 from spade_bench.results import Predictions, ResultStore, Row, StoredPredictions
-from spade_bench.results.predictiontables import predictions_sha256
+from spade_bench.results.merging import same_predictions
 from spade_bench.results.rows import GENE_SIDE, NEEDS_GENE_SIDE, NO_GENE_SIDE
 from spade_bench.results.store import whole_predictions
 
@@ -150,7 +150,11 @@ def collect(
                 standing[row.run_id] = row
                 if told is not None:
                     read[row.run_id] = told
-            elif told is not None and not _same(row, told, before, read[row.run_id]):
+            elif (
+                told is not None
+                and row.predictions_sha256 != before.predictions_sha256
+                and not same_predictions(told, read[row.run_id])
+            ):
                 raise DataError(
                     f"the cell {row.run_id} ({row.encoder} on {row.task}) has other predictions "
                     "than in another folder",
@@ -159,15 +163,6 @@ def collect(
                 )
     rows = _named_elsewhere(list(standing.values()))
     return _with_wanted(sorted(_grouped(rows), key=_order))
-
-
-def _same(row: Row, told: Predictions, other: Row, other_told: Predictions) -> bool:
-    """Whether two folders hold the same of a cell; a checksum may be of an older layout."""
-    if row.predictions_sha256 == other.predictions_sha256:
-        return True
-    if told.spots is not None or other_told.spots is not None:
-        return False
-    return predictions_sha256(told) == predictions_sha256(other_told)
 
 
 def _named_elsewhere(rows: Sequence[Row]) -> list[Row]:
