@@ -180,7 +180,7 @@ def run(
         typer.Option(
             help="What may lie beside the features in .spade-bench for later runs: digests "
             "(default; a small index), copy (also fast copies of files that read slowly, on at "
-            "most a quarter of the free disk), off. Unless off, what an encoder such as spade makes "
+            "most a quarter of the free disk), off. Unless off, what an encoder like spade makes "
             "of the features is kept there too (32 GB; SPADE_BENCH_CACHE_SIZE)."
         ),
     ] = None,
