@@ -180,14 +180,19 @@ def run(
     device: DeviceOption = None,
     memory: Annotated[
         str | None,
-        typer.Option(help="What training may take, such as 4GB; never changes the numbers."),
+        typer.Option(
+            help="What the run may take, such as 4GB: half for features in memory, half for "
+            "training. A larger cohort is read in part in every epoch; the numbers do not change. "
+            "Default: 8GB; of a GPU, most of what is free."
+        ),
     ] = None,
     cache: Annotated[
         str | None,
         typer.Option(
             help="What may lie beside the features in .spade-bench for later runs: digests "
             "(default; a small index), copy (also fast copies of files that read slowly, on at "
-            "most a quarter of the free disk), off."
+            "most a quarter of the free disk), off. Unless off, what an encoder like spade makes "
+            "of the features is kept there too (32 GB; SPADE_BENCH_CACHE_SIZE)."
         ),
     ] = None,
     set_: SetOption = None,

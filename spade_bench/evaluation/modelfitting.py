@@ -26,7 +26,7 @@ from spade_bench.evaluation.trainedmodel import (
     TrainedModel,
     features_identity,
 )
-from spade_bench.features.bagmemory import BagMemory, bag_bytes, training_bytes
+from spade_bench.features.bagmemory import BagMemory, bag_bytes
 from spade_bench.features.bags import FeatureFolders
 from spade_bench.features.casebags import scan_bags
 from spade_bench.heads import Fit, FittedHead, Head, HeadOptions, fit, fitting
@@ -157,8 +157,7 @@ def _head(request: EvaluationRequest, card: TaskCard, kind: TaskKind, device: st
             where="--head",
             fix=f"Use {', '.join(serving)}",
         )
-    memory = training_bytes(request.settings.memory)
-    options = HeadOptions(device, request.settings.set.get(name, {}), memory)
+    options = HeadOptions(device, request.settings.set.get(name, {}), request.settings.memory)
     head: Head = plugin.load(options)
     return head
 

@@ -21,7 +21,7 @@ from spade_bench.evaluation.spots.spotrunning import heads_of_expression, of_spo
 from spade_bench.evaluation.storedsettings import store_config
 from spade_bench.evaluation.taskcells import TaskRun
 from spade_bench.evaluation.taskpreparation import PreparedTask, prepare
-from spade_bench.features.bagmemory import BagMemory, bag_bytes, training_bytes
+from spade_bench.features.bagmemory import BagMemory, bag_bytes
 from spade_bench.features.bags import FeatureFolders
 from spade_bench.files import hash_obj
 from spade_bench.heads import Head, HeadOptions
@@ -220,9 +220,7 @@ def _make_heads(request: EvaluationRequest, device: str) -> dict[str, Head]:
     )
     return {
         name: heads.get(name).load(
-            HeadOptions(
-                device, request.settings.set.get(name, {}), training_bytes(request.settings.memory)
-            )
+            HeadOptions(device, request.settings.set.get(name, {}), request.settings.memory)
         )
         for name in names
     }

@@ -133,6 +133,7 @@ def random_layer(width: int, seed: int) -> MakeBags:
 
         rng = np.random.default_rng([seed, 3])
         # Features are centred on the training pool; the layer itself is never trained.
+        # In the precision of the bags themselves.
         means = [bags.once("mean32", i, partial(_mean, bags, i)) for i in pool]
         mean = np.mean(means, axis=0)  # (D,)
         layer = (rng.normal(size=(bags.dim, width)) / np.sqrt(bags.dim)).astype(np.float32)
@@ -141,10 +142,9 @@ def random_layer(width: int, seed: int) -> MakeBags:
     return make
 
 
-def _mean(bags: CaseBags, index: int) -> tuple[NDArray[np.float32], int]:
-    """Mean of a bag in its own precision, (D,), and its bytes."""
-    mean: NDArray[np.float32] = bags[index].mean(axis=0)
-    return mean, mean.nbytes
+def _mean(bags: CaseBags, index: int) -> NDArray[np.float32]:
+    mean: NDArray[np.float32] = bags[index].mean(axis=0)  # (D,)
+    return mean
 
 
 def principal_components(width: int, seed: int) -> MakeBags:

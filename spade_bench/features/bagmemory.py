@@ -14,23 +14,29 @@ Of `--memory` one half is for bags and the other half for training.
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spade_bench.config import parse_memory
 
-__all__ = ["BAG_BYTES", "BagMemory", "bag_bytes", "training_bytes"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["BAG_BYTES", "BagMemory", "bag_bytes"]
 
 BAG_BYTES = 4 << 30
 """What bags may take where nobody says."""
+_BLOCK = 4 << 20  # bytes of small things that are allocated together
+_ALIGN = 64
 
 
 @dataclass
 class _Kept:
-    value: Any
+    value: NDArray[Any]
     nbytes: int
     turn: int
 
@@ -51,6 +57,7 @@ class BagMemory:
         self.size = size
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()  # last used last
         self._used = self._turn = 0
+        self._block, self._filled = mmap.mmap(-1, 1), 1  # of small things; a first one is made
         self._mapped: OrderedDict[Hashable, tuple[int, Callable[[], None]]] = OrderedDict()
         self._mapped_bytes = 0
         self._gone: deque[Hashable] = deque()
@@ -71,7 +78,7 @@ class BagMemory:
         with self._lock:
             self._turn += 1
 
-    def get(self, key: Hashable) -> Any | None:
+    def get(self, key: Hashable) -> NDArray[Any] | None:
         """Return what is kept under a key, which the present step uses; None without it."""
         with self._lock:
             kept = self._kept.get(key)
@@ -81,27 +88,61 @@ class BagMemory:
             self._kept.move_to_end(key)
             return kept.value
 
-    def keep(self, key: Hashable, value: Any, nbytes: int, *, small: bool = False) -> bool:
-        """Keep something, where there is room or what earlier steps left can go.
+    def keep(self, key: Hashable, bag: NDArray[Any]) -> bool:
+        """Keep a bag, where there is room or what earlier steps left can go.
 
         Args:
             key: What it is.
-            value: It.
-            nbytes: Bytes that it takes.
-            small: Keep it even beyond the budget: it stands for a bag that need not be read again.
+            bag: It.
 
         Returns:
             Whether it is kept.
         """
         with self._lock:
             self._sweep()
-            if key in self._kept:
-                return True
-            if not self._make_room(nbytes) and not small:
-                return False
-            self._kept[key] = _Kept(value, nbytes, self._turn)
-            self._used += nbytes
-            return True
+            if key not in self._kept and self._make_room(bag.nbytes):
+                self._put(key, bag)
+            return key in self._kept
+
+    def keep_small(self, key: Hashable, values: NDArray[Any]) -> NDArray[Any]:
+        """Keep a few numbers, beyond the budget too: for them a bag need not be read again.
+
+        Args:
+            key: What they are.
+            values: They.
+
+        Returns:
+            A copy of them, which is kept.
+        """
+        with self._lock:
+            self._sweep()
+            if key not in self._kept:
+                self._make_room(values.nbytes)
+                self._put(key, self._aside(values))
+            kept: NDArray[Any] = self._kept[key].value
+            return kept
+
+    def _put(self, key: Hashable, value: NDArray[Any]) -> None:
+        self._kept[key] = _Kept(value, value.nbytes, self._turn)
+        self._used += value.nbytes
+
+    def _aside(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Copy numbers to where they are in nobody's way.
+
+        Allocated behind a bag, a few numbers that stay keep the C library from using the place of
+        the bag for the next one: over many bags, memory would grow with the cohort.
+        """
+        import numpy as np
+
+        if values.nbytes > _BLOCK // 4:
+            return values.copy()
+        start = -(-self._filled // _ALIGN) * _ALIGN
+        if start + values.nbytes > len(self._block):
+            self._block, start = mmap.mmap(-1, _BLOCK), 0
+        self._filled = start + values.nbytes
+        aside = np.frombuffer(self._block, values.dtype, values.size, start).reshape(values.shape)
+        aside[...] = values
+        return aside
 
     def map(self, key: Hashable, nbytes: int, release: Callable[[], None]) -> None:
         """Count a map that is being used, and let others go where they exceed what is left.
@@ -151,6 +192,8 @@ class BagMemory:
 def bag_bytes(memory: str | None) -> int:
     """Bytes that bags may take in memory, those of all encoders and tasks together.
 
+    The other half is for training; see `spade_bench.heads.HeadOptions`.
+
     Args:
         memory: The whole budget, such as `4GB`; None for the default.
 
@@ -158,14 +201,3 @@ def bag_bytes(memory: str | None) -> int:
         ConfigError: When it is no amount of memory.
     """
     return BAG_BYTES if memory is None else parse_memory(memory) // 2
-
-
-def training_bytes(memory: str | None) -> int | None:
-    """Bytes that heads may take while they train; None leaves it to them.
-
-    On a GPU these are bytes of the GPU, where bags that are trained on lie too.
-
-    Raises:
-        ConfigError: When it is no amount of memory.
-    """
-    return None if memory is None else max(1, parse_memory(memory) // 2)

@@ -185,38 +185,32 @@ class CaseBags:
                     fix="Extract these slides again, or leave the case out",
                 )
             if bag.flags.writeable:  # a view of a map takes no memory of ours
-                self._memory.keep(key, bag, bag.nbytes)
+                self._memory.keep(key, bag)
         return np.asarray(bag, dtype=np.float32)
 
     def length(self, index: int) -> int:
         """Return the number of patches of a case, without reading them where it is known."""
         return len(self[index]) if self._lengths is None else self._lengths[index]
 
-    def once(self, what: str, index: int, make: Callable[[], tuple[Any, int]]) -> Any:
-        """Compute something small from a bag once for all heads and tasks.
+    def once(self, what: str, index: int, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Compute a few numbers from a bag once for all heads and tasks.
 
         Args:
-            what: What it is.
+            what: What they are.
             index: Position of the case.
-            make: Reads the bag; returns what is wanted, and the bytes that it takes.
+            make: Reads the bag and returns them.
         """
         key = self._key(what, index)
         found = self._memory.get(key)
         if found is None:
-            found, nbytes = make()
-            self._memory.keep(key, found, nbytes, small=True)
+            found = self._memory.keep_small(key, make())
         return found
 
     def mean(self, index: int) -> NDArray[np.float64]:
         """Mean over the patches of a case, (dim,); computed once."""
         import numpy as np
 
-        def make() -> tuple[NDArray[np.float64], int]:
-            mean = self[index].mean(axis=0, dtype=np.float64)
-            return mean, mean.nbytes
-
-        found: NDArray[np.float64] = self.once("mean", index, make)
-        return found
+        return self.once("mean", index, lambda: self[index].mean(axis=0, dtype=np.float64))
 
     def pooled(self) -> NDArray[np.float64]:
         """Mean over the patches of each case, (n_cases, dim); each is computed once."""
@@ -226,8 +220,7 @@ class CaseBags:
         pooled: NDArray[np.float64] | None = self._memory.get(key)
         if pooled is None:
             cases = track(range(self._n), "Pooling", self._n, "cases")
-            pooled = np.stack([self.mean(index) for index in cases])
-            self._memory.keep(key, pooled, pooled.nbytes, small=True)
+            pooled = self._memory.keep_small(key, np.stack([self.mean(index) for index in cases]))
         return pooled
 
     def map(

@@ -35,6 +35,7 @@ ENCODED = "encoded"
 ENCODED_BYTES = 32 << 30
 """Bytes that the encoded bags of a folder of features may take where nobody says."""
 SIZE_VARIABLE = "SPADE_BENCH_CACHE_SIZE"
+_BESIDE = 8192  # bytes of a file beside its features: the header, and what the index may take
 _BAG = "bag"  # name of the one bag in each file
 _LOOK_AGAIN = 64  # files after which the folder is listed again: other processes write too
 _told: set[Path] = set()  # folders of which this process has spoken
@@ -92,7 +93,8 @@ class EncodedBags:
         except (DataError, OSError) as error:
             if path.is_file():  # not just removed by another process
                 warn(f"{path}: damaged ({error}), and made again")
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink(missing_ok=True)
             return None
         if path not in self._used:
             self._used.add(path)
@@ -108,7 +110,7 @@ class EncodedBags:
             features: (n, dim) float32.
         """
         path = self._path(source)
-        if features.dtype.name != "float32" or not self._has_room(features.nbytes):
+        if features.dtype.name != "float32" or not self._has_room(features.nbytes + _BESIDE):
             return
         try:
             writer = PackWriter(path, int(features.shape[1]), "float32", durable=False)
@@ -121,7 +123,7 @@ class EncodedBags:
             warn(f"{self.folder}: encoded features are not kept ({error.strerror or error})")
             self._limit = 0
             return
-        self._bytes += features.nbytes
+        self._bytes += path.stat().st_size
         self._used.add(path)
         self._say()
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CPU_MEMORY", "Fit", "HeadOptions", "Model", "grid_points", "parse_memory"]
 
-CPU_MEMORY = 4 << 30  # a constant, so that results do not depend on the machine
+CPU_MEMORY = 4 << 30  # of training; a constant, so that results do not depend on the machine
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,10 @@ class HeadOptions:
     Attributes:
         device: `auto`, `cpu` or `cuda[:n]`.
         params: Hyperparameters that replace the defaults of its card.
-        memory: Bytes that training may take besides cached bags, as a number or like `4GB`; None
-            for a share of what the device has. Bounds how many fits train side by side and never
-            changes the numbers.
+        memory: Bytes that bags and training may take together, as a number or like `4GB`; None for
+            a share of what the device has. One half is for bags: those in memory, and on a GPU
+            those that stay there. The other half bounds how many fits train side by side, and
+            never changes the numbers.
     """
 
     device: str = "cpu"

@@ -55,7 +55,7 @@ class Reader:
         self._dtype, self._shown = dtype, torch.bfloat16 if half else dtype
         self._resident = resident if device.type == "cuda" else 0
         self._kept: dict[int, torch.Tensor] = {}
-        self._moments: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._moments: dict[int, NDArray[np.float64]] = {}
         self._length: dict[int, int] = {}
 
     def load(self, case: int) -> torch.Tensor:
@@ -123,15 +123,17 @@ class Reader:
             if case in self._moments:
                 continue
             find = partial(self._moments_of, case)
-            name = f"moments {self.device} {self._dtype}"
+            name = f"moments {self.device}"
             self._moments[case] = (
-                find()[0] if self._bags is None else self._bags.once(name, case, find)
+                find() if self._bags is None else self._bags.once(name, case, find)
             )
         known: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
         for train in fits:
             if train.tobytes() not in known:
-                first = torch.stack([self._moments[int(c)][0] for c in train]).mean(dim=0)  # (D,)
-                second = torch.stack([self._moments[int(c)][1] for c in train]).mean(dim=0)
+                moments = np.stack([self._moments[int(c)] for c in train])  # (n, 2, D)
+                # Each by itself, as one block: sums of another layout may end in other bits.
+                each = [np.ascontiguousarray(moments[:, at]) for at in range(2)]
+                first, second = (torch.from_numpy(x).to(self.device).mean(dim=0) for x in each)
                 scale = (second - first**2).clamp_min(0).sqrt()  # (D,)
                 # Constant features keep scale 1; a spread of rounding size is not a spread.
                 tiny = 1e-6 * first.abs().clamp_min(1e-6)
@@ -146,11 +148,12 @@ class Reader:
         mean[mean.abs() <= 16 * torch.finfo(self._dtype).eps * scale] = 0
         return reference, mean.to(self._dtype), scale.to(self._dtype)
 
-    def _moments_of(self, case: int) -> tuple[tuple[torch.Tensor, torch.Tensor], int]:
-        """Mean and mean square of the patches of a case, (D,) each, and their bytes."""
+    def _moments_of(self, case: int) -> NDArray[np.float64]:
+        """Mean and mean square of the patches of a case, (2, D)."""
         x = self.load(case).double()  # (n, D)
         variance, mean = torch.var_mean(x, dim=0, correction=0)  # (D,) each
-        return (mean, variance + mean * mean), 2 * mean.nbytes
+        moments: NDArray[np.float64] = torch.stack([mean, variance + mean * mean]).cpu().numpy()
+        return moments
 
     def _fits(self, cases: Sequence[int], order: list[int], start: int, stop: int) -> bool:
         """Whether one more bag, the longest so far, can be padded to without much waste."""

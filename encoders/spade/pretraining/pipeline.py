@@ -203,12 +203,12 @@ class _Run:
         expression = None if settings.space == "image" else spots.expression
         if scan:
             rows = np.flatnonzero(train)
-            points = space_points(
+            points, places = space_points(
                 spots.features, expression, rows, settings.space, self.config.seed
             )
             organs = obs["organ"].astype(str).to_list()
             organs = [organs[row] for row in rows]
-            scan_k(points, organs, self.out, config=settings, seed=self.config.seed)
+            scan_k(points, organs, self.out, config=settings, seed=self.config.seed, rows=places)
 
         def work() -> dict[str, Any]:
             fitted, assigned = fit_experts(
