@@ -15,9 +15,9 @@ import spade_bench as sb
 from spade_bench.cli.main import main
 from spade_bench.files import write_json
 from spade_bench.registry import encoders
-from spade_bench.report import citations
+from spade_bench.report.literature import citations
+from spade_bench.report.literature.papers import PAPERS
 from spade_bench.report.page import usedcards
-from spade_bench.report.papers import PAPERS
 from spade_bench.results.runsettings import stored_settings
 from spade_bench.types import EncoderCard, TaskCard
 
