@@ -174,7 +174,8 @@ def run_page(text: str, uri: str, work: Path) -> tuple[str, dict[str, bytes]]:
 def _environment() -> dict[str, str]:
     """The environment of the kernels: this checkout, the commands beside this Python."""
     return {
-        **os.environ,
+        # Without a backend named, the kernel takes the one that shows pictures below cells.
+        **{name: value for name, value in os.environ.items() if name != "MPLBACKEND"},
         "COLUMNS": "100",
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "PYTHONPATH": str(ROOT),

@@ -219,7 +219,7 @@ def _published(results: Results, metric: str, form: str, out: Path | None) -> No
     from spade_bench import console
     from spade_bench.errors import UserError
     from spade_bench.report import leaderboard
-    from spade_bench.report.published import COLUMNS, beside_published
+    from spade_bench.report.literature.published import COLUMNS, beside_published
 
     if form not in {"", "json"}:
         raise UserError("--published is printed as a table or as JSON", fix="Use --json")
@@ -333,7 +333,7 @@ def cite(
 ) -> None:
     """Print BibTeX and a table of licences of the encoders, heads, tasks and data used."""
     from spade_bench import api, console, files
-    from spade_bench.report import citations
+    from spade_bench.report.literature import citations
     from spade_bench.results import stored_in
     from spade_bench.results.runsettings import stored_settings
 

@@ -28,6 +28,13 @@ def test_a_block_is_of_a_known_language(block: Block) -> None:
         assert block.reason
 
 
+@pytest.mark.parametrize(
+    "block", [b for b in blocks() if b.language in {"python", "py"}], ids=lambda b: b.name
+)
+def test_python_is_python(block: Block) -> None:
+    compile(block.text, block.name, "exec")
+
+
 def _parse(words: list[str]) -> None:
     """Parse a command as the command line would, without running it."""
     group: Any = typer.main.get_command(app)

@@ -16,9 +16,9 @@ from spade_bench.cli.main import main
 from spade_bench.cohorts.contamination import LEDGER
 from spade_bench.files import write_json
 from spade_bench.registry import encoders
-from spade_bench.report import citations
+from spade_bench.report.literature import citations
+from spade_bench.report.literature.papers import DATA_PAPERS, PAPERS
 from spade_bench.report.page import usedcards
-from spade_bench.report.papers import DATA_PAPERS, PAPERS
 from spade_bench.results.runsettings import stored_settings
 from spade_bench.types import EncoderCard, TaskCard
 

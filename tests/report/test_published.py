@@ -13,7 +13,7 @@ from command_line import run_main
 from spade_bench.errors import UserError
 from spade_bench.registry import encoders, tasks
 from spade_bench.report.leaderboard import ReportRow
-from spade_bench.report.published import COLUMNS, beside_published, published_numbers
+from spade_bench.report.literature.published import COLUMNS, beside_published, published_numbers
 from spade_bench.statistics.evaluate import ALL_METRICS, bounds
 
 HEST_BENCH = {"IDC", "PRAD", "PAAD", "SKCM", "COAD", "READ", "CCRCC", "LUNG", "LYMPH_IDC"}

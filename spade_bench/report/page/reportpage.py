@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.errors import printable
 from spade_bench.files import write_text
 from spade_bench.report import risk_split
-from spade_bench.report.citations import bibtex, used, used_labels
 from spade_bench.report.flags import empty_cell, shared
 from spade_bench.report.leaderboard import ReportRow
+from spade_bench.report.literature.citations import bibtex, used, used_labels
 from spade_bench.report.mainseries import main_series
 from spade_bench.report.naming import (
     encoder_title,

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.report.literature.papers import DATA_PAPERS, PAPERS, Paper
 from spade_bench.report.naming import card_of, card_title, head_title
-from spade_bench.report.papers import DATA_PAPERS, PAPERS, Paper
 from spade_bench.report.series import Series
 
 if TYPE_CHECKING:
