@@ -230,7 +230,7 @@ def run(
     space, part = ws.load(), parse_shard(shard) or (0, 1)
     request = resolve(settings, space, shard=part, dry_run=dry_run)
     if where is None or dry_run:
-        _finish(request, runner.run(request))
+        _finish(request, runner.run(request), None if where is None else where.workers)
         return
     summary = spreading.run_spread(settings, space, where, shard=part)
     if not where.script:
@@ -282,7 +282,7 @@ def _shots(text: str | None) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _finish(request: EvaluationRequest, summary: RunSummary) -> None:
+def _finish(request: EvaluationRequest, summary: RunSummary, workers: int | None = None) -> None:
     from spade_bench import console
     from spade_bench.errors import UserError
 
@@ -292,7 +292,7 @@ def _finish(request: EvaluationRequest, summary: RunSummary) -> None:
         todo = sum(row[4] - row[5] for row in summary.planned)
         console.say(
             f"{todo} cells to run, {sum(row[5] for row in summary.planned)} finished; "
-            f"{_duration(summary.seconds)}"
+            f"{_duration(summary, workers)}"
         )
     else:
         beside = f"{summary.elsewhere} by other runs meanwhile, " if summary.elsewhere else ""
@@ -313,9 +313,22 @@ def _finish(request: EvaluationRequest, summary: RunSummary) -> None:
         )
 
 
-def _duration(seconds: Any) -> str:
+def _duration(summary: RunSummary, workers: int | None) -> str:
+    """How long it may take, and how that is known."""
+    seconds = summary.seconds
     if seconds is None:
-        return "no estimate of the time before a first cell of each head has finished here"
+        return "no estimate of the time before a first cell of each head of expression has finished"
+    how = "as finished cells took"
+    if summary.timed:
+        timed = sum(summary.timed.values())
+        how = "by small fits on this machine" if timed == seconds else f"{how}, and by small fits"
+    if workers is not None and workers > 1:
+        shared = f"{_words(seconds / workers)} for {workers}"
+        return f"about {_words(seconds)} for one worker, {shared}, {how}"
+    return f"about {_words(seconds)}, {how}"
+
+
+def _words(seconds: float) -> str:
     if seconds < 120:
-        return f"about {seconds:.0f} s, as finished cells took"
-    return f"about {seconds / 60:.0f} min, as finished cells took"
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from spade_bench import console
+from spade_bench.calibration.timings import FitPace
 from spade_bench.errors import SpadeBenchError
 from spade_bench.evaluation.cells import Cell
 from spade_bench.evaluation.keptheads import HeadKeeper
@@ -45,6 +46,7 @@ class Context:
         failed_elsewhere: Run ids that another process has tried, in vain, since this run began.
         base: Base bags of the latest task, by their files: tasks over the same cases read and pool
             them once.
+        paces: How long fits take, by head, width, outputs and kind; filled by a dry run.
         done: Cells that finished.
         skipped: Cells that had been finished before.
         elsewhere: Cells that other processes finished meanwhile.
@@ -63,6 +65,7 @@ class Context:
     seat: tuple[int, int] = (0, 1)
     failed_elsewhere: set[str] = field(default_factory=set)
     base: dict[str, CaseBags] = field(default_factory=dict)
+    paces: dict[tuple[str, int, int, str], FitPace] = field(default_factory=dict)
     done: int = 0
     skipped: int = 0
     elsewhere: int = 0

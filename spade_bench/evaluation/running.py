@@ -48,6 +48,7 @@ class RunSummary:
             trained again for its head counts as not finished.
         keeper: Stored the fitted heads.
         seconds: Estimate of what is left to do; only for a dry run, None where nothing is known.
+        timed: (task, head) -> seconds of its cells, from small fits; only for a dry run.
     """
 
     done: int = 0
@@ -59,6 +60,7 @@ class RunSummary:
     planned: list[Planned] = field(default_factory=list)
     keeper: HeadKeeper | None = None
     seconds: float | None = None
+    timed: dict[tuple[str, str], float] = field(default_factory=dict)
 
 
 def run(request: EvaluationRequest) -> RunSummary:
@@ -117,7 +119,7 @@ def run(request: EvaluationRequest) -> RunSummary:
     summary.failed, summary.failed_meanwhile = context.failed, context.failed_meanwhile
     summary.first_error = context.first_error
     if request.dry_run:
-        summary.seconds = estimate(store.rows(), summary.planned)
+        summary.seconds = estimate(store.rows(), summary.planned, summary.timed)
     return summary
 
 
@@ -182,6 +184,11 @@ def _run_task(
     if again:
         console.say(f"{again} finished cells are trained again to keep their heads")
     if request.dry_run:
+        known = {row.head for row in context.store.rows() if row.status == "ok"}
+        fresh = [row for row in todo if row.head not in known]
+        with console.progress(f"Timing small fits of {prepared.card.name}"):
+            seconds = TaskRun(prepared, fitting, context).timed(fresh)
+        summary.timed |= {(prepared.card.name, head): value for head, value in seconds.items()}
         return
     write_plan(request.out, prepared.card.name, _planned_cells(every))
     if prepared.unusable and request.is_first:

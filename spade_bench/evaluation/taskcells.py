@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from spade_bench import console
+from spade_bench.calibration.timings import fit_pace, reading_pace
 from spade_bench.errors import DataError, UserError
 from spade_bench.evaluation.cells import Cell, VariantCells, fit_seed, shuffle_seed
 from spade_bench.evaluation.hyperparameters import Job, choose, ranking_metric
@@ -73,6 +74,36 @@ class TaskRun:
                 if means:
                     self._average([one.cell for one in means])
                     bar.advance(len(means), _note(means[0]))
+
+    def timed(self, todo: Sequence[VariantCells]) -> dict[str, float]:
+        """Say how long rows may take by each head, from small fits on some of their cases.
+
+        Returns:
+            Head -> seconds of its cells that are to be fitted, reading included once for each row.
+        """
+        paces, bags = self._context.paces, None
+        reading: dict[VariantKey, float] = {}
+        out: dict[str, float] = {}
+        for row in todo:
+            left = [cell for cell in row.cells if not self._context.is_done(cell)]
+            left = [cell for cell in left if not cell.members]
+            if not left:
+                continue
+            key, name = row.variant.key, row.head
+            if bags is None or not (row.variant.fitted or key in reading):
+                bags = self._bags_of([Work(row, left[0])])
+                reading[key] = reading_pace(bags)
+            outputs = self._prepared.kind.n_outputs(self._prepared.cohort)
+            like = name, bags.dim, outputs, self._prepared.kind.card.name
+            if like not in paces:
+                largest = max(left, key=lambda cell: len(cell.episode.train))
+                job = self._job(Work(row, largest))
+                fit = Fit(job.train, job.target, self._positions(largest.episode.test), job.seed)
+                paces[like] = fit_pace(self._made[name], name, bags, fit, outputs)
+            each = reading.get(key, max(reading.values()))
+            fits = sum(paces[like].seconds(len(cell.episode.train)) for cell in left)
+            out[name] = out.get(name, 0.0) + each * len(self._at) + fits
+        return out
 
     def _fit(self, work: Sequence[Work]) -> None:
         """Fit cells together; when that fails, in halves, so that only the culprit is lost.

@@ -168,7 +168,9 @@ class _Following:
         try:
             self._submit(self.units)
             with contextlib.ExitStack() as stack:
-                view = _View(stack, f"{self.what} on {len(self.units)} workers", len(self.units))
+                n = len(self.units)
+                title = f"{self.what} on {n} worker{'s' if n > 1 else ''}"
+                view = _View(stack, title, n)
                 while len(self._ended) + len(self._lost) < len(self.units):
                     time.sleep(self.executor.interval)
                     self._look(view)

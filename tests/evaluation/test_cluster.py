@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from shared_runs import assert_same, settings_of, written
 from small_slurm import CannotStartError, SmallSlurm, small_slurm
+from small_studies import Study, write_study
 
 from spade_bench import evaluation, spreading
 from spade_bench.errors import UserError
@@ -27,7 +28,12 @@ pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture(scope="module")
-def plain(study: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return write_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="module")
+def plain(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Results of one process."""
     out = tmp_path_factory.mktemp("plain")
     evaluation.run_settings(settings_of(study, out))
@@ -92,7 +98,7 @@ def parent_of(pid: int) -> int:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are found by /proc")
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 @pytest.mark.filterwarnings("ignore")  # of Ray's own
-def test_ray_loses_a_worker_in_the_middle(study: Any, plain: Path, tmp_path: Path) -> None:
+def test_ray_loses_a_worker_in_the_middle(study: Study, plain: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with killing(out, parent_of) as killed:  # the process of Ray itself
         summary = spreading.run_spread(
@@ -107,7 +113,7 @@ def test_ray_loses_a_worker_in_the_middle(study: Any, plain: Path, tmp_path: Pat
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
 @pytest.mark.filterwarnings("ignore")
-def test_ray_without_room_says_so(study: Any, tmp_path: Path) -> None:
+def test_ray_without_room_says_so(study: Study, tmp_path: Path) -> None:
     asked = ExecutorSettings("ray", workers=1, ray={"gpus": 64})
     with pytest.raises(UserError, match="no node has room for a worker"):
         spreading.run_spread(settings_of(study, tmp_path / "out"), None, asked)
@@ -117,7 +123,7 @@ def test_ray_without_room_says_so(study: Any, tmp_path: Path) -> None:
 
 
 def test_slurm_loses_a_job_in_the_middle(
-    study: Any,
+    study: Study,
     plain: Path,
     slurm: SmallSlurm,
     tmp_path: Path,
@@ -136,7 +142,7 @@ def test_slurm_loses_a_job_in_the_middle(
 
 
 def test_slurm_jobs_that_run_out_of_time_are_submitted_again(
-    study: Any, plain: Path, slurm: SmallSlurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    study: Study, plain: Path, slurm: SmallSlurm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Both jobs are ended by the controller, as at the end of their time."""
     out, over = tmp_path / "out", threading.Event()
@@ -161,7 +167,7 @@ def test_slurm_jobs_that_run_out_of_time_are_submitted_again(
     assert "is started again" in capsys.readouterr().err
 
 
-def test_what_sbatch_refuses_is_said(study: Any, slurm: SmallSlurm, tmp_path: Path) -> None:
+def test_what_sbatch_refuses_is_said(study: Study, slurm: SmallSlurm, tmp_path: Path) -> None:
     asked = ExecutorSettings("slurm", workers=1, slurm={"partition": "nowhere"})
     with pytest.raises(UserError, match=r"Sbatch refuses.*partition"):
         spreading.run_spread(settings_of(study, tmp_path / "out"), None, asked)

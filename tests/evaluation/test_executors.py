@@ -57,11 +57,14 @@ def test_a_worker_is_killed_and_nothing_is_lost(
         return collect(self)
 
     monkeypatch.setattr(LocalProcesses, "collect", kill_one)
-    summary = spreading.run_spread(settings_of(study, out), None, TWO)
+    results = api.evaluate(
+        "mine", "toy", table=study.table, features=study.features, out=out, shots=(2, 4), draws=2,
+        heads=("logistic", "mean-mlp"), device="cpu", executor={"name": "local", "workers": 2},
+    )  # fmt: skip
     assert killed
     assert_same(tmp_path / "plain", out)
     assert set(written(out).values()) == {1}
-    assert summary.failed == 0
+    assert len(results.to_dataframe()) == len(written(out))
     assert not (out / "jobs").exists()
     assert not (out / LEASES).exists()
     said = capsys.readouterr().err
@@ -139,15 +142,15 @@ def test_slides_are_shared_and_a_bad_one_is_named_once(tmp_path: Path) -> None:
         assert mine.tobytes() == read_bag(pooled.written[name]).features.tobytes()
 
 
-def test_python_takes_the_same_keyword(study: Any, tmp_path: Path) -> None:
-    results = api.evaluate(
-        "mine", "toy", table=study.table, features=study.features, heads=("logistic",),
-        shots=(2,), draws=1, controls=False, device="cpu",
-        executor={"name": "local", "workers": 1},
-    )  # fmt: skip
-    assert len(results.to_dataframe()) == 1
-    with pytest.raises(UserError, match="workers need a folder to write to"):
+def test_workers_on_other_machines_need_a_folder(study: Any) -> None:
+    with pytest.raises(UserError, match="Workers need a folder to write to"):
         api.evaluate("mine", "toy", table=study.table, executor={"name": "slurm", "workers": 2})
+
+
+def test_a_loaded_encoder_stays_here(tmp_path: Path) -> None:
+    encoder = api.load_encoder("mean-pool")
+    with pytest.raises(UserError, match="An encoder that is loaded here is not at hand"):
+        api.encode(tmp_path, encoder, out=tmp_path / "out", executor="local")
 
 
 @pytest.mark.parametrize(
