@@ -40,9 +40,9 @@ _COMMANDS = {
     "report": ("report", "report"),
     "compare": ("report", "compare"),
     "cite": ("report", "cite"),
-    "merge": ("sharing", "merge"),
-    "export": ("sharing", "export"),
-    "import": ("sharing", "import_results"),
+    "merge": ("exchange", "merge"),
+    "export": ("exchange", "export"),
+    "import": ("exchange", "import_results"),
     "demo": ("demo", "demo"),
 }
 

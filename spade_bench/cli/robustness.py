@@ -10,15 +10,18 @@ import typer
 from spade_bench.cli.options import (
     AllowMissingOption,
     AsIsOption,
+    CaseColumn,
     DeviceOption,
     JsonOption,
+    LabelColumn,
+    MatchIds,
     SeedOption,
     SetOption,
+    SlideColumn,
     TrustOption,
     load_options,
     paths_by_name,
 )
-from spade_bench.cli.tableoptions import CaseColumn, LabelColumn, MatchIds, SlideColumn
 
 if TYPE_CHECKING:
     from spade_bench.extraction import PatchGroup

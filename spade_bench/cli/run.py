@@ -10,9 +10,15 @@ import typer
 from spade_bench.cli.options import (
     AllowMissingOption,
     AsIsOption,
+    CaseColumn,
+    DaysColumn,
     DeviceOption,
+    EventColumn,
+    EventValue,
     ExecutorOption,
     GpusOption,
+    LabelColumn,
+    MatchIds,
     PositiveOption,
     RayAddressOption,
     RayOption,
@@ -21,20 +27,12 @@ from spade_bench.cli.options import (
     RegionsOption,
     ScriptOption,
     SetOption,
+    SlideColumn,
     SlurmOption,
     TrustOption,
     WorkerCount,
     parse_shard,
     paths_by_name,
-)
-from spade_bench.cli.tableoptions import (
-    CaseColumn,
-    DaysColumn,
-    EventColumn,
-    EventValue,
-    LabelColumn,
-    MatchIds,
-    SlideColumn,
 )
 
 if TYPE_CHECKING:
