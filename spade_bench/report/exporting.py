@@ -28,7 +28,7 @@ from spade_bench.files import (
     write_text,
 )
 from spade_bench.registry import head_card
-from spade_bench.report import citations
+from spade_bench.report.literature import citations
 from spade_bench.report.loadedresults import Results
 from spade_bench.report.page.howmade import environments
 from spade_bench.results.merging import merge

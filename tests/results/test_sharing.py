@@ -174,7 +174,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "tasks": [task],
             "heads": {"logistic": {}},
             "features": {"uni": f"{base}/features"},
-            "any_features": r"C:\Users\me\features",
+            "any_features": r"C:\people\me\features",
         },
     )
     (base / "runs" / "heads" / "uni-0").mkdir(parents=True)
