@@ -1,4 +1,4 @@
-"""Every block of Python in the documentation runs, in a folder like the one of the demo."""
+"""Blocks of Python in the documentation, and the commands of the README, run in a demo's folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run_main
 from page_blocks import ROOT, blocks
 from toy_sections import write_bundle, write_visium_hd
 
@@ -47,3 +48,21 @@ def test_a_block_of_the_documentation_runs(text: str, demo_folder: Path) -> None
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_the_commands_of_the_readme_run(
+    demo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(demo_folder)
+    shown = [b for b in blocks([ROOT / "README.md"]) if b.language == "bash" and not b.reason]
+    commands = [words for block in shown for words in block.commands()]
+    assert len(commands) > 4
+    for program, *words in commands:
+        assert program == "spade-bench"
+        assert run_main(*words) == 0, (words, capsys.readouterr().err[-2000:])
+    assert Path("my-report.html").stat().st_size > 10_000
+    assert "permuted labels" in capsys.readouterr().out
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) < 150
