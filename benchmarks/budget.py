@@ -140,13 +140,13 @@ def counted(work: Callable[[], object]) -> Cost:
 
 
 class _Fake:
-    """Stands for `ResidentData` with dense float16 expression on the device."""
+    """Stands for `ResidentData` with dense expression in half precision on the device."""
 
     resident = True
 
-    def __init__(self, spots: int, dim: int, genes: int) -> None:
+    def __init__(self, spots: int, dim: int, genes: int, low: bool) -> None:
         self.x = torch.empty(spots, dim)
-        self.g = torch.empty(spots, genes, dtype=torch.float16)
+        self.g = torch.empty(spots, genes, dtype=torch.bfloat16 if low else torch.float16)
 
     def read(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """As `ResidentData.read`."""
@@ -172,7 +172,8 @@ def training_cost(experts: int, precision: str, *, size: dict[str, Any]) -> dict
     with FakeTensorMode(allow_non_fake_inputs=True):
         stack = ExpertStack.__new__(ExpertStack)
         stack.config, stack.device, stack.low = config, torch.device("cpu"), precision == "bf16"
-        stack.data = _Fake(size["spots"], size["dim"], size["genes"])  # type: ignore[assignment]
+        spots = _Fake(size["spots"], size["dim"], size["genes"], stack.low)
+        stack.data = spots  # type: ignore[assignment]
         stack.groups = [{k: torch.empty(v) for k, v in shapes.items()} for _ in range(3)]
         stack.members = [None] * a  # type: ignore[list-item]
         stack.sums = torch.zeros(2, a, dtype=torch.float64)
