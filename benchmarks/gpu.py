@@ -286,7 +286,7 @@ def extraction(args: argparse.Namespace) -> dict[str, Any]:
     import timm
 
     name = "vit_tiny_patch16_224" if args.rehearse else "vit_large_patch16_224"
-    model = timm.create_model(name, num_classes=0)
+    model: Any = timm.create_model(name, num_classes=0)
     dim = int(model.num_features)
     card = EncoderCard(name, "image", dim, "random weights", patch_px=224, mpp=0.5)
     card = dataclasses.replace(card, normalisation=HALF)
