@@ -1,11 +1,13 @@
-"""How fast training, heads and routing are on one GPU, each beside a plain implementation on it.
+"""What a session with a real GPU should run, beside the tests: numbers, seconds, memory, as JSON.
 
-Plain means own code the usual way, everything already in GPU memory: SPADE's experts one after the
-other with torch modules and AdamW; ABMIL one model after the other, one bag per step; every expert
-on every patch in routing. The plain side of the first two is timed on a part and its rate counts,
-so that the run stays short. Results are compared with the CPU's or the plain ones.
+`gpu.sh` runs it. Each part is short, says what it compares with, and needs nothing beyond torch,
+timm, h5py and scikit-learn. Pretraining runs at the scale of HEST-1k (534,000 spots, 7,986 genes,
+16 experts): two lengths of a few epochs tell an epoch from what is done once, and 100 epochs are
+computed from that. The plain sides (own code the usual way, everything already in GPU memory) are
+timed on a part.
 
-    python benchmarks/gpu.py --json
+    python benchmarks/gpu.py --out gpu.json
+    python benchmarks/gpu.py --rehearse            # tiny sizes, on any machine
 """
 
 from __future__ import annotations
@@ -14,8 +16,11 @@ import argparse
 import dataclasses
 import json
 import tempfile
+import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,14 +33,18 @@ from routing import Plain, make_world
 from scipy import sparse
 from torch import nn
 
-from spade_bench.device import setup_numerics
+from spade_bench.device import autocast, resolve_device, setup_numerics
+from spade_bench.encoders.common.timmodel import HALF, TimmEncoder
+from spade_bench.encoders.spade.experts import ExpertPair
 from spade_bench.encoders.spade.model import SpadeModel
+from spade_bench.encoders.spade.pretraining.beside import training_beside
 from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
 from spade_bench.encoders.spade.pretraining.training import TrainingData, train_experts
 from spade_bench.features.casebags import CaseBags
 from spade_bench.heads import Fit, HeadOptions, grid_points
 from spade_bench.heads.abmil import AbmilConfig
 from spade_bench.registry import heads
+from spade_bench.types import EncoderCard, LoadOptions
 
 GRID = {"lr": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3), "hidden": (128, 256, 384, 512)}
 FIXED = {"dropout": 0.0, "balanced": False, "min_steps": 0, "attention": 64}
@@ -43,54 +52,121 @@ FIXED = {"dropout": 0.0, "balanced": False, "min_steps": 0, "attention": 64}
 
 def clock(work: Callable[[], Any]) -> tuple[float, Any]:
     """Return the seconds that the work took on the GPU, and what it returned."""
-    torch.cuda.synchronize()
+    wait()
     start = time.perf_counter()
     result = work()
-    torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - start, result
 
 
-def pretraining(args: argparse.Namespace) -> dict[str, Any]:
-    """Train 16 experts grouped; beside them one expert the plain way."""
+def wait() -> None:
+    """Wait for the GPU, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def make_spots(args: argparse.Namespace, experts: int) -> TrainingData:
+    """Return made-up spots; the expression of a few thousand is repeated, the work is the same."""
     rng = np.random.default_rng(0)
-    n, genes, experts = args.spots, 7986, 16
-    expression = sparse.random(n, genes, 0.14, "csr", np.float32, random_state=0)
-    data = TrainingData(
-        rng.normal(size=(n, 1024)).astype(np.float32),
-        expression,
+    n, drawn = args.spots, min(args.spots, 4096)
+    block = sparse.random(drawn, args.genes, 0.14, "csr", np.float32, random_state=0)
+    repeats = -(-n // drawn)
+    counts = np.tile(np.diff(block.indptr), repeats)[:n]
+    indptr = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+    data, indices = (np.tile(a, repeats)[: indptr[-1]] for a in (block.data, block.indices))
+    matrix = sparse.csr_matrix((data, indices.astype(np.int32), indptr), (n, args.genes))
+    return TrainingData(
+        rng.standard_normal((n, args.dim), np.float32),
+        matrix,
         np.arange(n) % experts,
         np.where(rng.random(n) < 0.1, "val", "train"),
         experts,
+        fingerprint=f"made up {n} {experts}",
     )
-    steps = max(-(-len(data.rows(e, "train")) // 128) for e in range(experts))  # an epoch
-    visits = int((data.split == "train").sum())
-    result: dict[str, Any] = {"spots": n, "epochs": args.epochs, "genes": genes}
-    for precision in ("fp32", "bf16"):
-        taken = {}
-        for epochs in (1, args.epochs):  # two lengths tell an epoch from what is done once
-            config = TrainingConfig(epochs=epochs, lr=1e-4, layout="grouped")
-            config = dataclasses.replace(config, precision=precision)
-            with tempfile.TemporaryDirectory() as name:
-                work = partial(train_experts, data, config, Path(name), device="cuda")
-                taken[epochs], _ = clock(work)
-        epoch = (taken[args.epochs] - taken[1]) / (args.epochs - 1)
-        result[precision] = {
-            "seconds": taken[args.epochs],
-            "seconds_once": taken[1] - epoch,
-            "spots_per_second": visits / epoch,
-            "ms_per_step_of_16": 1000 * epoch / steps,
-        }
-    seconds = _plain_step(data)
-    plain = 128 / seconds
-    result["plain"] = {"spots_per_second": plain, "ms_per_step": 1000 * seconds}
-    result["ratio"] = result["fp32"]["spots_per_second"] / plain
-    result["ratio_bf16"] = result["bf16"]["spots_per_second"] / plain
+
+
+def agreement(args: argparse.Namespace) -> dict[str, Any]:
+    """Train experts and an attention head on both devices; how far apart they end."""
+    small = argparse.Namespace(spots=2000, genes=300, dim=64)
+    data = make_spots(small, 4)
+    config = TrainingConfig(epochs=3, lr=1e-4, batch_size=64, proj_dim=32, layout="grouped")
+    found = {}
+    for device in ("cpu", args.device):
+        with tempfile.TemporaryDirectory() as name:
+            found[device] = train_experts(data, config, Path(name), device=device).weights
+    apart = moved = 0.0
+    for expert, weights in found["cpu"].items():
+        start = ExpertPair.create(64, 300, 32, seed=0, expert=expert).state_dict()
+        for key, tensor in weights.items():
+            apart += float((tensor - found[args.device][expert][key]).square().sum())
+            moved += float((tensor - start[key]).square().sum())
+    rng = np.random.default_rng(0)
+    bags = [rng.standard_normal((200, 64), np.float32) for _ in range(12)]
+    label, cases = np.arange(12) % 2, np.arange(12)
+    fits = [Fit(cases[:8], label[:8], cases[8:], seed) for seed in range(4)]
+    said = {}
+    for device in ("cpu", args.device):
+        params = {"epochs": 5, "dropout": 0.0, "min_steps": 0}
+        head = heads.get("abmil").load(HeadOptions(device, params))
+        said[device] = np.stack(head.fit_predict(CaseBags(bags.__getitem__, 12, 64), fits, 2))
+    difference = float(np.abs(said["cpu"] - said[args.device]).max())
+    return {
+        "weights_apart_over_moved": (apart / moved) ** 0.5,
+        "largest_difference_of_probabilities": difference,
+        "agree": (apart / moved) ** 0.5 < 0.1 and difference < 1e-3,
+    }
+
+
+def pretraining(args: argparse.Namespace) -> dict[str, Any]:
+    """Train the experts, and the K = 1 control, alone and side by side."""
+    data = {"experts": make_spots(args, 16)}
+    data["control"] = dataclasses.replace(
+        data["experts"], expert=np.zeros(args.spots, np.int64), n_experts=1, fingerprint="one"
+    )
+    result: dict[str, Any] = {"spots": args.spots, "genes": args.genes}
+    lengths = {"experts": args.epochs, "control": [max(1, e // 4) for e in args.epochs]}
+    for precision in args.precisions:
+        for name, few in lengths.items():
+            taken = [_trained(data[name], epochs, precision, args.device) for epochs in few]
+            if few[1] > few[0]:
+                epoch = (taken[1] - taken[0]) / (few[1] - few[0])
+            else:
+                epoch = taken[1] / few[1]
+            once = max(0.0, taken[0] - few[0] * epoch)
+            steps = -(-int((data[name].split == "train").sum()) // data[name].n_experts // 128)
+            result[f"{name}_{precision}"] = {
+                "seconds_per_epoch": epoch,
+                "seconds_once": once,
+                "milliseconds_per_step": 1000 * epoch / steps,
+                "seconds_of_100_epochs": once + 100 * epoch,
+            }
+    both = partial(_side_by_side, data, {k: v[1] for k, v in lengths.items()}, args.device)
+    result["side_by_side_seconds"] = clock(both)[0]
+    result["side_by_side_epochs"] = {k: v[1] for k, v in lengths.items()}
+    if args.device == "cuda":
+        seconds = _plain_step(data["experts"])
+        result["plain"] = {"milliseconds_per_step_of_one_expert": 1000 * seconds}
     return result
+
+
+def _trained(data: TrainingData, epochs: int, precision: str, device: str) -> float:
+    config = TrainingConfig(epochs=epochs, lr=1e-4, layout="grouped")
+    config = dataclasses.replace(config, precision=precision)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as name:
+        return clock(partial(train_experts, data, config, Path(name), device=device))[0]
+
+
+def _side_by_side(data: dict[str, TrainingData], epochs: dict[str, int], device: str) -> None:
+    def control(_: threading.Event) -> None:
+        _trained(data["control"], epochs["control"], "fp32", device)
+
+    with training_beside(control):
+        _trained(data["experts"], epochs["experts"], "fp32", device)
 
 
 def _plain_step(data: TrainingData) -> float:
     """Return the seconds of a step of one expert whose data lies in GPU memory."""
-    rows = data.rows(0, "train")
+    rows = data.rows(0, "train")[:20_000]
     x = torch.from_numpy(data.features[rows]).cuda()
     g = torch.from_numpy(data.expression[rows].toarray()).cuda()
     model = nn.ModuleList(
@@ -114,10 +190,11 @@ def attention_grid(args: argparse.Namespace) -> dict[str, Any]:
     """Train 5 rates x 4 widths x 5 folds stacked; beside them some models the plain way."""
     rng = np.random.default_rng(0)
     label = np.arange(args.bags) % 2
-    bags = [rng.standard_normal((args.patches, 1024), np.float32) for _ in label]
-    for x, y in zip(bags, label, strict=True):
-        x[: args.patches // 10] += 0.3 * y
-    bags = [x.astype(np.float16) for x in bags]
+    drawn = [rng.standard_normal((args.patches, 1024), np.float32) for _ in range(8)]
+    for x in drawn[1::2]:
+        x[: args.patches // 10] += 0.3
+    drawn = [x.astype(np.float16) for x in drawn]
+    bags = [drawn[case % 8] for case in range(args.bags)]  # as many bags on the GPU all the same
     folds = np.arange(args.bags) // 2 % 5
     fits = [
         Fit(np.flatnonzero(folds != f), label[folds != f], np.flatnonzero(folds == f), 0, params=p)
@@ -126,9 +203,9 @@ def attention_grid(args: argparse.Namespace) -> dict[str, Any]:
     ]
     result: dict[str, Any] = {"models": len(fits), "bags": args.bags, "patches": args.patches}
     visits = sum(len(fit.train) for fit in fits) * args.head_epochs
-    for precision in ("fp32", "bf16"):
+    for precision in args.precisions:
         settings = {**FIXED, "epochs": args.head_epochs, "precision": precision}
-        head = heads.get("abmil").load(HeadOptions("cuda", settings))
+        head = heads.get("abmil").load(HeadOptions(args.device, settings))
         case_bags = CaseBags(bags.__getitem__, len(bags), 1024)
         seconds, got = clock(partial(head.fit_predict, case_bags, fits, 2))
         result[precision] = {
@@ -136,12 +213,14 @@ def attention_grid(args: argparse.Namespace) -> dict[str, Any]:
             "bags_per_second": visits / seconds,
             "finite": bool(all(np.isfinite(p).all() for p in got)),
         }
-    on_card = [torch.from_numpy(x).cuda() for x in bags]
-    _plain_models(on_card, label, 1)
-    seconds, _ = clock(lambda: _plain_models(on_card, label, 2))
-    result["plain"] = {"bags_per_second": 2 * len(label) / seconds}
-    for name, precision in (("ratio", "fp32"), ("ratio_bf16", "bf16")):
-        result[name] = result[precision]["bags_per_second"] / result["plain"]["bags_per_second"]
+        result[precision]["seconds_of_500_bags_20_epochs"] = (
+            seconds * 500 / args.bags * 20 / args.head_epochs
+        )
+    if args.device == "cuda":
+        on_card = [torch.from_numpy(x).cuda() for x in bags[:50]]
+        _plain_models(on_card, label[:50], 1)
+        seconds, _ = clock(lambda: _plain_models(on_card, label[:50], 2))
+        result["plain"] = {"bags_per_second": 2 * 50 / seconds}
     return result
 
 
@@ -158,40 +237,15 @@ def _plain_models(bags: Sequence[torch.Tensor], label: np.ndarray, models: int) 
             optimiser.step()
 
 
-def linear_sweep(args: argparse.Namespace) -> dict[str, Any]:
-    """Fit 6 shots x 20 draws as one batch, as a task with one encoder does; agree with the CPU."""
-    rng = np.random.default_rng(1)
-    label = np.arange(400) % 2
-    x = rng.normal(size=(400, 1024)) + 0.15 * rng.normal(size=1024) * label[:, None]
-    bags = CaseBags(x.astype(np.float32)[:, None].__getitem__, len(x), 1024)
-    bags.pooled()
-    fits = []
-    for k in (1, 2, 4, 8, 16, 32):
-        for draw in range(20):
-            stream = np.random.default_rng([k, draw])
-            train = np.concatenate(
-                [stream.choice(np.flatnonzero(label[:200] == c), k, False) for c in (0, 1)]
-            )
-            fits.append(Fit(train, label[train], np.arange(200, 400), seed=draw))
-    out: dict[str, Any] = {"fits": len(fits)}
-    got = {}
-    for device in ("cpu", "cuda"):
-        head = heads.get("logistic").load(HeadOptions(device))
-        head.fit_predict(bags, fits[:2], 2)
-        out[device], got[device] = clock(partial(head.fit_predict, bags, fits, 2))
-    far = max(np.abs(a - b).max() for a, b in zip(got["cpu"], got["cuda"], strict=True))
-    return out | {"probability_difference": float(far), "equal": bool(far < 1e-5)}
-
-
 def routing(args: argparse.Namespace) -> dict[str, Any]:
     """Encode patches from host memory; beside it every expert on every patch."""
     world = argparse.Namespace(patches=args.route, experts=16, centroids=240, dim=1024, spread=0.22)
     cpu, features = make_world(world)
     result: dict[str, Any] = {"patches": args.route}
     want = cpu.encode(features[:4096])
-    for precision in ("fp32", "bf16"):
+    for precision in args.precisions:
         model = SpadeModel(
-            cpu.info, cpu.experts, (), dict(cpu.heads), device="cuda", precision=precision
+            cpu.info, cpu.experts, (), dict(cpu.heads), device=args.device, precision=precision
         )
         model.encode(features[:4096])
         seconds, got = clock(partial(model.encode, features))
@@ -200,6 +254,8 @@ def routing(args: argparse.Namespace) -> dict[str, Any]:
             "patches_per_second": args.route / seconds,
             "relative_difference_to_cpu": float(error),
         }
+    if args.device != "cuda":
+        return result
     plain = Plain(cpu)
     plain.centroids, plain.owner = plain.centroids.cuda(), plain.owner.cuda()
     plain.heads = [tuple(m.cuda() for m in head) for head in plain.heads]  # type: ignore[misc]
@@ -225,37 +281,103 @@ def routing(args: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def extraction(args: argparse.Namespace) -> dict[str, Any]:
+    """Encode patches from host memory by a ViT; its share of what the GPU alone could do."""
+    import timm
+
+    name = "vit_tiny_patch16_224" if args.rehearse else "vit_large_patch16_224"
+    model: Any = timm.create_model(name, num_classes=0)
+    dim = int(model.num_features)
+    card = EncoderCard(name, "image", dim, "random weights", patch_px=224, mpp=0.5)
+    card = dataclasses.replace(card, normalisation=HALF)
+    options = LoadOptions(device=args.device, precision="bf16")
+    encoder = TimmEncoder(card, model, options)
+    batch = 4 if args.rehearse else 256
+    images = np.random.default_rng(0).integers(0, 256, (batch, 224, 224, 3), np.uint8)
+    encoder.encode(images)
+    lanes = max(2, encoder.lanes)
+
+    def stream() -> None:
+        with ThreadPoolExecutor(lanes) as pool:
+            list(pool.map(lambda _: encoder.encode(images), range(args.batches)))
+
+    def alone() -> None:
+        x = torch.from_numpy(images).to(encoder.device)
+        with torch.inference_mode(), autocast(encoder.device, "bf16"):
+            for _ in range(args.batches):
+                encoder.model(x.float().permute(0, 3, 1, 2))
+
+    alone()
+    seconds, busy = clock(stream)[0], clock(alone)[0]
+    return {
+        "model": name,
+        "patches_per_second": batch * args.batches / seconds,
+        "busy_share": busy / seconds,
+    }
+
+
 PARTS = {
+    "agreement": agreement,
     "pretrain": pretraining,
     "grid": attention_grid,
-    "sweep": linear_sweep,
     "routing": routing,
+    "extraction": extraction,
 }
+REHEARSAL = {
+    "spots": 2600, "genes": 60, "dim": 32, "epochs": [1, 2], "bags": 10, "patches": 16,
+    "head_epochs": 1, "route": 600, "batches": 2, "precisions": ["fp32"],
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
-    parser.add_argument("--spots", type=int, default=64_000, help="spots of all 16 experts")
-    parser.add_argument("--epochs", type=int, default=20, help="epochs of pretraining, 2 or more")
-    parser.add_argument("--bags", type=int, default=50)
-    parser.add_argument("--patches", type=int, default=10_000, help="patches per bag")
-    parser.add_argument("--head-epochs", type=int, default=2)
-    parser.add_argument("--route", type=int, default=500_000, help="patches to route")
-    parser.add_argument("--only", choices=sorted(PARTS), help="run one of them")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a part")
+    parser.add_argument("--out", type=Path, help="also write the results there, part by part")
+    parser.add_argument("--rehearse", action="store_true", help="tiny sizes, without a GPU too")
+    parser.add_argument("--only", choices=sorted(PARTS), help="run one part")
+    parser.add_argument("--minutes", type=float, default=7.0, help="begin no part after these")
     args = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
-        raise SystemExit("no CUDA device here; the CPU benchmarks are the other files")
-    setup_numerics(torch.device("cuda"))
-    results: dict[str, Any] = {"benchmark": "gpu", "device": torch.cuda.get_device_name()}
-    print(results["device"], flush=True)
-    for name, part in PARTS.items():
-        if args.only in (None, name):
-            torch.cuda.reset_peak_memory_stats()
-            results[name] = part(args)
-            results[name]["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
-            print(json.dumps({name: results[name]}), flush=True)
+    sizes = {
+        "spots": 534_000, "genes": 7986, "dim": 1024, "epochs": [2, 8], "bags": 100,
+        "patches": 10_000, "head_epochs": 1, "route": 500_000, "batches": 40,
+        "precisions": ["fp32", "bf16"],
+    }  # fmt: skip
+    vars(args).update(REHEARSAL if args.rehearse else sizes)
+    if not torch.cuda.is_available() and not args.rehearse:
+        raise SystemExit("no CUDA device here; --rehearse runs the parts at tiny sizes")
+    args.device = "cuda" if torch.cuda.is_available() else "cpu"
+    setup_numerics(resolve_device(args.device))
+    name = torch.cuda.get_device_name() if args.device == "cuda" else "cpu"
+    results: dict[str, Any] = {"benchmark": "gpu", "device": name, "torch": torch.__version__}
+    results["rehearsal"] = args.rehearse
+    began = time.monotonic()
+    for part, run in PARTS.items():
+        if args.only not in (None, part):
+            continue
+        if time.monotonic() - began > 60 * args.minutes:
+            results[part] = {"not_run": f"{args.minutes:g} minutes were over"}
+            continue
+        results[part] = _measured(partial(run, args), args.device)
+        print(json.dumps({part: results[part]}), flush=True)
+        if args.out is not None:
+            args.out.write_text(json.dumps(results, indent=1))
     return results
+
+
+def _measured(run: Callable[[], dict[str, Any]], device: str) -> dict[str, Any]:
+    """Run a part; one that fails says so and leaves the others their turn."""
+    if device == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    began = time.monotonic()
+    try:
+        found = run()
+    except Exception as error:
+        traceback.print_exc()
+        found = {"failed": f"{type(error).__name__}: {error}"}
+    found["part_seconds"] = time.monotonic() - began
+    if device == "cuda":
+        found["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    return found
 
 
 if __name__ == "__main__":

@@ -155,7 +155,7 @@ class ModelStack:
         places = torch.tensor(members)  # (s,)
         host = torch.cat([t.double() for t in (places, taken + 1, keys)])  # (3 s,)
         sent = to_device(torch.cat([host, torch.tensor(rows).view(-1)]), self._device)
-        part = self._part(members)
+        part: Part = self._part(members)
         if not isinstance(part, slice):
             part = sent[:s].long()  # (s,)
         target = sent[3 * s :].view(rows.shape).to(self._dtype)  # (s, B, T)

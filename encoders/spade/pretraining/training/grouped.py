@@ -64,7 +64,8 @@ def train_together(job: Job, experts: Sequence[int]) -> None:
         for m in members
     }
     with stream_of_its_own(job.device):
-        stack = ExpertStack(members, ResidentData(job.data, rows, job.device), job)
+        low = job.config.precision == "bf16"
+        stack = ExpertStack(members, ResidentData(job.data, rows, job.device, low), job)
         stack.start([m for m in members if job.chooses_start(m.state, m.schedule)])
         while stack.members:
             finished = stack.epoch()
@@ -155,7 +156,7 @@ class ExpertStack:
         if not self.data.resident:
             n = count * config.batch_size
             self.x = torch.empty(n, self.data.dim, device=device)
-            self.g = torch.empty(n, self.data.n_genes, dtype=torch.float16, device=device)
+            self.g = torch.empty(n, self.data.n_genes, dtype=self.data.kind, device=device)
 
     def start(self, members: Sequence[Member]) -> None:
         """Keep the given heads as the best so far, by their validation loss."""

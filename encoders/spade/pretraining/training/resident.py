@@ -32,13 +32,20 @@ class ResidentData:
         data: All spots.
         rows: Row numbers of each expert's spots, training spots first.
         device: Where batches are needed.
+        low: Whether linear layers round their inputs to bfloat16: on CUDA expression then lies
+            there rounded to that, once for all steps.
 
     Attributes:
         resident: Whether batches can be gathered on the device.
+        kind: In which precision expression is handed out.
     """
 
     def __init__(
-        self, data: TrainingData, rows: Mapping[int, NDArray[np.int64]], device: torch.device
+        self,
+        data: TrainingData,
+        rows: Mapping[int, NDArray[np.int64]],
+        device: torch.device,
+        low: bool = False,
     ) -> None:
         self.device = device
         chosen = np.concatenate(list(rows.values()))
@@ -51,7 +58,8 @@ class ResidentData:
             self._places = dict(zip(rows, parts, strict=True))
         self.n_genes = int(data.expression.shape[1])
         self.dim = int(data.features.shape[1])
-        self._kind = torch.float16 if device.type == "cuda" else torch.float32
+        half = torch.bfloat16 if low else torch.float16
+        self.kind = half if device.type == "cuda" else torch.float32
         sparse = hasattr(data.expression, "indptr")
         self._form = _form(data, chosen, device, sparse)
         self.resident = self._form != "host"
@@ -61,7 +69,7 @@ class ResidentData:
         if data.group is not None:
             self._groups = torch.from_numpy(np.asarray(data.group[chosen], np.int64)).to(device)
         if self._form == "dense":
-            self._dense = torch.empty(len(chosen), self.n_genes, dtype=self._kind, device=device)
+            self._dense = torch.empty(len(chosen), self.n_genes, dtype=self.kind, device=device)
             for start in range(0, len(chosen), _UPLOAD_ROWS):
                 some = chosen[start : start + _UPLOAD_ROWS]
                 whole = len(some) == some[-1] - some[0] + 1  # a slice copies bytes, a list rows
@@ -70,7 +78,7 @@ class ResidentData:
             return
         self._matrix = data.expression[chosen]
         if self._form == "compressed":
-            self._rows = _Compressed(self._matrix, self._kind, device)
+            self._rows = _Compressed(self._matrix, self.kind, device)
             self._matrix = None
             return
         self._sent: list[torch.cuda.Event] = []
@@ -102,7 +110,7 @@ class ResidentData:
         Args:
             index: Where they lie, (r,).
             x: Where their features go, (r, D) float32 on the device.
-            g: Where their expression goes, (r, G) float16 on the device.
+            g: Where their expression goes, (r, G) on the device.
         """
         if not self._slots:
             for _ in range(2):
@@ -132,7 +140,7 @@ class ResidentData:
     def _uploaded(self, block: Any) -> Tensor:
         """Return rows of the matrix on the device, dense; sparse ones travel compressed."""
         if hasattr(block, "indptr"):
-            return _Compressed(block, self._kind, self.device).dense(
+            return _Compressed(block, self.kind, self.device).dense(
                 torch.arange(block.shape[0], device=self.device)
             )
         return to_device(torch.from_numpy(_numbers(block)), self.device)

@@ -157,7 +157,7 @@ class _Agreement(torch.autograd.Function):
         both_ways = by_row + by_column  # (a, n, n)
         mean = (targets * both_ways).sum(dim=2, keepdim=True)  # (a, n, 1)
         ctx.save_for_backward(both, rows, targets, by_row, by_column, both_ways, mean)
-        return cast(Tensor, mean.sum(dim=(1, 2)))  # (a,)
+        return mean.sum(dim=(1, 2))  # (a,)
 
     @staticmethod
     def backward(ctx: Any, above: Tensor) -> tuple[Tensor | None, ...]:
