@@ -36,6 +36,7 @@ __all__ = [
     "say",
     "set_quiet",
     "table",
+    "terminal_width",
     "track",
     "warn",
 ]
@@ -148,7 +149,7 @@ def paragraph(text: str, indent: int = 0) -> None:
         text: One or several lines.
         indent: Spaces before every folded line after the first.
     """
-    width = _width()
+    width = terminal_width()
     for line in text.split("\n"):
         lines = [line] if width is None else _folded(line, width, indent)
         for part in lines or [""]:
@@ -174,7 +175,7 @@ def table(
     from rich.console import Console
 
     # A pipe has no width: folding at 80 columns would break what scripts grep for.
-    width = _width() or 200
+    width = terminal_width() or 200
     heads = [printable(column) for column in columns]
     cells = [["" if cell is None else printable(cell) for cell in row] for row in rows]
     widths = [max([cell_len(text) for text in column])
@@ -191,7 +192,7 @@ def table(
         screen.print(_grid([heads[i] for i in block], part, [cap] * keys))
 
 
-def _width() -> int | None:
+def terminal_width() -> int | None:
     """Columns of the terminal, or None where stdout has no width."""
     if not (sys.stdout.isatty() or "COLUMNS" in os.environ):
         return None

@@ -134,8 +134,6 @@ def explain(
     Of a run, the map of a case is the mean over the kept heads in which it was held out. Of the
     weights of an encoder with experts, it maps which expert each patch goes to, and with --genes
     the expression that is predicted there.
-
-    Example: spade-bench explain runs/ --slides slides/ --features features/ --out maps/
     """
     from spade_bench import console
     from spade_bench import workspace as ws

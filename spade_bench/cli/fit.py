@@ -70,11 +70,7 @@ def fit(
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Train a head on all cases of a table and keep it for `predict` and `explain`.
-
-    Example: spade-bench fit --encoder uni --task crc_braf --table cases.csv --features features/
-    --head abmil --out model/
-    """
+    """Train a head on all cases of a table and keep it for `predict` and `explain`."""
     from spade_bench import api, console
     from spade_bench import workspace as ws
     from spade_bench.config import parse_set

@@ -95,10 +95,7 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Print the leaderboard: means with 95% intervals, controls beside them.
-
-    Example: spade-bench report runs/ --latex --out table.tex --figures pdf
-    """
+    """Print the leaderboard: means with 95% intervals, controls beside them."""
     from spade_bench import api, console
     from spade_bench.errors import UserError
     from spade_bench.report import leaderboard, overall, risk_splits
@@ -242,10 +239,7 @@ def compare(
     ] = True,
     figures: FiguresOption = "png",
 ) -> None:
-    """Compare two encoders, a minus b, on the same episodes and test cases.
-
-    Example: spade-bench compare runs/ --a spade --b uni --latex
-    """
+    """Compare two encoders, a minus b, on the same episodes and test cases."""
     from spade_bench import api, console
     from spade_bench.errors import UserError
     from spade_bench.files import check_target
@@ -294,10 +288,7 @@ def cite(
         Path | None, typer.Option(help="Write the BibTeX entries into a file instead.")
     ] = None,
 ) -> None:
-    """Print BibTeX and a table of licences of the encoders, heads, tasks and data used.
-
-    Example: spade-bench cite runs/ --out references.bib
-    """
+    """Print BibTeX and a table of licences of the encoders, heads, tasks and data used."""
     from spade_bench import api, console, files
     from spade_bench.report import citations
     from spade_bench.results import stored_in

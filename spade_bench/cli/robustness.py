@@ -95,11 +95,7 @@ def robustness(
     trust_remote_code: TrustOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure how far class beats centre in an encoder's features, on your own cohort.
-
-    Example: spade-bench robustness --encoder uni --encoder spade --weights spade/ --table cases.csv
-    --features features/ --by scanner --out robustness/
-    """
+    """Measure how far class beats centre in an encoder's features, on your own cohort."""
     from spade_bench import api, console, files
     from spade_bench import workspace as ws
     from spade_bench.config import parse_set

@@ -185,7 +185,7 @@ def resolve_task(
             )
         place = hest_folder(name, bench_root)
         return TaskRequest(hest_card(place), place, published=place)
-    card, named = _card(name, table, columns or {})
+    card, named = _card(name, table or _listed_table(workspace, name), columns or {})
     if card.kind not in kinds:
         known = ", ".join(kinds.names())
         raise UserError(
@@ -267,6 +267,14 @@ def _is_survival(table: Path, columns: Mapping[str, str]) -> bool:
     # A label that lies beside two columns that were named is not what was asked for.
     named = bool({"event_column", "days_column"} & set(columns))
     return wanted <= there and (named or "label" not in there)
+
+
+def _listed_table(workspace: ws.Workspace | None, name: str) -> Path | None:
+    """The table of a task that no card describes, where one cohort of the workspace names it."""
+    if workspace is None or name in tasks:
+        return None
+    having = [entry for entry in workspace.cohorts.values() if name in entry.tables]
+    return workspace.resolve(having[0].tables[name]) if len(having) == 1 else None
 
 
 def _cohort_entry(workspace: ws.Workspace, task: TaskCard) -> ws.CohortEntry | None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from spade_bench import console
 from spade_bench.report.bylevels import LevelRow
-from spade_bench.report.caveats import PERMUTATIONS, speaks_of, way_of
+from spade_bench.report.caveats import PERMUTATIONS, PERMUTED, speaks_of, way_of
 from spade_bench.report.differences import Difference
 from spade_bench.report.flags import code, explain, shared
 from spade_bench.report.leaderboard import ReportRow
@@ -137,7 +137,7 @@ def print_risk_splits(splits: Sequence[RiskSplit]) -> None:
                    "flags")  # fmt: skip
         cells = [
             (
-                f"{'  ' if split.series.control else ''}{split.series.encoder}",
+                _label(split.series.encoder, split.series.control),
                 split.series.head,
                 split.series.protocol,
                 split.series.k_shot or "-",
@@ -249,10 +249,16 @@ def _print_place(title: str, rows: Sequence[ReportRow]) -> None:
     for line in _ordered(lines):
         numbers = [_cell(lines[line].get(shot)) for shot in shots]
         rest = [mark for mark in marks[line] if mark not in common]
-        name = f"  {line.encoder}" if line.control else line.encoder
+        name = _label(line.encoder, line.control)
         cells.append([name, line.head, *numbers, _codes(rest)])
     columns = ["encoder", "head", *(f"k={shot}" if shot else "mean" for shot in shots), "flags"]
     _table(f"{title}{_common(common)}", columns, cells, keys=2)
+
+
+def _label(encoder: str, control: str) -> str:
+    """What a line is called: a control stands below its encoder, whose name it may have."""
+    own = control.replace("-", " ") if control in PERMUTED else encoder
+    return f"  {own}" if control else own
 
 
 def _is_of_shot(flag: str) -> bool:
