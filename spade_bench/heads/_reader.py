@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from spade_bench.device import to_device
 from spade_bench.heads._modelstack import Batch
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Reader:
             kept = torch.from_numpy(bag if bag.flags.writeable else bag.copy())
             if self._resident:
                 half = kept.half()
-                kept = (half if torch.equal(half.float(), kept) else kept).to(self.device)
+                kept = to_device(half if torch.equal(half.float(), kept) else kept, self.device)
                 if kept.nbytes <= self._resident:
                     self._resident -= kept.nbytes
                     self._kept[case] = kept
@@ -94,13 +95,17 @@ class Reader:
                 stop += 1
             at = order[start:stop]
             bags = [(self.load(cases[i]) - reference).to(self._shown) for i in at]
-            lengths = torch.tensor([len(bag) for bag in bags], device=self.device)
+            lengths = [len(bag) for bag in bags]
             start = stop
-            if bool((lengths == lengths[0]).all()):
+            if len(bags) == 1:
+                yield Batch(bags[0].unsqueeze(0), None, at)  # (1, n, D)
+                continue
+            if min(lengths) == max(lengths):
                 yield Batch(torch.stack(bags), None, at)  # (B, n, D)
                 continue
             x = torch.nn.utils.rnn.pad_sequence(bags, batch_first=True)  # (B, n, D)
-            mask = torch.arange(x.shape[1], device=self.device) < lengths[:, None]  # (B, n)
+            ends = to_device(torch.tensor(lengths), self.device)  # (B,)
+            mask = torch.arange(x.shape[1], device=self.device) < ends[:, None]  # (B, n)
             yield Batch(x, mask, at)
 
     def measure(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from spade_bench import console
+from spade_bench.device import to_device
 from spade_bench.heads._modelstack import Batch, ModelStack
 from spade_bench.heads._objectives import target_scale
 from spade_bench.heads._workers import Workers
@@ -247,8 +248,7 @@ class Trainer:
 
         def step(stack: ModelStack, members: list[Member]) -> None:
             rows = [[m.rows[case] for case in cases] for m in members]
-            target = torch.tensor(np.array(rows)).to(self._reference)  # (s, B, T)
-            stack.step(batches, target, [m.slot for m in members])
+            stack.step(batches, np.array(rows), [m.slot for m in members])  # (s, B, T)
 
         jobs = []
         for stack, part in parts:
@@ -262,9 +262,12 @@ class Trainer:
         if not members:
             return
         questions = [(m, m.fit.tune) for m in members if m.fit.tune is not None]
+        losses = []
         for (member, cases), out in zip(questions, self._outputs(questions), strict=True):
-            target = torch.tensor(np.array([member.rows[int(case)] for case in cases])).to(out)
-            loss = float(self._objective.loss(out.unsqueeze(0), target.unsqueeze(0)))
+            rows = np.array([member.rows[int(case)] for case in cases])  # (m, T)
+            target = to_device(torch.tensor(rows).to(out.dtype), out.device)
+            losses.append(self._objective.loss(out.unsqueeze(0), target.unsqueeze(0)))  # (1,)
+        for (member, _), loss in zip(questions, torch.cat(losses).tolist(), strict=True):
             if loss < member.best:
                 member.best, member.waited = loss, 0
                 self._stacks[member.stack].keep([member.slot])

@@ -173,9 +173,16 @@ def _of_models(alike: Sequence[Variant]) -> SpotRow:
     return SpotRow(whole, models=tuple(alike))
 
 
-def plain_rows() -> list[SpotRow]:
-    """Controls that look at no image: how deep a spot was sequenced, and where it lies."""
+def plain_rows(data: Sequence[SectionData]) -> list[SpotRow]:
+    """Controls that look at no image: how deep a spot was sequenced, and where it lies.
+
+    Normalised values say nothing of depth; where a section has no others, that control is left out.
+    """
     makers = {TOTAL_COUNTS: _total_counts, COORDINATES: _coordinates}
+    if lost := [one.name for one in data if not one.has_depth]:
+        del makers[TOTAL_COUNTS]
+        say(f"no control {TOTAL_COUNTS}: values of {name_some(lost)} are normalised, and the depth "
+            "of their spots is lost")  # fmt: skip
     return [
         SpotRow(
             Variant(
