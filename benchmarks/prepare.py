@@ -1,9 +1,13 @@
-"""Peak memory and time of preparing many samples into one `spots.h5ad`.
+"""Peak memory and time of preparing and clustering many samples.
 
 Synthetic counts and precomputed features are written to a temporary folder first; the preparation
-then runs in a process of its own, so that its peak resident size is measured alone.
+then runs in a process of its own, and so does the clustering into experts, so that the peak of each
+is measured alone. Peaks are of anonymous memory, which the system cannot take back, of the process
+and of those that work beside it. `--growth` does it for n, 2n, 4n and 8n spots and prints the
+exponents.
 
     python benchmarks/prepare.py --json
+    python benchmarks/prepare.py --spots 4000 --samples 10 --genes 2000 --dim 64 --growth
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -31,37 +36,85 @@ def main() -> None:
     parser.add_argument("--density", type=float, default=0.12, help="Share of counts above zero.")
     parser.add_argument("--dim", type=int, default=1024, help="Width of the features.")
     parser.add_argument("--n-top", type=int, default=200, help="Variable genes per sample.")
+    parser.add_argument("--workers", type=int, default=0, help="Processes; 0 picks by machine.")
+    parser.add_argument("--space", default="image", help="Space of the clustering.")
+    parser.add_argument("--cluster-only", action="store_true", help="Cluster random features.")
+    parser.add_argument("--growth", action="store_true", help="Also at 2, 4 and 8 times the spots.")
     parser.add_argument("--json", action="store_true", help="Print JSON only.")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--part", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is not None:
-        print(json.dumps(prepare_folder(options.child, options.n_top)))
+        # Beside this file lies one with the name of a package that others import.
+        sys.path[:] = [path for path in sys.path if Path(path).resolve() != Path(__file__).parent]
+        work = prepare_folder if options.part == "prepare" else cluster_folder
+        print(json.dumps(work(options.child, options)))
         return
-    with tempfile.TemporaryDirectory(prefix="spade-bench-") as name:
-        start = time.perf_counter()
-        write_cohort(Path(name), options)
-        wrote = time.perf_counter() - start
-        arguments = [sys.executable, __file__, "--child", name, "--n-top", str(options.n_top)]
-        one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
-        run = subprocess.run(arguments, check=True, stdout=subprocess.PIPE, env=one_thread)
-    result = json.loads(run.stdout.decode().splitlines()[-1])
-    result |= {
-        "sizes": {
-            "spots": result.pop("spots"),
-            "samples": options.samples,
-            "genes": options.genes,
-            "panel": result.pop("panel"),
-            "dim": options.dim,
-        },
-        "seconds_writing_input": round(wrote, 1),
-        "limit_gib": LIMIT_GIB,
-        "within_limit": result["peak_rss_gib"] < LIMIT_GIB,
-    }
+    rows = [measure(options, factor) for factor in ((1, 2, 4, 8) if options.growth else (1,))]
+    result: dict[str, Any] = {"limit_gib": LIMIT_GIB, "rows": rows}
+    result["within_limit"] = all(
+        part["peak_gib"] < LIMIT_GIB for row in rows for part in row["parts"].values()
+    )
+    if options.growth:
+        result["exponents"] = {
+            f"{part} {what}": _exponent(
+                [row["spots"] for row in rows], [row["parts"][part][what] for row in rows]
+            )
+            for part in rows[0]["parts"]
+            for what in ("seconds", "peak_gib")
+        }
     if options.json:
         print(json.dumps(result))
     else:
-        for key, value in result.items():
-            print(f"{key}: {value}")
+        for row in rows:
+            print(row)
+        print({key: value for key, value in result.items() if key != "rows"})
+
+
+def measure(options: argparse.Namespace, factor: int) -> dict[str, Any]:
+    """Prepare and cluster so many times the spots and samples."""
+    sized = argparse.Namespace(**vars(options))
+    sized.spots, sized.samples = factor * options.spots, factor * options.samples
+    parts: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="spade-bench-") as name:
+        if options.cluster_only:
+            write_features_only(Path(name), sized)
+        else:
+            write_cohort(Path(name), sized)
+            parts["prepare"] = _child(name, "prepare", sized)
+        parts["cluster"] = _child(name, "cluster", sized)
+    return {
+        "spots": sized.spots,
+        "samples": sized.samples,
+        "genes": sized.genes,
+        "dim": sized.dim,
+        "parts": parts,
+    }
+
+
+def _child(folder: str, part: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Run a part in a process of its own, which prints what it found."""
+    words = ["--child", folder, "--part", part, "--n-top", options.n_top]
+    words += ["--workers", options.workers, "--space", options.space]
+    run = subprocess.run(
+        [sys.executable, __file__, *map(str, words)],
+        check=True,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    found: dict[str, Any] = json.loads(run.stdout.decode().splitlines()[-1])
+    return found
+
+
+def write_features_only(folder: Path, options: argparse.Namespace) -> None:
+    """Write random features of spots of two organs, block by block."""
+    (folder / "out").mkdir()
+    shape = options.spots, options.dim
+    x = np.lib.format.open_memmap(folder / "out" / "x.npy", "w+", np.float32, shape)
+    rng = np.random.default_rng(0)
+    for start in range(0, options.spots, 20_000):
+        x[start : start + 20_000] = rng.standard_normal(x[start : start + 20_000].shape, np.float32)
+    x.flush()
 
 
 def write_cohort(folder: Path, options: argparse.Namespace) -> None:
@@ -113,8 +166,8 @@ def write_expression(
     ).write_h5ad(path, compression="lzf")
 
 
-def prepare_folder(folder: Path, n_top: int) -> dict[str, Any]:
-    """Runs the preparation and reads this process's peak."""
+def prepare_folder(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Run the preparation."""
     from spade_bench.encoders.spade.pretraining.prepare.basefeatures import BaseEncoder
     from spade_bench.encoders.spade.pretraining.prepare.preparation import prepare
     from spade_bench.encoders.spade.pretraining.pretrainconfig import (
@@ -126,28 +179,89 @@ def prepare_folder(folder: Path, n_top: int) -> dict[str, Any]:
     config = PretrainConfig(
         encoder="synthetic",
         samples=SamplesConfig(manifest=folder / "manifest.csv"),
-        genes=GenesConfig(n_top=n_top),
+        genes=GenesConfig(n_top=options.n_top),
     )
+    base = BaseEncoder("synthetic", workers=options.workers)
     start = time.perf_counter()
-    prepared = prepare(config, folder / "out", BaseEncoder("synthetic"))
+    with _Peak() as peak:
+        prepared = prepare(config, folder / "out", base)
     seconds = time.perf_counter() - start
-    peak = _peak_gib()
     return {
         "spots": prepared.spots.features.shape[0],
         "panel": len(prepared.spots.genes),
         "seconds": round(seconds, 1),
-        "peak_rss_gib": None if peak is None else round(peak, 3),
+        "peak_gib": peak.gib,
     }
 
 
-def _peak_gib() -> float | None:
-    """Most memory that this process has had, in GiB; None where the system does not say."""
+def cluster_folder(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Cluster the prepared spots, or random features, into experts."""
+    from spade_bench.encoders.spade.preparedspots import Spots
+    from spade_bench.encoders.spade.pretraining.clustering import fit_experts
+    from spade_bench.encoders.spade.pretraining.pretrainconfig import ClusteringConfig
+
+    config = ClusteringConfig(k_organ=8, k_experts=4, space=options.space, n_init=1, max_iter=5)
+    start = time.perf_counter()
+    with _Peak() as peak:
+        if (folder / "out" / "spots.h5ad").is_file():
+            spots = Spots(folder / "out" / "spots.h5ad")
+            features, expression = spots.features, spots.expression
+            organs = spots.obs["organ"].astype(str).to_numpy()
+        else:
+            features, expression = np.load(folder / "out" / "x.npy", mmap_mode="r"), None
+            organs = np.array(["one", "two"])[(np.arange(len(features)) % 10 == 0).astype(int)]
+        train = np.arange(len(organs)) % 10 < 9
+        experts, _ = fit_experts(features, organs, config, train=train, expression=expression)
+    return {
+        "centroids": len(experts.centroids),
+        "seconds": round(time.perf_counter() - start, 1),
+        "peak_gib": peak.gib,
+    }
+
+
+class _Peak:
+    """The most anonymous memory of this process and its children while something runs."""
+
+    gib = 0.0
+
+    def __enter__(self) -> _Peak:
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._done.wait(0.02):
+            own = os.getpid()
+            processes = [own, *_children(own)]
+            self.gib = max(self.gib, round(sum(map(_anonymous, processes)) / 2**30, 3))
+
+
+def _children(process: int) -> list[int]:
     try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, kilobytes on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+        text = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8")
+    except OSError:
+        return []
+    return [int(number) for number in text.split()]
+
+
+def _anonymous(process: int) -> int:
+    """Bytes of memory that no file stands behind; 0 of a process that has ended."""
+    try:
+        text = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    except OSError:
+        return 0
+    lines = (line.split() for line in text.splitlines())
+    return next((1024 * int(line[1]) for line in lines if line[0] == "RssAnon:"), 0)
+
+
+def _exponent(sizes: list[int], values: list[float]) -> float:
+    """Slope of the logarithms: 1 where a value grows as fast as the number of spots."""
+    return round(float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-3)), 1)[0]), 2)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ import pytest
 import scanpy
 import scipy.sparse as sp
 
-from spade_bench.encoders.spade.preparedspots import Spots
-from spade_bench.encoders.spade.pretraining.prepare import align, panel, writer
+from spade_bench.encoders.spade.preparedspots import Spots, content_digest
+from spade_bench.encoders.spade.pretraining.prepare import align, panel, sampleworkers, writer
 from spade_bench.encoders.spade.pretraining.prepare import gather as collect
 from spade_bench.encoders.spade.pretraining.prepare import preparation as running
 from spade_bench.encoders.spade.pretraining.prepare.basefeatures import BaseEncoder
@@ -405,3 +405,37 @@ def test_spots_are_not_begun_where_they_cannot_end(
     assert not list((tmp_path / "out").glob("*spots*"))
     monkeypatch.undo()
     assert prepare(cohort.config(), tmp_path / "out", BASE).spots.path.is_file()
+
+
+@pytest.fixture
+def two_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few samples are worth two processes."""
+    monkeypatch.setattr(sampleworkers, "_WORTH", 1)
+    monkeypatch.setattr(sampleworkers, "MOST_WORKERS", 2)
+
+
+def test_the_prepared_spots_are_those_of_one_process(
+    tmp_path: Path, two_workers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cohort = Cohort(tmp_path / "data", SIZES)
+    spoilt = cohort.root / "S4.h5ad"
+    spoilt.write_bytes(spoilt.read_bytes()[:3000])
+    alone = prepare(cohort.config(), tmp_path / "alone", BaseEncoder("toy", workers=1))
+
+    def never(*_: object) -> None:
+        raise AssertionError("done ahead by another process")
+
+    monkeypatch.setattr(panel, "variable_genes", never)
+    several = prepare(cohort.config(), tmp_path / "several", BaseEncoder("toy", workers=2))
+    assert content_digest(several.spots.path) == content_digest(alone.spots.path)
+    assert several.refused == alone.refused
+    assert list(several.refused) == ["S4"]
+
+
+def test_processes_that_end_at_once_cost_nothing_but_their_help(
+    tmp_path: Path, two_workers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampleworkers, "_MODULE", "no.such.module")
+    cohort = Cohort(tmp_path / "data", SIZES)
+    prepared = prepare(cohort.config(), tmp_path / "out", BaseEncoder("toy", workers=2))
+    assert len(prepared.records) == len(SIZES)

@@ -11,6 +11,7 @@ import numpy as np
 
 from spade_bench import console
 from spade_bench.cohorts.published.hestbench import HEST, hest_folder, read_sections
+from spade_bench.encoders.spade.pretraining.prepare.sampleworkers import work_ahead
 from spade_bench.encoders.spade.pretraining.pretrainconfig import PretrainConfig, SamplesConfig
 from spade_bench.errors import BROKEN_FILE, ConfigError, DataError
 from spade_bench.files import atomic_path, hash_obj, remember, remembered
@@ -229,8 +230,19 @@ def identity(sample: StSample) -> str:
     return hash_obj({"fields": fields, "files": stamps, "reader": _READER})
 
 
-def check_all(samples: Sequence[StSample], config: PretrainConfig, folder: Path) -> list[Record]:
-    """Checks every sample, one in memory at a time; done samples are not read again."""
+def check_all(
+    samples: Sequence[StSample], config: PretrainConfig, folder: Path, *, workers: int = 1
+) -> list[Record]:
+    """Checks every sample, one in memory at a time; done samples are not read again.
+
+    Args:
+        samples: The samples.
+        config: All settings.
+        folder: Where what is found of each sample is remembered.
+        workers: Processes that check samples ahead; 0 picks by machine.
+    """
+    jobs = [(sample, config, folder) for sample in samples]
+    work_ahead("checking samples", _check_one, jobs, workers)
     records = []
     duplicates = DuplicateFinder()
     with console.progress("checking samples", len(samples), "samples") as bar:

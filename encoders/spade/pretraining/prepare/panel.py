@@ -18,6 +18,7 @@ import scipy.sparse as sp
 
 from spade_bench import console
 from spade_bench.encoders.spade.pretraining.prepare.gather import Record
+from spade_bench.encoders.spade.pretraining.prepare.sampleworkers import work_ahead
 from spade_bench.encoders.spade.pretraining.pretrainconfig import GenesConfig
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj, remember, remembered
@@ -146,6 +147,8 @@ def make_panel(
     config: GenesConfig,
     folder: Path,
     held_out: Collection[str] = (),
+    *,
+    workers: int = 1,
 ) -> Panel:
     """Chooses the panel among the genes that samples share.
 
@@ -157,6 +160,7 @@ def make_panel(
         folder: Where each sample's choice is remembered.
         held_out: Test samples: their genes count in the intersection, so that they can be scored,
             but they have no say in which genes are variable.
+        workers: Processes that look at samples ahead; 0 picks by machine.
 
     Returns:
         The panel, in the order of the shared genes.
@@ -175,10 +179,12 @@ def make_panel(
             fix="lower genes.min_shared, or set genes.panel=union",
         )
     chosen: set[str] = set()
-    rule = {"shared": shared, "n_top": config.n_top}
+    rule = hash_obj({"shared": shared, "n_top": config.n_top})
+    jobs = [(record, shared, config.n_top, rule, folder) for record in kept]
+    work_ahead("choosing genes", _remembered, jobs, workers)
     with console.progress("choosing genes", len(kept), "samples") as bar:
         for record in kept:
-            chosen.update(_remembered(record, shared, config.n_top, hash_obj(rule), folder))
+            chosen.update(_remembered(record, shared, config.n_top, rule, folder))
             bar.advance(note=record.sample.sample_id)
     return Panel([g for g in shared if g in chosen], len(shared), floor, dropped)
 
@@ -188,6 +194,8 @@ def unite_panel(
     config: GenesConfig,
     folder: Path,
     held_out: Collection[str] = (),
+    *,
+    workers: int = 1,
 ) -> Panel:
     """Chooses the panel as the union of the genes most variable in each sample, measured or not.
 
@@ -197,17 +205,17 @@ def unite_panel(
         folder: Where each sample's choice is remembered.
         held_out: Test samples, which have no say; one that measures no gene of the panel is left
             out.
+        workers: Processes that look at samples ahead; 0 picks by machine.
 
     Returns:
         The panel, in the order of the samples and of the genes in each.
     """
     training = [r for r in records if r.sample.sample_id not in held_out]
     chosen: dict[str, None] = {}
+    work_ahead("choosing genes", _own, [(r, config.n_top, folder) for r in training], workers)
     with console.progress("choosing genes", len(training), "samples") as bar:
         for record in training:
-            own = [gene for gene in record.genes() if not gene.startswith(UNNAMED)]
-            rule = hash_obj({"own": own, "n_top": config.n_top})
-            chosen |= dict.fromkeys(_remembered(record, own, config.n_top, rule, folder))
+            chosen |= dict.fromkeys(_own(record, config.n_top, folder))
             bar.advance(note=record.sample.sample_id)
     genes = list(chosen)
     if not genes:
@@ -227,6 +235,12 @@ def measured_genes(records: Sequence[Record], panel: Sequence[str]) -> dict[str,
         own = set(record.genes())
         out[record.sample.sample_id] = np.array([gene in own for gene in panel], dtype=bool)
     return out
+
+
+def _own(record: Record, n_top: int, folder: Path) -> list[str]:
+    """The most variable of a sample's own genes."""
+    own = [gene for gene in record.genes() if not gene.startswith(UNNAMED)]
+    return _remembered(record, own, n_top, hash_obj({"own": own, "n_top": n_top}), folder)
 
 
 def _remembered(

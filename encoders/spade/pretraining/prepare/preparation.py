@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from spade_bench.encoders.spade.pretraining.prepare.panel import (
     unite_panel,
 )
 from spade_bench.encoders.spade.pretraining.prepare.provenance import provenance, write_table
+from spade_bench.encoders.spade.pretraining.prepare.sampleworkers import work_ahead
 from spade_bench.encoders.spade.pretraining.prepare.spatialblocks import section_blocks
 from spade_bench.encoders.spade.pretraining.prepare.split import (
     Member,
@@ -139,7 +141,10 @@ class _Preparation:
         records: list[Record] = []
 
         def work() -> dict[str, Any]:
-            records.extend(collect.check_all(samples, self.config, self.folder / "checks"))
+            checked = collect.check_all(
+                samples, self.config, self.folder / "checks", workers=self.base.workers
+            )
+            records.extend(checked)
             collect.report_findings({r.sample.sample_id: r.findings for r in records})
             return {"said": collect.summarise(records, self.unwanted)}
 
@@ -166,7 +171,9 @@ class _Preparation:
 
         def work() -> dict[str, Any]:
             choose = unite_panel if genes.panel == "union" else make_panel
-            made = choose(records, genes, self.folder / "genes", held_out)
+            made = choose(
+                records, genes, self.folder / "genes", held_out, workers=self.base.workers
+            )
             for name, reason in made.dropped.items():
                 console.warn(f"{name}: dropped: {reason}")
             said = self._panel_said(made, len(records) - len({*made.dropped, *held_out}))
@@ -222,15 +229,14 @@ class _Preparation:
             if not all(paths[r.sample.sample_id].is_file() for r in records):  # cleared since
                 paths = collect_features(records, self.base, self.folder / "features")[0]
             parts: list[tuple[Record, Part]] = []
+            align = partial(align_sample, partial=self._united)
+            mode = self.config.expression
+            jobs = [(r, paths[r.sample.sample_id], panel, mode, parts_folder) for r in records]
+            work_ahead("aligning expression", align, jobs, self.base.workers)
             with console.progress("aligning expression", len(records), "samples") as bar:
-                for record in records:
-                    name = record.sample.sample_id
-                    mode = self.config.expression
-                    part = align_sample(
-                        record, paths[name], panel, mode, parts_folder, partial=self._united
-                    )
-                    parts.append((record, part))
-                    bar.advance(note=name)
+                for record, job in zip(records, jobs, strict=True):
+                    parts.append((record, align(*job)))
+                    bar.advance(note=record.sample.sample_id)
             found = {r.sample.sample_id: p.findings for r, p in parts}
             collect.report_findings(found)
             used = [(r, p) for r, p in parts if not any(f.fatal for f in p.findings)]
