@@ -140,7 +140,7 @@ def report(
     tests = logrank.as_report_rows(splits) if wanted in {"all", logrank.METRIC} else []
     everything = [*rows, *tests, *as_report_rows(ranks)]
     if form == "":
-        _print(series, resampler, rows, ranks, splits)
+        _print(series, resampler, rows, ranks, splits, wanted)
     elif long:
         _write(_long(form, everything), out)
     else:
@@ -452,6 +452,7 @@ def _print(
     rows: Sequence[ReportRow],
     ranks: Sequence[OverallRow],
     splits: Sequence[RiskSplit],
+    wanted: str,
 ) -> None:
     from spade_bench import console
     from spade_bench.report import against_base
@@ -459,8 +460,7 @@ def _print(
 
     tables.print_leaderboard(rows)
     tables.print_notes(rows)
-    shown = {(row.task, row.metric) for row in rows}
-    differences = [d for d in against_base(series, resampler) if (d.task, d.metric) in shown]
+    differences = against_base(series, resampler, wanted)
     if differences:
         title = f"{differences[0].a} minus {differences[0].b}"
         if len({(d.a, d.b) for d in differences}) > 1:

@@ -80,7 +80,7 @@ class EvaluationSettings:
         allow_leaky_splits: Accept published splits with cases on both sides, and flag every row.
         trust_remote_code: Agree to run code that lies beside the weights of encoders.
         device: Device.
-        memory: What training may take besides cached bags, such as `4GB`; None for a share.
+        memory: What bags and training may take together, such as `4GB`; None for the default.
         cache: What may be kept of the features: digests, copy or off; see docs/FEATURES.md.
         positive: The positive one of two classes; None leaves it to the order of classes.
         as_is: Take files that name another encoder, and flag every row.
