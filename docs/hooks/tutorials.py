@@ -1,8 +1,8 @@
 """Hook of the site: run the tutorials and put what they print and draw below their cells.
 
 A tutorial is a Markdown page whose `python` and `bash` blocks are cells (the Markdown notebooks of
-Jupytext). All of them run in one new folder that holds a small simulated study, in the order of the
-navigation, each in a kernel of its own. A cell that fails fails the build.
+Jupytext). All of them run in one new folder that holds a small simulated study, two at a time, each
+in a kernel of its own; so none may need what another one made. A cell that fails fails the build.
 `SPADE_BENCH_TUTORIALS=off` builds the pages without running them, for those who write.
 """
 
@@ -14,7 +14,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = "tutorials/"
 CELL_SECONDS = 600
+AT_ONCE = 2
+WIDTH = 100  # of what programs print
 LONGEST_OUTPUT = 60  # lines; a page is for reading
 # Without it the language of most blocks would count as the notebook's.
 HEADER = """---
@@ -70,15 +74,17 @@ def on_files(files: Files, *, config: Any) -> Files:
         return files
     with tempfile.TemporaryDirectory(prefix="tutorials-") as work:
         _make_study(Path(work))
-        for uri in tutorial_pages(config["nav"]):
-            log.info("running %s", uri)
-            source = files.get_file_from_path(uri)
-            if source is None:
-                raise PluginError(f"The navigation names {uri}, which is not there")
-            text, pictures = run_page(source.content_string, uri, Path(work))
-            _pages[uri] = text
-            for name, content in pictures.items():
-                files.append(File.generated(config, name, content=content))
+        # Each has a kernel of its own, so that two keep two cores busy.
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            ran = {
+                uri: pool.submit(run_page, _source(files, uri), uri, Path(work))
+                for uri in tutorial_pages(config["nav"])
+            }
+            for uri, page in ran.items():
+                _pages[uri], pictures = page.result()
+                log.info("ran %s", uri)
+                for name, content in pictures.items():
+                    files.append(File.generated(config, name, content=content))
     return files
 
 
@@ -93,6 +99,13 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         The text with the outputs of its cells, or the text itself where nothing ran.
     """
     return _pages.get(page.file.src_uri, markdown)
+
+
+def _source(files: Files, uri: str) -> str:
+    source = files.get_file_from_path(uri)
+    if source is None:
+        raise PluginError(f"The navigation names {uri}, which is not there")
+    return source.content_string
 
 
 def _make_study(work: Path) -> None:
@@ -176,7 +189,7 @@ def _environment() -> dict[str, str]:
     return {
         # Without a backend named, the kernel takes the one that shows pictures below cells.
         **{name: value for name, value in os.environ.items() if name != "MPLBACKEND"},
-        "COLUMNS": "100",
+        "COLUMNS": str(WIDTH),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "PYTHONPATH": str(ROOT),
         "SPADE_BENCH_CACHE": "off",
@@ -210,7 +223,9 @@ def _outputs(outputs: Any, stem: str, pictures: dict[str, bytes]) -> Iterator[st
 
 
 def _block(text: str) -> str:
-    lines = [line.rstrip() for line in _CONTROL.sub("", text).strip("\n").splitlines()]
+    lines: list[str] = []
+    for line in _CONTROL.sub("", text).strip("\n").splitlines():
+        lines += textwrap.wrap(line, WIDTH) if len(line) > WIDTH else [line.rstrip()]
     if len(lines) > LONGEST_OUTPUT:
         rest = len(lines) - LONGEST_OUTPUT
         lines = [*lines[:LONGEST_OUTPUT], f"... and {rest} more lines"]
