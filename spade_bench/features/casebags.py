@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,8 @@ class BagInfo:
         dim: Width.
         encoder: Encoder named in the file, or None.
         problem: Why the file cannot be used; empty when it can.
+        mpp: Resolution of the patches, or None.
+        said_mpp: Whether ``mpp`` was looked at.
     """
 
     path: Path
@@ -43,6 +46,8 @@ class BagInfo:
     dim: int = 0
     encoder: str | None = None
     problem: str = ""
+    mpp: float | None = None
+    said_mpp: bool = False
 
 
 def scan_bags(
@@ -265,6 +270,9 @@ class _Source:
         return features
 
 
+_KNOWN = tuple(field.name for field in dataclasses.fields(Known))
+
+
 def _look(path: Path, cache: FeatureCache | None, whole: bool = False) -> BagInfo:
     packed = split_path(path)
     if packed is not None:
@@ -274,13 +282,14 @@ def _look(path: Path, cache: FeatureCache | None, whole: bool = False) -> BagInf
         before = signature(path)
         info, features = _read(path)
         if cache is not None:
-            known = Known(info.digest, info.n, info.dim, info.encoder, info.problem)
+            found = {name: getattr(info, name) for name in _KNOWN}
+            known = Known(**found)
             slow = features is not None and not reads_quickly(path)
             if slow and features is not None:
                 cache.keep(info.digest, features)
             cache.put(path, before, known, slow=slow)
         return info
-    return BagInfo(path, known.digest, known.n, known.dim, known.encoder, known.problem)
+    return BagInfo(path, **{name: getattr(known, name) for name in _KNOWN})
 
 
 def _look_packed(path: Path, file: Path, slide_id: str, whole: bool) -> BagInfo:
@@ -295,7 +304,7 @@ def _look_packed(path: Path, file: Path, slide_id: str, whole: bool) -> BagInfo:
     n = slide.stop - slide.start
     if not n:
         return BagInfo(path, problem="no patches")
-    return BagInfo(path, slide.digest, n, pack.dim, slide.encoder)
+    return BagInfo(path, slide.digest, n, pack.dim, slide.encoder, "", slide.mpp, True)
 
 
 def _read(path: Path) -> tuple[BagInfo, NDArray[np.floating] | None]:
@@ -311,7 +320,8 @@ def _read(path: Path) -> tuple[BagInfo, NDArray[np.floating] | None]:
     if problem:
         return BagInfo(path, problem=problem), None
     n, dim = features.shape
-    return BagInfo(path, hash_array(features), n, dim, bag.encoder), features
+    info = BagInfo(path, hash_array(features), n, dim, bag.encoder, "", bag.mpp, True)
+    return info, features
 
 
 def bad_values(features: NDArray[np.floating]) -> str:
