@@ -57,7 +57,7 @@ def export(folder: Source, *, out: Source) -> Exported:
 
 @says_keywords
 def import_results(file: Source, *, out: Source, max_gb: float = 50.0) -> Results:
-    """Check and unpack what `export` wrote; see `spade_bench.results.importing`.
+    """Check and unpack what `export` wrote; see `spade_bench.results.unpacking`.
 
     Args:
         file: The zip file.
@@ -71,6 +71,6 @@ def import_results(file: Source, *, out: Source, max_gb: float = 50.0) -> Result
         DataError: When the file is not an export, or damaged.
     """
     from spade_bench.report.loadedresults import Results
-    from spade_bench.results.importing import import_zip
+    from spade_bench.results.unpacking import import_zip
 
     return Results([import_zip(Path(file), Path(out), max_gb)])

@@ -54,8 +54,6 @@ def check(
 
     Of an encoder: shapes, determinism, batch independence, dtype, normalisation and the card. Of a
     head: shapes, probabilities, determinism, order of patches, its fitted object, saved and loaded.
-
-    Example: spade-bench check head my-head --plugin my_head.py
     """
     if what is Checked.head:
         findings = _check_head(name, device, weights, precision)

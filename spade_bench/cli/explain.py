@@ -134,8 +134,6 @@ def explain(
     Of a run, the map of a case is the mean over the kept heads in which it was held out. Of the
     weights of an encoder with experts, it maps which expert each patch goes to, and with --genes
     the expression that is predicted there.
-
-    Example: spade-bench explain runs/ --slides slides/ --features features/ --out maps/
     """
     from spade_bench import console
     from spade_bench import workspace as ws
@@ -147,7 +145,7 @@ def explain(
     )
     from spade_bench.explain.explaining import Question, maps_of, open_subject
     from spade_bench.explain.keptmodels import Wanted
-    from spade_bench.explain.mapfolder import SCHEMA, Wishes, write_maps
+    from spade_bench.explain.mapfolder import SCHEMA, MapFolder, Wishes
     from spade_bench.surroundings import left_unchanged
 
     space = ws.load()
@@ -194,7 +192,8 @@ def explain(
         workspace=space,
     )
     with left_unchanged():
-        written = write_maps(maps_of(opened, question), out, wishes)
+        folder = MapFolder(out, wishes)
+        written = folder.take(maps_of(opened, question, expect=folder.expect))
     if json_:
         content = {"out": str(out), "maps": written.maps, "mean_spearman": written.agreement}
         console.emit_json(SCHEMA.split("/")[1], content)
@@ -240,7 +239,8 @@ def _say(written: Written, out: Path) -> None:
     )
     trained = sum(one["trained"] for one in written.maps)
     if trained:
-        console.emit(f"{trained} maps are of cases that trained their models, and are marked")
+        are = "1 map is of a case" if trained == 1 else f"{trained} maps are of cases"
+        console.emit(f"{are} that trained the models, and marked")
     if written.agreements:
         a, b = written.agreements[0].a, written.agreements[0].b
         mean = "undefined" if written.agreement is None else f"{written.agreement:.3f}"

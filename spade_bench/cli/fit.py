@@ -10,24 +10,22 @@ import typer
 from spade_bench.cli.options import (
     AllowMissingOption,
     AsIsOption,
+    CaseColumn,
+    DaysColumn,
     DeviceOption,
+    EventColumn,
+    EventValue,
+    LabelColumn,
+    MatchIds,
     PositiveOption,
     RegionNameOption,
     RegionShareOption,
     RegionsOption,
     SeedOption,
     SetOption,
+    SlideColumn,
     TrustOption,
     path_of_encoder,
-)
-from spade_bench.cli.tableoptions import (
-    CaseColumn,
-    DaysColumn,
-    EventColumn,
-    EventValue,
-    LabelColumn,
-    MatchIds,
-    SlideColumn,
 )
 
 __all__ = ["fit"]
@@ -70,11 +68,7 @@ def fit(
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Train a head on all cases of a table and keep it for `predict` and `explain`.
-
-    Example: spade-bench fit --encoder uni --task crc_braf --table cases.csv --features features/
-    --head abmil --out model/
-    """
+    """Train a head on all cases of a table and keep it for `predict` and `explain`."""
     from spade_bench import api, console
     from spade_bench import workspace as ws
     from spade_bench.config import parse_set

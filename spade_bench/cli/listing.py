@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 from typing import Annotated, Any
 
 import typer
@@ -14,57 +13,52 @@ from spade_bench.registry import Plugin, Registry
 __all__ = ["list_plugins", "show"]
 
 
-class Listed(enum.StrEnum):
-    """What can be listed."""
-
-    encoders = "encoders"
-    tasks = "tasks"
-    heads = "heads"
-
-
-class Shown(enum.StrEnum):
-    """What can be shown."""
-
-    encoder = "encoder"
-    task = "task"
-    head = "head"
-
-
 _COLUMNS = {
     "encoders": ("name", "input", "dim", "patch_px", "mpp", "licence", "gated", "pretrained_on"),
     "tasks": ("name", "kind", "title", "cohort", "metrics"),
     "heads": ("name", "kinds", "input", "description"),
 }
+_NARROW = {  # what fits into 80 columns; `show` has the rest
+    "encoders": ("name", "dim", "patch_px", "mpp", "gated"),
+    "tasks": ("name", "kind", "title"),
+    "heads": ("name", "kinds", "description"),
+}
+_WIDE = 160  # columns from which on everything is shown
 
 
 def list_plugins(
-    what: Annotated[Listed, typer.Argument(help="encoders, tasks or heads.")] = Listed.encoders,
+    what: Annotated[str, typer.Argument(help="encoders, tasks or heads.")] = "encoders",
     as_json: JsonOption = False,
 ) -> None:
     """List encoders, tasks or heads, and say where each comes from."""
     from spade_bench import console
 
-    registries = _registries(what.value)
+    what = _plural(what)
+    registries = _registries(what)
     rows = [_row(plugin) for registry in registries for plugin in registry]
     if as_json:
         console.emit_json("list", {"rows": rows})
     else:
-        columns = _COLUMNS[what.value]
-        cells = [[_cell(name, row[name]) for name in columns] + [row["origin"]] for row in rows]
-        console.table(what.value, [*columns, "origin"], cells)
+        width = console.terminal_width()
+        narrow = width is not None and width < _WIDE
+        columns = _NARROW[what] if narrow else (*_COLUMNS[what], "origin")
+        cells = [[_cell(name, row[name]) for name in columns] for row in rows]
+        console.table(what, columns, cells)
+        if narrow:
+            console.say(f"`spade-bench show {what[:-1]} NAME` shows the rest of one")
     for name, problem in ((n, p) for one in registries for n, p in one.broken.items()):
         console.warn(f"plugin '{name}' does not load ({problem})")
 
 
 def show(
-    what: Annotated[Shown, typer.Argument(help="encoder, task or head.")],
+    what: Annotated[str, typer.Argument(help="encoder, task or head.")],
     name: Annotated[str, typer.Argument(help="Its name, as `list` prints it.")],
     as_json: JsonOption = False,
 ) -> None:
     """Show the card of one encoder, task or head."""
     from spade_bench import console
 
-    rows = [_row(plugin) for plugin in _called(what.value, name)]
+    rows = [_row(plugin) for plugin in _called(_plural(what), name)]
     if as_json:
         console.emit_json("show", rows[0] if len(rows) == 1 else {"rows": rows})
         return
@@ -72,13 +66,30 @@ def show(
         _show_row(row)
 
 
+def _plural(what: str) -> str:
+    """The word for several of what is asked for, in the singular or the plural.
+
+    Raises:
+        UserError: When there is no such thing, with the one that is nearly called so.
+    """
+    from spade_bench.errors import UserError
+    from spade_bench.registry import suggest
+
+    word = what if what.endswith("s") else f"{what}s"
+    if word not in _COLUMNS:
+        near = suggest(word, _COLUMNS)
+        fix = f"Did you mean {near}?" if near else "Use encoders, tasks or heads"
+        raise UserError(f"nothing here is called '{what}'", fix=fix)
+    return word
+
+
 def _called(what: str, name: str) -> list[Plugin[Any]]:
     """The plugin of a name; of heads there may be one for cases and one for spots."""
     from spade_bench.registry import head_registries
 
-    if what == "head":
+    if what == "heads":
         return [registry.get(name) for registry in head_registries(name)]
-    return [_registries(f"{what}s")[0].get(name)]
+    return [_registries(what)[0].get(name)]
 
 
 def _show_row(row: dict[str, Any]) -> None:
@@ -129,8 +140,18 @@ def _readable(row: dict[str, Any]) -> dict[str, Any]:
     if row["remote_code"]:
         said.append("consent to run code of the hub: --trust-remote-code")
     gated = "yes: its licence must be accepted on its hub page" if row["gated"] else "no"
+    get = _get_weights(row) if needs["repos"] else ""
     pin = row["revision"] or ("not pinned: recorded at download" if needs["repos"] else "")
-    return {**row, "gated": gated, "revision": pin, "needs": said}
+    return {**row, "gated": gated, "revision": pin, "needs": said, "get_weights": get}
+
+
+def _get_weights(row: dict[str, Any]) -> str:
+    """How the weights of a hub come to this machine."""
+    page = f"https://huggingface.co/{row['needs']['repos'][0]}"
+    by_hand = f"or give --weights PATH, or put them into $SPADE_BENCH_WEIGHTS/{row['name']}/"
+    if row["gated"]:
+        return f"accept the licence at {page}, then `hf auth login`; {by_hand}"
+    return f"downloaded at first use from {page}; {by_hand}"
 
 
 def _cell(key: str, value: Any) -> str:

@@ -12,6 +12,9 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from spade_bench.cli.help.commandhelp import GroupedCommand
+from spade_bench.cli.help.helptexts import START, TEXTS
+
 __all__ = ["app", "main"]
 
 # Command name -> (module, function). The order is the order of `--help`: the order of use.
@@ -37,9 +40,9 @@ _COMMANDS = {
     "report": ("report", "report"),
     "compare": ("report", "compare"),
     "cite": ("report", "cite"),
-    "merge": ("sharing", "merge"),
-    "export": ("sharing", "export"),
-    "import": ("sharing", "import_results"),
+    "merge": ("exchange", "merge"),
+    "export": ("exchange", "export"),
+    "import": ("exchange", "import_results"),
     "demo": ("demo", "demo"),
 }
 
@@ -47,7 +50,7 @@ _COMMANDS = {
 app = typer.Typer(
     name="spade-bench",
     help="Benchmark computational pathology encoders; pretrain and run SPADE.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -70,7 +73,8 @@ def _global(
         typer.Option(help="Load a plugin: a .py file, or a .yaml task card. May be repeated."),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool,
+        typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
 ) -> None:
     from spade_bench import console, plugins
@@ -82,7 +86,9 @@ def _global(
 
 for _name, (_module, _function) in _COMMANDS.items():
     _loaded: Any = importlib.import_module(f"spade_bench.cli.{_module}")
-    app.command(_name)(getattr(_loaded, _function))
+    app.command(_name, cls=GroupedCommand, short_help=TEXTS[_name].line)(
+        getattr(_loaded, _function)
+    )
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -95,12 +101,15 @@ def main(argv: list[str] | None = None) -> NoReturn:
             # A locale without an em dash or a micro sign must not end a command.
             stream.reconfigure(errors="backslashreplace")
     arguments = _globals_first(sys.argv[1:] if argv is None else argv)
+    if not arguments:
+        sys.stdout.write(START)
+        sys.exit(0)
     debug = "--debug" in arguments
     from spade_bench.keywords import command_line
 
     try:
         with command_line():
-            code = app(arguments or ["--help"], standalone_mode=False)
+            code = app(arguments, standalone_mode=False)
         if code == 130:  # newer Typer turns Ctrl-C into an exit code instead of raising
             raise KeyboardInterrupt
     except (KeyboardInterrupt, typer.Abort):
@@ -115,7 +124,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         # Typer ships its own copy of click in new releases and imports it in older ones; usage
         # errors are told apart by what they can do, which is the same in both.
         if hasattr(error, "format_message"):
-            _fail(f"{error.format_message()} See `spade-bench --help`", 2)
+            _fail(f"{error.format_message()} See `{_command_of(error)} --help`", 2)
         if (fault := machine_fault(error)) is not None:
             _fail(str(fault), 2)
         _fail(
@@ -133,6 +142,13 @@ def _fail(message: str, code: int) -> NoReturn:
     with contextlib.suppress(OSError):
         console.say(f"error: {' '.join(message.split())}")
     sys.exit(code)
+
+
+def _command_of(error: Any) -> str:
+    """The command whose help explains a mistake of parsing."""
+    context = getattr(error, "ctx", None)
+    name = context.info_name if context is not None and context.parent is not None else ""
+    return f"spade-bench {name}".strip()
 
 
 def _globals_first(arguments: list[str]) -> list[str]:

@@ -47,10 +47,7 @@ def predict(
     device: DeviceOption = None,
     trust_remote_code: TrustOption = False,
 ) -> None:
-    """Predict the cases of a features folder or of slides; cases it was trained on are marked.
-
-    Example: spade-bench predict model/ --features features/ --out predictions.csv
-    """
+    """Predict the cases of a features folder or of slides; cases it was trained on are marked."""
     from spade_bench import console
     from spade_bench import workspace as ws
     from spade_bench.errors import UserError

@@ -75,6 +75,8 @@ class EvaluationRequest:
         tasks: Tasks with their tables.
         workspace: Stands behind the settings, and names features folders of cohorts.
         shard: Run every n-th row of the table from the i-th on, as (i, n), i from 0.
+        seat: Begin with the i-th of n parts of the work, as (i, n), i from 0; the others follow,
+            unless other processes have done them by then.
         dry_run: Say what would run, and stop.
     """
 
@@ -83,7 +85,13 @@ class EvaluationRequest:
     tasks: tuple[TaskRequest, ...]
     workspace: ws.Workspace | None = None
     shard: tuple[int, int] = (0, 1)
+    seat: tuple[int, int] = (0, 1)
     dry_run: bool = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is this one of the processes of a run that says what concerns all of them."""
+        return self.shard[0] == 0 and self.seat[0] == 0
 
     @cached_property
     def settings(self) -> EvaluationSettings:
@@ -185,7 +193,7 @@ def resolve_task(
             )
         place = hest_folder(name, bench_root)
         return TaskRequest(hest_card(place), place, published=place)
-    card, named = _card(name, table, columns or {})
+    card, named = _card(name, table or _listed_table(workspace, name), columns or {})
     if card.kind not in kinds:
         known = ", ".join(kinds.names())
         raise UserError(
@@ -267,6 +275,14 @@ def _is_survival(table: Path, columns: Mapping[str, str]) -> bool:
     # A label that lies beside two columns that were named is not what was asked for.
     named = bool({"event_column", "days_column"} & set(columns))
     return wanted <= there and (named or "label" not in there)
+
+
+def _listed_table(workspace: ws.Workspace | None, name: str) -> Path | None:
+    """The table of a task that no card describes, where one cohort of the workspace names it."""
+    if workspace is None or name in tasks:
+        return None
+    having = [entry for entry in workspace.cohorts.values() if name in entry.tables]
+    return workspace.resolve(having[0].tables[name]) if len(having) == 1 else None
 
 
 def _cohort_entry(workspace: ws.Workspace, task: TaskCard) -> ws.CohortEntry | None:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from spade_bench import console
-from spade_bench.errors import DataError, SpadeBenchError, UserError
+from spade_bench.calibration.timings import fit_pace, reading_pace
+from spade_bench.errors import DataError, UserError
 from spade_bench.evaluation.cells import Cell, VariantCells, fit_seed, shuffle_seed
 from spade_bench.evaluation.hyperparameters import Job, choose, ranking_metric
-from spade_bench.evaluation.keptheads import HeadKeeper
+from spade_bench.evaluation.runcontext import Context, make_row, work_key
 from spade_bench.heads import Fit, FittedHead, Head, checked_scores, fit_predict
 from spade_bench.results import (
-    Finished,
     Predictions,
-    ResultStore,
     Row,
-    environment,
     write_predictions,
 )
-from spade_bench.results.rows import now
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,60 +29,7 @@ if TYPE_CHECKING:
     from spade_bench.evaluation.variants import VariantKey
     from spade_bench.features.casebags import CaseBags
 
-__all__ = ["Context", "TaskRun", "make_row"]
-
-
-@dataclass
-class Context:
-    """What all tasks of a run share.
-
-    Attributes:
-        store: Where rows go.
-        finished: Which run ids need not run again.
-        device: Name of the device.
-        grids: Head -> grid to choose from; no entry without a choice.
-        group_by_site: Whether inner folds keep sites together.
-        keeper: Stores fitted heads; None keeps none.
-        base: Base bags of the latest task, by their files: tasks over the same cases read and pool
-            them once.
-        done: Cells that finished.
-        skipped: Cells that had been finished before.
-        failed: Cells that failed.
-        first_error: What went wrong first.
-    """
-
-    store: ResultStore
-    finished: Finished
-    device: str
-    grids: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
-    group_by_site: bool = False
-    keeper: HeadKeeper | None = None
-    base: dict[str, CaseBags] = field(default_factory=dict)
-    done: int = 0
-    skipped: int = 0
-    failed: int = 0
-    first_error: str = ""
-
-    def is_done(self, cell: Cell) -> bool:
-        """Whether a cell need not be fitted: its row is stored, and its head if it is kept."""
-        if cell.run_id not in self.finished:
-            return False
-        return self.keeper is None or not self.keeper.lacks(cell)
-
-    def fail(self, cells: Sequence[Cell], error: Exception, seconds: float) -> None:
-        """Store failed rows, of cells that have no finished one; the rest of the run goes on."""
-        expected = isinstance(error, SpadeBenchError)
-        text = str(error) if expected else f"{type(error).__name__}: {error}"
-        console.warn(f"{cells[0].encoder} {cells[0].head} on {cells[0].task} failed: {text}")
-        self.store.append(
-            [
-                make_row(cell, "failed", self.device, seconds, error=text)
-                for cell in cells
-                if cell.run_id not in self.finished
-            ]
-        )
-        self.failed += len(cells)
-        self.first_error = self.first_error or text
+__all__ = ["TaskRun"]
 
 
 @dataclass(frozen=True)
@@ -110,15 +55,18 @@ class TaskRun:
 
     def run(self, todo: Sequence[VariantCells]) -> None:
         """Run rows of the table, those over the same bags together: they train in one pass."""
-        finished = self._context.finished
-        with console.progress(
-            f"Running {self._prepared.card.name}", sum(len(row.cells) for row in todo), "cells"
-        ) as bar:
-            for alike in _over_the_same_bags(todo):
+        context, cells = self._context, [cell for row in todo for cell in row.cells]
+        context.skipped += sum(cell.run_id in context.finished for cell in cells)
+        done = sum(map(context.is_done, cells))
+        with (
+            console.progress(
+                f"Running {self._prepared.card.name}", len(cells), "cells", done
+            ) as bar,
+            closing(context.in_turn(_over_the_same_bags(todo), _cells, _key, bar)) as turns,
+        ):
+            for alike in turns:
                 work = [Work(row, cell) for row in alike for cell in row.cells]
-                pending = [one for one in work if not self._context.is_done(one.cell)]
-                self._context.skipped += sum(one.cell.run_id in finished for one in work)
-                bar.advance(len(work) - len(pending))
+                pending = [one for one in work if context.is_open(one.cell)]
                 for part in _together([one for one in pending if not one.cell.members]):
                     self._fit(part)
                     bar.advance(len(part), _note(part[0]))
@@ -126,6 +74,36 @@ class TaskRun:
                 if means:
                     self._average([one.cell for one in means])
                     bar.advance(len(means), _note(means[0]))
+
+    def timed(self, todo: Sequence[VariantCells]) -> dict[str, float]:
+        """Say how long rows may take by each head, from small fits on some of their cases.
+
+        Returns:
+            Head -> seconds of its cells that are to be fitted, reading included once for each row.
+        """
+        paces, bags = self._context.paces, None
+        reading: dict[VariantKey, float] = {}
+        out: dict[str, float] = {}
+        for row in todo:
+            left = [cell for cell in row.cells if not self._context.is_done(cell)]
+            left = [cell for cell in left if not cell.members]
+            if not left:
+                continue
+            key, name = row.variant.key, row.head
+            if bags is None or not (row.variant.fitted or key in reading):
+                bags = self._bags_of([Work(row, left[0])])
+                reading[key] = reading_pace(bags)
+            outputs = self._prepared.kind.n_outputs(self._prepared.cohort)
+            like = name, bags.dim, outputs, self._prepared.kind.card.name
+            if like not in paces:
+                largest = max(left, key=lambda cell: len(cell.episode.train))
+                job = self._job(Work(row, largest))
+                fit = Fit(job.train, job.target, self._positions(largest.episode.test), job.seed)
+                paces[like] = fit_pace(self._made[name], name, bags, fit, outputs)
+            each = reading.get(key, max(reading.values()))
+            fits = sum(paces[like].seconds(len(cell.episode.train)) for cell in left)
+            out[name] = out.get(name, 0.0) + each * len(self._at) + fits
+        return out
 
     def _fit(self, work: Sequence[Work]) -> None:
         """Fit cells together; when that fails, in halves, so that only the culprit is lost.
@@ -264,8 +242,9 @@ class TaskRun:
         wanted = (variant.key, pool)
         if self._bags is None or self._bags[0] != wanted:
             base, key = self._context.base, self._keys[variant.key.files]
+            self._context.memory.turn()
             if key not in base:
-                base[key] = self._prepared.base_bags(variant)
+                base[key] = self._prepared.base_bags(variant, self._context.memory)
             self._bags = wanted, variant.make(base[key], pool)
         return self._bags[1]
 
@@ -354,32 +333,6 @@ class TaskRun:
         self._context.done += len(rows)
 
 
-def make_row(cell: Cell, status: Any, device: str, seconds: float, **rest: Any) -> Row:
-    """Make the row of a cell."""
-    episode = cell.episode
-    return Row(
-        run_id=cell.run_id,
-        status=status,
-        encoder=cell.encoder,
-        task=cell.task,
-        head=cell.head,
-        protocol=episode.protocol,
-        k_shot=episode.k_shot,
-        draw=episode.draw,
-        fold=episode.fold,
-        seed=cell.seed,
-        inputs=cell.inputs,
-        flags=cell.flags,
-        control=cell.control,
-        control_of=cell.control_of,
-        identity=cell.identity,
-        env={**environment(device), **cell.about},
-        seconds=round(seconds, 4),
-        created_utc=now(),
-        **rest,
-    )
-
-
 def _may_be_of_one_cell(error: Exception) -> bool:
     """Whether other cells may finish without the one that fails: settings fail all of them."""
     return isinstance(error, DataError) or not isinstance(error, UserError)
@@ -405,6 +358,14 @@ def _together(work: Sequence[Work]) -> list[list[Work]]:
     for one in work:
         out.setdefault(one.cell.episode.test if one.row.variant.fitted else (), []).append(one)
     return list(out.values())
+
+
+def _cells(alike: Sequence[VariantCells]) -> list[Cell]:
+    return [cell for row in alike for cell in row.cells]
+
+
+def _key(alike: Sequence[VariantCells]) -> str:
+    return work_key(alike[0].cells[0], alike[0].variant.key.steps)
 
 
 def _note(one: Work) -> str:

@@ -279,7 +279,10 @@ def _finished(out: Path) -> list[Row]:
     store = ResultStore(out)
     if not store.path.is_file():
         raise DataError("holds no results", where=str(out), fix="Make some with `spade-bench run`")
-    return [row for row in store.rows() if row.status == "ok"]
+    rows = [row for row in store.rows() if row.status == "ok"]
+    for problem in store.problems:
+        warn(problem)
+    return rows
 
 
 def _nothing_kept(folders: Sequence[Path], rows: Iterable[Row]) -> DataError:

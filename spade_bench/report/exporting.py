@@ -28,15 +28,15 @@ from spade_bench.files import (
     write_text,
 )
 from spade_bench.registry import head_card
-from spade_bench.report import citations
+from spade_bench.report.literature import citations
 from spade_bench.report.loadedresults import Results
 from spade_bench.report.page.howmade import environments
-from spade_bench.results.importing import MANIFEST, SCHEMA
 from spade_bench.results.merging import merge
 from spade_bench.results.pathscrub import scrubbed
 from spade_bench.results.rows import now
 from spade_bench.results.runsettings import stored_settings
 from spade_bench.results.store import ResultStore, stored_in
+from spade_bench.results.unpacking import MANIFEST, SCHEMA
 from spade_bench.version import __version__
 
 __all__ = ["Exported", "export"]

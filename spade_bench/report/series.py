@@ -12,11 +12,14 @@ from spade_bench.files import hash_obj
 from spade_bench.report.conditions import conditions, tested_on
 from spade_bench.results import Predictions, ResultStore, Row, StoredPredictions
 from spade_bench.results.merging import same_predictions
+from spade_bench.results.rows import GENE_SIDE, NEEDS_GENE_SIDE, NO_GENE_SIDE
 from spade_bench.results.store import whole_predictions
 
-__all__ = ["Place", "Series", "collect", "latest"]
+__all__ = ["NO_GENES", "Place", "Series", "collect", "latest"]
 
 _BASE = "base"  # the control that is the encoder below
+NO_GENES = "no-gene-side"
+"""Flag of an encoder that a head could not serve, because it places no expression."""
 _VARIES = {"episode", "permutation"}  # differ from row to row of one series
 
 
@@ -297,6 +300,8 @@ def _with_wanted(series: list[Series]) -> list[Series]:
         for one in series
     ]
     present = {(one.place, one.encoder, one.control) for one in series}
+    needing = {one.head for one in series if _gene_side(one) == NEEDS_GENE_SIDE}
+    without = {one.encoder for one in series if _gene_side(one) == NO_GENE_SIDE}
     for place, count in wanted.items():
         task, head, protocol, shot, part, condition = place
         names = {
@@ -311,6 +316,9 @@ def _with_wanted(series: list[Series]) -> list[Series]:
             kept = [flag for flag in like.flags if flag != "ensemble"]
             if like.task != task:
                 kept = []
+            unable = head in needing and encoder in without
+            if unable:
+                kept.append(NO_GENES)
             full.append(
                 Series(
                     encoder=encoder,
@@ -321,13 +329,19 @@ def _with_wanted(series: list[Series]) -> list[Series]:
                     flags=(*kept, *([part] if part else [])),
                     metrics=metrics[task],
                     rows=(),
-                    wanted=count,
+                    wanted=0 if unable else count,
                     condition=condition,
                     control=control,
                     control_of=like.control_of,
                 )
             )
     return sorted(full, key=_order)
+
+
+def _gene_side(one: Series) -> str:
+    """What the rows of a series say of a gene side; mostly empty."""
+    rows = (*one.rows, *one.failed)
+    return next((row.env[GENE_SIDE] for row in rows if row.env.get(GENE_SIDE)), "")
 
 
 def _order(series: Series) -> tuple[object, ...]:

@@ -189,6 +189,15 @@ class Resampler:
     def _files(self) -> StoredPredictions:
         return StoredPredictions(self.out)
 
+    def undefined(self, series: Series, metric: str) -> int:
+        """Count the rows of a series in which a metric is undefined; its mean is over the others.
+
+        Only expression has such means: elsewhere one undefined row makes the mean undefined.
+        """
+        import numpy as np
+
+        return int((~np.isfinite(self.values(series, metric).plain)).sum())
+
     def predictions(self, row: Row) -> Predictions:
         """Read the predictions of a row, once."""
         if row.run_id not in self.stored:

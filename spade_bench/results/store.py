@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from filelock import FileLock
-
 from spade_bench.console import warn
 from spade_bench.errors import DataError
+from spade_bench.leases import exclusive
 from spade_bench.results.predictions import Predictions
 from spade_bench.results.predictionstore import StoredPredictions
 from spade_bench.results.rows import EditedRowError, Row
@@ -42,14 +42,15 @@ class ResultStore:
         self.out = out
         self.path = out / "results.jsonl"
         self.problems: list[str] = []
+        self._read = 0  # bytes of whole lines that were read
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Append rows in one write under a lock; a torn line before them is mended first."""
+        """Append rows in one write, one process at a time; a torn line before them is mended."""
         text = "".join(row.to_line() for row in rows).encode()
         if not text:
             return
         self.out.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.path}.lock"):
+        with exclusive(self.out / ".results.lease"):
             handle = os.open(self.path, _APPENDING, 0o644)
             try:
                 _mend(handle, self.path)
@@ -70,9 +71,13 @@ class ResultStore:
         `problems`, unless it was edited and its cell has been computed again.
         """
         self.problems = []
+        self._read = 0
         if not self.path.exists():
             return []
-        body, _, torn = self.path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+        content = self.path.read_bytes()
+        self._read = content.rfind(b"\n") + 1
+        text = content.decode("utf-8-sig", errors="replace")  # an editor's mark may lead
+        body, _, torn = text.rpartition("\n")
         lines = body.split("\n") if body else []
         if torn:
             warn(f"{self.path}: the last line is incomplete and is not counted")
@@ -97,6 +102,20 @@ class ResultStore:
         ]
         done = {_name(row) for row in standing.values() if row.status == "ok"}
         return [row for row in standing.values() if not (_unknown(row) and _name(row) in done)]
+
+    def appended(self) -> list[Row]:
+        """Return rows that came after those that were read last, by this process or another."""
+        if not self.path.exists() or self.path.stat().st_size <= self._read:
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self._read)
+            whole = file.read().rpartition(b"\n")[0]
+        self._read += len(whole) + 1 if whole else 0
+        rows = []
+        for line in whole.decode("utf-8", errors="replace").split("\n") if whole else ():
+            with contextlib.suppress(DataError):  # `rows` names what is no row
+                rows.append(Row.from_line(line, str(self.path)))
+        return rows
 
 
 class Finished:

@@ -31,6 +31,9 @@ __all__ = [
 _TINY = 1e-28  # of the mean square, below which values are equal but for rounding
 
 
+_HUGE = 1e100  # whose squares and their sums leave the range of float64
+
+
 def pearson(truth: Floats, predicted: Floats, weights: Floats) -> Floats:
     """Pearson's correlation.
 
@@ -50,6 +53,7 @@ def pearsons(truth: Floats, predicted: Iterable[Floats], weights: Floats) -> Ite
     import numpy as np
 
     total = weights.sum(axis=1)  # (B,)
+    truth, predicted = truth / _unit(truth), predicted / _unit(predicted)
     first = _centred(truth, weights)  # (B, n)
     a = (weights * first**2).sum(axis=1)  # (B,)
     varies, weighted = a > _floor(truth, total), weights * first  # (B,), (B, n)
@@ -79,6 +83,8 @@ def r2(truth: Floats, predicted: Floats, weights: Floats) -> Floats:
     import numpy as np
 
     total = weights.sum(axis=1)  # (B,)
+    unit = max(_unit(truth), _unit(predicted))
+    truth, predicted = truth / unit, predicted / unit
     spread = (weights * _centred(truth, weights) ** 2).sum(axis=1)  # (B,)
     error = weights @ (truth - predicted) ** 2  # (B,)
     known = spread > _floor(truth, total)
@@ -89,8 +95,9 @@ def mae(truth: Floats, predicted: Floats, weights: Floats) -> Floats:
     """Mean absolute error, in the unit of the target. Arguments as for :func:`pearson`."""
     import numpy as np
 
-    error: Floats = weights @ np.abs(truth - predicted) / weights.sum(axis=1)
-    return error
+    unit = max(_unit(truth), _unit(predicted))
+    error: Floats = weights @ np.abs(truth / unit - predicted / unit) / weights.sum(axis=1)
+    return error * unit
 
 
 REGRESSION_METRICS: Mapping[str, Metric] = {
@@ -129,6 +136,14 @@ def regression_score_many(
         raise DataError("a value or a prediction is NaN or infinite", where=f"metric {name}")
     counts = np.ones((1, len(truth))) if weights is None else weights
     return REGRESSION_METRICS[name](truth, predicted, counts)
+
+
+def _unit(values: Floats) -> float:
+    """What values are divided by before they are squared: 1, or of huge ones a power of two."""
+    import numpy as np
+
+    largest = float(np.abs(values).max(initial=0.0))
+    return 1.0 if largest < _HUGE else 2.0 ** int(np.log2(largest))
 
 
 def _centred(values: Floats, weights: Floats) -> Floats:

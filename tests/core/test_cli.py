@@ -13,9 +13,9 @@ import pytest
 import typer
 
 from spade_bench import config, workspace
-from spade_bench.cli.init import TEMPLATE
 from spade_bench.cli.main import app
 from spade_bench.cli.options import parse_named_paths, parse_shard
+from spade_bench.doctor.newworkspace import TEMPLATE
 from spade_bench.errors import ConfigError, UserError, WorkspaceError
 
 CONTRACT = {
@@ -56,7 +56,7 @@ def test_every_option_has_a_help_text(name: str) -> None:
     ("arguments", "message"),
     [
         (["lsit"], "Did you mean 'list'"),
-        (["list", "encoder"], "'encoders'"),
+        (["list", "encodres"], "Did you mean 'encoders'"),
         (["show", "encoder", "unii"], "Did you mean 'uni'"),
         (["list", "--jsn"], "--jsn"),
         (["list", "--plugin", "nowhere.py"], "nowhere.py: no such plugin file"),

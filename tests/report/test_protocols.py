@@ -177,7 +177,7 @@ def test_ranks_over_tasks_leave_out_what_some_encoder_lacks(tmp_path: Path) -> N
     assert all("missing" in r.flags for r in missing)
     sentence = verdict(compare(series, resampler, "uni", "lite0"))
     assert "p = 0.031 (Wilcoxon" in sentence
-    assert sentence.startswith("uni is better: ")
+    assert sentence.startswith("UNI is better: ")
 
 
 def test_marks_are_in_every_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,7 +150,7 @@ def test_paired_difference_against_the_base(tmp_path: Path) -> None:
     assert mean.ci_low > 0
     assert mean.p < 0.05
     assert mean.p <= mean.p_adjusted
-    assert verdict(found).startswith("spade is better: spade minus lite0 is +0.")
+    assert verdict(found).startswith("SPADE is better: SPADE minus lite0 is +0.")
     alone = leaderboard(collect(tmp_path), Resampler(tmp_path, n_boot=300))
     values = {(r.encoder, r.k_shot): r.mean for r in alone if r.metric == "auroc" and not r.flags}
     by_shot = {d.k_shot: d.mean for d in found if d.metric == "auroc"}

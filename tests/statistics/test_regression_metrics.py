@@ -103,3 +103,15 @@ def test_intervals_cover_with_thirty_cases(name: str, truth: float) -> None:
         assert found is not None
         covered += found.low <= truth <= found.high
     assert covered >= 70
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["pearson", "spearman", "r2", "mae"])
+def test_huge_values_have_the_metric_of_the_same_values_in_another_unit(name: str) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=30)
+    scores = (truth + rng.normal(size=30))[:, None]
+    unit = 2.0**700  # whose square is no float64
+    plain = regression_score_many(name, truth, scores)
+    huge = regression_score_many(name, unit * truth, unit * scores)
+    assert huge == pytest.approx(plain * (unit if name == "mae" else 1.0))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +19,10 @@ from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.model import SpadeModel
 from spade_bench.encoders.spade.modelfolder import MODEL_FILES, ModelInfo
 from spade_bench.encoders.spade.preparedspots import Spots, columns_digest
+from spade_bench.encoders.spade.pretraining.beside import training_beside
 from spade_bench.encoders.spade.pretraining.clustering import fit_experts, space_points
 from spade_bench.encoders.spade.pretraining.elbow import scan_k
+from spade_bench.encoders.spade.pretraining.expertunits import spread_experts, training_data
 from spade_bench.encoders.spade.pretraining.prepare.basefeatures import BaseEncoder
 from spade_bench.encoders.spade.pretraining.prepare.preparation import PreparedSpots, prepare
 from spade_bench.encoders.spade.pretraining.prepare.provenance import plain_config
@@ -42,6 +46,7 @@ from spade_bench.encoders.spade.pretraining.settingrules import (
 from spade_bench.encoders.spade.pretraining.training import TrainingData, TrainResult, train_experts
 from spade_bench.encoders.spade.pretraining.validation import validate
 from spade_bench.encoders.spade.pretraining.validation.validationtables import verdict
+from spade_bench.executors import ExecutorSettings, executor_settings
 from spade_bench.files import atomic_path, hash_file, hash_obj, read_json
 
 if TYPE_CHECKING:
@@ -65,6 +70,7 @@ def pretrain(
     experts: Sequence[int] | None = None,
     scan: bool = False,
     overwrite: bool = False,
+    executor: Any = None,
     **given: Any,
 ) -> Path:
     """Do what `spade-bench pretrain` does; the same call again continues.
@@ -74,6 +80,7 @@ def pretrain(
         experts: Train only these.
         scan: Also write the elbow curves of both clustering steps.
         overwrite: Replace a model of other settings or data that the output folder holds.
+        executor: Where the experts train; see `spade_bench.executors.executor_settings`.
         **given: What `pretrainrequest.resolve_request` takes: data, encoder, settings, output.
 
     Returns:
@@ -92,6 +99,7 @@ def pretrain(
         experts=experts,
         scan=scan,
         overwrite=overwrite,
+        executor=executor_settings(executor),
     )
 
 
@@ -105,6 +113,7 @@ def run_pretrain(
     experts: Sequence[int] | None = None,
     scan: bool = False,
     overwrite: bool = False,
+    executor: ExecutorSettings | None = None,
 ) -> Path:
     """Pretrains SPADE; the same call continues after it was stopped at any moment.
 
@@ -119,6 +128,7 @@ def run_pretrain(
         experts: Train only these; controls and validation then wait for the others.
         scan: Also write the elbow curves of both clustering steps.
         overwrite: Replace a model of other settings or data that `out` holds.
+        executor: Where the experts train; None trains them in this process.
 
     Returns:
         `out`.
@@ -140,7 +150,8 @@ def run_pretrain(
         keep = begun(out, "spade.json") and not overwrite
         _store_config(config, out, keep)
         prepared = prepare(config, out, base, keep=keep)
-        _Run(config, out, device, prepared, base.revision, keep).all(scan, experts)
+        run = _Run(config, out, device, prepared, base.revision, keep, executor=executor)
+        run.all(scan, experts)
         _say_refused(prepared.refused, out)
     return out
 
@@ -155,6 +166,7 @@ class _Run:
     keep: bool = False
     notes: tuple[str, ...] = ()
     single: TrainingConfig | None = None  # settings of the single expert, once they are settled
+    executor: ExecutorSettings | None = None
 
     def __post_init__(self) -> None:
         self.rules = self.prepared.rules
@@ -166,7 +178,8 @@ class _Run:
         spots, centroids = self.cluster(scan)
         self.settle(spots, centroids)
         single = self.control(spots, centroids) if self.config.training.init == "k1" else None
-        model = self.train(spots, centroids, single, experts)
+        with self.control_beside(spots, centroids, experts):
+            model = self.train(spots, centroids, single, experts)
         if model.n_experts > len(model.heads):
             left = sorted(set(range(model.n_experts)) - set(model.heads))
             console.say(
@@ -190,12 +203,12 @@ class _Run:
         expression = None if settings.space == "image" else spots.expression
         if scan:
             rows = np.flatnonzero(train)
-            points = space_points(
+            points, places = space_points(
                 spots.features, expression, rows, settings.space, self.config.seed
             )
             organs = obs["organ"].astype(str).to_list()
             organs = [organs[row] for row in rows]
-            scan_k(points, organs, self.out, config=settings, seed=self.config.seed)
+            scan_k(points, organs, self.out, config=settings, seed=self.config.seed, rows=places)
 
         def work() -> dict[str, Any]:
             fitted, assigned = fit_experts(
@@ -249,7 +262,7 @@ class _Run:
             single: The single-expert model whose heads every expert starts from.
             experts: Train only these.
         """
-        data = _training_data(spots, spots.obs["expert"].to_numpy(), centroids.n_experts)
+        data = training_data(spots, spots.obs["expert"].to_numpy(), centroids.n_experts)
         return self._model(
             "model",
             self.out,
@@ -273,8 +286,8 @@ class _Run:
         single = replace(
             centroids, centroid_expert=np.zeros_like(centroids.centroid_expert), n_experts=1
         )
-        data = _training_data(spots, np.zeros(len(spots), dtype=np.int64), 1)
-        folder, note = self.out / "controls" / "k1", "the K = 1 control of its parent"
+        data = training_data(spots, np.zeros(len(spots), dtype=np.int64), 1)
+        folder, note = self.control_folder, "the K = 1 control of its parent"
         assert self.single is not None  # settled
         return self._model(
             "control-k1",
@@ -287,12 +300,44 @@ class _Run:
             training=self.single,
         )
 
+    @property
+    def control_folder(self) -> Path:
+        """Where the single expert is written."""
+        return self.out / "controls" / "k1"
+
+    @contextlib.contextmanager
+    def control_beside(
+        self, spots: Spots, centroids: Experts, experts: Sequence[int] | None
+    ) -> Iterator[None]:
+        """Train the single expert beside the others where a GPU has room for both.
+
+        It takes as many steps as all of them, each of which leaves most of the GPU idle. It ends
+        with checkpoints of its own, of which :meth:`control` then makes the model.
+        """
+        wanted = self.config.controls.k1 and centroids.n_experts > 1 and experts is None
+        first = self.config.training.init == "k1" or (self.control_folder / "spade.json").is_file()
+        if not wanted or first or resolve_device(self.device).type != "cuda":
+            yield
+            return
+        data = training_data(spots, np.zeros(len(spots), dtype=np.int64), 1)
+        seed, device, settings = self.config.seed, self.device, self.single
+        assert settings is not None  # settled
+
+        def train(stop: threading.Event) -> None:
+            train_experts(data, settings, self.control_folder, seed=seed, device=device, stop=stop)
+
+        console.say("The K = 1 control trains beside the experts")
+        with console.progress("experts and control", total=1, unit="pairs") as bar:
+            with training_beside(train):
+                yield
+            bar.advance()
+
     def validate(self, model: SpadeModel, control: SpadeModel | None, spots: Spots) -> None:
         """Scores held-out samples into `validation.json`, unless that was done for this model."""
         seeds, seed = self.config.controls.untrained_seeds, self.config.seed
         files = [self.out / "spade.json"]
         if control is not None:
-            files.append(self.out / "controls" / "k1" / "spade.json")
+            files.append(self.control_folder / "spade.json")
         settings = {"models": [hash_file(f) for f in files], "untrained": seeds, "seed": seed}
 
         def work() -> dict[str, Any]:
@@ -339,6 +384,17 @@ class _Run:
         made: list[SpadeModel] = []
 
         def work() -> dict[str, Any]:
+            if self.executor is not None and data.n_experts > 1:
+                spread_experts(
+                    data,
+                    training,
+                    folder,
+                    self.executor,
+                    experts=experts,
+                    seed=self.config.seed,
+                    device=self.device,
+                    initial=initial is not None,
+                )
             result = train_experts(
                 data,
                 training,
@@ -424,17 +480,6 @@ def _say_refused(refused: Mapping[str, str], out: Path) -> None:
 
 class _UnfinishedError(Exception):
     """Training was asked for some experts only."""
-
-
-def _training_data(spots: Spots, expert: np.ndarray, n_experts: int) -> TrainingData:
-    return TrainingData(
-        features=spots.features,
-        expression=spots.expression,
-        expert=np.asarray(expert, dtype=np.int64),
-        split=spots.obs["split"].astype(str).to_numpy(),
-        n_experts=n_experts,
-        group=spots.panel_group,
-    )
 
 
 def _measured(spots: Spots) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""What `--help` shows, and how it is laid out."""
