@@ -29,8 +29,6 @@ __all__ = [
 ]
 
 _TINY = 1e-28  # of the mean square, below which values are equal but for rounding
-
-
 _HUGE = 1e100  # whose squares and their sums leave the range of float64
 
 
@@ -53,11 +51,12 @@ def pearsons(truth: Floats, predicted: Iterable[Floats], weights: Floats) -> Ite
     import numpy as np
 
     total = weights.sum(axis=1)  # (B,)
-    truth, predicted = truth / _unit(truth), predicted / _unit(predicted)
+    truth = truth / _unit(truth)
     first = _centred(truth, weights)  # (B, n)
     a = (weights * first**2).sum(axis=1)  # (B,)
     varies, weighted = a > _floor(truth, total), weights * first  # (B,), (B, n)
-    for one in predicted:
+    for values in predicted:
+        one = values / _unit(values)
         second = _centred(one, weights)  # (B, n)
         b = (weights * second**2).sum(axis=1)  # (B,)
         known = varies & (b > _floor(one, total))
