@@ -215,12 +215,12 @@ def table(
     if title:
         paragraph(title)
     if not keys or sum(widths) + _FRAME * len(widths) + 1 <= width:
-        screen.print(_grid(heads, cells))
+        _print_grid(screen, heads, cells)
         return
     cap = _key_width(widths, width, keys)
     for block in _blocks(widths, width, keys, cap):
         part = [[row[i] for i in block] for row in cells]
-        screen.print(_grid([heads[i] for i in block], part, [cap] * keys))
+        _print_grid(screen, [heads[i] for i in block], part, [cap] * keys)
 
 
 def terminal_width() -> int | None:
@@ -265,6 +265,47 @@ def _blocks(widths: Sequence[int], width: int, keys: int, cap: int) -> list[list
         blocks[-1].append(column)
         room -= needed
     return blocks
+
+
+def _print_grid(
+    screen: Console, heads: Sequence[str], cells: Sequence[Sequence[str]], caps: Sequence[int] = ()
+) -> None:
+    """Print a table; one that needs no folding, into a pipe, without the layout engine of rich.
+
+    That takes 100 times as long, which counts for thousands of rows; the lines are the same.
+    """
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(heads, *cells, strict=True)]
+    fits = sum(widths) + _FRAME * len(widths) + 1 <= screen.width
+    fits = fits and all(most >= width for most, width in zip(caps, widths, strict=False))
+    plain = not any("\n" in text for row in (heads, *cells) for text in row)
+    plain = plain and not any("[" in head for head in heads)  # which rich takes for markup
+    if screen.is_terminal or screen.options.ascii_only or not plain or not fits:
+        screen.print(_grid(heads, cells, caps))
+        return
+    lines = [
+        _rule("┏━┳┓", widths),
+        _row_line("┃", heads, widths),
+        _rule("┡━╇┩", widths),
+        *(_row_line("│", row, widths) for row in cells),
+        _rule("└─┴┘", widths),
+    ]
+    emit("\n".join(lines))
+
+
+def _rule(signs: str, widths: Sequence[int]) -> str:
+    between = signs[2].join(signs[1] * (width + 2) for width in widths)
+    return f"{signs[0]}{between}{signs[3]}"
+
+
+def _row_line(edge: str, row: Sequence[str], widths: Sequence[int]) -> str:
+    from rich.cells import cell_len
+
+    padded = [
+        f" {text}{' ' * (width - cell_len(text))} " for text, width in zip(row, widths, strict=True)
+    ]
+    return f"{edge}{edge.join(padded)}{edge}"
 
 
 def _grid(

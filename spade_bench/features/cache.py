@@ -71,6 +71,8 @@ class Known:
         dim: Width.
         encoder: Encoder named by the file or its folder, or None.
         problem: Why the file cannot be used; empty when it can.
+        mpp: Resolution of the patches, or None.
+        said_mpp: Whether ``mpp`` was looked at; indexes of older versions do not say.
     """
 
     digest: str
@@ -78,6 +80,8 @@ class Known:
     dim: int
     encoder: str | None
     problem: str
+    mpp: float | None = None
+    said_mpp: bool = False
 
 
 class FeatureCache:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class BagInfo:
         dim: Width.
         encoder: Encoder named in the file, or None.
         problem: Why the file cannot be used; empty when it can.
+        mpp: Resolution of the patches, or None.
+        said_mpp: Whether ``mpp`` was looked at.
     """
 
     path: Path
@@ -47,6 +50,8 @@ class BagInfo:
     dim: int = 0
     encoder: str | None = None
     problem: str = ""
+    mpp: float | None = None
+    said_mpp: bool = False
 
 
 def scan_bags(
@@ -306,6 +311,9 @@ def _look_once(path: Path, cache: FeatureCache | None, whole: bool, seen: Looks)
     return info
 
 
+_KNOWN = tuple(field.name for field in dataclasses.fields(Known))
+
+
 def _look(path: Path, cache: FeatureCache | None, whole: bool = False) -> BagInfo:
     packed = split_path(path)
     if packed is not None:
@@ -315,13 +323,14 @@ def _look(path: Path, cache: FeatureCache | None, whole: bool = False) -> BagInf
         before = signature(path)
         info, features = _read(path)
         if cache is not None:
-            known = Known(info.digest, info.n, info.dim, info.encoder, info.problem)
+            found = {name: getattr(info, name) for name in _KNOWN}
+            known = Known(**found)
             slow = features is not None and not reads_quickly(path)
             if slow and features is not None:
                 cache.keep(info.digest, features)
             cache.put(path, before, known, slow=slow)
         return info
-    return BagInfo(path, known.digest, known.n, known.dim, known.encoder, known.problem)
+    return BagInfo(path, **{name: getattr(known, name) for name in _KNOWN})
 
 
 def _look_packed(path: Path, file: Path, slide_id: str, whole: bool) -> BagInfo:
@@ -336,7 +345,7 @@ def _look_packed(path: Path, file: Path, slide_id: str, whole: bool) -> BagInfo:
     n = slide.stop - slide.start
     if not n:
         return BagInfo(path, problem="no patches")
-    return BagInfo(path, slide.digest, n, pack.dim, slide.encoder)
+    return BagInfo(path, slide.digest, n, pack.dim, slide.encoder, "", slide.mpp, True)
 
 
 def _read(path: Path) -> tuple[BagInfo, NDArray[np.floating] | None]:
@@ -352,7 +361,8 @@ def _read(path: Path) -> tuple[BagInfo, NDArray[np.floating] | None]:
     if problem:
         return BagInfo(path, problem=problem), None
     n, dim = features.shape
-    return BagInfo(path, hash_array(features), n, dim, bag.encoder), features
+    info = BagInfo(path, hash_array(features), n, dim, bag.encoder, "", bag.mpp, True)
+    return info, features
 
 
 def bad_values(features: NDArray[np.floating]) -> str:

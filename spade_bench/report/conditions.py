@@ -111,7 +111,7 @@ def _other_episodes(rows: Sequence[Row]) -> dict[str, Condition]:
         inputs = row.inputs
         place = (row.task, row.protocol, row.seed, inputs.get("cohort"), inputs.get("splits"))
         shared = {key: value for key, value in inputs.items() if key != "episode"}
-        series = hash_obj([row.encoder, row.head, sorted(row.flags), shared])
+        series = (row.encoder, row.head, *sorted(row.flags), *sorted(shared.items()))
         at = (row.k_shot, row.draw, row.fold, _ENSEMBLE in row.flags)
         # Two deals of one encoder would otherwise hide behind each other.
         turn = 0

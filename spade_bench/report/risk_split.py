@@ -83,8 +83,16 @@ def case_risks(series: Series, resampler: Resampler) -> CaseRisks:
     from scipy.stats import rankdata
 
     ranks: dict[tuple[str, ...], list[float]] = {}
-    for row in series.rows:
-        predictions = resampler.predictions(row)
+    of_rows = [resampler.predictions(row) for row in series.rows]
+    first = of_rows[0]
+    alike = all(one.case_ids == first.case_ids and np.array_equal(one.target, first.target)
+                for one in of_rows)  # fmt: skip
+    if alike and not first.patients:
+        scores = np.stack([one.scores[:, 0] for one in of_rows])  # (D, m)
+        places = (rankdata(scores, axis=1) - 0.5) / len(first.case_ids)  # (D, m)
+        risk = np.array([np.mean(of_case) for of_case in np.ascontiguousarray(places.T)])
+        return CaseRisks(first.target[:, 0] > 0, first.target[:, 1], risk)
+    for predictions in of_rows:
         place = (rankdata(predictions.scores[:, 0]) - 0.5) / len(predictions.case_ids)  # (m,)
         units = predictions.patients or predictions.case_ids
         for unit, outcome, rank in zip(units, predictions.target.tolist(), place, strict=True):

@@ -194,12 +194,15 @@ def _run_place(row: Row) -> tuple[str, str, str, str]:
 def _grouped(rows: Sequence[Row]) -> list[Series]:
     """Series of rows that speak of the same cases, splits, seed, settings and features."""
     words = conditions(rows)
+    keys: dict[object, str] = {}  # most rows have inputs that others have
     groups: dict[tuple[object, tuple[str, ...]], dict[str, list[Row]]] = {}
     for row in rows:
         name = (row.task, row.head, row.protocol, row.k_shot or 0, row.encoder, row.flags)
-        inputs = {key: value for key, value in row.inputs.items() if key not in _VARIES}
+        inputs = tuple(item for item in sorted(row.inputs.items()) if item[0] not in _VARIES)
         condition = words.get(row.run_id, ())
-        key = hash_obj([inputs, row.seed])
+        if (inputs, row.seed) not in keys:
+            keys[inputs, row.seed] = hash_obj([dict(inputs), row.seed])
+        key = keys[inputs, row.seed]
         groups.setdefault((name, condition), {}).setdefault(key, []).append(row)
     series = []
     for (_, condition), versions in groups.items():

@@ -118,6 +118,7 @@ class StoredPredictions:
     def __init__(self, out: Path) -> None:
         self._out = out
         self._place: tuple[str, str, str] | None = None
+        self._folder, self._head = out, ""
         self._parts: dict[Path, PredictionTable | DataError] = {}
 
     def of(self, owner: Owner, *, sha256: str = "") -> Predictions:
@@ -133,17 +134,19 @@ class StoredPredictions:
         place = (owner.task, owner.encoder, owner.head)
         if place != self._place:
             self._place, self._parts = place, {}
-        folder = self._out / _FOLDER / file_name(owner.task) / file_name(owner.encoder)
+            inside = self._out / _FOLDER
+            self._folder = inside / file_name(owner.task) / file_name(owner.encoder)
+            self._head = file_name(owner.head)
         found = self._found(owner.run_id, sha256)
         if found is None:  # perhaps written since
-            self._load(folder, file_name(owner.head))
+            self._load()
             found = self._found(owner.run_id, sha256)
         if found is not None:
             return _predictions(*found, owner.run_id)
         own_file = _own_file(self._out, owner.run_id, sha256)
         if own_file is not None:
             return own_file
-        raise self._missing(owner.run_id, folder)
+        raise self._missing(owner.run_id)
 
     def _found(self, run_id: str, sha256: str) -> tuple[Path, PredictionTable] | None:
         for path, part in self._parts.items():
@@ -153,16 +156,16 @@ class StoredPredictions:
                 return path, part
         return None
 
-    def _load(self, folder: Path, head: str) -> None:
+    def _load(self) -> None:
         """Read the parts of a place that have not been read."""
-        for path in _parts_in(folder, head):
+        for path in _parts_in(self._folder, self._head):
             if path not in self._parts:
                 try:
                     self._parts[path] = _read_part(path)
                 except DataError as error:
                     self._parts[path] = error
 
-    def _missing(self, run_id: str, folder: Path) -> DataError:
+    def _missing(self, run_id: str) -> DataError:
         """Say what became of predictions that are not there as the row has them."""
         for path, part in self._parts.items():
             if not isinstance(part, DataError) and run_id in part.cells:
@@ -173,7 +176,7 @@ class StoredPredictions:
         damaged = [part for part in self._parts.values() if isinstance(part, DataError)]
         if damaged:
             return damaged[0]
-        return DataError("no predictions for a finished row", where=str(folder))
+        return DataError("no predictions for a finished row", where=str(self._folder))
 
 
 def read_predictions(out: Path, run_id: str, *, sha256: str = "") -> Predictions:

@@ -8,6 +8,7 @@ import json
 import math
 import platform
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,6 +27,10 @@ GENE_SIDE = "gene_side"
 NO_GENE_SIDE, NEEDS_GENE_SIDE = "none", "needed"
 _DIGEST = "row_sha256"
 _FLAG = "control:"
+_ALIKE = ("status", "encoder", "task", "head", "protocol", "control", "control_of", "identity",
+          "created_utc", "schema")  # fmt: skip
+_MOST_ENVIRONMENTS = 1000
+_environments: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
 _ENDING = re.compile(r"(-k1|-random-routing|\+pca\d+|\+random\d+)$")
 
 
@@ -142,12 +147,31 @@ class Row:
             if name in values and not fits(values[name]):
                 raise DataError(f"{name} is not {kind}", where=where)
         values["flags"] = tuple(values.get("flags", ()))
+        _share(values)
         if not values.get("control"):
             values |= _control_of_older_row(str(values.get("encoder", "")), values["flags"])
         try:
             return cls(**values)
         except TypeError as error:
             raise DataError(f"incomplete row ({error})", where=where) from error
+
+
+def _share(values: dict[str, Any]) -> None:
+    """Keep once what many rows say: 100,000 of them are then a quarter of the size."""
+    for name in _ALIKE:
+        if name in values:
+            values[name] = sys.intern(values[name])
+    for name in ("inputs", "env"):
+        if name in values:
+            values[name] = {
+                sys.intern(key): sys.intern(value) if isinstance(value, str) else value
+                for key, value in values[name].items()
+            }
+    env = values.get("env")
+    if env:
+        if len(_environments) > _MOST_ENVIRONMENTS:
+            _environments.clear()
+        values["env"] = _environments.setdefault(tuple(env.items()), env)
 
 
 def _text(value: object) -> bool:
@@ -167,7 +191,7 @@ def _number_or_null(value: object) -> bool:
 
 
 def _named(fits: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, Mapping) and all(map(fits, value.values()))
+    return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
 
 
 def _inputs(value: object) -> bool:

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.statistics.evaluate import evaluate
+from spade_bench.errors import DataError
+from spade_bench.statistics.evaluate import evaluate, is_measured
 from spade_bench.statistics.metrics import macro_f1, mean_recall
+from spade_bench.statistics.regression_metrics import pearsons
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +28,7 @@ __all__ = ["auroc_influences", "evaluate_draws", "resampled"]
 _SORTING = 100  # comparing all pairs costs less than sorting below so many pairs per case
 _EXACT = 1 << 22  # pairs, halves included, that single precision still counts exactly
 _BLOCK = 500_000  # pairs that are compared at once
+_CACHED = 50_000  # numbers of a block that stays in the cache
 
 
 def evaluate_draws(
@@ -51,6 +54,8 @@ def evaluate_draws(
 
     if metric == "c_index" and len(target) ** 2 <= _EXACT:
         return _c_index(target, np.stack(draws)[:, :, 0], weights)
+    if metric == "pearson" and is_measured(target):
+        return _pearson(target, np.stack(draws)[:, :, 0], weights)
     together = _TOGETHER.get(metric)
     if together is not None and target.ndim == 1 and target.dtype.kind == "i":
         found = together(target, np.stack(draws), weights)
@@ -198,6 +203,20 @@ def _c_index(target: Floats, risks: Floats, weights: Floats | None) -> Floats:
         won = ones @ (((wins * after).T @ mine) * every)  # (B,)
         out[at] = np.where(pairs > 0, won / np.where(pairs > 0, pairs, 1.0), np.nan)
     return out
+
+
+def _pearson(truth: Floats, predicted: Floats, weights: Floats | None) -> Floats:
+    """:func:`.regression_metrics.pearson` of (D, n) predictions, (D, B)."""
+    import numpy as np
+
+    if not (np.isfinite(truth).all() and np.isfinite(predicted).all()):
+        raise DataError("a value or a prediction is NaN or infinite", where="metric pearson")
+    counts = np.ones((1, len(truth))) if weights is None else weights
+    rows = max(1, _CACHED // len(truth))
+    blocks = [counts[i : i + rows] for i in range(0, len(counts), rows)]
+    return np.concatenate(
+        [np.stack(list(pearsons(truth, predicted, block))) for block in blocks], axis=1
+    )
 
 
 def _confused(

@@ -6,7 +6,7 @@ Unweighted results agree with scipy (`pearsonr`, `spearmanr`, ties included) and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from spade_bench.errors import ConfigError, DataError
@@ -18,11 +18,17 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Metric = Callable[[Floats, Floats, Floats], Floats]
 
-__all__ = ["REGRESSION_METRICS", "mae", "pearson", "r2", "regression_score_many", "spearman"]
+__all__ = [
+    "REGRESSION_METRICS",
+    "mae",
+    "pearson",
+    "pearsons",
+    "r2",
+    "regression_score_many",
+    "spearman",
+]
 
 _TINY = 1e-28  # of the mean square, below which values are equal but for rounding
-
-
 _HUGE = 1e100  # whose squares and their sums leave the range of float64
 
 
@@ -37,17 +43,26 @@ def pearson(truth: Floats, predicted: Floats, weights: Floats) -> Floats:
     Returns:
         (B,) values, NaN where either side does not vary.
     """
+    return next(pearsons(truth, [predicted], weights))
+
+
+def pearsons(truth: Floats, predicted: Iterable[Floats], weights: Floats) -> Iterator[Floats]:
+    """:func:`pearson` of several predictions of the same values; what they share is done once."""
     import numpy as np
 
     total = weights.sum(axis=1)  # (B,)
-    truth, predicted = truth / _unit(truth), predicted / _unit(predicted)
+    truth = truth / _unit(truth)
     first = _centred(truth, weights)  # (B, n)
-    second = _centred(predicted, weights)  # (B, n)
-    a, b = (weights * first**2).sum(axis=1), (weights * second**2).sum(axis=1)  # (B,)
-    known = (a > _floor(truth, total)) & (b > _floor(predicted, total))
-    both = (weights * first * second).sum(axis=1)  # (B,)
-    scale = np.sqrt(np.where(known, a * b, 1.0))
-    return np.where(known, np.clip(both / scale, -1.0, 1.0), np.nan)
+    a = (weights * first**2).sum(axis=1)  # (B,)
+    varies, weighted = a > _floor(truth, total), weights * first  # (B,), (B, n)
+    for values in predicted:
+        one = values / _unit(values)
+        second = _centred(one, weights)  # (B, n)
+        b = (weights * second**2).sum(axis=1)  # (B,)
+        known = varies & (b > _floor(one, total))
+        both = (weighted * second).sum(axis=1)  # (B,)
+        scale = np.sqrt(np.where(known, a * b, 1.0))
+        yield np.where(known, np.clip(both / scale, -1.0, 1.0), np.nan)
 
 
 def spearman(truth: Floats, predicted: Floats, weights: Floats) -> Floats:

@@ -18,6 +18,7 @@ from spade_bench.cohorts.checks.sites import leave_one_out, site_hazard, site_si
 from spade_bench.cohorts.checks.validation import Question, validate_cohort
 from spade_bench.cohorts.tables import read_cohort
 from spade_bench.errors import DataError
+from spade_bench.features import cache
 from spade_bench.features.bags import write_features
 
 
@@ -227,3 +228,29 @@ def test_command_takes_classes_from_the_task(
         validate(table=write_table(tmp_path, rows_of()), task="brca_er", as_json=True)
     found = json.loads(capsys.readouterr().out)["findings"]
     assert "negative, positive" in next(f["fix"] for f in found if f["check"] == "classes")
+
+
+def test_a_second_check_opens_no_file_that_has_not_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "SETTLED_SECONDS", -1.0)
+    monkeypatch.delenv("SPADE_BENCH_CACHE", raising=False)
+    folder = _features(tmp_path / "f")
+    before = check(tmp_path, rows_of(), features=folder)
+    opened: list[str] = []
+    real = h5py.File
+
+    def counted(name: object, *more: object, **how: object) -> h5py.File:
+        opened.append(Path(str(name)).name)
+        return real(name, *more, **how)
+
+    monkeypatch.setattr(h5py, "File", counted)
+    assert check(tmp_path, rows_of(), features=folder) == before
+    assert opened == []
+    values = np.full((4, 8), np.nan)
+    with monkeypatch.context() as patch:
+        patch.setattr(h5py, "File", real)
+        _bag(folder, "s03", values)
+    found = check(tmp_path, rows_of(), features=folder)
+    assert "error:not-finite" in bad(found)
+    assert set(opened) == {"s03.h5"}

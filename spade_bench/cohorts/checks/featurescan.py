@@ -91,10 +91,15 @@ def scan_features(
 
 def _known(info: BagInfo) -> BagFacts | None:
     """What an earlier look at a sound file found; None where the file must say what is wrong."""
-    header = None if info.problem else look(info.path)
-    if header is None:
+    if info.problem:
         return None
-    return BagFacts(info.n, info.dim, info.encoder, header.mpp, info.digest, 0)
+    mpp = info.mpp
+    if not info.said_mpp:
+        header = look(info.path)
+        if header is None:
+            return None
+        mpp = header.mpp
+    return BagFacts(info.n, info.dim, info.encoder, mpp, info.digest, 0)
 
 
 def _list_leniently(folder: Path, scan: FeatureScan) -> None:
