@@ -32,6 +32,7 @@ __all__ = ["Executor", "spread", "worker_count"]
 JOBS = "jobs"
 """Folder, in that of the command's output, of the units of commands that run."""
 
+_LATE = 60.0  # seconds that a file may take to be seen on another machine
 _TRIES = 4  # how often a worker is started whose end nobody can explain
 
 
@@ -160,6 +161,7 @@ class _Following:
     _tries: dict[Path, int] = field(default_factory=dict)
     _ended: dict[Path, Status] = field(default_factory=dict)
     _lost: dict[Path, str] = field(default_factory=dict)
+    _gone: dict[Path, tuple[str, float]] = field(default_factory=dict)
     _read: dict[Path, int] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
 
@@ -181,7 +183,7 @@ class _Following:
             self.executor.close()
         finished = [status for status in self._ended.values() if status.state == DONE]
         if len(finished) < (len(self.units) if self.every else 1):
-            raise self._gone()
+            raise self._all_lost()
         for unit, why in self._lost.items():
             console.warn(f"{unit.stem} ended early ({why}); the others did its share")
         return [status.result for status in finished]
@@ -193,14 +195,18 @@ class _Following:
         self.executor.submit(units)
 
     def _look(self, view: _View) -> None:
-        gone = self.executor.collect()
+        now = time.monotonic()
+        self._gone |= {unit: (how, now) for unit, how in self.executor.collect().items()}
         states = {unit: read_status(unit) for unit in self.units}
         for unit in self.units:
             self._say(unit)
         view.show([*states.values()], self.executor.said)
         again = []
-        for unit, how in gone.items():
+        for unit, (how, since) in list(self._gone.items()):
             status = states[unit]
+            if status.state == RUNNING and _ended_well(how) and now - since < _LATE:
+                continue  # what it wrote last is still on its way through the file system
+            del self._gone[unit]
             if status.state == DONE:
                 self._ended[unit] = status
             elif status.state == FAILED and status.error.get("class") != "SystemFaultError":
@@ -239,7 +245,7 @@ class _Following:
                 self._told.add(line)
                 console.say(line)
 
-    def _gone(self) -> SystemFaultError:
+    def _all_lost(self) -> SystemFaultError:
         first, why = next(iter(self._lost.items()))
         names = name_some([unit.stem for unit in self._lost], 3)
         return SystemFaultError(
@@ -247,6 +253,11 @@ class _Following:
             where=str(log_of(first)),
             fix="Read this file; give workers more memory or time, or take fewer of them",
         )
+
+
+def _ended_well(how: str) -> bool:
+    """Whether a worker ended by itself, in the words of its executor."""
+    return how.endswith(("exit code 0", "COMPLETED"))
 
 
 def _for_all(line: str) -> bool:
