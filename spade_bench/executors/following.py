@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -266,37 +266,44 @@ def _for_all(line: str) -> bool:
 
 
 class _View:
-    """Shows what all workers do, each kind of it in one bar."""
+    """Shows what workers do at present, each kind of it in one bar for all of them.
+
+    Args:
+        stack: Closes the display.
+        title: What is done, and where.
+        workers: How many there are.
+    """
 
     def __init__(self, stack: contextlib.ExitStack, title: str, workers: int) -> None:
-        self._stack = stack
-        self._bars: dict[str, tuple[console.Progress, float]] = {}
+        self._bars: dict[str, tuple[contextlib.ExitStack, console.Progress, float]] = {}
         self._all = stack.enter_context(console.progress(title, workers, "workers"))
         self._over = 0
+        stack.callback(self._keep, ())
 
     def show(self, states: Sequence[Status], said: str) -> None:
         """Show how far the workers are."""
         over = sum(status.state == DONE for status in states)
-        running = sum(status.state == RUNNING for status in states)
-        note = f"{running} running" + (f", {said}" if said else "")
-        self._all.advance(over - self._over, note)
+        running = [status for status in states if status.state == RUNNING]
+        self._all.advance(over - self._over, f"{len(running)} running" + (said and f", {said}"))
         self._over = over
-        for name in dict.fromkeys(_names(states)):
+        current = dict.fromkeys(s.progress[-1].description for s in running if s.progress)
+        self._keep(current)
+        for name in current:
             shown = [p for status in states for p in status.progress if p.description == name]
-            totals = [p.total for p in shown if p.total is not None]
-            total = max(totals) if totals else None
+            total = max((p.total for p in shown if p.total is not None), default=None)
             done = min(p.before for p in shown) + sum(p.own for p in shown)
-            if total is not None:
-                done = min(done, total)
+            done = done if total is None else min(done, total)
             if name not in self._bars:
-                bar = self._stack.enter_context(console.progress(name, total, shown[0].unit))
-                self._bars[name] = bar, 0
-            bar, before = self._bars[name]
+                own = contextlib.ExitStack()
+                bar = own.enter_context(console.progress(name, total, shown[0].unit, done))
+                self._bars[name] = own, bar, done
+            own, bar, before = self._bars[name]
             if total is not None:
                 bar.expect(total)
             bar.advance(done - before, next((p.note for p in reversed(shown) if p.note), ""))
-            self._bars[name] = bar, done
+            self._bars[name] = own, bar, done
 
-
-def _names(states: Sequence[Status]) -> Iterator[str]:
-    return (p.description for status in states for p in status.progress)
+    def _keep(self, names: Collection[str]) -> None:
+        """Take the bars away of what no worker does any more."""
+        for name in [name for name in self._bars if name not in names]:
+            self._bars.pop(name)[0].close()
