@@ -140,6 +140,9 @@ def extract(
     given_settings = {key: value for key, value in settings.items() if value is not None}
     chosen = config.build(extraction.Settings, given_settings, "extract")
     if (where := executor_settings(executor)) is not None:
+        if patches is not None and not isinstance(patches, (str, os.PathLike)):
+            raise UserError("patches that are grouped here are not at hand in other processes",
+                            fix="Give their folder, and group_by=")  # fmt: skip
         given = {
             "slides": None if slides is None else [str(path) for path in as_paths(slides)],
             **{"hest": hest, "manifest": manifest, "patches": patches, "group_by": group_by},

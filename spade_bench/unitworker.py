@@ -112,19 +112,33 @@ class _Report:
         self.status = Status(RUNNING)
         self._unit = unit.resolve()
         self._last = 0.0
+        self._open = False
 
     @contextlib.contextmanager
     def __call__(
         self, description: str, total: float | None, unit: str, done: float
     ) -> Iterator[_Reported]:
-        """Stand in for `console.progress`; what is done several times goes on in one display."""
+        """Stand in for `console.progress`; what is done several times goes on in one display.
+
+        What lies inside another display is not told: workers together would fill a screen.
+        """
+        if self._open:
+            yield _Reported(Shown(description), self)
+            return
         named = (one for one in self.status.progress if one.description == description)
         shown = next(named, None)
         if shown is None:
             shown = Shown(description, unit, total, done)
             self.status.progress.append(shown)
+        else:  # the last one is what the worker does at present
+            self.status.progress.remove(shown)
+            self.status.progress.append(shown)
         self.write()
-        yield _Reported(shown, self)
+        self._open = True
+        try:
+            yield _Reported(shown, self)
+        finally:
+            self._open = False
 
     def write(self, *, sometimes: bool = False) -> None:
         """Write the file, or only when the last time is long enough ago."""

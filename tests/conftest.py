@@ -28,6 +28,14 @@ def _cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield
 
 
+@pytest.fixture(autouse=True)
+def _plugins_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers load the plugins that their command has loaded, not those of earlier tests."""
+    from spade_bench import plugins
+
+    monkeypatch.setattr(plugins, "_loaded", [])
+
+
 @pytest.fixture(scope="session")
 def repo() -> Path:
     """Root of the repository."""

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,7 @@ __all__ = ["Executor", "spread", "worker_count"]
 JOBS = "jobs"
 """Folder, in that of the command's output, of the units of commands that run."""
 
+_LATE = 60.0  # seconds that a file may take to be seen on another machine
 _TRIES = 4  # how often a worker is started whose end nobody can explain
 
 
@@ -160,6 +161,7 @@ class _Following:
     _tries: dict[Path, int] = field(default_factory=dict)
     _ended: dict[Path, Status] = field(default_factory=dict)
     _lost: dict[Path, str] = field(default_factory=dict)
+    _gone: dict[Path, tuple[str, float]] = field(default_factory=dict)
     _read: dict[Path, int] = field(default_factory=dict)
     _told: set[str] = field(default_factory=set)
 
@@ -181,7 +183,7 @@ class _Following:
             self.executor.close()
         finished = [status for status in self._ended.values() if status.state == DONE]
         if len(finished) < (len(self.units) if self.every else 1):
-            raise self._gone()
+            raise self._all_lost()
         for unit, why in self._lost.items():
             console.warn(f"{unit.stem} ended early ({why}); the others did its share")
         return [status.result for status in finished]
@@ -193,14 +195,18 @@ class _Following:
         self.executor.submit(units)
 
     def _look(self, view: _View) -> None:
-        gone = self.executor.collect()
+        now = time.monotonic()
+        self._gone |= {unit: (how, now) for unit, how in self.executor.collect().items()}
         states = {unit: read_status(unit) for unit in self.units}
         for unit in self.units:
             self._say(unit)
         view.show([*states.values()], self.executor.said)
         again = []
-        for unit, how in gone.items():
+        for unit, (how, since) in list(self._gone.items()):
             status = states[unit]
+            if status.state == RUNNING and _ended_well(how) and now - since < _LATE:
+                continue  # what it wrote last is still on its way through the file system
+            del self._gone[unit]
             if status.state == DONE:
                 self._ended[unit] = status
             elif status.state == FAILED and status.error.get("class") != "SystemFaultError":
@@ -239,7 +245,7 @@ class _Following:
                 self._told.add(line)
                 console.say(line)
 
-    def _gone(self) -> SystemFaultError:
+    def _all_lost(self) -> SystemFaultError:
         first, why = next(iter(self._lost.items()))
         names = name_some([unit.stem for unit in self._lost], 3)
         return SystemFaultError(
@@ -249,43 +255,55 @@ class _Following:
         )
 
 
+def _ended_well(how: str) -> bool:
+    """Whether a worker ended by itself, in the words of its executor."""
+    return how.endswith(("exit code 0", "COMPLETED"))
+
+
 def _for_all(line: str) -> bool:
     """Whether a line of a worker is for people: no error and no trace of one."""
     return bool(line) and not line.startswith(("error: ", "Traceback", " ", "[", "slurmstepd"))
 
 
 class _View:
-    """Shows what all workers do, each kind of it in one bar."""
+    """Shows what workers do at present, each kind of it in one bar for all of them.
+
+    Args:
+        stack: Closes the display.
+        title: What is done, and where.
+        workers: How many there are.
+    """
 
     def __init__(self, stack: contextlib.ExitStack, title: str, workers: int) -> None:
-        self._stack = stack
-        self._bars: dict[str, tuple[console.Progress, float]] = {}
+        self._bars: dict[str, tuple[contextlib.ExitStack, console.Progress, float]] = {}
         self._all = stack.enter_context(console.progress(title, workers, "workers"))
         self._over = 0
+        stack.callback(self._keep, ())
 
     def show(self, states: Sequence[Status], said: str) -> None:
         """Show how far the workers are."""
         over = sum(status.state == DONE for status in states)
-        running = sum(status.state == RUNNING for status in states)
-        note = f"{running} running" + (f", {said}" if said else "")
-        self._all.advance(over - self._over, note)
+        running = [status for status in states if status.state == RUNNING]
+        self._all.advance(over - self._over, f"{len(running)} running" + (said and f", {said}"))
         self._over = over
-        for name in dict.fromkeys(_names(states)):
+        current = dict.fromkeys(s.progress[-1].description for s in running if s.progress)
+        self._keep(current)
+        for name in current:
             shown = [p for status in states for p in status.progress if p.description == name]
-            totals = [p.total for p in shown if p.total is not None]
-            total = max(totals) if totals else None
+            total = max((p.total for p in shown if p.total is not None), default=None)
             done = min(p.before for p in shown) + sum(p.own for p in shown)
-            if total is not None:
-                done = min(done, total)
+            done = done if total is None else min(done, total)
             if name not in self._bars:
-                bar = self._stack.enter_context(console.progress(name, total, shown[0].unit))
-                self._bars[name] = bar, 0
-            bar, before = self._bars[name]
+                own = contextlib.ExitStack()
+                bar = own.enter_context(console.progress(name, total, shown[0].unit, done))
+                self._bars[name] = own, bar, done
+            own, bar, before = self._bars[name]
             if total is not None:
                 bar.expect(total)
             bar.advance(done - before, next((p.note for p in reversed(shown) if p.note), ""))
-            self._bars[name] = bar, done
+            self._bars[name] = own, bar, done
 
-
-def _names(states: Sequence[Status]) -> Iterator[str]:
-    return (p.description for status in states for p in status.progress)
+    def _keep(self, names: Collection[str]) -> None:
+        """Take the bars away of what no worker does any more."""
+        for name in [name for name in self._bars if name not in names]:
+            self._bars.pop(name)[0].close()

@@ -17,7 +17,7 @@ from spade_bench.results.rows import EditedRowError, Row
 __all__ = ["Finished", "ResultStore", "stored_in", "whole_predictions"]
 
 _STORED = ("results.jsonl", "results.jsonl.lock", "predictions", "heads", "episodes", "configs",
-           "cohorts", "plans")  # fmt: skip
+           "cohorts", "plans", "jobs")  # fmt: skip
 
 # Windows has a mode in which it writes other line ends than it is given.
 _APPENDING = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)

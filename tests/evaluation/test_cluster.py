@@ -169,5 +169,5 @@ def test_slurm_jobs_that_run_out_of_time_are_submitted_again(
 
 def test_what_sbatch_refuses_is_said(study: Study, slurm: SmallSlurm, tmp_path: Path) -> None:
     asked = ExecutorSettings("slurm", workers=1, slurm={"partition": "nowhere"})
-    with pytest.raises(UserError, match=r"Sbatch refuses.*partition"):
+    with pytest.raises(UserError, match=r"sbatch refuses.*invalid partition"):
         spreading.run_spread(settings_of(study, tmp_path / "out"), None, asked)

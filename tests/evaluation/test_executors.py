@@ -149,7 +149,7 @@ def test_workers_on_other_machines_need_a_folder(study: Any) -> None:
 
 def test_a_loaded_encoder_stays_here(tmp_path: Path) -> None:
     encoder = api.load_encoder("mean-pool")
-    with pytest.raises(UserError, match="An encoder that is loaded here is not at hand"):
+    with pytest.raises(UserError, match="an encoder that is loaded here is not at hand"):
         api.encode(tmp_path, encoder, out=tmp_path / "out", executor="local")
 
 
