@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from pathlib import Path
 
 import pytest
 import typer
@@ -139,13 +138,3 @@ def test_narrow_lists_break_no_name(wide: None, capsys: pytest.CaptureFixture[st
         assert run_main("list", kind) == 0
         shown = capsys.readouterr().out
         assert all(f"│ {name} " in shown for name in registry.names())
-
-
-def test_no_page_names_a_removed_option(repo: Path) -> None:
-    """Of the commands in the README, each option is one of that command."""
-    text = (repo / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
-    found = re.findall(r"^(spade-bench [a-z-]+ .*?)(?: +#.*)?$", text, flags=re.MULTILINE)
-    assert len(found) > 15
-    for command in found:
-        if " ..." not in command:
-            parse(command)

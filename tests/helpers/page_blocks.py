@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,8 +39,9 @@ class Block:
         """Yield the words of every command of a bash block, without comments."""
         for line in self.text.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
-            if words:
-                yield words
+            for joined, part in groupby(words, "&&".__eq__):
+                if not joined:
+                    yield list(part)
 
 
 def blocks(pages: list[Path] | None = None) -> list[Block]:
