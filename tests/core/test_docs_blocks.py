@@ -17,7 +17,7 @@ from page_blocks import Block, blocks
 from spade_bench.cli.main import _globals_first, app
 
 LANGUAGES = {"bash", "python", "py", "yaml", "toml", "text", "json", ""}
-OTHERS = {"cd", "find", "make", "pip", "python"}
+OTHERS = {"cd", "done", "find", "for", "make", "pip", "python"}
 BASH = [block for block in blocks() if block.language == "bash"]
 
 
