@@ -14,7 +14,7 @@ help:
 	@echo "make test-browser  the pages in a headless Chromium, where there is one"
 	@echo "make test-cluster  Ray, and Slurm where it is installed, on this machine"
 	@echo "make lint types  ruff and mypy"
-	@echo "make docs        the links, flags and examples of the documentation"
+	@echo "make docs        check the documentation, run its tutorials, build it into site/"
 	@echo "make hooks       run ruff and mypy before every commit"
 	@echo "make benchmarks  speed ratios against plain implementations, as JSON"
 
@@ -56,7 +56,8 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 docs: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/core/test_docs.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/core/test_docs*.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 hooks: $(VENV)/.installed-dev
 	$(BIN)/pre-commit install
@@ -72,4 +73,4 @@ benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/extract.py --json
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

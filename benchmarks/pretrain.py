@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from budget import budget
 from scipy import sparse
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -270,7 +271,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--dim", type=int, default=1024, help="width D of the base features")
     parser.add_argument("--genes", type=int, default=7986, help="genes G of the panel")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--budget", action="store_true", help="print what a GPU would need, counted (budget.py)"
+    )
     args = parser.parse_args(arguments)
+    if args.budget:
+        counted = budget()
+        print(json.dumps(counted, indent=1))
+        return counted
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )

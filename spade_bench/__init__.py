@@ -3,6 +3,7 @@
 from pathlib import Path as _Path
 
 # The rooms come first: the verbs of the same names must stay what `sb.explain` and the like are.
+from spade_bench import device as _device
 from spade_bench import explain as _explain  # noqa: F401
 from spade_bench import plugins as _plugins
 from spade_bench import robustness as _robustness  # noqa: F401
@@ -10,10 +11,13 @@ from spade_bench.api import (
     encode,
     evaluate,
     explain,
+    export,
     extract,
     fit,
+    import_results,
     load_encoder,
     load_results,
+    merge,
     pretrain,
     read_features,
     read_spots,
@@ -37,10 +41,13 @@ __all__ = [
     "encode",
     "evaluate",
     "explain",
+    "export",
     "extract",
     "fit",
+    "import_results",
     "load_encoder",
     "load_results",
+    "merge",
     "pretrain",
     "read_features",
     "read_spots",
@@ -54,3 +61,4 @@ if not (_here / "encoders").is_dir() and (_here.parent / "encoders" / "__init__.
     __path__.append(str(_here.parent))
 
 _plugins.install()
+_device.without_compiler()

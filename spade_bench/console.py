@@ -420,6 +420,7 @@ class _PlainProgress:
         self._done = done
         self._start = self._last = time.monotonic()
         self._note = ""
+        self._said: tuple[float, str] | None = None  # what the last line counted
 
     def advance(self, n: float = 1, note: str = "") -> None:
         self._done += n
@@ -436,12 +437,13 @@ class _PlainProgress:
 
     def close(self) -> None:
         """Print the closing line, for work long enough that somebody waited for it."""
-        if time.monotonic() - self._start >= 2:
+        if time.monotonic() - self._start >= 2 and self._said != (self._done, self._note):
             self._line()
 
     def _line(self) -> None:
         total = "" if self._total is None else f"/{_whole(self._total)}"
         seconds = time.monotonic() - self._start
+        self._said = (self._done, self._note)
         note = f" {self._note}" if self._note else ""
         done = _whole(self._done)
         say(f"{self._description}: {done}{total}{self._unit} in {seconds:.0f} s{note}")

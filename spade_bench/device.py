@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING
@@ -12,14 +14,52 @@ from spade_bench.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["autocast", "resolve_device", "setup_numerics", "small_products"]
+__all__ = [
+    "autocast",
+    "compiled_kernels",
+    "resolve_device",
+    "setup_numerics",
+    "small_products",
+    "to_device",
+    "without_compiler",
+]
 
 _WITHOUT_BFLOAT16 = {"DEFAULT", "NO AVX", "AVX2"}  # as torch names classes of x86 processors
+_SWITCH = "TORCH_DISABLE_NATIVE_JIT"  # read by torch while it is imported
 _PROBES = ((64, 512, 64), (50, 16, 5), (128, 1024, 256), (7, 33, 129), (512, 64, 512))
 
 
-def resolve_device(name: str = "auto") -> torch.device:
+def without_compiler() -> None:
+    """Keep torch from compiling kernels where no C compiler is; call it before torch is imported.
+
+    From version 2.14 on torch sends some operations on a GPU (outer products among them) to
+    Triton, which builds its launchers with a C compiler and fails without one: on the nodes of
+    many clusters. Torch's own kernels then do the work. A setting of the user's stands.
+    """
+    if _SWITCH not in os.environ and not _compiler():
+        os.environ[_SWITCH] = "1"
+
+
+def compiled_kernels() -> str:
+    """Return in words whether torch may compile kernels for a GPU here, and what to do if not."""
+    if compiler := _compiler():
+        return f"torch may compile kernels ({compiler})"
+    if os.environ.get(_SWITCH) == "1":
+        return "no C compiler: torch uses the kernels it came with"
+    return f"no C compiler, and torch may ask for one on a GPU: set {_SWITCH}=1"
+
+
+def _compiler() -> str:
+    """The C compiler that Triton would take; empty without one."""
+    named = os.environ.get("CC")
+    found = (shutil.which(name) for name in ([named] if named else ["clang", "gcc"]))
+    return next((path for path in found if path), "")
+
+
+def resolve_device(name: str | torch.device = "auto") -> torch.device:
     """Turn `auto`, `cpu` or `cuda[:n]` into a device that is really there.
+
+    A CUDA device always has an index: some functions of torch refuse one without.
 
     Raises:
         UserError: When the device is unknown or absent.
@@ -27,19 +67,30 @@ def resolve_device(name: str = "auto") -> torch.device:
     import torch
 
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"unknown device '{name}'", fix="Use auto, cpu or cuda[:n]") from error
     if device.type not in {"cpu", "cuda"}:
         raise UserError(f"unsupported device '{name}'", fix="Use auto, cpu or cuda[:n]")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cpu":
+        return device
+    if (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"device '{name}' is not available ({torch.cuda.device_count()} CUDA device(s) found)",
             fix="Use --device cpu or auto",
         )
-    return device
+    return torch.device(
+        "cuda", torch.cuda.current_device() if device.index is None else device.index
+    )
+
+
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy a tensor of the host to a device without waiting: on CUDA through pinned memory."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def setup_numerics(device: torch.device) -> None:

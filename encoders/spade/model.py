@@ -15,6 +15,7 @@ from spade_bench.device import resolve_device
 from spade_bench.encoders.common.sealedfolder import check_tensors
 from spade_bench.encoders.spade import routing as routes
 from spade_bench.encoders.spade.centroids import Experts
+from spade_bench.encoders.spade.devicerows import in_pinned_blocks
 from spade_bench.encoders.spade.experts import ExpertPair, head_parameters, project
 from spade_bench.encoders.spade.genes import GenePanel
 from spade_bench.encoders.spade.modelfolder import (
@@ -76,7 +77,7 @@ class SpadeModel:
         self.experts = experts
         self.panel = GenePanel(genes)
         self.precision = precision
-        self.device = resolve_device(device) if isinstance(device, str) else device
+        self.device = resolve_device(device)
         self.heads = {
             int(e): {
                 name: tensor.detach().to(self.device, torch.float32)
@@ -268,7 +269,7 @@ class SpadeModel:
         weights = _tensor(self.route(features, routing, tau)).to(self.device)  # (n, K)
         total = torch.zeros(len(weights), x.shape[0], device=self.device)  # (n, m)
         for expert in range(self.n_experts):
-            rows = torch.nonzero(weights[:, expert] > routes.NEGLIGIBLE).squeeze(1)  # (r,)
+            rows = routes.rows_that_matter(weights[:, expert], routes.NEGLIGIBLE)  # (r,)
             if not len(rows):
                 continue
             chosen = features[
@@ -320,19 +321,33 @@ class SpadeModel:
 
     def _run(self, rows: Any, work: Callable[[Tensor], Tensor], width: int, like: Any) -> Any:
         out = torch.empty(rows.shape[0], width)
+        blocks = range(0, rows.shape[0], _BLOCK)
+        if self.device.type == "cuda":
+            taken = (_tensor(rows[start : start + _BLOCK]) for start in blocks)
+            with fast_matmul(self.device):
+                sums = in_pinned_blocks(work, taken, out, self.device)
+            for start, total in zip(blocks, sums, strict=True):
+                if not math.isfinite(total):
+                    _require_finite(_tensor(rows[start : start + _BLOCK]), start)
+            return _like(out, like)
 
         def fill(x: Tensor, place: Tensor) -> float:
             place.copy_(work(x))
             return float(x.sum())  # NaN and infinity survive a sum
 
-        for start in range(0, rows.shape[0], _BLOCK):
-            block = _tensor(rows[start : start + _BLOCK]).to(self.device)
+        for start in blocks:
+            block = _tensor(rows[start : start + _BLOCK])
             with fast_matmul(self.device):
-                sums = in_parallel_rows(fill, block, out[start : start + _BLOCK])
-            finite = all(map(math.isfinite, sums))
-            if not finite and (bad := int((~torch.isfinite(block)).any(dim=1).sum())):
-                raise DataError(f"{bad} rows from row {start} on hold NaN or infinite values")
+                lanes = in_parallel_rows(fill, block, out[start : start + _BLOCK])
+            if not all(map(math.isfinite, lanes)):
+                _require_finite(block, start)
         return _like(out, like)
+
+
+def _require_finite(block: Tensor, start: int) -> None:
+    """Refuse a block of features that holds NaN or infinite values; a sum may merely overflow."""
+    if bad := int((~torch.isfinite(block)).any(dim=1).sum()):
+        raise DataError(f"{bad} rows from row {start} on hold NaN or infinite values")
 
 
 def _parameters(pair: Mapping[str, Tensor] | ExpertPair) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from spade_bench.encoders.spade.numerics import exact_float32
 from spade_bench.errors import ConfigError
 
 __all__ = ["NEGLIGIBLE", "ROUTINGS", "expert_weights", "mix_all", "mix_experts", "mix_sparse",
-           "nearest_centroid"]  # fmt: skip
+           "nearest_centroid", "rows_that_matter"]  # fmt: skip
 
 ROUTINGS = ("soft", "hard", "mean", "random", "concat")
 NEGLIGIBLE = 1e-6
@@ -130,11 +130,22 @@ def mix_sparse(features: Tensor, weights: Tensor, head: Head, dim: int) -> Tenso
     """Return sum_e w_e head_e(x) over the experts that matter; see :func:`mix_experts`."""
     out = torch.zeros(len(features), dim, device=features.device)  # (n, P)
     for expert in range(weights.shape[1]):
-        rows = torch.nonzero(weights[:, expert] > NEGLIGIBLE).squeeze(1)  # (m,)
+        rows = rows_that_matter(weights[:, expert], NEGLIGIBLE)  # (m,)
         if len(rows):
             h = head(expert, features.index_select(0, rows))  # (m, P)
             out.index_add_(0, rows, h * weights[rows, expert, None])  # (n, P)
     return out
+
+
+def rows_that_matter(weight: Tensor, least: float) -> Tensor:
+    """Return the rows (m,) in which an expert's weight (n,) is above ``least``.
+
+    On a GPU these are all rows: to ask which matter costs a wait per expert, and computing the
+    others less than that.
+    """
+    if weight.is_cuda:
+        return torch.arange(len(weight), device=weight.device)
+    return torch.nonzero(weight > least).squeeze(1)
 
 
 def _distances(features: Tensor, centroids: Tensor) -> Tensor:

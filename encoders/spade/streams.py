@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spade_bench.counterhash import MASK32, drawn16, mixed
+
 __all__ = ["dropout_keep", "dropout_keys", "epoch_order", "stream_seed", "torch_generator"]
 
-_MASK32 = 0xFFFFFFFF
 _HEAD_SALTS = (0x9E3779B9, 0x85EBCA6B)  # image, expression
 
 
@@ -42,9 +43,9 @@ def dropout_keys(seed: int, expert: int, start: int, stop: int) -> Tensor:
     Returns:
         (2, stop - start) int64: first the image head's keys, then the expression head's.
     """
-    base = stream_seed(seed, expert, "dropout") & _MASK32
+    base = stream_seed(seed, expert, "dropout") & MASK32
     heads = torch.tensor([[base ^ salt] for salt in _HEAD_SALTS], dtype=torch.int64)  # (2, 1)
-    return _mix(_mix(heads) + torch.arange(start, stop))  # (2, stop - start)
+    return mixed(mixed(heads) + torch.arange(start, stop))  # (2, stop - start)
 
 
 def dropout_keep(keys: Tensor, rows: int, dim: int, rate: float) -> Tensor:
@@ -62,18 +63,6 @@ def dropout_keep(keys: Tensor, rows: int, dim: int, rate: float) -> Tensor:
     Returns:
         (K, n, P) float32: 0 with probability ``rate``, else 1 / (1 - rate).
     """
-    n = rows * dim
-    pair = torch.arange((n + 1) // 2, dtype=torch.int64, device=keys.device)  # (n*P/2,)
-    x = _mix(pair * 0x9E3779B1 + keys[:, None])  # (K, n*P/2)
-    # One hash serves two neighbours: 16 bits are plenty for a rate.
-    halves = torch.stack((x & 0xFFFF, x >> 16), dim=2).view(len(keys), -1)[:, :n]  # (K, n*P)
+    halves = drawn16(keys, rows * dim)  # (K, n*P)
     keep = (halves >= round(rate * 2**16)).to(torch.float32).mul_(1 / (1.0 - rate))  # (K, n*P)
     return keep.view(-1, rows, dim)  # (K, n, P)
-
-
-def _mix(x: Tensor) -> Tensor:
-    """Scramble 32 bits held in int64 (the finaliser of a multiplicative hash)."""
-    x = x & _MASK32
-    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK32
-    x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK32
-    return x ^ (x >> 16)

@@ -52,6 +52,7 @@ def _lines(diagnosis: Diagnosis) -> list[str]:
     return [
         versions,
         f"device: {diagnosis.device}; SPADE_BENCH_WEIGHTS: {folder}",
+        *([diagnosis.kernels] if diagnosis.device.startswith("cuda") else []),
         diagnosis.hub.line(),
         f"{ready} of {len(diagnosis.encoders)} encoders are ready",
     ]

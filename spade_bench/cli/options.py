@@ -15,10 +15,16 @@ __all__ = [
     "AllowMissingOption",
     "AsIsOption",
     "BatchSizeOption",
+    "CaseColumn",
+    "DaysColumn",
     "DeviceOption",
+    "EventColumn",
+    "EventValue",
     "ExecutorOption",
     "GpusOption",
     "JsonOption",
+    "LabelColumn",
+    "MatchIds",
     "PositiveOption",
     "RayAddressOption",
     "RayOption",
@@ -30,6 +36,7 @@ __all__ = [
     "SeedOption",
     "SetOption",
     "SizeOption",
+    "SlideColumn",
     "SlurmOption",
     "TrustOption",
     "WorkerCount",
@@ -141,6 +148,38 @@ SlurmOption = Annotated[
 ]
 ScriptOption = Annotated[
     bool, typer.Option("--script", help="With --executor slurm: only write the script of the jobs.")
+]
+CaseColumn = Annotated[
+    str | None, typer.Option("--case-column", help="Column of the case. Default: case_id.")
+]
+SlideColumn = Annotated[
+    str | None, typer.Option("--slide-column", help="Column of the slide. Default: slide_id.")
+]
+LabelColumn = Annotated[
+    str | None, typer.Option("--label-column", help="Column of the label. Default: the task's.")
+]
+EventColumn = Annotated[
+    str | None, typer.Option("--event-column", help="Column of the event. Default: event.")
+]
+DaysColumn = Annotated[
+    str | None,
+    typer.Option("--days-column", help="Column of the days. Default: duration_days."),
+]
+EventValue = Annotated[
+    str | None,
+    typer.Option(
+        "--event-value",
+        help="Value of the event column that means it happened: 1 to confirm the table, 0 where "
+        "1 stands for censored.",
+    ),
+]
+MatchIds = Annotated[
+    str | None,
+    typer.Option(
+        "--match-ids",
+        help="exact, or loose: slides and files match also without .svs or .h5, leading zeros "
+        "and case.",
+    ),
 ]
 
 

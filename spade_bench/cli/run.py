@@ -10,9 +10,15 @@ import typer
 from spade_bench.cli.options import (
     AllowMissingOption,
     AsIsOption,
+    CaseColumn,
+    DaysColumn,
     DeviceOption,
+    EventColumn,
+    EventValue,
     ExecutorOption,
     GpusOption,
+    LabelColumn,
+    MatchIds,
     PositiveOption,
     RayAddressOption,
     RayOption,
@@ -21,20 +27,12 @@ from spade_bench.cli.options import (
     RegionsOption,
     ScriptOption,
     SetOption,
+    SlideColumn,
     SlurmOption,
     TrustOption,
     WorkerCount,
     parse_shard,
     paths_by_name,
-)
-from spade_bench.cli.tableoptions import (
-    CaseColumn,
-    DaysColumn,
-    EventColumn,
-    EventValue,
-    LabelColumn,
-    MatchIds,
-    SlideColumn,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +67,11 @@ def run(
         typer.Option(help="Head. May be repeated. Default: the one of the kind of task."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="Sweep (yaml): encoders, tasks, heads and settings.")
+        Path | None,
+        typer.Option(
+            help="Sweep (yaml): encoders, tasks, heads and settings; or the name of one that "
+            "ships, such as spade."
+        ),
     ] = None,
     protocol: Annotated[
         str | None,
@@ -176,14 +178,19 @@ def run(
     device: DeviceOption = None,
     memory: Annotated[
         str | None,
-        typer.Option(help="What training may take, such as 4GB; never changes the numbers."),
+        typer.Option(
+            help="What the run may take, such as 4GB: half for features in memory, half for "
+            "training. A larger cohort is read in part in every epoch; the numbers do not change. "
+            "Default: 8GB; of a GPU, most of what is free."
+        ),
     ] = None,
     cache: Annotated[
         str | None,
         typer.Option(
             help="What may lie beside the features in .spade-bench for later runs: digests "
             "(default; a small index), copy (also fast copies of files that read slowly, on at "
-            "most a quarter of the free disk), off."
+            "most a quarter of the free disk), off. Unless off, what an encoder like spade makes "
+            "of the features is kept there too (32 GB; SPADE_BENCH_CACHE_SIZE)."
         ),
     ] = None,
     set_: SetOption = None,

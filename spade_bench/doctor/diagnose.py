@@ -59,6 +59,7 @@ class Diagnosis:
     Attributes:
         hub: The hub as seen from here.
         device: Device that would be used.
+        kernels: Whether torch may compile kernels for a GPU, in words.
         versions: Versions of the packages that matter.
         weights_folder: Value of the environment variable for own weights, or empty.
         encoders: One state an encoder, by name.
@@ -66,6 +67,7 @@ class Diagnosis:
 
     hub: hubs.Hub
     device: str
+    kernels: str
     versions: Mapping[str, str]
     weights_folder: str
     encoders: tuple[EncoderState, ...]
@@ -95,7 +97,7 @@ def diagnose(
         PluginError: When a name is not registered.
         UserError: When the device is not there.
     """
-    from spade_bench.device import resolve_device
+    from spade_bench.device import compiled_kernels, resolve_device
 
     hub = hubs.ask()
     place = resolve_device(device)
@@ -107,7 +109,7 @@ def diagnose(
     allowed = hubs.may_read(gated) if hub.reachable and hub.token else {}
     seen = _Seen(hub, allowed, str(place), weights or {})
     states = tuple(_state(plugin, seen) for plugin in plugins)
-    return Diagnosis(hub, str(place), _versions(), _folder_variable(), states)
+    return Diagnosis(hub, str(place), compiled_kernels(), _versions(), _folder_variable(), states)
 
 
 def _needs(card: EncoderCard) -> Needs:

@@ -12,6 +12,7 @@ from spade_bench.calibration.timings import FitPace
 from spade_bench.errors import SpadeBenchError
 from spade_bench.evaluation.cells import Cell
 from spade_bench.evaluation.keptheads import HeadKeeper
+from spade_bench.features.bagmemory import BagMemory
 from spade_bench.files import hash_obj
 from spade_bench.leases import Leases
 from spade_bench.results import Finished, ResultStore, Row, environment
@@ -39,6 +40,8 @@ class Context:
         grids: Head -> grid to choose from; no entry without a choice.
         group_by_site: Whether inner folds keep sites together.
         keeper: Stores fitted heads; None keeps none.
+        memory: Where bags are kept, those of all encoders and tasks: what one task has read or
+            pooled of a case, the next one finds.
         seat: Where in the work to begin, as (i, n): at the i-th of n parts of it, i from 0.
         failed_elsewhere: Run ids that another process has tried, in vain, since this run began.
         base: Base bags of the latest task, by their files: tasks over the same cases read and pool
@@ -58,6 +61,7 @@ class Context:
     grids: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
     group_by_site: bool = False
     keeper: HeadKeeper | None = None
+    memory: BagMemory = field(default_factory=BagMemory)
     seat: tuple[int, int] = (0, 1)
     failed_elsewhere: set[str] = field(default_factory=set)
     base: dict[str, CaseBags] = field(default_factory=dict)

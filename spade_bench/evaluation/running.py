@@ -21,6 +21,7 @@ from spade_bench.evaluation.spots.spotrunning import heads_of_expression, of_spo
 from spade_bench.evaluation.storedsettings import store_config
 from spade_bench.evaluation.taskcells import TaskRun
 from spade_bench.evaluation.taskpreparation import PreparedTask, prepare
+from spade_bench.features.bagmemory import BagMemory, bag_bytes
 from spade_bench.features.bags import FeatureFolders
 from spade_bench.files import hash_obj
 from spade_bench.heads import Head, HeadOptions
@@ -86,6 +87,7 @@ def run(request: EvaluationRequest) -> RunSummary:
         str(device),
         group_by_site=_keeps_sites(request.settings),
         keeper=keeper,
+        memory=BagMemory(bag_bytes(request.settings.memory)),
         seat=request.seat,
     )
     summary, folders = RunSummary(keeper=keeper), FeatureFolders()

@@ -18,7 +18,6 @@ from spade_bench.heads import Fit, FittedHead, Head, checked_scores, fit_predict
 from spade_bench.results import (
     Predictions,
     Row,
-    read_predictions,
     write_predictions,
 )
 
@@ -71,9 +70,10 @@ class TaskRun:
                 for part in _together([one for one in pending if not one.cell.members]):
                     self._fit(part)
                     bar.advance(len(part), _note(part[0]))
-                for one in (one for one in pending if one.cell.members):
-                    self._average(one.cell)
-                    bar.advance(1, _note(one))
+                means = [one for one in pending if one.cell.members]
+                if means:
+                    self._average([one.cell for one in means])
+                    bar.advance(len(means), _note(means[0]))
 
     def timed(self, todo: Sequence[VariantCells]) -> dict[str, float]:
         """Say how long rows may take by each head, from small fits on some of their cases.
@@ -130,14 +130,15 @@ class TaskRun:
             self._context.fail(cells, error, time.perf_counter() - started)
             return
         seconds = (time.perf_counter() - started) / len(cells)
-        rows = []
+        rows: list[tuple[Row, Predictions]] = []
         for cell, fit, raw, params in zip(cells, fits, scores, chosen, strict=True):
             try:
                 predictions = self._predictions(cell, self._checked(cell, raw, len(fit.test)))
                 if cell.run_id not in self._context.finished:
-                    rows.append(self._row(cell, predictions, seconds, params))
+                    row = self._row(cell, predictions, seconds, params)
+                    rows.append((row, predictions))
                 elif self._context.keeper is not None:
-                    stored = self._stored_predictions(cell.run_id)
+                    stored = self._context.finished.predictions(cell.run_id)
                     self._context.keeper.settle(cell, predictions, stored)
             except DataError as error:  # such as predictions that are not finite
                 self._drop_heads([cell])
@@ -241,8 +242,9 @@ class TaskRun:
         wanted = (variant.key, pool)
         if self._bags is None or self._bags[0] != wanted:
             base, key = self._context.base, self._keys[variant.key.files]
+            self._context.memory.turn()
             if key not in base:
-                base[key] = self._prepared.base_bags(variant)
+                base[key] = self._prepared.base_bags(variant, self._context.memory)
             self._bags = wanted, variant.make(base[key], pool)
         return self._bags[1]
 
@@ -264,25 +266,26 @@ class TaskRun:
         train = prepared.target[self._positions(episode.train)]
         return replace(tested, train_ids=episode.train, train_target=train, train_scores=scores[n:])
 
-    def _average(self, cell: Cell) -> None:
-        """The ensemble: the mean of what the fold models said, from their stored predictions."""
-        started = time.perf_counter()
-        try:
-            of_folds = [self._stored_predictions(member.run_id) for member in cell.members]
-            scores = _mean([(p.case_ids, p.scores) for p in of_folds], cell.episode.test)
-            if self._prepared.kind.card.scores_training:
-                parts = [(p.train_ids, p.train_scores) for p in of_folds]
-                scores = _join(scores, _mean(parts, cell.episode.train))
-            predictions = self._predictions(cell, scores)
-            row = self._row(cell, predictions, time.perf_counter() - started, None)
-        except DataError as error:
-            self._context.fail([cell], error, time.perf_counter() - started)
-            return
-        self._stored([row])
+    def _average(self, cells: Sequence[Cell]) -> None:
+        """The ensembles: the mean of what the fold models said, from their stored predictions."""
+        rows: list[tuple[Row, Predictions]] = []
+        for cell in cells:
+            started = time.perf_counter()
+            try:
+                predictions = self._mean_of_folds(cell)
+                row = self._row(cell, predictions, time.perf_counter() - started, None)
+                rows.append((row, predictions))
+            except DataError as error:
+                self._context.fail([cell], error, time.perf_counter() - started)
+        self._stored(rows)
 
-    def _stored_predictions(self, run_id: str) -> Predictions:
-        sha256 = self._context.finished.sha256(run_id)
-        return read_predictions(self._context.store.out, run_id, sha256=sha256)
+    def _mean_of_folds(self, cell: Cell) -> Predictions:
+        of_folds = [self._context.finished.predictions(member.run_id) for member in cell.members]
+        scores = _mean([(p.case_ids, p.scores) for p in of_folds], cell.episode.test)
+        if self._prepared.kind.card.scores_training:
+            parts = [(p.train_ids, p.train_scores) for p in of_folds]
+            scores = _join(scores, _mean(parts, cell.episode.train))
+        return self._predictions(cell, scores)
 
     def _row(
         self,
@@ -292,7 +295,6 @@ class TaskRun:
         params: Mapping[str, Any] | None,
     ) -> Row:
         prepared = self._prepared
-        sha256 = write_predictions(self._context.store.out, cell.run_id, predictions)
         train = None
         if predictions.train_target is not None and predictions.train_scores is not None:
             train = predictions.train_target, predictions.train_scores
@@ -310,7 +312,6 @@ class TaskRun:
             seconds,
             metrics=metrics,
             n=n,
-            predictions_sha256=sha256,
         )
         if params is None:
             return row
@@ -318,7 +319,15 @@ class TaskRun:
         selected = selected or "defaults: too few cases"
         return replace(row, env={**row.env, "selected": selected})
 
-    def _stored(self, rows: Sequence[Row]) -> None:
+    def _stored(self, done: Sequence[tuple[Row, Predictions]]) -> None:
+        """Store cells: the predictions of each encoder in one file, and then the rows."""
+        parts: dict[tuple[str, str, str], dict[str, Predictions]] = {}
+        for row, predictions in done:
+            parts.setdefault((row.encoder, row.task, row.head), {})[row.run_id] = predictions
+        digests: dict[str, str] = {}
+        for place, cells in parts.items():
+            digests |= write_predictions(self._context.store.out, *place, cells)
+        rows = [replace(row, predictions_sha256=digests[row.run_id]) for row, _ in done]
         self._context.store.append(rows)
         self._context.finished.add(rows)
         self._context.done += len(rows)

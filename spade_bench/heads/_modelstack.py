@@ -1,9 +1,13 @@
-"""Models of one shape, stacked: each parameter is one tensor with a leading S."""
+"""Models of one shape, stacked: each parameter is one tensor with a leading S.
+
+On a GPU all that a step needs from the host (targets, counts of steps, keys of dropout, which
+models take part) goes there in one copy through pinned memory, and nothing comes back.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +15,19 @@ import numpy as np
 import torch
 from torch.optim.adamw import adamw
 
-from spade_bench.device import autocast
+from spade_bench.counterhash import MASK32, drawn16, mixed
+from spade_bench.device import autocast, to_device
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from spade_bench.heads._base import Model
     from spade_bench.heads._objectives import Objective
 
 __all__ = ["Batch", "ModelStack", "Params", "fold_scaling", "uniform"]
 
 Params = dict[str, torch.Tensor]
-Part = slice | list[int]
+Part = slice | list[int] | torch.Tensor  # a tensor of places on a GPU
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of AdamW, torch's defaults
 
 
@@ -72,8 +79,9 @@ class ModelStack:
         self._shifted = bool(mean.any())
         self._device, dtype = mean.device, mean.dtype
         self._precision = settings[0].precision
-        # Every member draws on the CPU from a stream of its own, so that it starts and drops alike
-        # on every device and in every company.
+        # Every member draws from streams of its own, so that it starts and drops alike in every
+        # company. On a CPU it goes on drawing where its start ended; on a GPU a hash of its seed,
+        # its steps and the place in the vector drops there, and nothing need be sent.
         self._streams = [torch.Generator().manual_seed(seed) for seed in seeds]
         drawn = [model.initial(dim, width, settings[0], stream) for stream in self._streams]
         self._w = {k: torch.stack([one[k] for one in drawn]).to(mean) for k in drawn[0]}
@@ -81,34 +89,38 @@ class ModelStack:
         self._v = {k: torch.zeros_like(w) for k, w in self._w.items()}
         self._best: Params | None = None
         self._own: dict[int, tuple[list[torch.Tensor], ...]] = {}
+        self._seeds = torch.tensor([seed & MASK32 for seed in seeds])
+        dropout = torch.tensor([s.dropout for s in settings], dtype=torch.float64)
+        self._drops = bool(dropout.any())
+        self._dropped = to_device((dropout * 2**16).round().long()[:, None, None], self._device)
+        self._kept = to_device((1 / (1 - dropout))[:, None, None].to(dtype), self._device)
         self._taken = np.zeros(len(settings), dtype=np.int64)
         self._steps = np.asarray(steps, dtype=np.float64)
         self._lr = np.array([s.lr for s in settings])
         self._decay = np.array([s.weight_decay for s in settings])
         self._dtype = dtype
 
-    def step(self, batches: Sequence[Batch], target: torch.Tensor, members: list[int]) -> None:
+    def step(self, batches: Sequence[Batch], rows: NDArray[np.float64], members: list[int]) -> None:
         """Take one step of some members on the same cases.
 
         Args:
             batches: The cases' bags.
-            target: Encoded targets, (s, B, T).
+            rows: Encoded targets, (s, B, T).
             members: Which members, s of them.
         """
-        part = self._part(members)
+        part, target, counts, noise = self._sent(rows, members)  # (s, B, T), (s,), (s, B, H)
         # Other members of the same tensors may be updated meanwhile, which autograd would take for
         # a change of these: `data` has a version count of its own. A copy would cost a third of a
         # step of mean-mlp (docs/HEADS.md).
         leaves = {k: w.data[part].requires_grad_() for k, w in self._w.items()}
-        noise = self._noise(members, target.shape[1])  # (s, B, H) or None
         names = list(leaves)
         if len(batches) == 1:
             (batch,) = batches
-            own = None if noise is None else noise[:, batch.at]
+            own = None if noise is None else self._of(noise, batch.at)
             out = self._forward(batch, leaves, part, own)  # (s, B, K)
-            loss = self._objective.loss(out, target[:, batch.at]).sum()
+            loss = self._objective.loss(out, self._of(target, batch.at)).sum()
             grads = torch.autograd.grad(loss, list(leaves.values()))
-            self._update(dict(zip(names, grads, strict=True)), part, members)
+            self._update(dict(zip(names, grads, strict=True)), members, counts)
             return
         # Many bags: outputs first, then one bag's graph at a time with the loss's slope there.
         with torch.no_grad():
@@ -117,31 +129,59 @@ class ModelStack:
         (slope,) = torch.autograd.grad(self._objective.loss(out, target).sum(), out)
         total = {k: torch.zeros_like(w) for k, w in leaves.items()}
         for batch in batches:
-            own = None if noise is None else noise[:, batch.at]
+            own = None if noise is None else self._of(noise, batch.at)
             out = self._forward(batch, leaves, part, own)
-            grads = torch.autograd.grad(out, list(leaves.values()), slope[:, batch.at])
+            slopes = self._of(slope, batch.at)
+            grads = torch.autograd.grad(out, list(leaves.values()), slopes)
             for name, grad in zip(names, grads, strict=True):
                 total[name] += grad
-        self._update(total, part, members)
+        self._update(total, members, counts)
+
+    def _sent(
+        self, rows: NDArray[np.float64], members: list[int]
+    ) -> tuple[Part, torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Bring what a step needs to where the models are.
+
+        Returns:
+            Members as an index, targets (s, B, T), on a GPU the steps that members will have taken
+            (s,), and dropout factors (s, B, H) or None.
+        """
+        s, n_cases, _ = rows.shape
+        if self._device.type == "cpu":
+            target = torch.tensor(rows).to(self._dtype)  # (s, B, T)
+            return self._part(members), target, None, self._noise(members, n_cases)
+        taken = torch.tensor(self._taken[members])  # (s,)
+        keys = mixed(mixed(self._seeds[members]) + taken)  # (s,), whole numbers float64 can hold
+        places = torch.tensor(members)  # (s,)
+        host = torch.cat([t.double() for t in (places, taken + 1, keys)])  # (3 s,)
+        sent = to_device(torch.cat([host, torch.tensor(rows).view(-1)]), self._device)
+        part = self._part(members)
+        if not isinstance(part, slice):
+            part = sent[:s].long()  # (s,)
+        target = sent[3 * s :].view(rows.shape).to(self._dtype)  # (s, B, T)
+        noise = self._hashed_noise(sent[2 * s : 3 * s].long(), part, n_cases)
+        return part, target, sent[s : 2 * s].float(), noise
 
     @torch.no_grad()
     def outputs(self, batches: Sequence[Batch], members: list[int]) -> torch.Tensor:
         """Outputs of some members without dropout, (s, B, K), in the order of the cases."""
-        part = self._part(members)
+        part = self._index(members)
         return self._outputs(batches, {k: w[part] for k, w in self._w.items()}, part, None)
 
     def keep(self, members: list[int]) -> None:
         """Remember the present weights of some members as their best."""
         if self._best is None:
             self._best = {k: w.clone() for k, w in self._w.items()}
+        part = self._index(members)
         for name, w in self._w.items():
-            self._best[name][members] = w[members]
+            self._best[name][part] = w[part]
 
     def restore(self, members: list[int]) -> None:
         """Go back to the best weights of some members."""
         if self._best is not None and members:
+            part = self._index(members)
             for name, w in self._w.items():
-                w[members] = self._best[name][members]
+                w[part] = self._best[name][part]
 
     def weights(self, member: int) -> Params:
         """Copies of a member's weights on the CPU, and how it scales features."""
@@ -157,11 +197,10 @@ class ModelStack:
     ) -> torch.Tensor:
         parts, order = [], []
         for batch in batches:
-            own = None if noise is None else noise[:, batch.at]
+            own = None if noise is None else self._of(noise, batch.at)
             parts.append(self._forward(batch, p, part, own))
             order += batch.at
-        back = torch.tensor(np.argsort(order), device=self._device)
-        return torch.cat(parts, dim=1)[:, back]  # (s, B, K)
+        return self._of(torch.cat(parts, dim=1), np.argsort(order).tolist())  # (s, B, K)
 
     def _forward(
         self, batch: Batch, leaves: Params, part: Part, noise: torch.Tensor | None
@@ -181,9 +220,17 @@ class ModelStack:
             keep = 1 - self._settings[i].dropout
             drawn = torch.rand(n_cases, width, generator=self._streams[i])  # (B, H)
             rows.append((drawn < keep) / keep)
-        return torch.stack(rows).to(self._device, self._dtype)
+        return torch.stack(rows).to(self._dtype)
 
-    def _update(self, grads: Params, part: Part, members: list[int]) -> None:
+    def _hashed_noise(self, keys: torch.Tensor, part: Part, n_cases: int) -> torch.Tensor | None:
+        """Dropout factors (s, B, H) on a GPU, given keys of members and steps (s,)."""
+        if not self._drops:
+            return None
+        width = self._model.dropped(self._settings[0])
+        drawn = drawn16(keys, n_cases * width).view(len(keys), n_cases, width)  # (s, B, H)
+        return (drawn >= self._dropped[part]) * self._kept[part]  # (s, B, H)
+
+    def _update(self, grads: Params, members: list[int], counts: torch.Tensor | None) -> None:
         """One AdamW step of some members, each with its own rate and count."""
         rate = (
             0.5
@@ -191,42 +238,56 @@ class ModelStack:
             * (1 + np.cos(np.pi * self._taken[members] / self._steps[members]))
         )  # (s,)
         self._taken[members] += 1
-        count = self._taken[members]
-        size = rate / (1 - BETA1**count)
-        decay = 1 - rate * self._decay[members]
-        root = np.sqrt(1 - BETA2**count)
-        if self._device.type == "cpu":
+        if counts is None:
             for at, member in enumerate(members):
                 own = {name: grad[at] for name, grad in grads.items()}
                 self._update_one(own, member, float(rate[at]))
             return
-        # One launch of a kernel serves all members; torch's own AdamW takes one rate per call, and
-        # members have rates and counts of their own.
-        with torch.no_grad():
-            for name, grad in grads.items():
-                w, m, v = self._w[name][part], self._m[name][part], self._v[name][part]
-                m.lerp_(grad, 1 - BETA1)
-                v.mul_(BETA2).addcmul_(grad, grad, value=1 - BETA2)
-                shape = (-1, *([1] * (grad.ndim - 1)))
-                size_, decay_, root_ = (
-                    float(f[0]) if len(f) == 1 else torch.as_tensor(f).to(w).view(shape)
-                    for f in (size, decay, root)
-                )
-                w.mul_(decay_).sub_(m.mul(size_).div_(v.sqrt().div_(root_).add_(EPSILON)))
-                if not isinstance(part, slice):  # a list copies, a slice does not
-                    self._w[name][part], self._m[name][part], self._v[name][part] = w, m, v
+        self._update_each(grads, members, rate.tolist(), counts)
+
+    @torch.no_grad()
+    def _update_each(
+        self, grads: Params, members: list[int], rates: list[float], counts: torch.Tensor
+    ) -> None:
+        """One AdamW step of some members on a GPU, a fused kernel each: nothing is copied.
+
+        Members need not be neighbours for it, and each parameter is passed over once.
+        """
+        # The kernel misreads gradients laid out otherwise than their weights.
+        own = zip(*(grad.contiguous().unbind() for grad in grads.values()), strict=True)
+        for member, rate, grad, count in zip(members, rates, own, counts.unbind(), strict=True):
+            w, m, v, _ = self._views(member, grads)
+            torch._fused_adamw_(
+                w,
+                list(grad),
+                m,
+                v,
+                [],
+                [count] * len(w),
+                lr=rate,
+                beta1=BETA1,
+                beta2=BETA2,
+                weight_decay=float(self._decay[member]),
+                eps=EPSILON,
+                amsgrad=False,
+                maximize=False,
+            )
+
+    def _views(self, member: int, names: Iterable[str]) -> tuple[list[torch.Tensor], ...]:
+        """A member's weights, moments and counted steps: all updates are made in place."""
+        if member not in self._own:
+            states = (self._w, self._m, self._v)
+            views = [[state[name][member] for name in names] for state in states]
+            # The optimiser counts the steps in these; on a GPU they are sent instead.
+            self._own[member] = (*views, [torch.zeros(()) for _ in views[0]])
+        return self._own[member]
 
     def _update_one(self, grads: Params, member: int, rate: float) -> None:
         """One AdamW step of one member by torch's fused kernel: a single pass, no copies.
 
         The kernel misreads gradients laid out otherwise than their weights.
         """
-        if member not in self._own:  # views of its slice: all updates are made in place
-            states = (self._w, self._m, self._v)
-            views = [[state[name][member] for name in grads] for state in states]
-            # The optimiser counts the steps in these.
-            self._own[member] = (*views, [torch.zeros(()) for _ in grads])
-        w, m, v, steps = self._own[member]
+        w, m, v, steps = self._views(member, grads)
         adamw(
             w,
             [grad.contiguous() for grad in grads.values()],
@@ -244,8 +305,23 @@ class ModelStack:
             maximize=False,
         )
 
+    def _of(self, tensor: torch.Tensor, at: list[int]) -> torch.Tensor:
+        """The cases ``at`` of a tensor (s, B, ...)."""
+        if self._device.type == "cpu":
+            return tensor[:, at]
+        if at == list(range(tensor.shape[1])):
+            return tensor
+        return tensor.index_select(1, to_device(torch.tensor(at), self._device))
+
+    def _index(self, members: list[int]) -> Part:
+        """Members as an index of tensors where the models are."""
+        part = self._part(members)
+        if isinstance(part, slice) or self._device.type == "cpu":
+            return part
+        return to_device(torch.tensor(members), self._device)
+
     @staticmethod
-    def _part(members: list[int]) -> Part:
+    def _part(members: list[int]) -> slice | list[int]:
         """Members as a slice where they are neighbours: no copies then."""
         if members[-1] - members[0] == len(members) - 1:
             return slice(members[0], members[-1] + 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from spade_bench.errors import ConfigError
@@ -103,13 +104,19 @@ def arrange(x: torch.Tensor) -> torch.Tensor:
     its result depends on that order. Here they are sorted along one fixed direction of feature
     space: similar patches lie together, and a shuffled file gives the same result.
     """
+    direction = _direction(x.shape[2], x.device, x.dtype.itemsize == 8)  # (D,)
+    order = (x.to(direction) * direction).sum(dim=2).argsort(dim=1, stable=True)  # (B, n)
+    return x.gather(1, order.unsqueeze(2).expand_as(x))  # (B, n, D)
+
+
+@cache
+def _direction(dim: int, device: torch.device, double: bool) -> torch.Tensor:
+    """The direction along which patches are sorted, (D,); sent to a device once."""
     import torch
 
     stream = torch.Generator().manual_seed(0)
-    kind = torch.float64 if x.dtype == torch.float64 else torch.float32
-    direction = torch.randn(x.shape[2], generator=stream).to(x.device, kind)  # (D,)
-    order = (x.to(direction) * direction).sum(dim=2).argsort(dim=1, stable=True)  # (B, n)
-    return x.gather(1, order.unsqueeze(2).expand_as(x))  # (B, n, D)
+    kind = torch.float64 if double else torch.float32
+    return torch.randn(dim, generator=stream).to(device, kind)
 
 
 def _bags(x: torch.Tensor, p: Params) -> torch.Tensor:

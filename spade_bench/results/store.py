@@ -10,7 +10,8 @@ from pathlib import Path
 from spade_bench.console import warn
 from spade_bench.errors import DataError
 from spade_bench.leases import exclusive
-from spade_bench.results.predictions import Predictions, read_predictions
+from spade_bench.results.predictions import Predictions
+from spade_bench.results.predictionstore import StoredPredictions
 from spade_bench.results.rows import EditedRowError, Row
 
 __all__ = ["Finished", "ResultStore", "stored_in", "whole_predictions"]
@@ -75,7 +76,8 @@ class ResultStore:
             return []
         content = self.path.read_bytes()
         self._read = content.rfind(b"\n") + 1
-        body, _, torn = content.decode("utf-8", errors="replace").rpartition("\n")
+        text = content.decode("utf-8-sig", errors="replace")  # an editor's mark may lead
+        body, _, torn = text.rpartition("\n")
         lines = body.split("\n") if body else []
         if torn:
             warn(f"{self.path}: the last line is incomplete and is not counted")
@@ -128,7 +130,7 @@ class Finished:
     """
 
     def __init__(self, out: Path, rows: Iterable[Row]) -> None:
-        self._out = out
+        self._stored = StoredPredictions(out)
         self._rows = {row.run_id: row for row in rows if row.status == "ok"}
         self._whole: dict[str, bool] = {}
 
@@ -139,17 +141,23 @@ class Finished:
             return False
         if row.run_id not in self._whole:
             try:
-                whole_predictions(self._out, row)
+                whole_predictions(self._stored, row)
                 self._whole[row.run_id] = True
             except DataError as error:
                 self._whole[row.run_id] = False
                 warn(f"{error} The cell runs again")
         return self._whole[row.run_id]
 
-    def sha256(self, run_id: str) -> str:
-        """Return the checksum of the predictions of a finished cell; empty where none is known."""
+    def predictions(self, run_id: str) -> Predictions:
+        """Return the predictions of a cell that is done.
+
+        Raises:
+            DataError: When it is not done, or they are missing or damaged.
+        """
         row = self._rows.get(run_id)
-        return "" if row is None else row.predictions_sha256
+        if row is None:
+            raise DataError("has not finished", where=f"cell {run_id}")
+        return self._stored.of(row, sha256=row.predictions_sha256)
 
     def add(self, rows: Iterable[Row]) -> None:
         """Count cells that have just been stored."""
@@ -158,8 +166,12 @@ class Finished:
             self._whole[row.run_id] = True
 
 
-def whole_predictions(out: Path, row: Row) -> Predictions:
+def whole_predictions(stored: StoredPredictions, row: Row) -> Predictions:
     """Read the predictions behind a finished row, and make sure that they are the row's.
+
+    Args:
+        stored: The predictions of its folder.
+        row: The row.
 
     Raises:
         DataError: When they are missing, damaged, not finite or of another number of cases.
@@ -168,7 +180,7 @@ def whole_predictions(out: Path, row: Row) -> Predictions:
 
     name = f"{row.encoder} {row.head} on {row.task}"
     try:
-        predictions = read_predictions(out, row.run_id, sha256=row.predictions_sha256)
+        predictions = stored.of(row, sha256=row.predictions_sha256)
     except DataError as error:
         raise DataError(str(error), where=name) from error
     told = predictions.scores if predictions.spots is None else predictions.spots.predicted

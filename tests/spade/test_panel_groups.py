@@ -13,8 +13,10 @@ import torch
 from spade_bench.encoders.spade.experts import contrastive_loss
 from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
 from spade_bench.encoders.spade.pretraining.training import TrainingData, train_experts
-from spade_bench.encoders.spade.pretraining.training.grouped import grouped_loss
 from spade_bench.encoders.spade.pretraining.training.sharedarrays import open_shared, share
+from spade_bench.encoders.spade.pretraining.training.stackedpairs import (
+    stacked_agreement,
+)
 
 GROUP = torch.tensor([0, 1, 0, 2, 1, 0, 1])
 
@@ -56,7 +58,8 @@ def test_stacked_losses_are_the_single_ones() -> None:
     valid = torch.arange(7) < torch.tensor(sizes)[:, None]
     image.requires_grad_(True)
     group = torch.stack([GROUP, GROUP.flip(0), GROUP])
-    got = grouped_loss(image, spot, valid, 0.8, group=group)
+    both = torch.stack((image, spot), dim=1)
+    got = stacked_agreement(both, ~valid, 0.8, group=group) / (-2 * valid.sum(dim=1))
     expected = torch.stack(
         [
             contrastive_loss(image[a, :n], spot[a, :n], 0.8, group=group[a, :n])

@@ -18,8 +18,10 @@ from spade_bench.encoders.spade.pretraining.training.gene_layer import (
     GeneOrder,
     gene_layer,
 )
-from spade_bench.encoders.spade.pretraining.training.grouped import grouped_loss
 from spade_bench.encoders.spade.pretraining.training.schedule import Schedule
+from spade_bench.encoders.spade.pretraining.training.stackedpairs import (
+    stacked_agreement,
+)
 from spade_bench.encoders.spade.pretraining.training.trainingdata import ExpertRows
 from spade_bench.encoders.spade.streams import dropout_keep, dropout_keys
 from spade_bench.errors import ConfigError, DataError
@@ -206,7 +208,8 @@ def test_grouped_loss_of_padded_batches() -> None:
     sizes = [6, 4, 1]
     valid = torch.arange(6) < torch.tensor(sizes)[:, None]
     image.requires_grad_(True)
-    got = grouped_loss(image, spot, valid, 0.8)
+    both = torch.stack((image, spot), dim=1)
+    got = stacked_agreement(both, ~valid, 0.8) / (-2 * valid.sum(dim=1))
     expected = [contrastive_loss(image[a, :n], spot[a, :n], 0.8) for a, n in enumerate(sizes)]
     torch.testing.assert_close(got, torch.stack(expected))
     gradient = torch.autograd.grad(got.sum(), image, retain_graph=True)[0]

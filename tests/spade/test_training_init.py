@@ -125,7 +125,7 @@ def test_heads_that_training_makes_worse_stay_as_they_were(
     layout: str,
 ) -> None:
     good = _train(spade_data, dataclasses.replace(spade_config, epochs=30), tmp_path / "a", None)
-    config = dataclasses.replace(spade_config, lr=5.0, layout=layout)  # nothing survives this
+    config = dataclasses.replace(spade_config, lr=50.0, layout=layout)  # nothing survives this
     result = _train(spade_data, config, tmp_path / "b", good.weights[0])
     assert result.best_epoch[0] == 0
     assert any("of 4 experts keep the heads they started from" in n for n in result.notes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,7 @@ from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.model import SpadeModel
 from spade_bench.encoders.spade.modelfolder import MODEL_FILES, ModelInfo
 from spade_bench.encoders.spade.preparedspots import Spots, columns_digest
+from spade_bench.encoders.spade.pretraining.beside import training_beside
 from spade_bench.encoders.spade.pretraining.clustering import fit_experts, space_points
 from spade_bench.encoders.spade.pretraining.elbow import scan_k
 from spade_bench.encoders.spade.pretraining.expertunits import spread_experts, training_data
@@ -175,7 +178,8 @@ class _Run:
         spots, centroids = self.cluster(scan)
         self.settle(spots, centroids)
         single = self.control(spots, centroids) if self.config.training.init == "k1" else None
-        model = self.train(spots, centroids, single, experts)
+        with self.control_beside(spots, centroids, experts):
+            model = self.train(spots, centroids, single, experts)
         if model.n_experts > len(model.heads):
             left = sorted(set(range(model.n_experts)) - set(model.heads))
             console.say(
@@ -199,12 +203,12 @@ class _Run:
         expression = None if settings.space == "image" else spots.expression
         if scan:
             rows = np.flatnonzero(train)
-            points = space_points(
+            points, places = space_points(
                 spots.features, expression, rows, settings.space, self.config.seed
             )
             organs = obs["organ"].astype(str).to_list()
             organs = [organs[row] for row in rows]
-            scan_k(points, organs, self.out, config=settings, seed=self.config.seed)
+            scan_k(points, organs, self.out, config=settings, seed=self.config.seed, rows=places)
 
         def work() -> dict[str, Any]:
             fitted, assigned = fit_experts(
@@ -283,7 +287,7 @@ class _Run:
             centroids, centroid_expert=np.zeros_like(centroids.centroid_expert), n_experts=1
         )
         data = training_data(spots, np.zeros(len(spots), dtype=np.int64), 1)
-        folder, note = self.out / "controls" / "k1", "the K = 1 control of its parent"
+        folder, note = self.control_folder, "the K = 1 control of its parent"
         assert self.single is not None  # settled
         return self._model(
             "control-k1",
@@ -296,12 +300,44 @@ class _Run:
             training=self.single,
         )
 
+    @property
+    def control_folder(self) -> Path:
+        """Where the single expert is written."""
+        return self.out / "controls" / "k1"
+
+    @contextlib.contextmanager
+    def control_beside(
+        self, spots: Spots, centroids: Experts, experts: Sequence[int] | None
+    ) -> Iterator[None]:
+        """Train the single expert beside the others where a GPU has room for both.
+
+        It takes as many steps as all of them, each of which leaves most of the GPU idle. It ends
+        with checkpoints of its own, of which :meth:`control` then makes the model.
+        """
+        wanted = self.config.controls.k1 and centroids.n_experts > 1 and experts is None
+        first = self.config.training.init == "k1" or (self.control_folder / "spade.json").is_file()
+        if not wanted or first or resolve_device(self.device).type != "cuda":
+            yield
+            return
+        data = training_data(spots, np.zeros(len(spots), dtype=np.int64), 1)
+        seed, device, settings = self.config.seed, self.device, self.single
+        assert settings is not None  # settled
+
+        def train(stop: threading.Event) -> None:
+            train_experts(data, settings, self.control_folder, seed=seed, device=device, stop=stop)
+
+        console.say("The K = 1 control trains beside the experts")
+        with console.progress("experts and control", total=1, unit="pairs") as bar:
+            with training_beside(train):
+                yield
+            bar.advance()
+
     def validate(self, model: SpadeModel, control: SpadeModel | None, spots: Spots) -> None:
         """Scores held-out samples into `validation.json`, unless that was done for this model."""
         seeds, seed = self.config.controls.untrained_seeds, self.config.seed
         files = [self.out / "spade.json"]
         if control is not None:
-            files.append(self.out / "controls" / "k1" / "spade.json")
+            files.append(self.control_folder / "spade.json")
         settings = {"models": [hash_file(f) for f in files], "untrained": seeds, "seed": seed}
 
         def work() -> dict[str, Any]:

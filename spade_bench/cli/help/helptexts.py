@@ -322,7 +322,7 @@ TEXTS: dict[str, CommandText] = {
             "spade-bench report runs/ --latex --out table.tex",
         ),
         {
-            "What": ("--metric", "--by", "--table"),
+            "What": ("--metric", "--by", "--table", "--published"),
             "Form": ("--json", "--csv", "--markdown", "--latex", "--long", "--out"),
             "Pictures and page": ("--plots", "--figures", "--html", "--maps"),
         },
@@ -337,6 +337,27 @@ TEXTS: dict[str, CommandText] = {
     "cite": CommandText(
         "BibTeX and licences of everything that was used",
         ("spade-bench cite runs/", "spade-bench cite runs/ --out references.bib"),
+    ),
+    "merge": CommandText(
+        "Join results of several folders into one",
+        (
+            "spade-bench merge hospital-a/ hospital-b/ --out both/",
+            "spade-bench merge shard-1/ shard-2/ --out runs/ --json",
+        ),
+    ),
+    "export": CommandText(
+        "Results as one file to hand on, without paths of this machine",
+        (
+            "spade-bench export runs/ --out results.zip",
+            "spade-bench export runs/ --out results.zip --json",
+        ),
+    ),
+    "import": CommandText(
+        "Check and open what `export` wrote",
+        (
+            "spade-bench import results.zip --out theirs/",
+            "spade-bench import results.zip --out theirs/ --max-gb 50",
+        ),
     ),
     "demo": CommandText(
         "The whole job on simulated data, with a report at the end",

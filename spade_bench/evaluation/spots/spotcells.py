@@ -22,7 +22,8 @@ from spade_bench.evaluation.spots.spotrows import SectionFeatures, SpotRow
 from spade_bench.files import hash_obj
 from spade_bench.heads.spots import SpotHead, SpotTask
 from spade_bench.plugins import contained
-from spade_bench.results import Predictions, Row, write_predictions
+from spade_bench.results import Row, write_spots
+from spade_bench.results.rows import GENE_SIDE, NEEDS_GENE_SIDE, NO_GENE_SIDE
 from spade_bench.results.spotpredictions import SpotPredictions
 from spade_bench.statistics.genescores import constant_genes
 
@@ -75,6 +76,8 @@ def row_cells(prepared: PreparedSpots, heads: Mapping[str, SpotHead], seed: int)
         if variant.base:
             inputs["base"] = variant.base
         described = {"control": variant.description} if variant.description else {}
+        if not _gene_side(row):
+            described[GENE_SIDE] = NO_GENE_SIDE
         for name, head in heads.items():
             if not _serves(head, row):
                 continue
@@ -95,7 +98,12 @@ def row_cells(prepared: PreparedSpots, heads: Mapping[str, SpotHead], seed: int)
                     control=variant.control,
                     control_of=variant.control_of,
                     identity=variant.made_by,
-                    about={**prepared.about, **head_words(name, head), **described},
+                    about={
+                        **prepared.about,
+                        **head_words(name, head),
+                        **described,
+                        **({GENE_SIDE: NEEDS_GENE_SIDE} if head.needs == "joint" else {}),
+                    },
                 )
                 for episode in prepared.episodes
             )
@@ -113,10 +121,14 @@ def _serves(head: SpotHead, row: SpotRow) -> bool:
     """Whether a head has anything to say of a row."""
     if head.needs == "nothing":  # it looks at no features: the encoder's own row is all there is
         return not row.variant.control
-    encoder = row.variant.encoder
     # To retrieve is not to learn: with its spots dealt anew the space itself would be another.
-    able = hasattr(encoder, "joint_space") and bool(getattr(encoder, "genes", ()))
-    return head.needs == "features" or (able and not row.permuted)
+    return head.needs == "features" or (_gene_side(row) and not row.permuted)
+
+
+def _gene_side(row: SpotRow) -> bool:
+    """Whether a row's encoder places expression beside images, so that spots can be retrieved."""
+    encoder = row.variant.encoder
+    return hasattr(encoder, "joint_space") and bool(getattr(encoder, "genes", ()))
 
 
 @dataclass
@@ -164,8 +176,14 @@ class SpotRun:
             self._refuse_leak(one.row, cell)
             variant, _ = one.row.of_fold(cell.episode, prepared.sections.patient_of)
             if id(variant) not in made:
+                self.context.memory.turn()
                 made[id(variant)] = SectionFeatures(
-                    one.row, variant, prepared.rows, prepared.data, prepared.cache
+                    one.row,
+                    variant,
+                    prepared.rows,
+                    prepared.data,
+                    cache=prepared.cache,
+                    memory=self.context.memory,
                 )
             row = self._finished(one, cell, variant, made[id(variant)], started)
         except Exception as error:
@@ -289,7 +307,7 @@ class SpotRun:
         started: float,
     ) -> Row:
         prepared = self.prepared
-        sha256 = write_predictions(self.context.store.out, cell.run_id, Predictions.of_spots(spots))
+        sha256 = write_spots(self.context.store.out, cell.run_id, spots)
         metrics = prepared.kind.score(
             prepared.card.metrics, spots.observed, spots.predicted, spots.section
         )

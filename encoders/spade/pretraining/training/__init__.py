@@ -1,9 +1,10 @@
 """Contrastive training of the data experts: concurrent, resumable, each one independent."""
 
 from spade_bench.encoders.spade.pretraining.training.experttraining import (
+    TrainingStopped,
     TrainResult,
     train_experts,
 )
 from spade_bench.encoders.spade.pretraining.training.trainingdata import TrainingData
 
-__all__ = ["TrainResult", "TrainingData", "train_experts"]
+__all__ = ["TrainResult", "TrainingData", "TrainingStopped", "train_experts"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,13 +30,17 @@ from spade_bench.encoders.spade.pretraining.training.state import (
     checkpoint_path,
 )
 from spade_bench.encoders.spade.pretraining.training.trainingdata import TrainingData
-from spade_bench.errors import ConfigError
+from spade_bench.errors import ConfigError, SpadeBenchError
 from spade_bench.files import hash_array, hash_obj, write_json
 
-__all__ = ["TrainResult", "train_experts"]
+__all__ = ["TrainResult", "TrainingStopped", "train_experts"]
 
 _INITIAL = "initial.safetensors"
 _PROCESSES_FROM = 5e11  # multiply-adds from which starting processes pays
+
+
+class TrainingStopped(SpadeBenchError):  # noqa: N818 - it is no error of anybody
+    """Another thread asked training to end."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,14 @@ def train_experts(
     device: str = "auto",
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     initial: Mapping[str, Tensor] | None = None,
+    stop: threading.Event | None = None,
 ) -> TrainResult:
     """Train data experts.
 
     Every expert keeps its own order, initial weights, dropout and schedule, keyed by (seed,
-    expert): which other experts train beside it changes nothing. Checkpoints under
+    expert): which other experts train beside it changes nothing, to the bit where they train one by
+    one or in processes, up to the rounding of products of several experts where they train as a
+    group (on a GPU). Checkpoints under
     ``out_dir/checkpoints`` let the same call continue after it was killed.
 
     Args:
@@ -86,8 +94,10 @@ def train_experts(
         checkpoint_seconds: Seconds between checkpoints.
         initial: Parameters that every expert starts from, by `image.*` and `spot.*` names; these
             heads stand for the choice of the epoch too. None draws each expert's own.
+        stop: Set by another thread, it ends training after an epoch; for training in a thread.
 
     Raises:
+        TrainingStopped: When ``stop`` was set.
         WeightsError: When ``initial`` does not fit the data.
         ConfigError: When an expert is asked for that does not exist.
     """
@@ -117,6 +127,8 @@ def train_experts(
                 val = "" if row["val_loss"] is None else f", validation {row['val_loss']:.3f}"
                 note = f"expert {row['expert']}: loss {row['train_loss']:.3f}{val}"
                 bar.advance(steps[row["expert"]], note)
+                if stop is not None and stop.is_set():
+                    raise TrainingStopped("training was stopped after an epoch")
 
             setup_numerics(where)
             with one_thread():

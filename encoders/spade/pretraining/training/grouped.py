@@ -2,38 +2,42 @@
 
 A GPU finishes one expert's step long before the next can be launched. Here the parameters of the A
 experts in training are stacked to (A, ...) and a batch of each is served by one batched matrix
-product. Each expert keeps its own order, dropout, rate and stopping point; one that has finished
-leaves the stack. Everything is plain torch, so tests compare it with single training on CPU.
+product. An epoch of one is an epoch of all: the experts are sorted by what is left of it, so that
+those still at work at any step are the first of the stack, and all validate together at its end.
+Each keeps its own order, dropout, rate and stopping point.
+
+The host prepares an epoch, uploads it once, launches one graph per step (`replay.py`) and waits
+once, at the epoch's end. Everything is plain torch, so tests compare it with single training on a
+CPU. A product of several experts may round otherwise than that of one: up to that, and no further,
+an expert depends on who trains beside it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from spade_bench.encoders.spade.experts import (
-    LAYER_NORM_EPS,
-    MASKED,
-    contrastive_loss,
-    head_parameters,
-    project,
-)
-from spade_bench.encoders.spade.numerics import exact_float32
+from spade_bench.encoders.spade.pretraining.training.epochtables import BatchTable, EpochTables
 from spade_bench.encoders.spade.pretraining.training.job import Job
+from spade_bench.encoders.spade.pretraining.training.replay import Replay, stream_of_its_own
 from spade_bench.encoders.spade.pretraining.training.resident import ResidentData
 from spade_bench.encoders.spade.pretraining.training.schedule import Schedule
+from spade_bench.encoders.spade.pretraining.training.stackedpairs import (
+    adamw_step,
+    pack,
+    stacked_agreement,
+    stacked_project,
+    unpack,
+)
 from spade_bench.encoders.spade.pretraining.training.state import ExpertState
-from spade_bench.encoders.spade.streams import dropout_keep, dropout_keys
 
-__all__ = ["grouped_loss", "grouped_project", "train_together"]
-
-_BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8
+__all__ = ["ExpertStack", "Member", "train_together"]
 
 
 def train_together(job: Job, experts: Sequence[int]) -> None:
@@ -43,10 +47,10 @@ def train_together(job: Job, experts: Sequence[int]) -> None:
         job: The run.
         experts: The experts to train.
     """
-    members: list[_Member] = []
+    members: list[Member] = []
     for expert in experts:
-        member = _Member(job.state(expert), job.schedule(expert))
-        if member.state.step < member.schedule.total_steps:
+        member = Member(job.state(expert), job.schedule(expert))
+        if member.epochs_left:
             members.append(member)
         else:
             member.state.finish()
@@ -59,238 +63,246 @@ def train_together(job: Job, experts: Sequence[int]) -> None:
         )
         for m in members
     }
-    stacked = _ExpertStack(members, ResidentData(job.data, rows, job.device), job)
-    stacked.start([m for m in members if job.chooses_start(m.state, m.schedule)])
-    while stacked.members:
-        finished = stacked.step(job.report)
-        for member in finished:
-            job.keeper.save(member.state)
-        if finished:
-            stacked.stack([m for m in stacked.members if not m.state.done])
-        if job.keeper.due():
-            stacked.settle()
-            for member in stacked.members:
+    with stream_of_its_own(job.device):
+        stack = ExpertStack(members, ResidentData(job.data, rows, job.device), job)
+        stack.start([m for m in members if job.chooses_start(m.state, m.schedule)])
+        while stack.members:
+            finished = stack.epoch()
+            for member in finished:
                 job.keeper.save(member.state)
+            if finished:
+                stack.stack([m for m in stack.members if not m.state.done])
 
 
-def grouped_project(
-    z: Tensor, parameters: dict[str, Tensor], keep: Tensor | None, low_precision: bool
-) -> Tensor:
-    """Run the projection heads of A experts; the stacked form of `experts.project`.
-
-    Args:
-        z: Inputs (A, n, in).
-        parameters: Stacked parameters (A, ...).
-        keep: Dropout multipliers (A, n, P), or None.
-        low_precision: Whether the linear layers multiply in bfloat16.
-
-    Returns:
-        Embeddings (A, n, P).
-    """
-    p = _linear(z, parameters["projection.weight"], parameters["projection.bias"], low_precision)
-    h = _linear(
-        functional.gelu(p), parameters["fc.weight"], parameters["fc.bias"], low_precision
-    )  # (A, n, P)
-    if keep is not None:
-        h = h * keep  # (A, n, P)
-    normal = functional.layer_norm(h + p, (p.shape[-1],), eps=LAYER_NORM_EPS)  # (A, n, P)
-    scale, shift = parameters["layer_norm.weight"], parameters["layer_norm.bias"]  # (A, P)
-    return normal * scale[:, None] + shift[:, None]  # (A, n, P)
-
-
-def grouped_loss(
-    image: Tensor,
-    spot: Tensor,
-    valid: Tensor,
-    temperature: float = 1.0,
-    detach_targets: bool = False,
-    *,
-    group: Tensor | None = None,
-) -> Tensor:
-    """Return the contrastive loss of A batches, each over its valid rows.
-
-    Args:
-        image: Image embeddings (A, n, P).
-        spot: Expression embeddings (A, n, P).
-        valid: Which rows are real, (A, n) bool; at least one a batch.
-        temperature: T.
-        detach_targets: Whether the soft targets are held constant in the backward pass.
-        group: Which genes each spot measures, as a number, (A, n); None: all the same.
-
-    Returns:
-        (A,) losses; see `experts.contrastive_loss`.
-    """
-    with exact_float32(image.device):
-        logits = spot @ image.mT / temperature  # (A, n, n)
-        similarity = (image @ image.mT + spot @ spot.mT) * (temperature / 2)  # (A, n, n)
-    rows, columns = valid[:, :, None], valid[:, None, :]  # (A, n, 1), (A, 1, n)
-    if group is not None:
-        alike = group[:, :, None] == group[:, None, :]  # (A, n, n)
-        rows, columns = rows & alike, columns & alike  # (A, n, n)
-    targets = torch.softmax(similarity.masked_fill(~columns, MASKED), dim=2) * rows  # (A, n, n)
-    if detach_targets:
-        targets = targets.detach()
-    by_row = torch.log_softmax(logits.masked_fill(~columns, MASKED), dim=2)  # (A, n, n)
-    by_column = torch.log_softmax(logits.masked_fill(~rows, MASKED), dim=1)  # (A, n, n)
-    total = -(targets * (by_row + by_column)).sum(dim=(1, 2))  # (A,)
-    return total / (2 * valid.sum(dim=1))  # (A,)
-
-
-class _Member:
+class Member:
     """One expert of the group."""
 
     def __init__(self, state: ExpertState, schedule: Schedule) -> None:
         self.state, self.schedule = state, schedule
-        self.epoch = -1
-        self.order = np.empty(0, dtype=np.int64)
-        self.keys = torch.empty(2, 0, dtype=torch.int64)
 
-    def keep(self) -> None:
-        """Copy the parameters as the best so far."""
-        self.state.best = {n: tensor.detach().clone() for n, tensor in self.state.params.items()}
+    @property
+    def epochs_left(self) -> int:
+        """Epochs that have not ended; none without training spots."""
+        if not self.schedule.total_steps:
+            return 0
+        epochs = self.schedule.total_steps // self.schedule.steps_per_epoch
+        return epochs - self.state.epochs_done
 
-    def next_batch(self) -> tuple[np.ndarray, Tensor]:
-        """Return the positions (n,) and dropout keys (2,) of the next step."""
-        plan, per_epoch = self.schedule, self.schedule.steps_per_epoch
-        epoch, i = divmod(self.state.step, per_epoch)
-        if epoch != self.epoch:
-            self.epoch, self.order = epoch, plan.order(epoch)
-            start = epoch * per_epoch
-            self.keys = dropout_keys(plan.seed, plan.expert, start, start + per_epoch)
-        size = plan.config.batch_size
-        return self.order[i * size : (i + 1) * size], self.keys[:, i]
+    @property
+    def left(self) -> int:
+        """Steps to the end of its epoch: 0 where only the others have some left."""
+        return (self.state.epochs_done + 1) * self.schedule.steps_per_epoch - self.state.step
+
+    def batches(self) -> list[np.ndarray]:
+        """Return what is left of its epoch, as positions among its spots."""
+        batches = self.schedule.batches(self.state.epochs_done)
+        return batches[len(batches) - self.left :]
 
 
-class _ExpertStack:
-    """Stacked parameters and moments of the experts in training."""
+class ExpertStack:
+    """Stacked parameters and moments of the experts in training.
 
-    def __init__(self, members: list[_Member], data: ResidentData, job: Job) -> None:
-        self.data, self.config, self.device = data, job.config, job.device
+    Args:
+        members: The experts.
+        data: Their spots.
+        job: The run.
+
+    Attributes:
+        members: Those in training, longest epoch first.
+    """
+
+    def __init__(self, members: list[Member], data: ResidentData, job: Job) -> None:
+        self.data, self.config, self.device, self.job = data, job.config, job.device, job
         self.low = job.config.precision == "bf16"
         self.clock = time.perf_counter()
-        self.members: list[_Member] = []
+        self.members: list[Member] = []
+        self.replay = Replay(self.device)
         self.stack(members)
 
-    def stack(self, members: list[_Member]) -> None:
+    def stack(self, members: Sequence[Member]) -> None:
         """Stack these members' states; each state's tensors become views of the stack."""
         self.settle()
-        self.members = members
+        self.replay.forget()
+        self.members = sorted(members, key=lambda m: -m.left)
         if not members:
             return
-        states = [m.state for m in members]
-        self.groups: list[dict[str, Tensor]] = []
-        for kind in ("params", "exp_avg", "exp_avg_sq"):
-            single = [getattr(state, kind) for state in states]
-            stacked = {k: torch.stack([s[k] for s in single]).to(self.device) for k in single[0]}
-            for a, state in enumerate(states):
-                setattr(state, kind, {k: tensor[a] for k, tensor in stacked.items()})
-            self.groups.append(stacked)
-        for tensor in self.groups[0].values():
-            tensor.requires_grad_(True)
-        self.losses = torch.zeros(len(members), dtype=torch.float64, device=self.device)
+        states = [m.state for m in self.members]
+        self.groups = [pack([s.params for s in states], self.device)]
+        self.groups += [
+            pack([getattr(s, kind) for s in states], self.device)
+            for kind in ("exp_avg", "exp_avg_sq")
+        ]
+        self.best = pack([s.best or s.params for s in states], self.device)
+        for a, state in enumerate(states):
+            state.params, state.exp_avg, state.exp_avg_sq = (unpack(g, a) for g in self.groups)
+            state.best = unpack(self.best, a) if state.best else {}
+        self._make_tables()
 
-    @torch.no_grad()
-    def start(self, members: Sequence[_Member]) -> None:
+    def _make_tables(self) -> None:
+        count, device, config = len(self.members), self.device, self.config
+        steps = max(m.schedule.steps_per_epoch for m in self.members)
+        self.tables = EpochTables(steps, count, config, device)
+        own = [
+            [self.data.place(m.state.expert, b) for b in m.schedule.validation_batches()]
+            for m in self.members
+        ]
+        self.val_steps = max(len(batches) for batches in own)
+        self.val_tables = BatchTable(self.val_steps, count, config.batch_size, device)
+        self.val_tables.load(own)
+        # Sums over an epoch: training and validation loss times batch size.
+        self.sums = torch.zeros(2, count, dtype=torch.float64, device=device)
+        self.at = torch.zeros(2, dtype=torch.int64, device=device)  # step, row among the masks
+        if not self.data.resident:
+            n = count * config.batch_size
+            self.x = torch.empty(n, self.data.dim, device=device)
+            self.g = torch.empty(n, self.data.n_genes, dtype=torch.float16, device=device)
+
+    def start(self, members: Sequence[Member]) -> None:
         """Keep the given heads as the best so far, by their validation loss."""
-        for member in members:
-            member.state.start_from(self._validate(member))
-            member.keep()
+        if members:
+            self._validate()
+            sums = self.sums[1].tolist()
+            self.sums.zero_()
+            for member, total in zip(self.members, sums, strict=True):
+                if member in members:
+                    member.state.start_from(total / member.schedule.n_val)
+            self._keep([a for a, m in enumerate(self.members) if m in members])
         self.clock = time.perf_counter()
 
-    def settle(self) -> None:
-        """Move running sums into the states, so that they can be saved."""
-        now = time.perf_counter()
+    def settle(self) -> list[float]:
+        """Move running sums into the states, so that they can be saved; return those of validation.
+
+        This waits for the device.
+        """
+        val: list[float] = []
         if self.members:
-            for member, loss in zip(self.members, self.losses.tolist(), strict=True):
+            train, val = self.sums.tolist()
+            self.sums.zero_()
+            now = time.perf_counter()
+            for member, loss in zip(self.members, train, strict=True):
                 member.state.loss_sum += loss
                 member.state.seconds += now - self.clock
-            self.losses.zero_()
-        self.clock = now
+        self.clock = time.perf_counter()
+        return val
 
-    def step(self, report: Callable[[dict[str, Any]], None]) -> list[_Member]:
-        """Take one step of every member; return those that have finished."""
-        batches, keys = zip(*[m.next_batch() for m in self.members], strict=True)
-        longest = max(len(batch) for batch in batches)
-        index = np.zeros((len(batches), longest), dtype=np.int64)
-        valid = np.zeros((len(batches), longest), dtype=bool)
-        for a, (member, batch) in enumerate(zip(self.members, batches, strict=True)):
-            index[a, : len(batch)] = self.data.place(member.state.expert, batch)
-            valid[a, : len(batch)] = True
-        self._update(index, valid, torch.stack(keys, dim=1))
-        ended = []
-        for member in self.members:
-            member.state.step += 1
-            if member.state.step % member.schedule.steps_per_epoch == 0:
-                ended.append(member)
-        if ended:
-            self.settle()
-        for member in ended:
-            report(self._end_epoch(member))
-        return [m for m in ended if m.state.done]
+    def epoch(self) -> list[Member]:
+        """Train what is left of an epoch of every member; return those that have finished."""
+        if any(a.left < b.left for a, b in zip(self.members, self.members[1:], strict=False)):
+            self.stack(self.members)
+        left = np.array([m.left for m in self.members])
+        self.load()
+        keeper = self.job.keeper
+        for step in range(int(left[0])):
+            at_work = int((left > step).sum())
+            self.step(step, at_work)
+            for member in self.members[:at_work]:
+                member.state.step += 1
+            if step + 1 < left[0] and keeper.due():
+                self.settle()
+                for member in self.members:
+                    keeper.save(member.state)
+        self._validate()
+        return self._end_epoch(self.job.report)
 
-    def _update(self, index: np.ndarray, valid: np.ndarray, keys: Tensor) -> None:
-        config, (n_experts, n) = self.config, index.shape
-        params = self.groups[0]
-        place = torch.from_numpy(index)
-        x, g = self.data.read(place)  # (A, n, D), (A, n, G)
-        group = self.data.group(place)  # (A, n) or None
-        mask = torch.from_numpy(valid).to(self.device)  # (A, n)
-        keep = dropout_keep(keys.reshape(-1).to(self.device), n, config.proj_dim, config.dropout)
-        keep = keep.view(2, n_experts, n, config.proj_dim)  # (2, A, n, P)
-        image = grouped_project(x, head_parameters(params, "image"), keep[0], self.low)  # (A, n, P)
-        spot = grouped_project(g, head_parameters(params, "spot"), keep[1], self.low)  # (A, n, P)
+    def load(self) -> None:
+        """Upload what the rest of the epoch needs."""
+        place = self.data.place
+        self.tables.load_epoch(
+            [m.schedule for m in self.members],
+            [m.state.step for m in self.members],
+            [[place(m.state.expert, b) for b in m.batches()] for m in self.members],
+        )
+        self.at.zero_()
+
+    def step(self, step: int, at_work: int) -> None:
+        """Launch a step of the first ``at_work`` members; ``step`` counts from :meth:`load`."""
+        if step % self.tables.block == 0:
+            self.tables.draw_masks(step)
+            self.at[1:].zero_()
+        if not self.data.resident:
+            places = self.tables.host_places(step, at_work)
+            self.data.fetch(places, self.x, self.g)
+        self.replay.run(at_work, partial(self._update, at_work))
+
+    def _update(self, a: int) -> None:
+        """Take a step of the first a members: on the device alone, nothing comes from the host."""
+        config, tables = self.config, self.tables
+        step, mask = self.at[:1], self.at[1:]  # (1,) each
+        x, g, outside, group = self._batch(tables, step, a)
+        keep = tables.masks.index_select(0, mask)[0, :a]  # (a, 2, n, P)
+        parameters = {k: w[:a].detach().requires_grad_() for k, w in self.groups[0].items()}
+        embedded = stacked_project(x, g, parameters, keep, self.low)  # (a, 2, n, P)
         how = config.temperature, config.detach_targets
-        losses = grouped_loss(image, spot, mask, *how, group=group)  # (A,)
-        grads = torch.autograd.grad(losses.sum(), list(params.values()))
-        self._adamw(grads)
-        self.losses += losses.detach().double() * mask.sum(dim=1)
+        agreement = stacked_agreement(embedded, outside, *how, group=group)  # (a,)
+        rates, counts, share = tables.numbers.index_select(0, step)[0, :, :a]  # (a,) each
+        slopes = torch.autograd.grad(agreement, list(parameters.values()), grad_outputs=share)
+        gradients = dict(zip(parameters, slopes, strict=True))
+        with torch.no_grad():
+            adamw_step(self.groups, gradients, rates, counts, config.weight_decay)
+            # The loss of a batch, times its size.
+            self.sums[0, :a].add_(agreement.detach(), alpha=-0.5)
+            self.at.add_(1)
 
     @torch.no_grad()
-    def _adamw(self, grads: Sequence[Tensor]) -> None:
-        """Apply AdamW with each expert's own rate and step count."""
-        steps = [m.state.step + 1 for m in self.members]
-        rates = [m.schedule.lr(m.state.step) for m in self.members]
-        first = [lr / (1 - _BETA1**t) for lr, t in zip(rates, steps, strict=True)]
-        second = [(1 - _BETA2**t) ** 0.5 for t in steps]
-        decay = [1 - lr * self.config.weight_decay for lr in rates]
-        table = torch.tensor([first, second, decay]).to(self.device)  # (3, A)
-        for (name, p), grad in zip(self.groups[0].items(), grads, strict=True):
-            m, v = self.groups[1][name], self.groups[2][name]
-            size, root, shrink = table.view(3, -1, *[1] * (p.ndim - 1))
-            m.lerp_(grad, 1 - _BETA1)
-            v.mul_(_BETA2).addcmul_(grad, grad, value=1 - _BETA2)
-            p.mul_(shrink).sub_(m / (v.sqrt().div_(root).add_(_EPS)) * size)
+    def _validate(self) -> None:
+        """Launch the validation of all members: their batches side by side, without dropout."""
+        if not any(m.schedule.validates for m in self.members):
+            return
+        self.at.zero_()
+        for step in range(self.val_steps):
+            if not self.data.resident:
+                places = self.val_tables.host_places(step, len(self.members))
+                self.data.fetch(places, self.x, self.g)
+            self.replay.run("validation", self._validate_batch)
 
     @torch.no_grad()
-    def _end_epoch(self, member: _Member) -> dict[str, Any]:
-        state, plan = member.state, member.schedule
-        clock = time.perf_counter()
-        val_loss = self._validate(member) if plan.validates else None
-        state.seconds += time.perf_counter() - clock
-        if state.improves(val_loss):
-            member.keep()
-        row = state.end_epoch(plan.n_train, val_loss, plan.lr(state.step - 1))
-        if state.step == plan.total_steps:
-            state.finish()
-        return row
+    def _validate_batch(self) -> None:
+        step = self.at[:1]  # (1,)
+        x, g, outside, group = self._batch(self.val_tables, step, len(self.members))
+        embedded = stacked_project(x, g, self.groups[0], None, self.low)  # (A, 2, n, P)
+        temperature = self.config.temperature
+        agreement = stacked_agreement(embedded, outside, temperature, group=group)  # (A,)
+        self.sums[1].add_(agreement, alpha=-0.5)
+        self.at.add_(1)
 
-    def _validate(self, member: _Member) -> float:
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        image_head = head_parameters(member.state.params, "image")
-        spot_head = head_parameters(member.state.params, "spot")
-        for batch in member.schedule.validation_batches():
-            index = torch.from_numpy(self.data.place(member.state.expert, batch))
-            x, g = self.data.read(index)  # (n, D), (n, G)
-            image = project(x, image_head, None, self.low)  # (n, P)
-            spot = project(g, spot_head, None, self.low)  # (n, P)
-            group = self.data.group(index)  # (n,) or None
-            loss = contrastive_loss(image, spot, self.config.temperature, group=group)
-            total += loss.double() * len(batch)
-        return float(total) / member.schedule.n_val
+    def _batch(
+        self, tables: BatchTable, step: Tensor, a: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return features (a, n, D), expression (a, n, G), unused rows (a, n) and gene groups."""
+        places = tables.places.index_select(0, step)[0, :a]  # (a, n)
+        n = places.shape[1]
+        if self.data.resident:
+            x, g = self.data.read(places.reshape(-1))  # (a n, D), (a n, G)
+        else:
+            x, g = self.x[: a * n], self.g[: a * n]  # (a n, D), (a n, G)
+        size = tables.sizes.index_select(0, step)[0, :a]  # (a,)
+        outside = tables.rows >= size[:, None]  # (a, n)
+        return x.view(a, n, -1), g.view(a, n, -1), outside, self.data.group(places)
 
+    def _end_epoch(self, report: Callable[[dict[str, Any]], None]) -> list[Member]:
+        """Record the epoch of every member; return those that have finished."""
+        val = self.settle()
+        better: list[int] = []
+        rows = []
+        for a, (member, total) in enumerate(zip(self.members, val, strict=True)):
+            state, plan = member.state, member.schedule
+            val_loss = total / plan.n_val if plan.validates else None
+            if state.improves(val_loss):
+                better.append(a)
+            rows.append(state.end_epoch(plan.n_train, val_loss, plan.lr(state.step - 1)))
+        self._keep(better)
+        finished = [m for m in self.members if not m.epochs_left]
+        for member in finished:
+            member.state.finish()
+        for row in rows:
+            report(row)
+        return finished
 
-def _linear(z: Tensor, weight: Tensor, bias: Tensor, low_precision: bool) -> Tensor:
-    if not low_precision:
-        return torch.baddbmm(bias[:, None], z, weight.mT)  # (A, n, out)
-    product = torch.bmm(z.to(torch.bfloat16), weight.to(torch.bfloat16).mT)  # (A, n, out)
-    return product.to(bias.dtype) + bias[:, None]  # (A, n, out)
+    @torch.no_grad()
+    def _keep(self, which: Sequence[int]) -> None:
+        """Copy the parameters of these members as their best so far."""
+        places = [tensor[a] for tensor in self.best.values() for a in which]
+        if places:
+            torch._foreach_copy_(places, [w[a] for w in self.groups[0].values() for a in which])
+        for a in which:
+            self.members[a].state.best = unpack(self.best, a)

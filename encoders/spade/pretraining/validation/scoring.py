@@ -14,6 +14,7 @@ from spade_bench.encoders.spade.pretraining.validation.partnerranks import (
     chance_values,
     partner_ranks,
 )
+from spade_bench.encoders.spade.routing import rows_that_matter
 
 __all__ = ["Retrieval", "Scorable", "dense_rows", "fair_scores", "retrieval"]
 
@@ -124,7 +125,7 @@ class fair_scores:  # noqa: N801 - used like a function
         scores = torch.zeros(stop - start, len(self.pair_scores), device=self.pair_scores.device)
         for e, image in self.image.items():
             weight = self.weights[start:stop, e]  # (c,)
-            rows = torch.nonzero(weight > _MIN_WEIGHT).squeeze(1)  # (r,)
+            rows = rows_that_matter(weight, _MIN_WEIGHT)  # (r,)
             if len(rows):
                 query = weight[rows, None] * image[start:stop][rows]  # (r, P)
                 with exact_float32(self.pair_scores.device):
