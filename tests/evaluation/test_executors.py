@@ -156,13 +156,13 @@ def test_a_loaded_encoder_stays_here(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "match"),
     [
-        ({"value": "locl"}, "There is no executor 'locl'.*mean local"),
+        ({"value": "locl"}, "there is no executor 'locl'.*mean 'local'"),
         ({"value": "slurm"}, "how many jobs"),
         ({"value": "local", "slurm": "partition=a"}, "--slurm is an option of --executor slurm"),
         ({"value": "ray", "gpus": "all"}, "--gpus is an option of --executor local"),
         ({"value": "slurm", "workers": 2, "slurm": "array=1-3"}, "'array' is not for you"),
         ({"value": "slurm", "workers": 2, "slurm": "gpu"}, "cannot read 'gpu'"),
-        ({"value": "ray", "ray": "gpu=1"}, "there is no 'gpu'.*mean gpus"),
+        ({"value": "ray", "ray": "gpu=1"}, "there is no 'gpu'.*mean 'gpus'"),
         ({"value": {"name": "local", "worker": 2}}, "worker"),
         ({"value": None, "gpus": "7"}, "no card of this machine"),
     ],
