@@ -5,15 +5,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test test-slow test-browser lint types docs hooks check benchmarks clean help
+.PHONY: demo test test-slow test-browser test-cluster lint types docs hooks check benchmarks clean help
 
 help:
 	@echo "make demo        install, run the whole main job on simulated data, print a leaderboard"
 	@echo "make test        install, run the test suite"
 	@echo "make test-slow   the tests that take longer, such as the installed wheel's demo"
 	@echo "make test-browser  the pages in a headless Chromium, where there is one"
+	@echo "make test-cluster  Ray, and Slurm where it is installed, on this machine"
 	@echo "make lint types  ruff and mypy"
-	@echo "make docs        the links, flags and examples of the documentation"
+	@echo "make docs        check the documentation, run its tutorials, build it into site/"
 	@echo "make hooks       run ruff and mypy before every commit"
 	@echo "make benchmarks  speed ratios against plain implementations, as JSON"
 
@@ -36,13 +37,16 @@ demo: $(VENV)/.installed
 	$(BIN)/spade-bench demo --out demo
 
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not browser"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow and not browser and not cluster"
 
 test-slow: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m slow
 
 test-browser: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m browser tests/browser
+
+test-cluster: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster tests/evaluation
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -52,7 +56,8 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 docs: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/core/test_docs.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/core/test_docs*.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 hooks: $(VENV)/.installed-dev
 	$(BIN)/pre-commit install
@@ -68,4 +73,4 @@ benchmarks: $(VENV)/.installed
 	$(BIN)/python benchmarks/extract.py --json
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo site build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

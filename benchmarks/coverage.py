@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm
 
-from spade_bench.report.values import Values, single
+from spade_bench.report.values import Values, at_hand, single
 from spade_bench.statistics.delong_draws import auroc_influence, delong_over_draws
 from spade_bench.statistics.evaluate import bounds, evaluate
 from spade_bench.statistics.intervals import case_weights
@@ -60,7 +60,7 @@ def coverage(
         plain, boot = evaluate(metric, label, scores), evaluate(metric, label, scores, weights)
         found = auroc_influence(label, scores) if metric == "auroc" else None
         values = Values(
-            ((0, -1),), plain, boot[None], True, 8.0, len(label), label,
+            ((0, -1),), plain, at_hand(boot[None]), True, 8.0, len(label), label,
             None if found is None else found[1][None], min(sizes), len(label),
         )  # fmt: skip
         got = single(values, metric)

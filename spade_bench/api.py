@@ -11,22 +11,22 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, cast
 
 from spade_bench.errors import UserError
+from spade_bench.featureverbs import as_paths, encode, extract, load_encoder, shared_folder
 from spade_bench.keywords import check_keywords, says_keywords
 from spade_bench.robustness.verb import robustness
+from spade_bench.sharedresults import export, import_results, merge
 from spade_bench.surroundings import left_unchanged
-from spade_bench.types import Bag, FeatureEncoder, LoadOptions, PatchEncoder, SlideEncoder
+from spade_bench.types import FeatureEncoder, PatchEncoder, SlideEncoder
 
 if TYPE_CHECKING:
-    import numpy as np
     from anndata import AnnData
 
     from spade_bench.evaluation.trainedmodel import TrainedModel
     from spade_bench.explain.maplist import Maps
     from spade_bench.explain.slidemap import SlideMap
-    from spade_bench.extraction import EncoderSource, PatchGroup, Summary
     from spade_bench.report.loadedresults import Results
     from spade_bench.workspace import Workspace
 
@@ -37,10 +37,13 @@ __all__ = [
     "encode",
     "evaluate",
     "explain",
+    "export",
     "extract",
     "fit",
+    "import_results",
     "load_encoder",
     "load_results",
+    "merge",
     "pretrain",
     "read_features",
     "read_spots",
@@ -48,198 +51,6 @@ __all__ = [
 ]
 
 _OF_RUNS = ("protocol", "controls", "permutations", "splits", "keep_heads")
-
-
-@says_keywords
-def load_encoder(
-    name: str,
-    *,
-    weights: Source | None = None,
-    device: str = "auto",
-    precision: str | None = None,
-    seed: int = 0,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    **options: Any,
-) -> Any:
-    """Load an encoder by its name.
-
-    Args:
-        name: A registered name (`spade-bench list encoders`), `timm:NAME` or `hf:NAME`.
-        weights: File or folder of weights; None fetches them from the card's source.
-        device: `auto`, `cpu` or `cuda[:n]`.
-        precision: `fp32`, `bf16` or `fp16` instead of the card's.
-        seed: Seed of encoders with random weights.
-        revision: Commit of the hub repository instead of the one that the card pins.
-        trust_remote_code: Agree to run the code that lies beside the weights.
-        **options: Options of its own, such as `routing="hard"` of SPADE.
-
-    Returns:
-        A `PatchEncoder`, `FeatureEncoder` or `SlideEncoder`.
-
-    Raises:
-        PluginError: When there is no such encoder.
-        WeightsError: When its weights are missing or do not fit.
-    """
-    from spade_bench.registry import encoders
-
-    if trust_remote_code:
-        options["trust_remote_code"] = True
-    with left_unchanged():
-        return encoders.get(name).load(
-            LoadOptions(
-                weights=None if weights is None else Path(weights),
-                device=device,
-                precision=precision,
-                seed=seed,
-                options=options,
-                revision=revision,
-            )
-        )
-
-
-@overload
-def extract(
-    slides: Source | Sequence[Source] | None = ...,
-    encoder: str | PatchEncoder | EncoderSource | None = ...,
-    *,
-    out: None = ...,
-    **settings: Any,
-) -> Bag: ...
-
-
-@overload
-def extract(
-    slides: Source | Sequence[Source] | None = ...,
-    encoder: str | PatchEncoder | EncoderSource | None = ...,
-    *,
-    out: Source,
-    **settings: Any,
-) -> Summary: ...
-
-
-@says_keywords
-def extract(
-    slides: Source | Sequence[Source] | None = None,
-    encoder: str | PatchEncoder | EncoderSource | None = None,
-    *,
-    out: Source | None = None,
-    hest: Source | None = None,
-    manifest: Source | None = None,
-    patches: Source | Sequence[PatchGroup] | None = None,
-    group_by: str = "auto",
-    trust: Sequence[str] = (),
-    load: LoadOptions | None = None,
-    **settings: Any,
-) -> Bag | Summary:
-    """Extract patch features of slides, of spots or of patch images.
-
-    Args:
-        slides: A slide, a folder of slides, or a list of slides.
-        encoder: Name of a patch encoder, one that is loaded, or a source that several calls share.
-        out: Folder to write; None extracts one slide into memory.
-        hest: Instead of slides, a folder in HEST-1k layout, or a task folder of HEST-Bench.
-        manifest: Instead of slides, a manifest csv of sections.
-        patches: Instead of slides, a folder of patch images, or such images grouped already.
-        group_by: How patch images make slides; see `spade-bench extract --help`.
-        trust: Sections to use although the checks doubt where their spots lie.
-        load: How to load an encoder that is given by name.
-        **settings: Fields of `spade_bench.extraction.Settings`, such as `mpp=1.0`.
-
-    Returns:
-        The bag of the slide, or with `out` what was done: files written, skipped and failed.
-
-    Raises:
-        UserError: When there is nothing to extract, several kinds of input are given, or the
-            encoder cannot be loaded.
-        DataError: When a slide that is extracted into memory cannot be read.
-    """
-    from spade_bench import config, extraction
-    from spade_bench.extraction import inmemory
-
-    _check_one_input((slides, hest, manifest, patches))
-    if encoder is None:
-        raise UserError("no encoder is given", fix="Give a name or a loaded patch encoder")
-    given_settings = {key: value for key, value in settings.items() if value is not None}
-    chosen = config.build(extraction.Settings, given_settings, "extract")
-    source = encoder
-    if not isinstance(source, extraction.EncoderSource):
-        source = extraction.EncoderSource(source, load)
-    with left_unchanged():
-        if slides is not None and out is None:
-            return inmemory.extract_bag(_paths(slides), source, chosen)
-        if out is None:
-            raise UserError("only a slide can be extracted into memory", fix="Give out=FOLDER")
-        folder = Path(out)
-        if slides is not None:
-            return extraction.extract_slides(_paths(slides), source, folder, settings=chosen)
-        if patches is not None:
-            groups = patches
-            if isinstance(groups, (str, os.PathLike)):
-                groups, _ = extraction.group_patches(Path(groups), group_by)
-            return extraction.extract_patch_folders(groups, source, folder, settings=chosen)
-        samples = _samples(hest, manifest)
-        return extraction.extract_hest(samples, source, folder, settings=chosen, trust=trust)
-
-
-@says_keywords
-def encode(
-    features: Bag | np.ndarray | AnnData | Source,
-    encoder: str | FeatureEncoder | SlideEncoder,
-    *,
-    out: Source | None = None,
-    with_routing: bool = False,
-    **load: Any,
-) -> Any:
-    """Send features through an encoder of features, such as SPADE, or a slide encoder.
-
-    Args:
-        features: A bag, an (n, D) array, an AnnData of one slide, or with `out` a folder.
-        encoder: Name of the encoder, or one that is loaded.
-        out: Folder to write, for a folder of features.
-        with_routing: Also say to which experts of a mixture each patch was sent: as `routing` of a
-            bag, as columns of an AnnData, in the files of a folder.
-        **load: Keywords of `load_encoder`, for an encoder that is given by name.
-
-    Returns:
-        The same kind: a bag, an array or an AnnData with the encoder's features; a slide encoder
-        makes one row of them. For a folder an `EncodedFolder`: what was written, what was there
-        already, and what failed.
-
-    Raises:
-        ConfigError: When the encoder takes images, or has no experts and routing is asked for.
-        UserError: When routing is asked for a bare array, which has no place for it.
-        DataError: When the features are of another encoder than the one it takes.
-    """
-    from spade_bench.extraction import inmemory
-
-    if load and not isinstance(encoder, str):
-        raise UserError(
-            f"{next(iter(load))}= belongs to an encoder that is given by name",
-            fix="Give it to load_encoder",
-        )
-    loaded = load_encoder(encoder, **load) if isinstance(encoder, str) else encoder
-    inmemory.check_takes_features(loaded.card)
-    with left_unchanged():
-        if isinstance(features, (str, os.PathLike)):
-            if out is None:
-                raise UserError("a folder of features is encoded into a folder", fix="Give out=")
-            return inmemory.encode_folder(
-                Path(features), loaded, Path(out), with_routing=with_routing
-            )
-        if out is not None:
-            raise UserError("out= belongs to a folder of features", fix="Leave it out")
-        if isinstance(features, Bag):
-            return inmemory.encode_bag(features, loaded, with_routing=with_routing)
-        if hasattr(features, "obsm"):
-            return inmemory.encode_anndata(features, loaded, with_routing=with_routing)
-        if with_routing:
-            raise UserError(
-                "an array has no place for routing",
-                fix="Give a Bag: sb.encode(Bag('slide', features), encoder, with_routing=True)",
-            )
-        bag = Bag("features", cast("np.ndarray", features))
-        return inmemory.encode_bag(bag, loaded).features
 
 
 @says_keywords
@@ -252,6 +63,7 @@ def evaluate(
     weights: Any = None,
     out: Source | None = None,
     workspace: Source | Workspace | None = None,
+    executor: Any = None,
     **settings: Any,
 ) -> Results:
     """Run encoders on tasks, with their controls, as `spade-bench run` does.
@@ -266,6 +78,9 @@ def evaluate(
         weights: File or folder of weights; or a mapping of encoder -> weights.
         out: Folder for results; None keeps them in a temporary folder while the object lives.
         workspace: Workspace file that fills in what is left out here.
+        executor: Where to run: `local`, `ray`, `slurm`, or a mapping of `name` and fields of
+            `spade_bench.executors.ExecutorSettings`, such as
+            `{"name": "local", "gpus": "all"}`; None runs in this process.
         **settings: Fields of `spade_bench.evaluation.EvaluationSettings`, such as
             `protocol="cv"`, `heads=("abmil",)`, `shots=(1, 4)`, `draws=20`, `device="cpu"`; for
             another cohort to test on `test_table=` and `test_features=`.
@@ -277,10 +92,14 @@ def evaluate(
         UserError: When a name is unknown or what is given does not fit together.
         DataError: When tables or features cannot be used.
     """
-    from spade_bench import evaluation
+    from spade_bench import evaluation, spreading
     from spade_bench.evaluation import EvaluationSettings, inputs
+    from spade_bench.executors import executor_settings
     from spade_bench.report.loadedresults import Results
 
+    where = executor_settings(executor)
+    if where is not None and where.name != "local":
+        shared_folder(out)
     kept = tempfile.TemporaryDirectory(prefix="spade-bench-") if out is None else None
     folder = Path(kept.name if kept is not None else cast("Source", out))
     with left_unchanged():
@@ -290,7 +109,12 @@ def evaluate(
         chosen = inputs.settings_of(
             named, task, folder, settings, table=table, features=features, weights=weights
         )
-        evaluation.run_settings(chosen, from_file, loaded=named.loaded)
+        if where is None:
+            evaluation.run_settings(chosen, from_file, loaded=named.loaded)
+        else:
+            for encoder in named.loaded.values():
+                spreading.check_named(encoder)
+            spreading.run_spread(chosen, from_file, where)
     return Results((folder,), keep=kept)
 
 
@@ -478,8 +302,8 @@ def pretrain(
             out=Path(out),
             hest=None if hest is None else Path(hest),
             manifest=None if manifest is None else Path(manifest),
-            spaceranger=_paths(spaceranger),
-            xenium=_paths(xenium),
+            spaceranger=as_paths(spaceranger),
+            xenium=as_paths(xenium),
             encoder=encoder,
             config=config,
             settings=settings,
@@ -505,7 +329,7 @@ def load_results(folders: Source | Sequence[Source]) -> Results:
     """
     from spade_bench.report.loadedresults import Results
 
-    return Results(_paths(folders))
+    return Results(as_paths(folders))
 
 
 @says_keywords
@@ -560,29 +384,3 @@ def _workspace(workspace: Source | Workspace | None) -> Workspace | None:
     if workspace is None or isinstance(workspace, workspaces.Workspace):
         return workspace
     return workspaces.load(Path(workspace))
-
-
-def _paths(paths: Source | Sequence[Source]) -> list[Path]:
-    """One path or several, as a list."""
-    listed = [paths] if isinstance(paths, (str, os.PathLike)) else paths
-    return [Path(path) for path in listed]
-
-
-def _check_one_input(inputs: Sequence[Any]) -> None:
-    given = sum(source is not None for source in inputs)
-    if given != 1:
-        raise UserError(
-            f"{given} kinds of input are given",
-            fix="Give one of slides, hest=, manifest= and patches=",
-        )
-
-
-def _samples(hest: Source | None, manifest: Source | None) -> Any:
-    from spade_bench.cohorts.published.hestbench import is_bench_task, read_sections
-    from spade_bench.spatial import read_hest, read_manifest
-
-    if manifest is not None:
-        return read_manifest(Path(manifest))
-    folder = Path(hest or ".")
-    # A task folder of HEST-Bench has its patches cut already.
-    return read_sections(folder).samples if is_bench_task(folder) else read_hest(folder)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ __all__ = [
     "named_config",
     "names_of",
     "nested",
+    "parse_memory",
     "parse_set",
     "read_yaml",
     "to_dict",
@@ -34,6 +36,7 @@ C = TypeVar("C")
 
 _MAX_BYTES = 4 << 20  # of a YAML file: settings, cards and tables of a few thousand lines
 _MAX_DEPTH = 40
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _MAX_NODES = 200_000  # once aliases are written out
 
 
@@ -49,6 +52,19 @@ def build(cls: type[C], mapping: Mapping[str, Any], source: str = "configuration
         ConfigError: On an unknown key (with a suggestion) or a value of the wrong type.
     """
     return typing.cast(C, _build(cls, mapping, source, ""))
+
+
+def parse_memory(text: int | str) -> int:
+    """Turn `4GB`, `512 MB` or a number of bytes into bytes.
+
+    Raises:
+        ConfigError: When it is not an amount of memory above zero.
+    """
+    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)i?b?\s*", str(text).lower())
+    size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+    if size < 1:
+        raise ConfigError(f"'{text}' is not an amount of memory", fix="Write it like 4GB or 512MB")
+    return size
 
 
 def check_ranges(

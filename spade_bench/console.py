@@ -32,6 +32,7 @@ __all__ = [
     "json_text",
     "paragraph",
     "progress",
+    "reporting_to",
     "rich_bars",
     "say",
     "set_quiet",
@@ -45,6 +46,7 @@ T = TypeVar("T")
 _PLAIN_INTERVAL = 20.0  # seconds between two plain progress lines
 _state = {"quiet": False}
 _open: list[Progress] = []  # displays that run at present, the outermost first
+_reports: list[Report] = []  # who shows progress instead, the last one counts
 
 
 class Progress(Protocol):
@@ -55,6 +57,13 @@ class Progress(Protocol):
 
     def expect(self, total: float) -> None:
         """Correct the number of units, where it was not known before."""
+
+    def found(self, n: float) -> None:
+        """Move forward by ``n`` units that another process has done."""
+
+
+Report = Callable[[str, float | None, str, float], contextlib.AbstractContextManager[Progress]]
+"""Shows progress in the place of this process; see `reporting_to`."""
 
 
 def set_quiet(quiet: bool) -> None:
@@ -109,25 +118,47 @@ def in_notebook() -> bool:
 
 
 @contextlib.contextmanager
-def progress(description: str, total: float | None = None, unit: str = "") -> Iterator[Progress]:
+def progress(
+    description: str, total: float | None = None, unit: str = "", done: float = 0
+) -> Iterator[Progress]:
     """Show progress over a block of work; inside another one, below it and only while it lasts.
 
     Args:
         description: What is being done.
         total: Number of units, or None when unknown.
         unit: Name of one unit, such as "patches".
+        done: Units that were done before.
     """
+    if _reports:
+        with _reports[-1](description, total, unit, done) as reported:
+            yield reported
+        return
     outer = _open[0] if _open else None
     if isinstance(outer, _RichProgress):
-        with outer.part(description, total, unit) as inner:
+        with outer.part(description, total, unit, done) as inner:
             yield inner
         return
-    with _bars(description, total, unit) if fancy() else _lines(description, total, unit) as shown:
+    kind = _bars if fancy() else _lines
+    with kind(description, total, unit, done) as shown:
         _open.append(shown)
         try:
             yield shown
         finally:
             _open.remove(shown)
+
+
+@contextlib.contextmanager
+def reporting_to(report: Report) -> Iterator[None]:
+    """Give the progress of a block to somebody else, who shows it: no bar is drawn here.
+
+    Args:
+        report: Called as `progress` is, with all of its arguments.
+    """
+    _reports.append(report)
+    try:
+        yield
+    finally:
+        _reports.remove(report)
 
 
 def track(
@@ -265,11 +296,12 @@ def _end_quietly() -> NoReturn:
 
 
 @contextlib.contextmanager
-def _bars(description: str, total: float | None, unit: str) -> Iterator[_RichProgress]:
+def _bars(description: str, total: float | None, unit: str, done: float) -> Iterator[_RichProgress]:
     from rich.console import Console
 
     with rich_bars(Console(stderr=True)) as bars:
-        yield _RichProgress(bars, bars.add_task(description, total=total, unit=unit, note=""))
+        task = bars.add_task(description, total=total, completed=int(done), unit=unit, note="")
+        yield _RichProgress(bars, task)
 
 
 _NARROW, _WIDE = 80, 110
@@ -317,8 +349,10 @@ def rich_bars(screen: Console) -> RichProgress:
 
 
 @contextlib.contextmanager
-def _lines(description: str, total: float | None, unit: str) -> Iterator[_PlainProgress]:
-    plain = _PlainProgress(description, total, unit)
+def _lines(
+    description: str, total: float | None, unit: str, done: float
+) -> Iterator[_PlainProgress]:
+    plain = _PlainProgress(description, total, unit, done)
     yield plain
     if not _open:  # a part of something larger says nothing at its end
         plain.close()
@@ -361,10 +395,17 @@ class _RichProgress:
     def expect(self, total: float) -> None:
         self._bars.update(self._task, total=total)
 
+    def found(self, n: float) -> None:
+        self.advance(n)
+
     @contextlib.contextmanager
-    def part(self, description: str, total: float | None, unit: str) -> Iterator[_RichProgress]:
+    def part(
+        self, description: str, total: float | None, unit: str, done: float
+    ) -> Iterator[_RichProgress]:
         """Show a second bar below this one, and take it away at the end."""
-        task = self._bars.add_task(description, total=total, unit=unit, note="")
+        task = self._bars.add_task(
+            description, total=total, completed=int(done), unit=unit, note=""
+        )
         try:
             yield _RichProgress(self._bars, task)
         finally:
@@ -372,13 +413,14 @@ class _RichProgress:
 
 
 class _PlainProgress:
-    def __init__(self, description: str, total: float | None, unit: str) -> None:
+    def __init__(self, description: str, total: float | None, unit: str, done: float = 0) -> None:
         self._description = description
         self._total = total
         self._unit = f" {unit}" if unit else ""
-        self._done = 0.0
+        self._done = done
         self._start = self._last = time.monotonic()
         self._note = ""
+        self._said: tuple[float, str] | None = None  # what the last line counted
 
     def advance(self, n: float = 1, note: str = "") -> None:
         self._done += n
@@ -390,14 +432,18 @@ class _PlainProgress:
     def expect(self, total: float) -> None:
         self._total = total
 
+    def found(self, n: float) -> None:
+        self.advance(n)
+
     def close(self) -> None:
         """Print the closing line, for work long enough that somebody waited for it."""
-        if time.monotonic() - self._start >= 2:
+        if time.monotonic() - self._start >= 2 and self._said != (self._done, self._note):
             self._line()
 
     def _line(self) -> None:
         total = "" if self._total is None else f"/{_whole(self._total)}"
         seconds = time.monotonic() - self._start
+        self._said = (self._done, self._note)
         note = f" {self._note}" if self._note else ""
         done = _whole(self._done)
         say(f"{self._description}: {done}{total}{self._unit} in {seconds:.0f} s{note}")

@@ -23,7 +23,7 @@ from spade_bench.errors import PluginError, SpadeBenchError
 from spade_bench.registry import Registry, encoders, expression_heads, heads, kinds, tasks
 from spade_bench.types import TaskCard
 
-__all__ = ["contained", "install", "load_file"]
+__all__ = ["contained", "install", "load_file", "loaded_files"]
 
 _PACKAGES = {
     "encoder": "spade_bench.encoders",
@@ -31,6 +31,7 @@ _PACKAGES = {
     "head of expression": "spade_bench.heads.spots",
     "kind of task": "spade_bench.tasks",
 }
+_loaded: list[str] = []
 _GROUPS = {
     "encoder": "spade_bench.encoders",
     "head": "spade_bench.heads",
@@ -47,6 +48,11 @@ def install() -> None:
     tasks.on_first_use(_discover_tasks)
 
 
+def loaded_files() -> list[str]:
+    """Return the files of plugins that this process has loaded, in order."""
+    return list(_loaded)
+
+
 def load_file(path: str | Path) -> None:
     """Load a loose plugin: a Python file that registers things, or a YAML task card.
 
@@ -61,6 +67,7 @@ def load_file(path: str | Path) -> None:
         registry.names()
     if file.suffix in {".yaml", ".yml"}:
         tasks.from_origin(str(file), lambda: _add_task_yaml(str(file)))
+        _loaded.append(str(file.resolve()))
         return
     before = [len(registry.names()) for registry in registries]
     load: Callable[[], None] = lambda: _import_file(file)  # noqa: E731
@@ -81,6 +88,7 @@ def load_file(path: str | Path) -> None:
             where=str(file),
             fix="Use @encoders.register(card), @heads.register(card) or @kinds.register(card)",
         )
+    _loaded.append(str(file.resolve()))
 
 
 def _nest(registry: Registry[Any], origin: str, inner: Callable[[], None]) -> Callable[[], None]:

@@ -69,6 +69,23 @@ class Routing:
         total: np.ndarray = np.where(self.kept == expert, weights, 0).sum(axis=1)  # (n,)
         return total
 
+    def nearest_leads(self) -> float:
+        """Return the share of the patches whose nearest expert has the largest weight, alone.
+
+        It is 1 where each patch goes to its nearest expert, about 1 / K where weights are drawn at
+        random, and 0 where all experts count alike.
+        """
+        import numpy as np
+
+        if not len(self.expert) or self.n_experts == 1:
+            return 1.0
+        weights = np.sort(np.asarray(self.weights, dtype=np.float32), axis=1)  # (n, m)
+        rows = np.arange(len(self.expert))
+        largest = np.asarray(self.weights).argmax(axis=1)  # (n,)
+        if self.kept is not None:
+            largest = self.kept[rows, largest]
+        return float(((largest == self.expert) & (weights[:, -1] > weights[:, -2])).mean())
+
     def shares(self) -> np.ndarray:
         """Return the share of the patches that is nearest to each expert, (n_experts,)."""
         import numpy as np

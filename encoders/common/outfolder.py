@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
-import os
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from spade_bench import console
 from spade_bench.config import read_yaml
-from spade_bench.errors import ConfigError, DataError
-from spade_bench.files import read_json, write_json, write_text
+from spade_bench.errors import ConfigError
+from spade_bench.files import write_text
+from spade_bench.leases import exclusive
 
 __all__ = ["begun", "hold", "store_settings"]
 
-_LOCK, _HOLDER, _SETTINGS = ".pretrain.lock", ".pretrain.holder.json", "config.yaml"
+_LOCK, _SETTINGS = ".pretrain.lease", "config.yaml"
 
 
 @contextlib.contextmanager
@@ -27,23 +25,16 @@ def hold(folder: Path) -> Iterator[None]:
     Args:
         folder: The folder; made where it does not exist.
     """
-    from filelock import FileLock, Timeout
+
+    def waits(holder: Mapping[str, Any]) -> None:
+        who = "another pretrain"  # it has only just begun
+        if holder:
+            who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+        console.say(f"{folder} is in use by {who}; waiting for it to end")
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        console.say(f"{folder} is in use by {_holder(folder)}; waiting for it to end")
-        lock.acquire()
-    try:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        about = {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
-        write_json(folder / _HOLDER, about)
+    with exclusive(folder / _LOCK, waits=waits):
         yield
-    finally:
-        (folder / _HOLDER).unlink(missing_ok=True)
-        lock.release()
 
 
 def begun(folder: Path, model: str) -> bool:
@@ -106,11 +97,3 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             out[f"{prefix}{key}"] = value
     return out
-
-
-def _holder(folder: Path) -> str:
-    try:
-        about = read_json(folder / _HOLDER)
-        return f"process {about['pid']} on {about['host']} since {about['since']}"
-    except (DataError, KeyError, TypeError):  # it has only just begun
-        return "another pretrain"

@@ -62,24 +62,34 @@ class Experts:
         if n == 0 or self.centroid_expert.min() < 0 or self.centroid_expert.max() >= self.n_experts:
             raise DataError(f"centroids must map to experts 0..{self.n_experts - 1}")
 
-    def assign(self, features: ArrayLike, organ: ArrayLike | None = None) -> Assignment:
+    def assign(
+        self,
+        features: ArrayLike,
+        organ: ArrayLike | None = None,
+        *,
+        rows: NDArray[np.int64] | None = None,
+    ) -> Assignment:
         """Assign spots to the nearest centroid, of their own organ where that organ is known.
 
         Args:
             features: Image features (n, D).
             organ: Organ of each spot (n,); None, or an organ without centroids, means that all
                 centroids compete, as they do for a patch at inference.
+            rows: Assign these rows of ``features`` only, which may be a memory map; n is their
+                number then.
         """
         points = np.asarray(features)
-        organs = np.full(len(points), "") if organ is None else np.asarray(organ).astype(str)
+        n = len(points) if rows is None else len(rows)
+        organs = np.full(n, "") if organ is None else np.asarray(organ).astype(str)
         centroid_organs = np.asarray(self.centroid_organ, dtype=str)
-        cluster = np.empty(len(points), dtype=np.int64)
+        cluster = np.empty(n, dtype=np.int64)
         for name in np.unique(organs):
-            rows = np.flatnonzero(organs == name)
+            here = np.flatnonzero(organs == name)
             candidates = (
                 np.flatnonzero(centroid_organs == name) if name else np.empty(0, dtype=np.int64)
             )
             if not len(candidates):
                 candidates = np.arange(len(centroid_organs))
-            cluster[rows] = candidates[nearest(points, self.centroids[candidates], rows)]
+            looked_at = here if rows is None else rows[here]
+            cluster[here] = candidates[nearest(points, self.centroids[candidates], looked_at)]
         return Assignment(cluster, self.centroid_expert[cluster])

@@ -24,9 +24,9 @@ from spade_bench.encoders.spade.genes import panel_matrix
 from spade_bench.encoders.spade.numerics import exact_float32
 from spade_bench.encoders.spade.preparedspots import Spots
 from spade_bench.errors import BROKEN_FILE, DataError, UserError
-from spade_bench.registry import suggest
 from spade_bench.spatial.expression import read_expression
 from spade_bench.spatial.hest import read_hest
+from spade_bench.spatial.panelgenes import check_in_panel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -221,15 +221,7 @@ class GenePredictor:
 
     def _columns(self, genes: Sequence[str]) -> list[int]:
         place = {gene: i for i, gene in enumerate(self.genes)}
-        for gene in genes:
-            if gene not in place:
-                near = suggest(gene, self.genes)
-                raise UserError(
-                    f"gene '{gene}' is not in the panel of {len(self.genes):,} genes that the "
-                    "model was trained on",
-                    where="--genes",
-                    fix=f"Did you mean {near}?" if near else "genes.csv of the model lists them",
-                )
+        check_in_panel(genes, self.genes)
         return [place[gene] for gene in genes]
 
     def _embedded(self, expert: int) -> torch.Tensor:

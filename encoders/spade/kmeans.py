@@ -1,4 +1,8 @@
-"""K-means with restarts, a cap on points per centroid and the same bits on every machine size."""
+"""K-means with restarts, a cap on points per centroid and the same bits on every machine size.
+
+Points may be a memory map larger than memory: what is fitted is copied out of it once, at most
+`FIT_BYTES` of it, and all points are then assigned block by block.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KMeansFit", "fit_kmeans", "nearest"]
+__all__ = ["FIT_BYTES", "KMeansFit", "fit_kmeans", "nearest"]
+
+FIT_BYTES = 2 << 30
+"""What the points that are fitted may take; of more, fewer are drawn per centroid."""
 
 _BLOCK = 8192
 
@@ -37,16 +44,18 @@ def fit_kmeans(
     n_init: int = 5,
     max_iter: int = 50,
     max_points_per_centroid: int = 50_000,
+    rows: NDArray[np.int64] | None = None,
 ) -> KMeansFit:
     """Fit K-means (scikit-learn, k-means++ starts) to the points.
 
     Args:
-        points: (n, d), n >= 1.
+        points: (n, d), array or memory map, n >= 1.
         k: Clusters; at most the number of distinct points is used.
         seed: Seed of the starts and of the subsample.
         n_init: Restarts; the one with the least inertia is kept.
         max_iter: Iterations at most.
         max_points_per_centroid: Beyond this many points per centroid, a seeded subsample is fitted.
+        rows: Cluster these rows of ``points`` only; n is their number then.
 
     Raises:
         ValueError: When there is no point or k is below 1.
@@ -55,25 +64,32 @@ def fit_kmeans(
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    if k < 1 or not len(points):
-        raise ValueError(f"cannot make {k} clusters of {len(points)} points")
-    points = np.ascontiguousarray(points, dtype=np.float32)
-    fitted = points
-    if len(points) > max_points_per_centroid * k:
-        rng = np.random.default_rng(seed)
-        chosen = rng.choice(len(points), max_points_per_centroid * k, replace=False)
-        fitted = points[np.sort(chosen)]
-    model = KMeans(min(k, len(fitted)), n_init=n_init, max_iter=max_iter, random_state=seed % 2**32)
+    n = len(points) if rows is None else len(rows)
+    if k < 1 or not n:
+        raise ValueError(f"cannot make {k} clusters of {n} points")
+    most = min(max_points_per_centroid * k, max(k, FIT_BYTES // (4 * points.shape[1])))
+    chosen = np.arange(n)
+    if n > most:
+        chosen = np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+    fitted = _taken(points, chosen if rows is None else rows[chosen])
+    model = KMeans(
+        min(k, len(fitted)),
+        n_init=n_init,
+        max_iter=max_iter,
+        random_state=seed % 2**32,
+        copy_x=False,  # nobody else has these points
+    )
     # One thread: with more, partial sums are added in whatever order the threads finish.
     with threadpool_limits(1), warnings.catch_warnings():
         # Fewer distinct points than clusters is handled below: clusters without members go.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(fitted)
+        del fitted
         centroids = np.asarray(model.cluster_centers_, dtype=np.float32)
-        labels = nearest(points, centroids)
+        labels = nearest(points, centroids, rows)
     used, labels = np.unique(labels, return_inverse=True)
     centroids = centroids[used]
-    return KMeansFit(centroids, labels.astype(np.int64), _inertia(points, centroids, labels))
+    return KMeansFit(centroids, labels.astype(np.int64), _inertia(points, centroids, labels, rows))
 
 
 def nearest(
@@ -100,18 +116,36 @@ def nearest(
     with threadpool_limits(1):
         for start in range(0, n, _BLOCK):
             stop = min(start + _BLOCK, n)
-            chosen = points[start:stop] if rows is None else points[rows[start:stop]]
-            block = np.asarray(chosen, dtype=np.float32) - origin
+            block = _block(points, rows, start, stop) - origin
             labels[start:stop] = (squares - 2 * (block @ moved.T)).argmin(axis=1)
     return labels
 
 
+def _taken(points: Any, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Copy rows out of an array or a memory map, (len(rows), d) float32, block by block."""
+    taken = np.empty((len(rows), points.shape[1]), dtype=np.float32)
+    for start in range(0, len(rows), _BLOCK):
+        taken[start : start + _BLOCK] = points[rows[start : start + _BLOCK]]
+    return taken
+
+
+def _block(
+    points: Any, rows: NDArray[np.int64] | None, start: int, stop: int
+) -> NDArray[np.float32]:
+    """Points start to stop of all, or of the rows that are looked at, (m, d) float32."""
+    chosen = points[start:stop] if rows is None else points[rows[start:stop]]
+    return np.asarray(chosen, dtype=np.float32)
+
+
 def _inertia(
-    points: NDArray[np.float32], centroids: NDArray[np.float32], labels: NDArray[np.int64]
+    points: Any,
+    centroids: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    rows: NDArray[np.int64] | None,
 ) -> float:
     total = 0.0
-    for start in range(0, len(points), _BLOCK):
+    for start in range(0, len(labels), _BLOCK):
         stop = start + _BLOCK
-        difference = points[start:stop] - centroids[labels[start:stop]]
+        difference = _block(points, rows, start, stop) - centroids[labels[start:stop]]
         total += float((difference**2).sum(dtype=np.float64))
     return total

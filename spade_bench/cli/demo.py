@@ -115,7 +115,11 @@ def demo(
         (_SECTIONS, "sections that did not train it, in which genes are predicted"),
         ("runs", "results.jsonl, predictions, kept heads and plots"),
         ("report.html", "the report as a page: open it in a browser"),
-        ("maps", "attention of SPADE and its base on two slides; open maps/viewer/index.html"),
+        (
+            "maps",
+            "attention of SPADE and its base on two slides, and how far two models "
+            "disagree; open maps/viewer/index.html",
+        ),
         ("planted", "region_scores.csv: how well the maps find what was planted"),
     ):
         console.emit(f"  {out / name}: {what}")
@@ -164,13 +168,16 @@ def _explain(start: float) -> None:
     from spade_bench.cli.explain import explain
     from spade_bench.cli.run import run
 
-    _step(start, "spade-bench run --encoder spade --task sim_subtype --head abmil --protocol cv")
+    # Every case is held out once per repeat: the maps show how far two models disagree.
+    what = "--task sim_subtype --head abmil --protocol cv --repeats 2"
+    _step(start, f"spade-bench run --encoder spade {what}")
     run(
         encoder=["spade", _ENCODERS[0]],
         task=["sim_subtype"],
         head=["abmil"],
         protocol="cv",
         folds=3,
+        repeats=2,
         controls=False,
     )
     maps = functools.partial(

@@ -11,8 +11,15 @@ import typer
 from spade_bench.cli.options import (
     BatchSizeOption,
     DeviceOption,
+    ExecutorOption,
+    GpusOption,
+    RayAddressOption,
+    RayOption,
     RevisionOption,
+    ScriptOption,
+    SlurmOption,
     TrustOption,
+    WorkerCount,
     load_options,
 )
 
@@ -50,6 +57,13 @@ def encode(
     batch_size: BatchSizeOption = 8192,
     trust_remote_code: TrustOption = False,
     revision: RevisionOption = None,
+    executor: ExecutorOption = None,
+    workers: WorkerCount = None,
+    gpus: GpusOption = None,
+    ray_address: RayAddressOption = None,
+    ray: RayOption = None,
+    slurm: SlurmOption = None,
+    script: ScriptOption = False,
 ) -> None:
     """Encode a folder of base features, with SPADE, another encoder of features or a slide encoder.
 
@@ -58,7 +72,17 @@ def encode(
     """
     from spade_bench import api, console, registry
     from spade_bench.errors import DataError
+    from spade_bench.executors import executor_settings
 
+    where = executor_settings(
+        executor,
+        workers=workers,
+        gpus=gpus,
+        ray_address=ray_address,
+        ray=ray,
+        slurm=slurm,
+        script=script,
+    )
     slide_level = registry.encoders.get(encoder).card.level == "slide"
     given = {
         "routing": None if routing is None else routing.value,
@@ -73,11 +97,14 @@ def encode(
         encoder,
         out=out,
         with_routing=with_routing,
+        executor=where,
         weights=how.weights,
         device=how.device,
         revision=how.revision,
         **{**batch, **how.options},
     )
+    if where is not None and where.script:
+        return
     console.emit(
         f"{len(done.written)} {'slides' if slide_level else 'bags'} encoded, "
         f"{len(done.skipped)} already there, {len(done.failed)} failed: {out}"

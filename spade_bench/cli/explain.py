@@ -145,7 +145,7 @@ def explain(
     )
     from spade_bench.explain.explaining import Question, maps_of, open_subject
     from spade_bench.explain.keptmodels import Wanted
-    from spade_bench.explain.mapfolder import SCHEMA, Wishes, write_maps
+    from spade_bench.explain.mapfolder import SCHEMA, MapFolder, Wishes
     from spade_bench.surroundings import left_unchanged
 
     space = ws.load()
@@ -192,7 +192,8 @@ def explain(
         workspace=space,
     )
     with left_unchanged():
-        written = write_maps(maps_of(opened, question), out, wishes)
+        folder = MapFolder(out, wishes)
+        written = folder.take(maps_of(opened, question, expect=folder.expect))
     if json_:
         content = {"out": str(out), "maps": written.maps, "mean_spearman": written.agreement}
         console.emit_json(SCHEMA.split("/")[1], content)
@@ -238,7 +239,8 @@ def _say(written: Written, out: Path) -> None:
     )
     trained = sum(one["trained"] for one in written.maps)
     if trained:
-        console.emit(f"{trained} maps are of cases that trained their models, and are marked")
+        are = "1 map is of a case" if trained == 1 else f"{trained} maps are of cases"
+        console.emit(f"{are} that trained the models, and marked")
     if written.agreements:
         a, b = written.agreements[0].a, written.agreements[0].b
         mean = "undefined" if written.agreement is None else f"{written.agreement:.3f}"

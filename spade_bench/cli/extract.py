@@ -10,8 +10,14 @@ import typer
 
 from spade_bench.cli.options import (
     DeviceOption,
+    ExecutorOption,
+    GpusOption,
+    RayAddressOption,
+    RayOption,
     RevisionOption,
+    ScriptOption,
     SeedOption,
+    SlurmOption,
     TrustOption,
     WorkersOption,
     load_options,
@@ -139,11 +145,28 @@ def extract(
     write_table: TableOption = None,
     seed: SeedOption = 0,
     revision: RevisionOption = None,
+    executor: ExecutorOption = None,
+    gpus: GpusOption = None,
+    ray_address: RayAddressOption = None,
+    ray: RayOption = None,
+    slurm: SlurmOption = None,
+    script: ScriptOption = False,
 ) -> int:
     """Extract patch features: one HDF5 file per slide or sample. Finished files are kept."""
     from spade_bench import api, console
+    from spade_bench.executors import executor_settings
     from spade_bench.extraction import EncoderSource
 
+    where = executor_settings(
+        executor,
+        # Without an executor these are the readers of this process.
+        workers=workers if workers and (executor or gpus) else None,
+        gpus=gpus,
+        ray_address=ray_address,
+        ray=ray,
+        slurm=slurm,
+        script=script,
+    )
     sections = hest if manifest is None else manifest
     _check_input(
         [slides, hest, manifest, patches],
@@ -172,28 +195,33 @@ def extract(
         "override_mpp": override_mpp,
         "series": series,
         "batch_size": batch_size,
-        "workers": workers,
+        "workers": workers if where is None else 0,
         "shard": parse_shard(shard),
         "preview": preview,
         "drop_pen": drop_pen,
         "drop_blur": drop_blur,
     }
     source = EncoderSource(encoder, options)
-    groups = None if patches is None else _groups(patches, group_by, write_table)
+    groups: Any = None if patches is None else _groups(patches, group_by, write_table)
     failed = False
     resolutions: list[float | None] = [*dict.fromkeys(mpp or ())] or [None]
     for value in resolutions:
         done = api.extract(
             slides,
-            source,
+            source if where is None else encoder,
             out=out,
             hest=hest,
             manifest=manifest,
-            patches=groups,
+            patches=groups if where is None else patches,
+            group_by=group_by,
             trust=trust or (),
+            load=options,
+            executor=where,
             mpp=value,
             **settings,
         )
+        if where is not None and where.script:
+            continue
         failed |= bool(done.failed)
         console.emit(done.line())
         for line in done.failed.values():

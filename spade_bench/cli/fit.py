@@ -10,24 +10,22 @@ import typer
 from spade_bench.cli.options import (
     AllowMissingOption,
     AsIsOption,
+    CaseColumn,
+    DaysColumn,
     DeviceOption,
+    EventColumn,
+    EventValue,
+    LabelColumn,
+    MatchIds,
     PositiveOption,
     RegionNameOption,
     RegionShareOption,
     RegionsOption,
     SeedOption,
     SetOption,
+    SlideColumn,
     TrustOption,
     path_of_encoder,
-)
-from spade_bench.cli.tableoptions import (
-    CaseColumn,
-    DaysColumn,
-    EventColumn,
-    EventValue,
-    LabelColumn,
-    MatchIds,
-    SlideColumn,
 )
 
 __all__ = ["fit"]

@@ -40,6 +40,9 @@ _COMMANDS = {
     "report": ("report", "report"),
     "compare": ("report", "compare"),
     "cite": ("report", "cite"),
+    "merge": ("exchange", "merge"),
+    "export": ("exchange", "export"),
+    "import": ("exchange", "import_results"),
     "demo": ("demo", "demo"),
 }
 

@@ -15,17 +15,31 @@ __all__ = [
     "AllowMissingOption",
     "AsIsOption",
     "BatchSizeOption",
+    "CaseColumn",
+    "DaysColumn",
     "DeviceOption",
+    "EventColumn",
+    "EventValue",
+    "ExecutorOption",
+    "GpusOption",
     "JsonOption",
+    "LabelColumn",
+    "MatchIds",
     "PositiveOption",
+    "RayAddressOption",
+    "RayOption",
     "RegionNameOption",
     "RegionShareOption",
     "RegionsOption",
     "RevisionOption",
+    "ScriptOption",
     "SeedOption",
     "SetOption",
     "SizeOption",
+    "SlideColumn",
+    "SlurmOption",
     "TrustOption",
+    "WorkerCount",
     "WorkersOption",
     "load_options",
     "parse_named_paths",
@@ -45,7 +59,13 @@ SizeOption = Annotated[
     typer.Option("--size", help="Size of the simulated study: tiny (minutes) or small (longer)."),
 ]
 WorkersOption = Annotated[
-    int, typer.Option("--workers", min=0, help="Reader threads or processes; 0 picks by machine.")
+    int,
+    typer.Option(
+        "--workers",
+        min=0,
+        help="Reader threads or processes; with --executor, the workers that share the work. 0 "
+        "picks by machine.",
+    ),
 ]
 TrustOption = Annotated[
     bool,
@@ -91,6 +111,74 @@ RegionShareOption = Annotated[
     typer.Option(
         help="With --regions: least share of a patch's area inside, such as 0.5. Default: its "
         "centre."
+    ),
+]
+ExecutorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--executor",
+        help="Where to run: local (several processes), ray or slurm. Default: this process.",
+    ),
+]
+WorkerCount = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="How many workers share the work. Default: one per card, else one per core; of Ray "
+        "as many as there is room for; of Slurm it must be said.",
+    ),
+]
+GpusOption = Annotated[
+    str | None,
+    typer.Option("--gpus", help="Cards of this machine, one per worker: all, or 0,1."),
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray-address", help="A Ray cluster, such as auto or HOST:6379. Default: one started here."
+    ),
+]
+RayOption = Annotated[
+    str | None, typer.Option("--ray", help="What a worker gets: gpus=1,cpus=4,memory=16GB.")
+]
+SlurmOption = Annotated[
+    str | None,
+    typer.Option("--slurm", help="Options of sbatch: partition=gpu,gpus=1,time=4:00:00."),
+]
+ScriptOption = Annotated[
+    bool, typer.Option("--script", help="With --executor slurm: only write the script of the jobs.")
+]
+CaseColumn = Annotated[
+    str | None, typer.Option("--case-column", help="Column of the case. Default: case_id.")
+]
+SlideColumn = Annotated[
+    str | None, typer.Option("--slide-column", help="Column of the slide. Default: slide_id.")
+]
+LabelColumn = Annotated[
+    str | None, typer.Option("--label-column", help="Column of the label. Default: the task's.")
+]
+EventColumn = Annotated[
+    str | None, typer.Option("--event-column", help="Column of the event. Default: event.")
+]
+DaysColumn = Annotated[
+    str | None,
+    typer.Option("--days-column", help="Column of the days. Default: duration_days."),
+]
+EventValue = Annotated[
+    str | None,
+    typer.Option(
+        "--event-value",
+        help="Value of the event column that means it happened: 1 to confirm the table, 0 where "
+        "1 stands for censored.",
+    ),
+]
+MatchIds = Annotated[
+    str | None,
+    typer.Option(
+        "--match-ids",
+        help="exact, or loose: slides and files match also without .svs or .h5, leading zeros "
+        "and case.",
     ),
 ]
 

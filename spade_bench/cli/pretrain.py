@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from spade_bench.cli.options import DeviceOption, WorkersOption
+from spade_bench.cli.options import (
+    DeviceOption,
+    ExecutorOption,
+    GpusOption,
+    RayAddressOption,
+    RayOption,
+    SlurmOption,
+    WorkersOption,
+)
 
 __all__ = ["pretrain"]
 
@@ -69,11 +77,18 @@ def pretrain(
     ] = False,
     device: DeviceOption = None,
     workers: WorkersOption = 0,
+    executor: ExecutorOption = None,
+    gpus: GpusOption = None,
+    ray_address: RayAddressOption = None,
+    ray: RayOption = None,
+    slurm: SlurmOption = None,
 ) -> None:
     """Pretrain SPADE on paired H&E and spatial transcriptomics, or TANGLE on bulk expression.
 
     Prepares the samples, clusters their spots into data experts, trains the experts and the
     single-expert control, and scores held-out samples. Run the same command again to continue.
+    With --executor the experts are shared by workers; features are then better extracted
+    beforehand, by `extract --hest DIR --executor ...`, and given with --features.
     What the flags leave out comes from spade-bench.yaml in the current folder.
     """
     from spade_bench import workspace
@@ -81,14 +96,24 @@ def pretrain(
     from spade_bench.encoders.spade.pretraining import pipeline
     from spade_bench.encoders.tangle.pretraining import tanglepipeline
     from spade_bench.errors import UserError
+    from spade_bench.executors import executor_settings
 
+    where = executor_settings(
+        executor,
+        # Without an executor these are the readers of this process.
+        workers=workers if workers and (executor or gpus) else None,
+        gpus=gpus,
+        ray_address=ray_address,
+        ray=ray,
+        slurm=slurm,
+    )
     space = workspace.load()
     single = parse_set(settings or [])
     if config is not None and named_config("pretrain", config).get("method"):
         only_spade = {"--hest": hest, "--manifest": manifest, "--spaceranger": spaceranger,
                       "--xenium": xenium,
                       "--experts": experts, "--scan-k": scan_k, "--weights": weights,
-                      "--exclude-task": exclude_task}  # fmt: skip
+                      "--exclude-task": exclude_task, "--executor": where}  # fmt: skip
         if refused := [name for name, value in only_spade.items() if value]:
             raise UserError(f"{', '.join(refused)} belongs to SPADE", where=f"--config {config}")
         tanglepipeline.pretrain_tangle(
@@ -120,7 +145,8 @@ def pretrain(
         weights=weights,
         out=out,
         device=device,
-        workers=workers,
+        workers=workers if where is None else 0,
+        executor=where,
         experts=_experts(experts),
         scan=scan_k,
         overwrite=overwrite,

@@ -77,6 +77,14 @@ def report(
         Path | None,
         typer.Option(help="With --by: the table, where it is not where the run had it."),
     ] = None,
+    published: Annotated[
+        bool,
+        typer.Option(
+            "--published",
+            help="Instead: your numbers beside published ones of the same task, encoder and "
+            "metric, with their source and what differs.",
+        ),
+    ] = False,
     plots: Annotated[
         bool, typer.Option("--plots/--no-plots", help="Draw pictures into FOLDER/plots.")
     ] = True,
@@ -101,7 +109,6 @@ def report(
     from spade_bench.report import leaderboard, overall, risk_splits
     from spade_bench.report import risk_split as logrank
     from spade_bench.report.overall import as_report_rows, over_several_tasks
-    from spade_bench.report.page.maplinks import check_maps
     from spade_bench.report.pictures import figure_formats
     from spade_bench.results import stored_in
 
@@ -109,18 +116,19 @@ def report(
     form = _form(as_json, as_csv, as_markdown, as_latex, out)
     if long and form in {"", "json"}:
         raise UserError("--long is for --csv, --markdown and --latex")
-    if maps is not None and html is None:
-        raise UserError("--maps is for the page", fix="Give --html FILE too")
+    if maps is not None:
+        _check_maps(maps, html)
     if table is not None and by is None:
         raise UserError("--table is for --by", fix="Give --by COLUMN too")
-    if by is not None:
-        _refuse_with_by({"--html": html, "--figures": figures != "png", "--long": long})
+    others = {"--html": html, "--figures": figures != "png", "--long": long}
+    _refuse_beside({"--by": by, "--published": published}, others)
     _check_targets(html, out, [*stored_in(_folders(folders)), *([table] if table else [])])
-    if maps is not None:
-        check_maps(maps)
     results = api.load_results(_folders(folders))
     if by is not None:
         _by(results, by, metric or "primary", table, form, out)
+        return
+    if published:
+        _published(results, metric or "all", form, out)
         return
     series, resampler = results.series, results.resampler
     wanted = metric or ("all" if long or form == "json" else "primary")
@@ -132,7 +140,7 @@ def report(
     tests = logrank.as_report_rows(splits) if wanted in {"all", logrank.METRIC} else []
     everything = [*rows, *tests, *as_report_rows(ranks)]
     if form == "":
-        _print(series, resampler, rows, ranks, splits)
+        _print(series, resampler, rows, ranks, splits, wanted)
     elif long:
         _write(_long(form, everything), out)
     else:
@@ -148,12 +156,24 @@ def report(
     _left_out(results)
 
 
-def _refuse_with_by(given: Mapping[str, object]) -> None:
-    """Refuse what a table by levels cannot be, rather than leave it out in silence."""
+def _check_maps(maps: Path, html: Path | None) -> None:
+    from spade_bench.errors import UserError
+    from spade_bench.report.page.maplinks import check_maps
+
+    if html is None:
+        raise UserError("--maps is for the page", fix="Give --html FILE too")
+    check_maps(maps)
+
+
+def _refuse_beside(tables: Mapping[str, object], others: Mapping[str, object]) -> None:
+    """Refuse what a table of another kind cannot be, rather than leave it out in silence."""
     from spade_bench.errors import UserError
 
-    for option in [name for name, value in given.items() if value]:
-        raise UserError("does not go with --by", where=option, fix="Leave one of the two out")
+    asked = [name for name, value in tables.items() if value]
+    for option in [*asked[1:], *(name for name, value in others.items() if value and asked)]:
+        raise UserError(
+            f"does not go with {asked[0]}", where=option, fix="Leave one of the two out"
+        )
 
 
 def _check_targets(html: Path | None, out: Path | None, inputs: Sequence[Path]) -> None:
@@ -191,6 +211,29 @@ def _by(
     else:
         print_levels(rows)
         print_legend([flag for row in rows for flag in row.flags], _words(results.series))
+    _left_out(results)
+
+
+def _published(results: Results, metric: str, form: str, out: Path | None) -> None:
+    """Print numbers of the folder beside published ones."""
+    from spade_bench import console
+    from spade_bench.errors import UserError
+    from spade_bench.report import leaderboard
+    from spade_bench.report.literature.published import COLUMNS, beside_published
+
+    if form not in {"", "json"}:
+        raise UserError("--published is printed as a table or as JSON", fix="Use --json")
+    results.check_metric(metric, ())
+    rows = beside_published(leaderboard(results.series, results.resampler, metric))
+    if form == "json":
+        listed = [row.as_dict() for row in rows]
+        _write(console.json_text("report", {"published": listed}), out)
+    else:
+        console.table(
+            "yours beside published numbers: protocols differ, see the last column",
+            COLUMNS,
+            [row.cells() for row in rows],
+        )
     _left_out(results)
 
 
@@ -290,7 +333,7 @@ def cite(
 ) -> None:
     """Print BibTeX and a table of licences of the encoders, heads, tasks and data used."""
     from spade_bench import api, console, files
-    from spade_bench.report import citations
+    from spade_bench.report.literature import citations
     from spade_bench.results import stored_in
     from spade_bench.results.runsettings import stored_settings
 
@@ -409,6 +452,7 @@ def _print(
     rows: Sequence[ReportRow],
     ranks: Sequence[OverallRow],
     splits: Sequence[RiskSplit],
+    wanted: str,
 ) -> None:
     from spade_bench import console
     from spade_bench.report import against_base
@@ -416,8 +460,7 @@ def _print(
 
     tables.print_leaderboard(rows)
     tables.print_notes(rows)
-    shown = {(row.task, row.metric) for row in rows}
-    differences = [d for d in against_base(series, resampler) if (d.task, d.metric) in shown]
+    differences = against_base(series, resampler, wanted)
     if differences:
         title = f"{differences[0].a} minus {differences[0].b}"
         if len({(d.a, d.b) for d in differences}) > 1:

@@ -10,15 +10,18 @@ import typer
 from spade_bench.cli.options import (
     AllowMissingOption,
     AsIsOption,
+    CaseColumn,
     DeviceOption,
     JsonOption,
+    LabelColumn,
+    MatchIds,
     SeedOption,
     SetOption,
+    SlideColumn,
     TrustOption,
     load_options,
     paths_by_name,
 )
-from spade_bench.cli.tableoptions import CaseColumn, LabelColumn, MatchIds, SlideColumn
 
 if TYPE_CHECKING:
     from spade_bench.extraction import PatchGroup
@@ -237,7 +240,58 @@ def _print(found: Robustness) -> None:
         "five folds of cases, of the classes, and of the "
         f"{len(first.centre_probe.values)} centres with 10 cases or more"
     )
+    _print_drops(found)
     print_legend([flag for row in found.rows for flag in row.flags])
+
+
+def _print_drops(found: Robustness) -> None:
+    """Print what probes lose as class and centre go together in training."""
+    from spade_bench import console
+    from spade_bench.robustness.performancedrop import DRAWS, LEAST_IN_CELL
+
+    of_rows = [(row, row.performance_drop) for row in found.rows]
+    drops = [drop for _, drop in of_rows if drop is not None]
+    if not drops:
+        console.paragraph(
+            f"no performance drop: no two classes have {LEAST_IN_CELL} cases each at two centres"
+        )
+        return
+    first = drops[0]
+    away = f"{first.elsewhere_cases} cases elsewhere" if first.elsewhere else "too few elsewhere"
+    console.paragraph(
+        f"performance drop of a probe of {' and '.join(first.classes)}, trained on "
+        f"{first.train_cases} cases of {' and '.join(first.centres)} whose class and "
+        f"{found.points.by} go together more and more; {away} [middle 95% of {DRAWS} draws of the "
+        "training cases, which says nothing of other cases]"
+    )
+    columns = ("encoder", "balanced accuracy, V = 0", "V = 1", "drop", "elsewhere, V = 0", "V = 1",
+               "drop")  # fmt: skip
+    cells = [
+        (
+            f"{'  ' if row.control else ''}{row.encoder}",
+            f"{drop.at_home[0]:.3f}",
+            f"{drop.at_home[-1]:.3f}",
+            _share(drop.drop_at_home, drop.drop_at_home_range),
+            *(
+                ("-", "-", "-")
+                if drop.elsewhere is None
+                else (
+                    f"{drop.elsewhere[0]:.3f}",
+                    f"{drop.elsewhere[-1]:.3f}",
+                    _share(drop.drop_elsewhere, drop.drop_elsewhere_range),
+                )
+            ),
+        )
+        for row, drop in of_rows
+        if drop is not None
+    ]
+    console.table("", columns, cells, 1)
+
+
+def _share(value: float | None, ends: tuple[float, float] | None) -> str:
+    if value is None or ends is None:
+        return "-"
+    return f"{value:+.1%} [{ends[0]:+.1%}, {ends[1]:+.1%}]"
 
 
 def _line(row: Assessed) -> tuple[str, ...]:

@@ -10,24 +10,29 @@ import typer
 from spade_bench.cli.options import (
     AllowMissingOption,
     AsIsOption,
+    CaseColumn,
+    DaysColumn,
     DeviceOption,
+    EventColumn,
+    EventValue,
+    ExecutorOption,
+    GpusOption,
+    LabelColumn,
+    MatchIds,
     PositiveOption,
+    RayAddressOption,
+    RayOption,
     RegionNameOption,
     RegionShareOption,
     RegionsOption,
+    ScriptOption,
     SetOption,
+    SlideColumn,
+    SlurmOption,
     TrustOption,
+    WorkerCount,
     parse_shard,
     paths_by_name,
-)
-from spade_bench.cli.tableoptions import (
-    CaseColumn,
-    DaysColumn,
-    EventColumn,
-    EventValue,
-    LabelColumn,
-    MatchIds,
-    SlideColumn,
 )
 
 if TYPE_CHECKING:
@@ -62,7 +67,11 @@ def run(
         typer.Option(help="Head. May be repeated. Default: the one of the kind of task."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="Sweep (yaml): encoders, tasks, heads and settings.")
+        Path | None,
+        typer.Option(
+            help="Sweep (yaml): encoders, tasks, heads and settings; or the name of one that "
+            "ships, such as spade."
+        ),
     ] = None,
     protocol: Annotated[
         str | None,
@@ -169,17 +178,29 @@ def run(
     device: DeviceOption = None,
     memory: Annotated[
         str | None,
-        typer.Option(help="What training may take, such as 4GB; never changes the numbers."),
+        typer.Option(
+            help="What the run may take, such as 4GB: half for features in memory, half for "
+            "training. A larger cohort is read in part in every epoch; the numbers do not change. "
+            "Default: 8GB; of a GPU, most of what is free."
+        ),
     ] = None,
     cache: Annotated[
         str | None,
         typer.Option(
             help="What may lie beside the features in .spade-bench for later runs: digests "
             "(default; a small index), copy (also fast copies of files that read slowly, on at "
-            "most a quarter of the free disk), off."
+            "most a quarter of the free disk), off. Unless off, what an encoder like spade makes "
+            "of the features is kept there too (32 GB; SPADE_BENCH_CACHE_SIZE)."
         ),
     ] = None,
     set_: SetOption = None,
+    executor: ExecutorOption = None,
+    workers: WorkerCount = None,
+    gpus: GpusOption = None,
+    ray_address: RayAddressOption = None,
+    ray: RayOption = None,
+    slurm: SlurmOption = None,
+    script: ScriptOption = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for results. Default: the workspace's.")
     ] = None,
@@ -187,17 +208,37 @@ def run(
     """Run encoders on tasks and store every result; the same command again continues."""
     settings = _settings(dict(locals()))
     from spade_bench import evaluation as runner
+    from spade_bench import spreading
     from spade_bench import workspace as ws
     from spade_bench.evaluation.resolve import resolve
     from spade_bench.evaluation.settings import read_settings
+    from spade_bench.executors import executor_settings
 
     if config is not None:
         settings = settings.over(read_settings(config))
-    request = resolve(settings, ws.load(), shard=parse_shard(shard) or (0, 1), dry_run=dry_run)
-    _finish(request, runner.run(request))
+    where = executor_settings(
+        executor,
+        workers=workers,
+        gpus=gpus,
+        ray_address=ray_address,
+        ray=ray,
+        slurm=slurm,
+        script=script,
+    )
+    space, part = ws.load(), parse_shard(shard) or (0, 1)
+    request = resolve(settings, space, shard=part, dry_run=dry_run)
+    if where is None or dry_run:
+        _finish(request, runner.run(request), None if where is None else where.workers)
+        return
+    summary = spreading.run_spread(settings, space, where, shard=part)
+    if not where.script:
+        _finish(request, summary)
 
 
-_NO_SETTINGS = ("config", "shard", "dry_run")
+_NO_SETTINGS = (
+    *("config", "shard", "dry_run"),
+    *("executor", "workers", "gpus", "ray_address", "ray", "slurm", "script"),
+)
 # Flags whose field has another name: what may be repeated is one flag and several values.
 _FIELDS = {
     "encoder": "encoders",
@@ -239,7 +280,7 @@ def _shots(text: str | None) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _finish(request: EvaluationRequest, summary: RunSummary) -> None:
+def _finish(request: EvaluationRequest, summary: RunSummary, workers: int | None = None) -> None:
     from spade_bench import console
     from spade_bench.errors import UserError
 
@@ -249,12 +290,13 @@ def _finish(request: EvaluationRequest, summary: RunSummary) -> None:
         todo = sum(row[4] - row[5] for row in summary.planned)
         console.say(
             f"{todo} cells to run, {sum(row[5] for row in summary.planned)} finished; "
-            f"{_duration(summary.seconds)}"
+            f"{_duration(summary, workers)}"
         )
     else:
+        beside = f"{summary.elsewhere} by other runs meanwhile, " if summary.elsewhere else ""
         console.say(
-            f"{summary.done} cells done, {summary.skipped} finished before, {summary.failed} "
-            f"failed; see them with `spade-bench report {request.out}`"
+            f"{summary.done} cells done, {beside}{summary.skipped} finished before, "
+            f"{summary.failed} failed; see them with `spade-bench report {request.out}`"
         )
     if summary.keeper is not None:
         summary.keeper.check()
@@ -269,9 +311,22 @@ def _finish(request: EvaluationRequest, summary: RunSummary) -> None:
         )
 
 
-def _duration(seconds: Any) -> str:
+def _duration(summary: RunSummary, workers: int | None) -> str:
+    """How long it may take, and how that is known."""
+    seconds = summary.seconds
     if seconds is None:
-        return "no estimate of the time before a first cell of each head has finished here"
+        return "no estimate of the time before a first cell of each head of expression has finished"
+    how = "as finished cells took"
+    if summary.timed:
+        timed = sum(summary.timed.values())
+        how = "by small fits on this machine" if timed == seconds else f"{how}, and by small fits"
+    if workers is not None and workers > 1:
+        shared = f"{_words(seconds / workers)} for {workers}"
+        return f"about {_words(seconds)} for one worker, {shared}, {how}"
+    return f"about {_words(seconds)}, {how}"
+
+
+def _words(seconds: float) -> str:
     if seconds < 120:
-        return f"about {seconds:.0f} s, as finished cells took"
-    return f"about {seconds / 60:.0f} min, as finished cells took"
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spade_bench.cli.options import JsonOption
-from spade_bench.cli.tableoptions import (
+from spade_bench.cli.options import (
     CaseColumn,
     DaysColumn,
     EventColumn,
     EventValue,
+    JsonOption,
     LabelColumn,
     MatchIds,
     SlideColumn,

@@ -196,9 +196,9 @@ class _Beside:
         source = self.source
         make: MakeBags = as_they_are
         if source.dim is not None and source.encode_slide is not None:
-            make = by_slide(source.encode_slide, source.dim)
+            make = by_slide(source.encode_slide, source.dim, source.maker)
         elif source.dim is not None and source.encode is not None:
-            make = through(source.encode, source.dim)
+            make = through(source.encode, source.dim, source.maker)
         return Variant(
             source.label,
             source.files,
@@ -284,12 +284,13 @@ class _Beside:
         if control.weights is not None:
             identity["weights"] = weights_hash(control.weights)
         encoder = control.encoder
+        maker = hash_obj([source.maker, control.name, identity]) if source.maker else ""
         if isinstance(encoder, SlideEncoder):
             vector = vector_maker(encoder, any_base=bool(source.flags))
             dim = encoder.dim or bag_dim(next(iter(source.files.values())))
-            make = by_slide(lambda path: vector(path)[1], dim)
+            make = by_slide(lambda path: vector(path)[1], dim, maker)
         else:
-            make = through(checked_encode(encoder), encoder.dim)
+            make = through(checked_encode(encoder), encoder.dim, maker)
         return Variant(
             f"{source.label}{control.label}",
             source.files,

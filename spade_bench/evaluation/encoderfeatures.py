@@ -17,7 +17,7 @@ from spade_bench.evaluation.request import EncoderRequest, EvaluationRequest
 from spade_bench.evaluation.settings import path_of
 from spade_bench.extraction.outputs import checked_encode
 from spade_bench.features.bags import FeatureFolders, bag_encoder, read_bag, same_encoder
-from spade_bench.features.casebags import CaseBags
+from spade_bench.features.casebags import BagInfo, CaseBags
 from spade_bench.features.identity import Identity, identity_of, with_base
 from spade_bench.features.slideids import LOOSE_IDS, match_files
 from spade_bench.files import hash_array, hash_file, hash_obj
@@ -27,6 +27,8 @@ from spade_bench.types import EncoderCard, FeatureEncoder, LoadOptions, SlideEnc
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from spade_bench.features.bagmemory import BagMemory
 
     Encode = Callable[[NDArray[np.float32]], NDArray[np.floating]]
 
@@ -69,6 +71,8 @@ class EncoderFeatures:
         made_by: What made its features, or makes them on the way; None where the files do not say.
         request: What was asked for.
         flags: Flags of every row of it.
+        maker: Digest of all that determines what ``encode`` or ``encode_slide`` returns; empty
+            where nobody can say, and nothing may be kept for later.
     """
 
     label: str
@@ -83,6 +87,7 @@ class EncoderFeatures:
     identity: Mapping[str, Any] = field(default_factory=dict)
     made_by: Identity | None = None
     flags: tuple[str, ...] = ()
+    maker: str = ""
 
 
 def find_features(
@@ -421,6 +426,7 @@ def _chained(
         identity={**identity, **_beyond_weights(card, made_by)},
         made_by=with_base(made_by, folders.identity(next(iter(files.values())))),
         flags=flags,
+        maker=_maker_digest(encoder, made_by, identity, request.settings.device),
     )
 
 
@@ -472,7 +478,26 @@ def _slide_level(
         identity={**identity, **_beyond_weights(card, made_by)},
         made_by=with_base(made_by, folders.identity(first)),
         flags=flags,
+        maker=_maker_digest(encoder, made_by, identity, request.settings.device),
     )
+
+
+def _maker_digest(
+    encoder: EncoderRequest, made_by: Identity, identity: Mapping[str, Any], device: str
+) -> str:
+    """Digest of all that determines an encoder's numbers to the last bit.
+
+    Nothing is said of an object from Python, which may do anything: no file stands for it.
+    """
+    from importlib import metadata
+
+    from spade_bench.device import resolve_device
+
+    if encoder.loaded is not None or not made_by.known:
+        return ""
+    # Other kernels add in another order.
+    where = [resolve_device(device).type, metadata.version("torch"), metadata.version("numpy")]
+    return hash_obj([encoder.name, made_by.digest, identity, where])
 
 
 def _told_by_numbers(
@@ -506,17 +531,30 @@ def _exists(folder: Path | None) -> Path:
     return folder
 
 
-def source_bags(source: EncoderFeatures, cases: Sequence[Sequence[str]], dim: int) -> CaseBags:
+def source_bags(
+    source: EncoderFeatures,
+    cases: Sequence[Sequence[str]],
+    dim: int,
+    *,
+    infos: Mapping[str, BagInfo] | None = None,
+    cache: str = "digests",
+    memory: BagMemory | None = None,
+) -> CaseBags:
     """Bags of cases, sent through the encoder where it takes another one's features.
 
     Args:
         source: The encoder with its files.
         cases: Slides of each case.
         dim: Width of the features in the files.
+        infos: Slide -> what was found in its file, where it has been looked at.
+        cache: What may be kept of the features; see `spade_bench.features.cache.CACHE_MODES`.
+        memory: Where bags are kept; None for a budget of their own.
     """
-    bags = CaseBags.from_files([[source.files[slide] for slide in case] for case in cases], dim)
+    files = [[source.files[slide] for slide in case] for case in cases]
+    found = {info.path: info for info in (infos or {}).values()}
+    bags = CaseBags.from_files(files, dim, cache=cache, infos=found, memory=memory)
     if source.encode_slide is not None and source.dim is not None:
-        return bags.map_slides(source.encode_slide, source.dim)
+        return bags.map_slides(source.encode_slide, source.dim, made_by=source.maker)
     if source.encode is not None and source.dim is not None:
-        return bags.map(source.encode, source.dim)
+        return bags.map(source.encode, source.dim, made_by=source.maker)
     return bags

@@ -83,6 +83,12 @@ class HeadKeeper:
                     warn(f"{error} The cell is trained again")
         return self._lacking[cell.run_id]
 
+    def look_again(self, cells: Sequence[Cell]) -> None:
+        """Look up once more whether cells lack their heads: another process may keep them now."""
+        for cell in cells:
+            if self._lacking.get(cell.run_id):
+                del self._lacking[cell.run_id]
+
     def keep(
         self, cell: Cell, fitted: FittedHead, classes: Sequence[str], *, hold: bool = False
     ) -> None:

@@ -26,6 +26,7 @@ from spade_bench.evaluation.trainedmodel import (
     TrainedModel,
     features_identity,
 )
+from spade_bench.features.bagmemory import BagMemory, bag_bytes
 from spade_bench.features.bags import FeatureFolders
 from spade_bench.features.casebags import scan_bags
 from spade_bench.heads import Fit, FittedHead, Head, HeadOptions, fit, fitting
@@ -118,7 +119,13 @@ def fit_model(request: EvaluationRequest) -> TrainedModel:
             f"features are {width} wide, encoder '{source.label}' makes {source.dim}",
             fix="Name the folder with this encoder's features",
         )
-    bags = source_bags(source, list(listed.values()), width)
+    bags = source_bags(
+        source,
+        list(listed.values()),
+        width,
+        infos=infos,
+        memory=BagMemory(bag_bytes(request.settings.memory)),
+    )
     data = TrainingData(kind, task.card, cohort, bags, cases.patient_of)
     fitted, thresholds = _fit(request, head, data)
     info = ModelInfo(

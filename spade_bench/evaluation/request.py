@@ -75,6 +75,8 @@ class EvaluationRequest:
         tasks: Tasks with their tables.
         workspace: Stands behind the settings, and names features folders of cohorts.
         shard: Run every n-th row of the table from the i-th on, as (i, n), i from 0.
+        seat: Begin with the i-th of n parts of the work, as (i, n), i from 0; the others follow,
+            unless other processes have done them by then.
         dry_run: Say what would run, and stop.
     """
 
@@ -83,7 +85,13 @@ class EvaluationRequest:
     tasks: tuple[TaskRequest, ...]
     workspace: ws.Workspace | None = None
     shard: tuple[int, int] = (0, 1)
+    seat: tuple[int, int] = (0, 1)
     dry_run: bool = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is this one of the processes of a run that says what concerns all of them."""
+        return self.shard[0] == 0 and self.seat[0] == 0
 
     @cached_property
     def settings(self) -> EvaluationSettings:

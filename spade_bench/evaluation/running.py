@@ -6,20 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spade_bench import console
+from spade_bench.calibration.estimate import Planned, estimate
 from spade_bench.device import resolve_device, setup_numerics
 from spade_bench.errors import UserError
 from spade_bench.evaluation.cells import VariantCells, variant_cells
 from spade_bench.evaluation.encoderfeatures import check_declared
-from spade_bench.evaluation.estimate import Planned, estimate
 from spade_bench.evaluation.hyperparameters import INNER_FOLDS, grid_of, ranking_metric
 from spade_bench.evaluation.keptheads import HeadKeeper
 from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
+from spade_bench.evaluation.runcontext import Context
 from spade_bench.evaluation.settingchecks import check_request
 from spade_bench.evaluation.settings import EvaluationSettings, from_workspace
 from spade_bench.evaluation.spots.spotrunning import heads_of_expression, of_spots, run_expression
 from spade_bench.evaluation.storedsettings import store_config
-from spade_bench.evaluation.taskcells import Context, TaskRun
+from spade_bench.evaluation.taskcells import TaskRun
 from spade_bench.evaluation.taskpreparation import PreparedTask, prepare
+from spade_bench.features.bagmemory import BagMemory, bag_bytes
 from spade_bench.features.bags import FeatureFolders
 from spade_bench.files import hash_obj
 from spade_bench.heads import Head, HeadOptions
@@ -38,21 +40,27 @@ class RunSummary:
     Attributes:
         done: Cells that finished in this run.
         skipped: Cells that had been finished before.
-        failed: Cells that failed in this run.
+        elsewhere: Cells that other runs of the folder finished meanwhile.
+        failed: Cells that failed, here or meanwhile in other runs of the folder.
+        failed_meanwhile: Those of them that others tried.
         first_error: What went wrong first.
         planned: (task, encoder, head, flags, cells, finished before) of every row; a cell that is
             trained again for its head counts as not finished.
         keeper: Stored the fitted heads.
         seconds: Estimate of what is left to do; only for a dry run, None where nothing is known.
+        timed: (task, head) -> seconds of its cells, from small fits; only for a dry run.
     """
 
     done: int = 0
     skipped: int = 0
+    elsewhere: int = 0
     failed: int = 0
+    failed_meanwhile: int = 0
     first_error: str = ""
     planned: list[Planned] = field(default_factory=list)
     keeper: HeadKeeper | None = None
     seconds: float | None = None
+    timed: dict[tuple[str, str], float] = field(default_factory=dict)
 
 
 def run(request: EvaluationRequest) -> RunSummary:
@@ -79,6 +87,8 @@ def run(request: EvaluationRequest) -> RunSummary:
         str(device),
         group_by_site=_keeps_sites(request.settings),
         keeper=keeper,
+        memory=BagMemory(bag_bytes(request.settings.memory)),
+        seat=request.seat,
     )
     summary, folders = RunSummary(keeper=keeper), FeatureFolders()
     stored = request.dry_run
@@ -105,9 +115,11 @@ def run(request: EvaluationRequest) -> RunSummary:
         _run_task(request, prepared, fitting, context, summary)
     keeper.summarise()
     summary.done, summary.skipped = context.done, context.skipped
-    summary.failed, summary.first_error = context.failed, context.first_error
+    summary.elsewhere = context.elsewhere
+    summary.failed, summary.failed_meanwhile = context.failed, context.failed_meanwhile
+    summary.first_error = context.first_error
     if request.dry_run:
-        summary.seconds = estimate(store.rows(), summary.planned)
+        summary.seconds = estimate(store.rows(), summary.planned, summary.timed)
     return summary
 
 
@@ -133,7 +145,7 @@ def _run_spots(
         _task_failed(request, task, request.heads_of(task.card), context, error)
         return
     summary.planned += planned
-    if not request.dry_run and request.shard[0] == 0:
+    if not request.dry_run and request.is_first:
         for label, text in prepared.rows.unusable:
             _unprepared(
                 context,
@@ -172,9 +184,14 @@ def _run_task(
     if again:
         console.say(f"{again} finished cells are trained again to keep their heads")
     if request.dry_run:
+        known = {row.head for row in context.store.rows() if row.status == "ok"}
+        fresh = [row for row in todo if row.head not in known]
+        with console.progress(f"Timing small fits of {prepared.card.name}"):
+            seconds = TaskRun(prepared, fitting, context).timed(fresh)
+        summary.timed |= {(prepared.card.name, head): value for head, value in seconds.items()}
         return
     write_plan(request.out, prepared.card.name, _planned_cells(every))
-    if prepared.unusable and index == 0:
+    if prepared.unusable and request.is_first:
         _encoders_failed(prepared, fitting, request.settings.seed, context)
     TaskRun(prepared, fitting, context).run(todo)
 
@@ -246,7 +263,7 @@ def _task_failed(
     console.warn(f"task {task.card.name} failed: {error}")
     if request.dry_run:
         context.first_error = context.first_error or str(error)
-    elif request.shard[0] == 0:
+    elif request.is_first:
         _unprepared(
             context,
             str(error),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ class EvaluationSettings:
         allow_leaky_splits: Accept published splits with cases on both sides, and flag every row.
         trust_remote_code: Agree to run code that lies beside the weights of encoders.
         device: Device.
-        memory: What training may take besides cached bags, such as `4GB`; None for a share.
+        memory: What bags and training may take together, such as `4GB`; None for the default.
         cache: What may be kept of the features: digests, copy or off; see docs/FEATURES.md.
         positive: The positive one of two classes; None leaves it to the order of classes.
         as_is: Take files that name another encoder, and flag every row.
@@ -268,10 +269,14 @@ def from_workspace(workspace: Workspace | None) -> EvaluationSettings:
 def read_settings(path: Path) -> EvaluationSettings:
     """Read settings from YAML; relative paths are relative to the file.
 
+    Args:
+        path: The file, or the name of one that ships in `configs/reproduce`.
+
     Raises:
         ConfigError: When the file is missing, or holds unknown keys or wrong values.
     """
-    settings = EvaluationSettings.of(config.read_yaml(path), str(path))
+    read = config.read_yaml if path.is_file() else partial(config.named_config, "reproduce")
+    settings = EvaluationSettings.of(read(str(path)), str(path))
     near = path.parent
     changes: dict[str, Any] = {
         name: {key: near / value for key, value in getattr(settings, name).items()}

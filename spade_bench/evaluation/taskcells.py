@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from spade_bench import console
-from spade_bench.errors import DataError, SpadeBenchError, UserError
+from spade_bench.calibration.timings import fit_pace, reading_pace
+from spade_bench.errors import DataError, UserError
 from spade_bench.evaluation.cells import Cell, VariantCells, fit_seed, shuffle_seed
 from spade_bench.evaluation.hyperparameters import Job, choose, ranking_metric
-from spade_bench.evaluation.keptheads import HeadKeeper
+from spade_bench.evaluation.runcontext import Context, make_row, work_key
 from spade_bench.heads import Fit, FittedHead, Head, checked_scores, fit_predict
 from spade_bench.results import (
-    Finished,
     Predictions,
-    ResultStore,
     Row,
-    environment,
-    read_predictions,
     write_predictions,
 )
-from spade_bench.results.rows import now
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,60 +29,7 @@ if TYPE_CHECKING:
     from spade_bench.evaluation.variants import VariantKey
     from spade_bench.features.casebags import CaseBags
 
-__all__ = ["Context", "TaskRun", "make_row"]
-
-
-@dataclass
-class Context:
-    """What all tasks of a run share.
-
-    Attributes:
-        store: Where rows go.
-        finished: Which run ids need not run again.
-        device: Name of the device.
-        grids: Head -> grid to choose from; no entry without a choice.
-        group_by_site: Whether inner folds keep sites together.
-        keeper: Stores fitted heads; None keeps none.
-        base: Base bags of the latest task, by their files: tasks over the same cases read and pool
-            them once.
-        done: Cells that finished.
-        skipped: Cells that had been finished before.
-        failed: Cells that failed.
-        first_error: What went wrong first.
-    """
-
-    store: ResultStore
-    finished: Finished
-    device: str
-    grids: Mapping[str, Mapping[str, Sequence[Any]]] = field(default_factory=dict)
-    group_by_site: bool = False
-    keeper: HeadKeeper | None = None
-    base: dict[str, CaseBags] = field(default_factory=dict)
-    done: int = 0
-    skipped: int = 0
-    failed: int = 0
-    first_error: str = ""
-
-    def is_done(self, cell: Cell) -> bool:
-        """Whether a cell need not be fitted: its row is stored, and its head if it is kept."""
-        if cell.run_id not in self.finished:
-            return False
-        return self.keeper is None or not self.keeper.lacks(cell)
-
-    def fail(self, cells: Sequence[Cell], error: Exception, seconds: float) -> None:
-        """Store failed rows, of cells that have no finished one; the rest of the run goes on."""
-        expected = isinstance(error, SpadeBenchError)
-        text = str(error) if expected else f"{type(error).__name__}: {error}"
-        console.warn(f"{cells[0].encoder} {cells[0].head} on {cells[0].task} failed: {text}")
-        self.store.append(
-            [
-                make_row(cell, "failed", self.device, seconds, error=text)
-                for cell in cells
-                if cell.run_id not in self.finished
-            ]
-        )
-        self.failed += len(cells)
-        self.first_error = self.first_error or text
+__all__ = ["TaskRun"]
 
 
 @dataclass(frozen=True)
@@ -111,21 +55,55 @@ class TaskRun:
 
     def run(self, todo: Sequence[VariantCells]) -> None:
         """Run rows of the table, those over the same bags together: they train in one pass."""
-        finished = self._context.finished
-        with console.progress(
-            f"Running {self._prepared.card.name}", sum(len(row.cells) for row in todo), "cells"
-        ) as bar:
-            for alike in _over_the_same_bags(todo):
+        context, cells = self._context, [cell for row in todo for cell in row.cells]
+        context.skipped += sum(cell.run_id in context.finished for cell in cells)
+        done = sum(map(context.is_done, cells))
+        with (
+            console.progress(
+                f"Running {self._prepared.card.name}", len(cells), "cells", done
+            ) as bar,
+            closing(context.in_turn(_over_the_same_bags(todo), _cells, _key, bar)) as turns,
+        ):
+            for alike in turns:
                 work = [Work(row, cell) for row in alike for cell in row.cells]
-                pending = [one for one in work if not self._context.is_done(one.cell)]
-                self._context.skipped += sum(one.cell.run_id in finished for one in work)
-                bar.advance(len(work) - len(pending))
+                pending = [one for one in work if context.is_open(one.cell)]
                 for part in _together([one for one in pending if not one.cell.members]):
                     self._fit(part)
                     bar.advance(len(part), _note(part[0]))
-                for one in (one for one in pending if one.cell.members):
-                    self._average(one.cell)
-                    bar.advance(1, _note(one))
+                means = [one for one in pending if one.cell.members]
+                if means:
+                    self._average([one.cell for one in means])
+                    bar.advance(len(means), _note(means[0]))
+
+    def timed(self, todo: Sequence[VariantCells]) -> dict[str, float]:
+        """Say how long rows may take by each head, from small fits on some of their cases.
+
+        Returns:
+            Head -> seconds of its cells that are to be fitted, reading included once for each row.
+        """
+        paces, bags = self._context.paces, None
+        reading: dict[VariantKey, float] = {}
+        out: dict[str, float] = {}
+        for row in todo:
+            left = [cell for cell in row.cells if not self._context.is_done(cell)]
+            left = [cell for cell in left if not cell.members]
+            if not left:
+                continue
+            key, name = row.variant.key, row.head
+            if bags is None or not (row.variant.fitted or key in reading):
+                bags = self._bags_of([Work(row, left[0])])
+                reading[key] = reading_pace(bags)
+            outputs = self._prepared.kind.n_outputs(self._prepared.cohort)
+            like = name, bags.dim, outputs, self._prepared.kind.card.name
+            if like not in paces:
+                largest = max(left, key=lambda cell: len(cell.episode.train))
+                job = self._job(Work(row, largest))
+                fit = Fit(job.train, job.target, self._positions(largest.episode.test), job.seed)
+                paces[like] = fit_pace(self._made[name], name, bags, fit, outputs)
+            each = reading.get(key, max(reading.values()))
+            fits = sum(paces[like].seconds(len(cell.episode.train)) for cell in left)
+            out[name] = out.get(name, 0.0) + each * len(self._at) + fits
+        return out
 
     def _fit(self, work: Sequence[Work]) -> None:
         """Fit cells together; when that fails, in halves, so that only the culprit is lost.
@@ -152,14 +130,15 @@ class TaskRun:
             self._context.fail(cells, error, time.perf_counter() - started)
             return
         seconds = (time.perf_counter() - started) / len(cells)
-        rows = []
+        rows: list[tuple[Row, Predictions]] = []
         for cell, fit, raw, params in zip(cells, fits, scores, chosen, strict=True):
             try:
                 predictions = self._predictions(cell, self._checked(cell, raw, len(fit.test)))
                 if cell.run_id not in self._context.finished:
-                    rows.append(self._row(cell, predictions, seconds, params))
+                    row = self._row(cell, predictions, seconds, params)
+                    rows.append((row, predictions))
                 elif self._context.keeper is not None:
-                    stored = self._stored_predictions(cell.run_id)
+                    stored = self._context.finished.predictions(cell.run_id)
                     self._context.keeper.settle(cell, predictions, stored)
             except DataError as error:  # such as predictions that are not finite
                 self._drop_heads([cell])
@@ -263,8 +242,9 @@ class TaskRun:
         wanted = (variant.key, pool)
         if self._bags is None or self._bags[0] != wanted:
             base, key = self._context.base, self._keys[variant.key.files]
+            self._context.memory.turn()
             if key not in base:
-                base[key] = self._prepared.base_bags(variant)
+                base[key] = self._prepared.base_bags(variant, self._context.memory)
             self._bags = wanted, variant.make(base[key], pool)
         return self._bags[1]
 
@@ -286,25 +266,26 @@ class TaskRun:
         train = prepared.target[self._positions(episode.train)]
         return replace(tested, train_ids=episode.train, train_target=train, train_scores=scores[n:])
 
-    def _average(self, cell: Cell) -> None:
-        """The ensemble: the mean of what the fold models said, from their stored predictions."""
-        started = time.perf_counter()
-        try:
-            of_folds = [self._stored_predictions(member.run_id) for member in cell.members]
-            scores = _mean([(p.case_ids, p.scores) for p in of_folds], cell.episode.test)
-            if self._prepared.kind.card.scores_training:
-                parts = [(p.train_ids, p.train_scores) for p in of_folds]
-                scores = _join(scores, _mean(parts, cell.episode.train))
-            predictions = self._predictions(cell, scores)
-            row = self._row(cell, predictions, time.perf_counter() - started, None)
-        except DataError as error:
-            self._context.fail([cell], error, time.perf_counter() - started)
-            return
-        self._stored([row])
+    def _average(self, cells: Sequence[Cell]) -> None:
+        """The ensembles: the mean of what the fold models said, from their stored predictions."""
+        rows: list[tuple[Row, Predictions]] = []
+        for cell in cells:
+            started = time.perf_counter()
+            try:
+                predictions = self._mean_of_folds(cell)
+                row = self._row(cell, predictions, time.perf_counter() - started, None)
+                rows.append((row, predictions))
+            except DataError as error:
+                self._context.fail([cell], error, time.perf_counter() - started)
+        self._stored(rows)
 
-    def _stored_predictions(self, run_id: str) -> Predictions:
-        sha256 = self._context.finished.sha256(run_id)
-        return read_predictions(self._context.store.out, run_id, sha256=sha256)
+    def _mean_of_folds(self, cell: Cell) -> Predictions:
+        of_folds = [self._context.finished.predictions(member.run_id) for member in cell.members]
+        scores = _mean([(p.case_ids, p.scores) for p in of_folds], cell.episode.test)
+        if self._prepared.kind.card.scores_training:
+            parts = [(p.train_ids, p.train_scores) for p in of_folds]
+            scores = _join(scores, _mean(parts, cell.episode.train))
+        return self._predictions(cell, scores)
 
     def _row(
         self,
@@ -314,7 +295,6 @@ class TaskRun:
         params: Mapping[str, Any] | None,
     ) -> Row:
         prepared = self._prepared
-        sha256 = write_predictions(self._context.store.out, cell.run_id, predictions)
         train = None
         if predictions.train_target is not None and predictions.train_scores is not None:
             train = predictions.train_target, predictions.train_scores
@@ -332,7 +312,6 @@ class TaskRun:
             seconds,
             metrics=metrics,
             n=n,
-            predictions_sha256=sha256,
         )
         if params is None:
             return row
@@ -340,36 +319,18 @@ class TaskRun:
         selected = selected or "defaults: too few cases"
         return replace(row, env={**row.env, "selected": selected})
 
-    def _stored(self, rows: Sequence[Row]) -> None:
+    def _stored(self, done: Sequence[tuple[Row, Predictions]]) -> None:
+        """Store cells: the predictions of each encoder in one file, and then the rows."""
+        parts: dict[tuple[str, str, str], dict[str, Predictions]] = {}
+        for row, predictions in done:
+            parts.setdefault((row.encoder, row.task, row.head), {})[row.run_id] = predictions
+        digests: dict[str, str] = {}
+        for place, cells in parts.items():
+            digests |= write_predictions(self._context.store.out, *place, cells)
+        rows = [replace(row, predictions_sha256=digests[row.run_id]) for row, _ in done]
         self._context.store.append(rows)
         self._context.finished.add(rows)
         self._context.done += len(rows)
-
-
-def make_row(cell: Cell, status: Any, device: str, seconds: float, **rest: Any) -> Row:
-    """Make the row of a cell."""
-    episode = cell.episode
-    return Row(
-        run_id=cell.run_id,
-        status=status,
-        encoder=cell.encoder,
-        task=cell.task,
-        head=cell.head,
-        protocol=episode.protocol,
-        k_shot=episode.k_shot,
-        draw=episode.draw,
-        fold=episode.fold,
-        seed=cell.seed,
-        inputs=cell.inputs,
-        flags=cell.flags,
-        control=cell.control,
-        control_of=cell.control_of,
-        identity=cell.identity,
-        env={**environment(device), **cell.about},
-        seconds=round(seconds, 4),
-        created_utc=now(),
-        **rest,
-    )
 
 
 def _may_be_of_one_cell(error: Exception) -> bool:
@@ -397,6 +358,14 @@ def _together(work: Sequence[Work]) -> list[list[Work]]:
     for one in work:
         out.setdefault(one.cell.episode.test if one.row.variant.fitted else (), []).append(one)
     return list(out.values())
+
+
+def _cells(alike: Sequence[VariantCells]) -> list[Cell]:
+    return [cell for row in alike for cell in row.cells]
+
+
+def _key(alike: Sequence[VariantCells]) -> str:
+    return work_key(alike[0].cells[0], alike[0].variant.key.steps)
 
 
 def _note(one: Work) -> str:

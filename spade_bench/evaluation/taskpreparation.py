@@ -26,7 +26,7 @@ from spade_bench.evaluation.settings import EvaluationSettings
 from spade_bench.evaluation.taskcohort import TaskCases, draw, load_cases
 from spade_bench.evaluation.variants import Variant
 from spade_bench.features.bags import FeatureFolders
-from spade_bench.features.casebags import BagInfo, CaseBags, scan_bags
+from spade_bench.features.casebags import BagInfo, CaseBags, Looks, scan_bags
 from spade_bench.files import file_name, hash_obj
 from spade_bench.registry import kinds, suggest, tasks
 from spade_bench.types import Cohort, Episode, TaskCard
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from spade_bench.features.bagmemory import BagMemory
     from spade_bench.tasks.kind import KindCard, TaskKind
 
 __all__ = ["PreparedTask", "check_metrics", "prepare"]
@@ -90,11 +91,11 @@ class PreparedTask:
         """Hash of the files of the cases, in their order; what they hold is no part of it."""
         return hash_obj([[str(path) for path in paths] for paths in self._files(row)])
 
-    def base_bags(self, row: Variant) -> CaseBags:
-        """Bags of the files a row starts from."""
+    def base_bags(self, row: Variant, memory: BagMemory | None = None) -> CaseBags:
+        """Bags of the files a row starts from, kept in ``memory`` or by themselves."""
         files = self._files(row)
         dim = self.infos[files[0][0]].dim
-        return CaseBags.from_files(files, dim, cache=self.cache)
+        return CaseBags.from_files(files, dim, cache=self.cache, infos=self.infos, memory=memory)
 
     def _files(self, row: Variant) -> list[list[Path]]:
         return [[row.files[slide] for slide in case.slide_ids] for case in self.cohort.cases]
@@ -140,7 +141,7 @@ def prepare(
             replace(row, notes=(*row.notes, *loose)) if row.control == RANDOM_WEIGHTS else row
             for row in rows
         ]
-    cohort, infos, complete = _cover(cases.cohort, wanted, rows, request.settings)
+    cohort, infos, complete = _cover(cases.cohort, wanted, rows, request.settings, folders.looks)
     rows = [_fits_width(row, cohort, infos) for row in rows]
     cohort = replace(cohort, simulated=cohort.simulated or card.simulated)
     episodes, notes, settings = (
@@ -338,7 +339,11 @@ def _say_cohort(card: TaskCard, cohort: Cohort, notes: Sequence[str]) -> None:
 
 
 def _cover(
-    cohort: Cohort, wanted: Sequence[str], rows: Sequence[Variant], settings: EvaluationSettings
+    cohort: Cohort,
+    wanted: Sequence[str],
+    rows: Sequence[Variant],
+    settings: EvaluationSettings,
+    looks: Looks,
 ) -> tuple[Cohort, dict[Path, BagInfo], bool]:
     """Check every distinct set of files; keep the slides that all of them can serve."""
     infos: dict[Path, BagInfo] = {}
@@ -349,7 +354,9 @@ def _cover(
             continue
         seen.add(row.key.files)
         files = {slide: row.files[slide] for slide in wanted if slide in row.files}
-        scanned = scan_bags(files, f"Reading features for {row.label}", cache=settings.cache)
+        scanned = scan_bags(
+            files, f"Reading features for {row.label}", cache=settings.cache, seen=looks
+        )
         infos.update({info.path: info for info in scanned.values()})
         unusable = {slide: info.problem for slide, info in scanned.items() if info.problem}
         cohort, coverage = keep_covered(cohort, row.files, unusable)

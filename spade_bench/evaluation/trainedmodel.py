@@ -368,7 +368,7 @@ class TrainedModel:
         return OpenFeatures(
             tuple(source.files),
             lambda slide: read_bag(source.files[slide]),
-            lambda cases: source_bags(source, cases, dim),
+            lambda cases: source_bags(source, cases, dim, infos=infos),
             source.encode_slide is None,
             source.files,
         )

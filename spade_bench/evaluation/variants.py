@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.cohorts.contamination import UNKNOWN, Provenance
@@ -114,14 +115,14 @@ def as_they_are(bags: CaseBags, pool: Sequence[int]) -> CaseBags:
     return bags
 
 
-def through(encode: Encode, dim: int) -> MakeBags:
-    """Send patch features through an encoder, (n, D) -> (n, dim)."""
-    return lambda bags, pool: bags.map(encode, dim)
+def through(encode: Encode, dim: int, made_by: str = "") -> MakeBags:
+    """Send patch features through an encoder, (n, D) -> (n, dim); see `CaseBags.map`."""
+    return lambda bags, pool: bags.map(encode, dim, made_by=made_by)
 
 
-def by_slide(encode: EncodeSlide, dim: int) -> MakeBags:
+def by_slide(encode: EncodeSlide, dim: int, made_by: str = "") -> MakeBags:
     """Send the feature file of each slide through an encoder, -> (slides, dim)."""
-    return lambda bags, pool: bags.map_slides(encode, dim)
+    return lambda bags, pool: bags.map_slides(encode, dim, made_by=made_by)
 
 
 def random_layer(width: int, seed: int) -> MakeBags:
@@ -132,11 +133,18 @@ def random_layer(width: int, seed: int) -> MakeBags:
 
         rng = np.random.default_rng([seed, 3])
         # Features are centred on the training pool; the layer itself is never trained.
-        mean = np.mean([bags[i].mean(axis=0) for i in pool], axis=0)  # (D,)
+        # In the precision of the bags themselves.
+        means = [bags.once("mean32", i, partial(_mean, bags, i)) for i in pool]
+        mean = np.mean(means, axis=0)  # (D,)
         layer = (rng.normal(size=(bags.dim, width)) / np.sqrt(bags.dim)).astype(np.float32)
         return bags.map(lambda x: np.maximum((x - mean) @ layer, 0), width)  # (n, D) -> (n, W)
 
     return make
+
+
+def _mean(bags: CaseBags, index: int) -> NDArray[np.float32]:
+    mean: NDArray[np.float32] = bags[index].mean(axis=0)  # (D,)
+    return mean
 
 
 def principal_components(width: int, seed: int) -> MakeBags:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from spade_bench.explain.layers import CATEGORY, SHARE, SIGNED, VALUE, Layer
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from numpy.typing import NDArray
 
-__all__ = ["category_colours", "colour_map", "layer_colours"]
+__all__ = ["category_colours", "colour_map", "layer_colours", "outline_colours"]
 
 # Even in lightness, and told apart by readers who see two of the three basic colours.
 _MAPS = {SHARE: "viridis", VALUE: "cividis"}
@@ -19,6 +20,8 @@ _MAPS = {SHARE: "viridis", VALUE: "cividis"}
 _SIGNED = ("#08306b", "#2b7bba", "#9ecae1", "#ffffff", "#fdb97d", "#e4580b", "#7f2704")
 # Okabe and Ito's eight without black, which outlines are drawn in, and yellow last: it is faint.
 _CATEGORIES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442")
+# The same for lines on maps: what differs most from viridis and from grey tissue comes first.
+_OUTLINES = ("#d55e00", "#56b4e9", "#cc79a7", "#e69f00", "#009e73", "#0072b2", "#f0e442")
 
 
 def colour_map(scale: str) -> Colormap:
@@ -41,10 +44,24 @@ def category_colours(count: int) -> NDArray[np.float64]:
     The first seven are told apart without colour vision's red or green; further ones are lighter
     or darker shades, so that a legend beside them is needed to read more than about fourteen.
     """
+    return _shaded(_CATEGORIES, count)
+
+
+def outline_colours(count: int) -> NDArray[np.int64]:
+    """Return a colour per class of outlines, (count, 3) in 0..255: black, then colours."""
+    import numpy as np
+
+    colours = np.concatenate([np.zeros((1, 3)), _shaded(_OUTLINES, max(0, count - 1))])
+    whole: NDArray[np.int64] = np.rint(255 * colours[:count]).astype(np.int64)
+    return whole
+
+
+def _shaded(names: Sequence[str], count: int) -> NDArray[np.float64]:
+    """Colours, then darker and paler shades of them, (count, 3) in 0..1."""
     import numpy as np
     from matplotlib.colors import hsv_to_rgb, rgb_to_hsv, to_rgb
 
-    basic = rgb_to_hsv(np.array([to_rgb(one) for one in _CATEGORIES]))  # (7, 3)
+    basic = rgb_to_hsv(np.array([to_rgb(one) for one in names]))  # (7, 3)
     rounds = []
     for turn in range(-(-count // len(basic))):
         shade = basic.copy()

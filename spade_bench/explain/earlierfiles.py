@@ -136,15 +136,21 @@ def remove_kinds(out: Path, kinds: Mapping[str, set[str]]) -> None:
 
 
 def clear_viewer(viewer: Path, *, tiles_stay: bool) -> None:
-    """Remove the pages of a viewer, or all of it.
+    """Remove the pages of a viewer, or all that was written of it.
 
     Args:
         viewer: Its folder; it need not be there.
         tiles_stay: Whether its tiles stay, for the next one to use.
     """
-    if not tiles_stay:
-        shutil.rmtree(viewer, ignore_errors=True)
-        return
-    for page in (*viewer.glob("*.html"), *viewer.glob("slides/*.html")):
+    slides = [one.parent for one in viewer.glob("slides/*/slide.js")]
+    pages = [viewer / "index.html", *viewer.glob("slides/*.html")]
+    for page in pages:
         if page.is_file():  # the tiles of a slide may lie in a folder that is called so
             page.unlink()
+    if tiles_stay:
+        return
+    for folder in (viewer / "assets", *slides):
+        shutil.rmtree(folder, ignore_errors=True)
+    for folder in (viewer / "slides", viewer):  # whatever else somebody put there stays
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,6 +127,7 @@ def maps_of(
     subject: TrainedModel | Sequence[Path],
     question: Question,
     files: Mapping[str, Path] | None = None,
+    expect: Callable[[Sequence[str]], None] | None = None,
 ) -> Iterator[SlideMap]:
     """Map slides one after another; of a run first by the one encoder, then by the other.
 
@@ -134,6 +135,8 @@ def maps_of(
         subject: A model, or folders of results.
         question: What is to be explained.
         files: Slide -> its file, for pictures; None looks into the folder of slides.
+        expect: Told the slides of each encoder before the first of them is mapped, so that it can
+            refuse them.
 
     Raises:
         UserError: When a choice is missing or does not belong here, the head cannot say what a
@@ -153,8 +156,8 @@ def maps_of(
     if files is None:
         files = {} if question.slides is None else find_slides(question.slides)
     if isinstance(subject, TrainedModel):
-        return _by_model(subject, question, files, patches)
-    return _by_run(subject, question, files, patches)
+        return _by_model(subject, question, files, patches, expect)
+    return _by_run(subject, question, files, patches, expect)
 
 
 def open_subject(subject: Any, device: str = "auto") -> TrainedModel | list[Path]:
@@ -194,6 +197,7 @@ def _by_model(
     question: Question,
     files: Mapping[str, Path],
     patches: PatchImages | None,
+    expect: Callable[[Sequence[str]], None] | None,
 ) -> Iterator[SlideMap]:
     for name, value in {**vars(question.wanted), "against": question.against}.items():
         if value is not None:
@@ -220,6 +224,7 @@ def _by_model(
         trained_too=question.trained_too,
         regions=question.inside,
         patches=patches,
+        expect=expect,
     )
 
 
@@ -228,6 +233,7 @@ def _by_run(
     question: Question,
     files: Mapping[str, Path],
     patches: PatchImages | None,
+    expect: Callable[[Sequence[str]], None] | None,
 ) -> Iterator[SlideMap]:
     if hasattr(question.features, "obsm") or isinstance(question.features, (Bag, list, tuple)):
         raise UserError(
@@ -261,6 +267,7 @@ def _by_run(
             wanted=question.cases,
             trained_too=question.trained_too,
             patches=patches,
+            expect=expect,
         )
 
 

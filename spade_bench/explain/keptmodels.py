@@ -15,7 +15,7 @@ from spade_bench.explain.casemaps import Model
 from spade_bench.files import hash_obj, read_sealed
 from spade_bench.heads import FittedHead
 from spade_bench.registry import suggest
-from spade_bench.results import ResultStore, read_predictions
+from spade_bench.results import ResultStore, StoredPredictions
 
 if TYPE_CHECKING:
     from spade_bench.results import Predictions, Row
@@ -142,7 +142,7 @@ class KeptModel:
             if self._predictions is None:
                 sha256 = self.row.predictions_sha256
                 with _told_how("Repeat the `spade-bench run` command into a new folder"):
-                    self._predictions = read_predictions(self.out, self.row.run_id, sha256=sha256)
+                    self._predictions = StoredPredictions(self.out).of(self.row, sha256=sha256)
                 self._at = {case: i for i, case in enumerate(self._predictions.case_ids)}
             if case_id not in self._at:
                 raise DataError(
@@ -279,7 +279,10 @@ def _finished(out: Path) -> list[Row]:
     store = ResultStore(out)
     if not store.path.is_file():
         raise DataError("holds no results", where=str(out), fix="Make some with `spade-bench run`")
-    return [row for row in store.rows() if row.status == "ok"]
+    rows = [row for row in store.rows() if row.status == "ok"]
+    for problem in store.problems:
+        warn(problem)
+    return rows
 
 
 def _nothing_kept(folders: Sequence[Path], rows: Iterable[Row]) -> DataError:

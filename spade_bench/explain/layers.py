@@ -30,6 +30,8 @@ class Layer:
         values: The values, (n,); of a category the index of its name, -1 for none.
         scale: `share` (0 to 1), `signed` (zero in the middle), `value`, or `category`.
         names: Names of the categories.
+        ranked: Where ``values`` are the percentiles of other values: those, (n,), for whoever
+            points at a patch.
     """
 
     key: str
@@ -40,6 +42,7 @@ class Layer:
     values: NDArray[np.float64]
     scale: str = SHARE
     names: tuple[str, ...] = ()
+    ranked: NDArray[np.float64] | None = None
 
     def limits(self) -> tuple[float, float]:
         """Return the values at both ends of the colours; those of `signed` lie about zero."""

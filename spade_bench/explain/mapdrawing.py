@@ -18,17 +18,28 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from spade_bench.explain.outlined.regionclasses import RegionClass
+
     Floats = NDArray[np.float64]
 
-__all__ = ["BORDERS", "SQUARES", "STYLES", "Background", "Outline", "View",
-           "cover_of", "draw_layer", "draw_outline",
-           "draw_scale_bar", "draw_slide", "slide_background", "view_of"]  # fmt: skip
+__all__ = [
+    "BORDERS",
+    "SQUARES",
+    "STYLES",
+    "Background",
+    "View",
+    "cover_of",
+    "draw_layer",
+    "draw_outlines",
+    "draw_scale_bar",
+    "draw_slide",
+    "outline_hex",
+    "slide_background",
+    "view_of",
+]  # fmt: skip
 
 SQUARES, BORDERS = "squares", "borders"
 STYLES = (SQUARES, BORDERS)
-
-Outline = Sequence["NDArray[np.float64]"]
-"""Closed rings in level-0 pixels, (k, 2) each as (x, y): borders of regions and of their holes."""
 
 View = tuple[float, float, float, float]
 """Left, top, right and bottom of what is shown, in level-0 pixels."""
@@ -37,6 +48,7 @@ _THUMBNAIL_PX = 2000  # of the longer side
 _COVER = 0.6  # how much of the tissue a square hides
 _DARKEST = 0.3  # grey of black tissue below squares
 _MARGIN = 0.03  # of the longer side of the patches' extent, around them
+_PALE = 600  # of 765, the sum of the three colours of white
 _TEXT_PT, _BAR_PT = 6.5, 2.0
 
 
@@ -143,13 +155,24 @@ def draw_slide(axes: Any, background: Background, view: View) -> None:
     _show(axes, view)
 
 
-def draw_outline(axes: Any, outline: Outline) -> None:
-    """Draw rings in black, with a thin white edge that keeps them visible on dark tissue."""
-    for ring in outline:
-        closed = [*ring.tolist(), ring[0].tolist()]
-        x, y = zip(*closed, strict=True)
-        axes.plot(x, y, color="white", linewidth=1.8, solid_joinstyle="round", zorder=3)
-        axes.plot(x, y, color="black", linewidth=1.0, solid_joinstyle="round", zorder=4)
+def draw_outlines(axes: Any, outlined: Sequence[RegionClass]) -> None:
+    """Draw each class of regions in its colour.
+
+    A thin white edge keeps a line visible on dark tissue; a dark one does where the line is pale.
+    The border that a class shares with one that lies in it is that of the larger one.
+    """
+    for one in sorted(outlined, key=lambda one: one.area):
+        dark = sum(one.colour) < _PALE
+        for ring in one.rings:
+            axes.plot(*ring.T, color="white" if dark else "black", linewidth=1.8,
+                      solid_joinstyle="round", zorder=3)  # fmt: skip
+            axes.plot(*ring.T, color=outline_hex(one), linewidth=1.0, solid_joinstyle="round",
+                      zorder=4)  # fmt: skip
+
+
+def outline_hex(one: RegionClass) -> str:
+    """Return the colour of a class of regions as `#rrggbb`."""
+    return "#{:02x}{:02x}{:02x}".format(*one.colour)
 
 
 def draw_scale_bar(axes: Any, view: View, mpp: float, share: float = 0.25) -> None:

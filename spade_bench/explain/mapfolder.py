@@ -17,16 +17,17 @@ from __future__ import annotations
 import csv
 import io
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.console import say
-from spade_bench.errors import DataError, UserError, name_some
+from spade_bench.errors import UserError
 from spade_bench.explain.agreement import Agreement, agreement
 from spade_bench.explain.earlierfiles import LISTING, SCHEMA, earlier_listing, remove_earlier
 from spade_bench.explain.mapstore import read_map, write_map
+from spade_bench.explain.outlined.givenregions import GivenRegions
 from spade_bench.explain.overlay import overlay_figure, panel_figure, save_map
 from spade_bench.explain.places import read_crops
 from spade_bench.explain.ranking import PatchRanking, SlideLayer
@@ -36,16 +37,13 @@ from spade_bench.explain.viewer.mapviews import slide_view
 from spade_bench.explain.viewer.viewerfiles import write_viewer
 from spade_bench.explain.wishes import Wishes
 from spade_bench.files import file_name, write_json, write_text
-from spade_bench.regions.regionfiles import check_names, find_regions, read_regions
 from spade_bench.report.naming import encoder_title, head_title, task_title
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.figure import Figure
-    from numpy.typing import NDArray
 
+    from spade_bench.explain.outlined.regionclasses import RegionClass
     from spade_bench.explain.slidemap import SlideMap
-    from spade_bench.regions.outlines import SlideRegions
 
 __all__ = ["LISTING", "SCHEMA", "MapFolder", "Wishes", "Written", "write_maps"]
 
@@ -94,7 +92,9 @@ class MapFolder:
     def __init__(self, out: Path, wishes: Wishes) -> None:
         wishes.check_options()
         self.out, self._wishes = out, wishes
-        self._regions = {} if wishes.regions is None else find_regions(wishes.regions)
+        self._regions: GivenRegions | None = None
+        if wishes.regions is not None:  # one that is damaged costs no earlier map
+            self._regions = GivenRegions.read(wishes.regions, wishes.region_names)
         self._maps: list[dict[str, Any]] = []
         self._agreements: list[Agreement] = []
         self._scores: list[RegionScore] = []
@@ -103,13 +103,9 @@ class MapFolder:
         self._marks: dict[str, None] = {}
         self._first: dict[str, Path] = {}  # slide -> map of the first encoder
         self._stored: dict[str, list[tuple[Path, Path | None]]] = {}  # slide -> maps, its file
-        self._outlined: dict[str, SlideRegions] = {}
+        self._outlined: dict[str, list[RegionClass]] = {}  # slide -> what its page outlines
         self._encoder = ""
         self._placeless = 0  # maps whose patches lie nobody knows where
-        if wishes.region_names:
-            check_names(self._regions, wishes.region_names)
-        for slide, file in self._regions.items():  # one that is damaged costs no earlier map
-            read_regions(file, slide_id=slide)
         self._earlier = earlier_listing(out)
 
     def _begin(self) -> None:
@@ -118,6 +114,24 @@ class MapFolder:
             remove_earlier(self.out, self._earlier, viewer_stays=self._wishes.viewer)
         # Says whose the folder is from the start: a call that was cut off can be made again.
         write_json(self.out / LISTING, {"schema": SCHEMA, "complete": False, "maps": []})
+
+    def expect(self, slides: Iterable[str]) -> None:
+        """Refuse what cannot come of these slides, while the earlier maps are still there.
+
+        Args:
+            slides: The slides that will be mapped.
+
+        Raises:
+            DataError: When regions were given and none is of one of these slides.
+        """
+        if self._regions is not None:
+            self._regions.expect(slides)
+
+    def take(self, maps: Iterable[SlideMap]) -> Written:
+        """Write maps one after another, those of a second encoder after all of the first."""
+        for shown in maps:
+            self.add(shown)
+        return self.close()
 
     def add(self, shown: SlideMap) -> None:
         """Write one map with its pictures; one of a second encoder is held against the first."""
@@ -140,9 +154,9 @@ class MapFolder:
             self._stored.setdefault(name, []).append((self.out / files["map"], shown.slide))
         else:
             self._placeless += 1
-        regions = self._held_against_regions(shown)
+        outlined = self._held_against_regions(shown)
         if self._wishes.pictures and shown.placed:
-            files |= self._draw(shown, regions, below)
+            files |= self._draw(shown, outlined, below)
         if self._wishes.geojson and shown.placed:
             suffix = ".geojson.gz" if self._wishes.gzip else ".geojson"
             files["geojson"] = Path("geojson") / below / f"{file_name(name)}{suffix}"
@@ -155,7 +169,7 @@ class MapFolder:
             other = read_map(self._first[name], shown.slide)
             self._agreements.append(agreement(other, shown))
             if self._wishes.pictures and shown.placed and other.placed:
-                files |= self._draw_both(other, shown, regions)
+                files |= self._draw_both(other, shown, outlined)
         if self._wishes.top:
             self._rank(shown)
         self._marks |= dict.fromkeys(shown.marks)
@@ -202,44 +216,36 @@ class MapFolder:
         write_text(self.out / "maps.csv", _as_csv(self._maps))
         return written
 
-    def _held_against_regions(self, shown: SlideMap) -> SlideRegions | None:
-        """The regions of a slide, against which its map is scored; None where it has none."""
-        if self._wishes.regions is None:
-            return None
-        if shown.slide_id not in self._regions:
+    def _held_against_regions(self, shown: SlideMap) -> list[RegionClass]:
+        """The outlines of a slide by class, once its map is scored; empty where it has none."""
+        if self._regions is None:
+            return []
+        regions = self._regions.of(shown)
+        if regions is None:
             self._without.append(shown.slide_id)
-            return None
-        outlined: SlideRegions | None = read_regions(
-            self._regions[shown.slide_id],
-            slide_id=shown.slide_id,
-            offset=shown.offset,
-            size=shown.size,
-        )
-        if outlined is not None and self._wishes.region_names:
-            outlined = outlined.called(self._wishes.region_names)
-        if outlined is None:
-            self._without.append(shown.slide_id)
-            return None
-        score = score_slide(shown, outlined)
+            return []
+        score = score_slide(shown, regions)
         if not score.inside:  # nothing to attend to: no share of it means anything
             self._without.append(shown.slide_id)
         else:
             self._scores.append(score)
-        self._outlined[shown.slide_id] = outlined
-        return outlined
+        self._outlined[shown.slide_id] = self._regions.classes(regions)
+        return self._outlined[shown.slide_id]
 
-    def _draw(self, shown: SlideMap, regions: SlideRegions | None, below: Path) -> dict[str, Path]:
+    def _draw(
+        self, shown: SlideMap, outlined: Sequence[RegionClass], below: Path
+    ) -> dict[str, Path]:
         """The map with crops, the dispersion and the last contribution."""
         place, stem = Path("pictures") / below, file_name(shown.slide_id)
         first, *others = shown.layers()
-        background, outline = shown.background, _rings(regions)
+        background = shown.background
         crops = [] if shown.slide is None else read_crops(shown.slide, first, _CROPS)
-        marks = [*shown.marks, *_outlined_words(regions)]
+        marks = [*shown.marks]
         if crops:
             which = "1" if len(crops) == 1 else f"1 to {len(crops)}"
             marks.append(f"{which}: the highest places, among the top quarter of the patches")
         figure = overlay_figure(
-            first, background, shown.slide_id, outline=outline, crops=crops, marks=marks,
+            first, background, shown.slide_id, outlined=outlined, crops=crops, marks=marks,
             subtitle=shown.subtitle,
         )  # fmt: skip
         files = self._save(figure, place / stem, {"png": ".png", "pdf": ".pdf"})
@@ -248,18 +254,19 @@ class MapFolder:
             wanted["sd"] = ("dispersion", others[-1])
         for key, (folder, layer) in wanted.items():
             figure = overlay_figure(
-                layer, background, shown.slide_id, outline=outline, subtitle=shown.subtitle,
-                marks=[*shown.marks, *_outlined_words(regions)],
+                layer, background, shown.slide_id, outlined=outlined, subtitle=shown.subtitle,
+                marks=shown.marks,
             )  # fmt: skip
             files |= self._save(figure, Path(folder) / below / stem, {key: ".png"})
         return files
 
-    def _draw_both(self, a: SlideMap, b: SlideMap, regions: SlideRegions | None) -> dict[str, Path]:
+    def _draw_both(
+        self, a: SlideMap, b: SlideMap, outlined: Sequence[RegionClass]
+    ) -> dict[str, Path]:
         """Two encoders on one scale, the one that the first is held against on the left."""
         figure = panel_figure(
             [b.layers()[0], a.layers()[0]], b.background, b.slide_id,
-            outline=_rings(regions), marks=[*b.marks, *_outlined_words(regions)],
-            subtitle=_of_both(b, a),
+            outlined=outlined, marks=b.marks, subtitle=_of_both(b, a),
         )  # fmt: skip
         place = Path("panels") / file_name(b.slide_id)
         return self._save(figure, place, {"panel_png": ".png", "panel_pdf": ".pdf"})
@@ -316,7 +323,7 @@ class MapFolder:
             slide_view(
                 [read_map(path, slide) for path, slide in stored],
                 top=self._wishes.top,
-                regions=self._outlined.get(name),
+                outlined=self._outlined.get(name, ()),
             )
             for name, stored in self._stored.items()
         )
@@ -328,16 +335,12 @@ class MapFolder:
         )
 
     def _region_scores(self) -> RegionScores | None:
-        if self._wishes.regions is None:
+        if self._regions is None:
             return None
+        if not self._outlined:
+            raise self._regions.none_of_a_slide()
         if not self._scores:
-            named = " or ".join(f"'{name}'" for name in self._wishes.region_names)
-            raise DataError(
-                f"holds no region{f' called {named}' if named else ''} of a slide that was mapped",
-                where=str(self._wishes.regions),
-                fix="Name each region file after its slide, SLIDE.geojson"
-                + (", and a class or name that is in it" if named else ""),
-            )
+            raise self._regions.none_holds_a_patch()
         return RegionScores(tuple(self._scores), tuple(dict.fromkeys(self._without)))
 
 
@@ -349,10 +352,7 @@ def write_maps(maps: Iterable[SlideMap], out: Path, wishes: Wishes | None = None
         out: The folder.
         wishes: What is written beside maps and pictures.
     """
-    folder = MapFolder(out, wishes or Wishes())
-    for shown in maps:
-        folder.add(shown)
-    return folder.close()
+    return MapFolder(out, wishes or Wishes()).take(maps)
 
 
 _NESTED = ("classes", "predicted", "about", "files")
@@ -400,22 +400,3 @@ def _of_both(a: SlideMap, b: SlideMap) -> str:
     said = [f"{encoder_title(one.encoder)} {one.prediction}" for one in (a, b) if one.prediction]
     parts = [*replace(a, predicted=(), about={}).subtitle.split("; "), *said, a.truth]
     return "; ".join(part for part in parts if part)
-
-
-def _outlined_words(regions: SlideRegions | None) -> list[str]:
-    """Say what is outlined in a picture."""
-    if regions is None:
-        return []
-    return [f"outlined: {name_some(regions.labels, 8) or 'regions without a class or name'}"]
-
-
-def _rings(regions: SlideRegions | None) -> list[NDArray[np.float64]]:
-    """Borders of regions and of their holes, (k, 2) each."""
-    import numpy as np
-    import shapely
-
-    if regions is None:
-        return []
-    parts = shapely.get_parts(regions.outline)
-    rings = [ring for part in parts for ring in (part.exterior, *part.interiors)]
-    return [np.asarray(ring.coords, dtype=np.float64)[:, :2] for ring in rings]

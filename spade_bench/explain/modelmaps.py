@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,7 @@ def model_maps(
     name: str = "",
     regions: Path | None = None,
     patches: PatchImages | None = None,
+    expect: Callable[[Sequence[str]], None] | None = None,
 ) -> Iterator[SlideMap]:
     """Map the slides of cases by a trained model, one case after another.
 
@@ -54,6 +55,7 @@ def model_maps(
         name: What to call the model in the maps.
         regions: Regions of the slides, for a model that was fitted inside regions.
         patches: Images that the features were made of, where they were cut before.
+        expect: Told the slides before the first of them is mapped, so that it can refuse them.
 
     Raises:
         UserError: When the head cannot say what a patch adds, a case that is wanted is unknown or
@@ -79,6 +81,8 @@ def model_maps(
                 fix="Explain a model of a patch encoder",
             )
         judge = Model(name or info.task, fitted)
+        if expect is not None:
+            expect([slide for of_case in chosen.values() for slide in of_case])
         for case, of_case in track(chosen.items(), "Mapping", len(chosen), "cases"):
             rows = _features(there, case, of_case)
             bag = case_bag(case, of_case, there.read, rows, there.files)

@@ -14,13 +14,13 @@ from spade_bench.explain.layers import CATEGORY, SHARE, Layer
 from spade_bench.explain.mapdrawing import (
     SQUARES,
     Background,
-    Outline,
     View,
     cover_of,
     draw_layer,
-    draw_outline,
+    draw_outlines,
     draw_scale_bar,
     draw_slide,
+    outline_hex,
     slide_background,
     view_of,
 )
@@ -31,6 +31,7 @@ from spade_bench.report.pictures import new_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from spade_bench.explain.outlined.regionclasses import RegionClass
     from spade_bench.explain.places import Crop
 
 __all__ = ["Background", "draw_layer", "overlay_figure", "panel_figure", "save_figure",
@@ -45,6 +46,7 @@ _BAR = 16.0  # mm for the colour bar and its labels
 _TALLEST_BAR = 50.0  # mm
 _SMALL_FRAME = 8.0  # mm
 _LETTER, _BOLD_LETTER = 1.25, 1.75  # mm that a letter of a text, and one of a title, takes
+_OUTLINED, _SWATCH = 12.0, 7.0  # mm: the word before a legend of outlines, and a line in it
 _ACROSS = 3  # panels in a row
 _CROPS_ACROSS = 4
 _TEXT_PT, _TITLE_PT = 6.5, 8.0
@@ -88,7 +90,7 @@ def overlay_figure(
     title: str,
     *,
     style: str = SQUARES,
-    outline: Outline = (),
+    outlined: Sequence[RegionClass] = (),
     crops: Sequence[Crop] = (),
     marks: Sequence[str] = (),
     subtitle: str = "",
@@ -100,13 +102,13 @@ def overlay_figure(
         background: The slide.
         title: What the picture shows, such as the slide's name.
         style: `squares` or `borders`; see `draw_layer`.
-        outline: Rings drawn in black, those of holes too.
+        outlined: Regions, each class in its colour, which a legend explains.
         crops: What is seen at the highest places; numbered frames on the map say where.
         marks: What a reader must know, such as "simulated data".
         subtitle: What stands below the title, such as the case, the prediction and the truth.
     """
     return panel_figure(
-        [layer], background, title, style=style, outline=outline, crops=[crops], marks=marks,
+        [layer], background, title, style=style, outlined=outlined, crops=[crops], marks=marks,
         slide=False, subtitle=subtitle,
     )  # fmt: skip
 
@@ -118,7 +120,7 @@ def panel_figure(
     *,
     slide: bool = True,
     style: str = SQUARES,
-    outline: Outline = (),
+    outlined: Sequence[RegionClass] = (),
     crops: Sequence[Sequence[Crop]] = (),
     marks: Sequence[str] = (),
     subtitle: str = "",
@@ -131,7 +133,7 @@ def panel_figure(
         title: What the picture shows.
         slide: Whether the slide alone is the first panel, where its picture is at hand.
         style: `squares` or `borders`; see `draw_layer`.
-        outline: Rings drawn in black on every panel.
+        outlined: Regions, on every panel; each class in its colour, which a legend explains.
         crops: What is seen at the highest places of each layer, in the order of the layers.
         marks: What a reader must know, such as "simulated data".
         subtitle: What stands below the title.
@@ -148,7 +150,8 @@ def panel_figure(
     alone = slide and background.picture is not None
     titles = ["H&E"] * alone + [layer.title for layer in layers]
     plan = _Plan.of(titles, view, (title, subtitle, "; ".join(marks)), _key_width(layers[0]),
-                    max(map(len, crops), default=0))  # fmt: skip
+                    crops=max(map(len, crops), default=0),
+                    outlines=[one.name for one in outlined])  # fmt: skip
     figure = new_figure(plan.width / _INCH, plan.height / _INCH)
     figure.set_layout_engine("none")
     plan.write(figure)
@@ -162,10 +165,11 @@ def panel_figure(
             _draw_crops(figure, axes, crops[at], plan, background.mpp)
     for axes, words in zip(panels, plan.titles, strict=True):
         axes.set_title(words, fontsize=_TEXT_PT, loc="left", pad=2.0, linespacing=1.1)
-        draw_outline(axes, outline)
+        draw_outlines(axes, outlined)
     if background.mpp is not None:
         draw_scale_bar(panels[0], view, background.mpp)
     _explain_colours(figure, plan, layers, limits, cover_of(background, style))
+    _explain_outlines(figure, plan, outlined)
     return figure
 
 
@@ -185,6 +189,8 @@ class _Plan:
         titles: Titles of the panels, on two lines at most.
         subtitle: What stands below the title, on three lines at most.
         foot: Marks at the foot, on three lines at most.
+        outlines: Names of the outlined classes in the legend above the foot, on one line each.
+        columns: Names of outlined classes beside each other.
     """
 
     width: float
@@ -198,6 +204,8 @@ class _Plan:
     titles: tuple[str, ...]
     subtitle: str
     foot: str
+    outlines: tuple[str, ...]
+    columns: int
 
     @classmethod
     def of(
@@ -206,7 +214,9 @@ class _Plan:
         view: View,
         words: tuple[str, str, str],
         key: float,
+        *,
         crops: int,
+        outlines: Sequence[str],
     ) -> _Plan:
         """Make the maps as large as the page allows.
 
@@ -216,6 +226,7 @@ class _Plan:
             words: Title and subtitle of the figure, and what stands at its foot.
             key: Room for the meaning of the colours in mm.
             crops: Most crops of a panel.
+            outlines: Names of the outlined classes.
         """
         left, top, right, bottom = view
         shape = (bottom - top) / (right - left)
@@ -232,8 +243,13 @@ class _Plan:
         down = -(-len(titles) // across)
         height = 2 * _MARGIN + _head(above, below) + down * cell + (down - 1) * _GAP
         height += (foot.count("\n") + 1) * _LINE + _CROP_GAP if foot else 0.0
+        names = tuple(_wrapped(name, (width - 2 * _MARGIN - _SWATCH) / _LETTER, 1)
+                      for name in outlines)  # fmt: skip
+        longest = _SWATCH + max(map(len, names), default=0) * _LETTER
+        columns = max(1, min(len(names), int((width - 2 * _MARGIN - _OUTLINED) / longest)))
+        height += -(-len(names) // columns) * _LINE + _CROP_GAP if names else 0.0
         return cls(width, height, wide, wide * shape, crop, cell, across, above, tuple(wrapped),
-                   below, foot)  # fmt: skip
+                   below, foot, names, columns)  # fmt: skip
 
     def write(self, figure: Figure) -> None:
         """Write title and subtitle at the head, and marks at the foot."""
@@ -348,6 +364,31 @@ def _draw_crops(
         inset.text(0.03, 0.97, str(at + 1), transform=inset.transAxes, **label)
         if at == 0 and mpp is not None:
             draw_scale_bar(inset, (0.0, 0.0, crop.side, crop.side), mpp, share=0.5)
+
+
+def _explain_outlines(figure: Figure, plan: _Plan, outlined: Sequence[RegionClass]) -> None:
+    """Say above the foot which class has which outline."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patheffects import Normal, Stroke
+
+    if not outlined:
+        return
+    foot = (plan.foot.count("\n") + 1) * _LINE + _CROP_GAP if plan.foot else 0.0
+    bottom = (_MARGIN + foot) / plan.height
+    rows = -(-len(plan.outlines) // plan.columns)
+    top = bottom + rows * _LINE / plan.height
+    figure.text(_MARGIN / plan.width, top, "Outlined:", fontsize=_TEXT_PT, va="top")
+    edge = [Stroke(linewidth=1.8, foreground="0.75"), Normal()]
+    handles = [
+        Line2D([], [], color=outline_hex(one), linewidth=1.2, label=name, path_effects=edge)
+        for one, name in zip(outlined, plan.outlines, strict=True)
+    ]
+    figure.legend(
+        handles=handles, fontsize=_TEXT_PT, frameon=False, loc="upper left", ncols=plan.columns,
+        borderpad=0, borderaxespad=0, handlelength=1.4, handletextpad=0.5, labelspacing=0.25,
+        columnspacing=1.2,
+        bbox_to_anchor=((_MARGIN + _OUTLINED) / plan.width, top + 0.2 / plan.height),
+    )  # fmt: skip
 
 
 def _explain_colours(

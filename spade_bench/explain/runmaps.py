@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,7 @@ def run_maps(
     wanted: Sequence[str] | None = None,
     trained_too: bool = False,
     patches: PatchImages | None = None,
+    expect: Callable[[Sequence[str]], None] | None = None,
 ) -> Iterator[SlideMap]:
     """Map the slides of cases of a run, one case after another.
 
@@ -75,6 +76,7 @@ def run_maps(
         wanted: Cases, or slides; None for all that were tested, of those whose slides are there.
         trained_too: Map cases that only trained models too, and mark them.
         patches: Images that the features were made of, where they were cut before.
+        expect: Told the slides before the first of them is mapped, so that it can refuse them.
 
     Raises:
         UserError: When the head cannot say what a patch adds, or a case is unknown or trained
@@ -96,6 +98,8 @@ def run_maps(
             where=source.label,
             fix="Give the features that the run used with --features",
         )
+    if expect is not None:
+        expect([slide for listed in cases for slide in listed])
     width = bag_dim(source.files[cases[0][0]])
     for case, listed in track(
         zip(chosen, cases, strict=True), f"Mapping {row.encoder}", len(chosen), "cases"

@@ -115,7 +115,7 @@ class SlideMap:
         legend = f"{what}, percentile within the slide"
         layers = [
             Layer(f"{self.encoder}.{self.head}.shown", f"{title}: {shown} ({head})",
-                  legend, *place, self.percentile, SHARE)
+                  legend, *place, self.percentile, SHARE, ranked=self.shown)
         ]  # fmt: skip
         for column, name in enumerate(self.classes):
             layers.append(
@@ -200,7 +200,9 @@ class SlideMap:
             words = f"towards {self.classes[-1]}, contribution times the patches of the case"
         first = self.layers()[0]
         key = f"{self.encoder}.{self.head}.strength"
-        return replace(first, key=key, legend=words, values=self.shown * times, scale=VALUE)
+        return replace(
+            first, key=key, legend=words, values=self.shown * times, scale=VALUE, ranked=None
+        )
 
     def plot(self) -> Figure:
         """Draw what is shown over the slide; see `spade_bench.explain.overlay`.

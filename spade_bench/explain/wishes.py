@@ -59,6 +59,12 @@ class Wishes:
                 where=option,
                 fix="Leave one of the two out",
             )
+        if self.blind and not (slides or patches):
+            raise UserError(
+                "makes contact sheets, which show slides or images of patches",
+                where="--blind",
+                fix="Name their folder with --slides or --patches",
+            )
         if self.viewer and not slides:
             raise UserError(
                 "the viewer needs the slides", where="--viewer", fix="Name their folder with "
@@ -77,6 +83,12 @@ class Wishes:
             raise UserError(
                 "a viewer names the encoders, which --blind withholds",
                 where="--viewer",
+                fix="Leave one of them out",
+            )
+        if self.blind and not self.top:
+            raise UserError(
+                "hides the names on contact sheets, and --top 0 asks for none",
+                where="--blind",
                 fix="Leave one of them out",
             )
         if self.region_names and self.regions is None:

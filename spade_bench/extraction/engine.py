@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +22,11 @@ from spade_bench.errors import DataError, SystemFaultError, UserError, machine_f
 from spade_bench.extraction.outputs import check_width, checked_encode
 from spade_bench.extraction.recipe import EncoderSource, Recipe, Settings, stored_recipe
 from spade_bench.extraction.reuse import take_from
+from spade_bench.extraction.sharing import LEASES
 from spade_bench.extraction.stream import BAD_INPUT, DROPPED, Batch, Job, Open, Stream
+from spade_bench.extraction.turns import Turns
 from spade_bench.features.bags import features_folder, write_features
+from spade_bench.leases import Leases
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,15 +111,40 @@ def run_jobs(
         encoder = source.get()
         dim = getattr(encoder, "dim", None) or source.card.dim
         check_width([folder / f"{job.slide_id}.h5" for job in jobs], dim)  # of all shards
-        label = f"Extracting {source.card.name}"
-        identity = source.loaded_identity()
-        work = [(job, recipe.attrs(identity)) for job, recipe in todo]
-        with (
-            console.progress(label, None, "patches") as bar,
-            Stream(work, folder, settings) as stream,
-        ):
-            _Run(encoder, folder, _Pace(bar, stream, len(work)), done, failed).over(stream)
+        elsewhere = _work_off(todo, source, settings, _Outcome(folder, done, failed))
+        skipped = (*skipped, *elsewhere)
     return Summary(folder, done, skipped, failed, time.monotonic() - start)
+
+
+def _work_off(
+    todo: Sequence[tuple[Job, Recipe]],
+    source: EncoderSource,
+    settings: Settings,
+    out: _Outcome,
+) -> Sequence[str]:
+    """Extract slides, those first that no other process works on; the ids of what others did."""
+    folder = out.folder
+    identity, recipes = source.loaded_identity(), {job.slide_id: recipe for job, recipe in todo}
+
+    def is_current(job: Job) -> bool:
+        stored = stored_recipe(folder / f"{job.slide_id}.h5")
+        return stored is not None and not recipes[job.slide_id].changes(stored, source)
+
+    work = [(job, recipe.attrs(identity)) for job, recipe in todo]
+    turns = Turns(work, Leases(folder / LEASES), is_current, settings.sharing)
+    with (
+        console.progress(f"Extracting {source.card.name}", None, "patches") as bar,
+        closing(turns),
+    ):
+        pace = _Pace(bar, len(work))
+        while True:
+            with Stream(turns, folder, settings) as stream:
+                pace.begin(stream)
+                _Run(source.get(), pace, turns, out).over(stream)
+            if not turns.wait():
+                break
+    out.failed.update(turns.failed)
+    return turns.elsewhere
 
 
 def _sharded(jobs: Sequence[Job], shard: tuple[int, int] | None) -> list[Job]:
@@ -207,20 +236,28 @@ def _check_name(slide_id: str) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """Where features go, slide id -> number of patches, and slide id -> why it failed."""
+
+    folder: Path
+    done: dict[str, int]
+    failed: dict[str, str]
+
+
 class _Run:
     """Encodes the batches of a stream and writes the slides they complete."""
 
     def __init__(
         self,
         encoder: PatchEncoder,
-        folder: Path,
         pace: _Pace,
-        done: dict[str, int],
-        failed: dict[str, str],
+        turns: Turns,
+        out: _Outcome,
     ) -> None:
-        self._encoder, self._folder, self._pace = encoder, folder, pace
+        self._encoder, self._folder, self._pace, self._turns = encoder, out.folder, pace, turns
         self._encode_checked = checked_encode(encoder, finite=False)  # slides are checked whole
-        self._done, self._failed = done, failed
+        self._done, self._failed = out.done, out.failed
         self._writing: deque[tuple[Open, Future[int]]] = deque()
 
     def over(self, stream: Stream) -> None:
@@ -264,13 +301,14 @@ class _Run:
             self._written(*self._writing.popleft())
 
     def _written(self, slide: Open, future: Future[int]) -> None:
-        name = slide.job.slide_id
+        name, why = slide.job.slide_id, None
         try:
             self._done[name] = future.result()
         except SystemFaultError:
             raise  # the next slide would fail alike
         except BAD_INPUT as error:
-            _fail(self._failed, name, error)
+            why = _fail(self._failed, name, error)
+        self._turns.over(name, why)
         self._pace.finished()
 
 
@@ -314,18 +352,25 @@ def _finish(slide: Open, folder: Path, encoder: PatchEncoder) -> int:
 class _Pace:
     """Counts patches, which slides of all sizes have in common; rate and time left follow."""
 
-    def __init__(self, bar: console.Progress, stream: Stream, slides: int) -> None:
-        self._bar, self._stream, self._slides = bar, stream, slides
+    def __init__(self, bar: console.Progress, slides: int) -> None:
+        self._bar, self._slides = bar, slides
+        self._stream: Stream | None = None  # the one that is read at present
         self._finished = 0
         self._encoded = 0
+        self._before = 0  # patches of former streams
+
+    def begin(self, stream: Stream) -> None:
+        """Count the patches of another stream."""
+        self._stream, self._before = stream, self._encoded
 
     def encoded(self, n: int, slide: Open | None) -> None:
         """Note that ``n`` more patches are encoded, the last of them of ``slide``."""
         self._encoded += n
+        assert self._stream is not None
         opened = self._stream.opened
         # Slides not opened yet are taken to be as large as the others.
         expected = sum(opened) * (1 + self._stream.waiting() / max(len(opened), 1))
-        self._bar.expect(max(round(expected), self._encoded))
+        self._bar.expect(max(round(self._before + expected), self._encoded))
         name = f", {slide.job.slide_id}" if slide else ""
         self._bar.advance(n, f"({self._finished}/{self._slides} slides{name})")
 
@@ -337,7 +382,8 @@ class _Pace:
         self._bar.advance(0, f"({self._finished}/{self._slides} slides)")
 
 
-def _fail(failed: dict[str, str], slide_id: str, error: BaseException) -> None:
+def _fail(failed: dict[str, str], slide_id: str, error: BaseException) -> str:
+    """Note that a slide failed, and say it; the line."""
     name = slide_id.encode(errors="backslashreplace").decode()
     if isinstance(error, UserError):
         text = error.at(name)
@@ -346,3 +392,4 @@ def _fail(failed: dict[str, str], slide_id: str, error: BaseException) -> None:
     line = text if text.startswith(name) else f"{name}: {text}"
     failed[name] = line
     console.warn(line if line.startswith(f"{name}: {DROPPED}") else f"skipped {line}")
+    return line

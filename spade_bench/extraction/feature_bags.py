@@ -14,6 +14,7 @@ from spade_bench.features.formats import HDF5, look, opened
 from spade_bench.features.routinggroup import GROUP, has_routing
 
 if TYPE_CHECKING:
+    from spade_bench.extraction.sharing import Sharing
     from spade_bench.types import Bag, FeatureEncoder, Routing
 
 __all__ = ["encode_bags", "routes_of"]
@@ -30,6 +31,7 @@ def encode_bags(
     *,
     recipe: Mapping[str, Any] | None = None,
     with_routing: bool = False,
+    sharing: Sharing | None = None,
 ) -> EncodedFolder:
     """Encode every bag under a folder and write the same layout under `features_{encoder}`.
 
@@ -45,6 +47,7 @@ def encode_bags(
         recipe: What is recorded of the encoder in words; None for what can be told from it.
         with_routing: Also store to which experts each patch was sent. Files without it are then
             made again; files with it stay when it is not asked for.
+        sharing: How the bags are shared with other processes.
 
     Raises:
         ConfigError: When routing is asked of an encoder that has no experts.
@@ -64,6 +67,7 @@ def encode_bags(
         target_of=lambda slide_id, source: _target(features, source, out, name),
         write=write,
         lacks=None if route is None else _lacks_routing,
+        sharing=sharing,
     )
 
 

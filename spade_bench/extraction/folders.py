@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from spade_bench import console, files
 from spade_bench.errors import DataError, UserError, name_some
 from spade_bench.extraction.outputs import check_width
+from spade_bench.extraction.sharing import LEASES, Sharing
 from spade_bench.features.bags import find_bags, source_hash
 from spade_bench.features.identity import (
     ATTRIBUTE,
@@ -20,6 +24,7 @@ from spade_bench.features.identity import (
     stored_identity,
     with_base,
 )
+from spade_bench.leases import Leases
 from spade_bench.types import EncoderCard
 
 __all__ = ["EncodedFolder", "over_bags"]
@@ -49,6 +54,7 @@ def over_bags(
     target_of: Callable[[str, Path], Path],
     write: Callable[[Path, Path, dict[str, Any]], object],
     lacks: Callable[[Path], str] | None = None,
+    sharing: Sharing | None = None,
 ) -> EncodedFolder:
     """Write a file for every bag under a folder that has no current one.
 
@@ -66,6 +72,7 @@ def over_bags(
         write: Encodes a bag into a file with these attributes beside its own.
         lacks: Says what is asked for and missing in a file that is current, so that it is made
             again; empty for nothing.
+        sharing: How the bags are shared with other processes.
 
     Raises:
         DataError: When the folder holds no features of the upstream encoder, or features of
@@ -82,35 +89,105 @@ def over_bags(
         console.warn(line)
     targets = {slide_id: target_of(slide_id, source) for slide_id, source in bags.items()}
     check_width(list(targets.values()), encoder.dim)
-    written: dict[str, Path] = {}
-    skipped: dict[str, Path] = {}
-    changed: list[str] = []
-    remade: Counter[str] = Counter()
-    said = {f"recipe_{name}": str(value) for name, value in recipe.items()}
-    made_by = identity_of(encoder)
-    with console.progress(f"encode {card.name}", total=len(bags), unit=unit) as bar:
-        for slide_id, source in bags.items():
-            target = targets[slide_id]
-            state = _state(source, target, recipe, with_base(made_by, stored_identity(source)))
-            lacking = lacks(target) if state.is_current and lacks is not None else ""
-            if state.is_current and not lacking:
-                skipped[slide_id] = target
-            else:
-                if state.source_changed:
-                    changed.append(slide_id)
-                elif lacking or state.difference:
-                    remade[lacking or state.difference] += 1
-                try:
-                    write(source, target, {**said, **state.attrs})
-                    written[slide_id] = target
-                except (UserError, OSError) as error:
-                    if isinstance(error, OSError) and error.errno in _FOR_ALL:
-                        raise  # the next bag would fail alike
-                    failed.append(_failure(slide_id, error))
-                    console.warn(failed[-1])
+    work = _Work(encoder, bags, targets, recipe, write, lacks, sharing or Sharing(), failed)
+    leases = Leases(_common(targets.values()) / LEASES)
+    order = work.sharing.order(list(bags))
+    with (
+        console.progress(f"encode {card.name}", total=len(bags), unit=unit) as bar,
+        closing(leases.in_turn(order, lambda name: name, lambda n: work.is_done(n, bar))) as turns,
+    ):
+        for slide_id in turns:
+            work.do(slide_id)
             bar.advance(note=slide_id)
-    _say_made_again(changed, remade)
-    return EncodedFolder(written, skipped, tuple(failed))
+    _say_made_again(work.changed, work.remade)
+    return EncodedFolder(work.written, work.skipped, tuple(failed))
+
+
+@dataclass
+class _Work:
+    """The bags of a folder, and what has become of them."""
+
+    encoder: Any
+    bags: Mapping[str, Path]
+    targets: Mapping[str, Path]
+    recipe: Mapping[str, Any]
+    write: Callable[[Path, Path, dict[str, Any]], object]
+    lacks: Callable[[Path], str] | None
+    sharing: Sharing
+    failed: list[str]
+    written: dict[str, Path] = field(default_factory=dict)
+    skipped: dict[str, Path] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
+    remade: Counter[str] = field(default_factory=Counter)
+    _over: set[str] = field(default_factory=set)
+
+    @cached_property
+    def said(self) -> dict[str, str]:
+        """What files say of their encoder in words."""
+        return {f"recipe_{name}": str(value) for name, value in self.recipe.items()}
+
+    @cached_property
+    def made_by(self) -> Identity:
+        """What makes them."""
+        return identity_of(self.encoder)
+
+    @cached_property
+    def state(self) -> Callable[[str], tuple[str, Identity]]:
+        """Content and identity of a bag's source, which are looked up once."""
+
+        def look(slide_id: str) -> tuple[str, Identity]:
+            source = self.bags[slide_id]
+            return source_hash(source), with_base(self.made_by, stored_identity(source))
+
+        return cache(look)
+
+    def stands(self, slide_id: str) -> tuple[_State, str]:
+        """How the file of a bag stands to what would be written now, and what it lacks."""
+        target = self.targets[slide_id]
+        state = _state(*self.state(slide_id), target, self.recipe)
+        lacking = self.lacks(target) if state.is_current and self.lacks is not None else ""
+        return state, lacking
+
+    def is_done(self, slide_id: str, bar: console.Progress) -> bool:
+        """Whether nothing is left to do for a bag, and count it once."""
+        if slide_id in self._over:
+            return True
+        why = self.sharing.noted(slide_id)
+        state, lacking = self.stands(slide_id) if why is None else (None, "")
+        if why is None and (state is None or not state.is_current or lacking):
+            return False
+        if why is None:
+            self.skipped[slide_id] = self.targets[slide_id]
+        else:
+            self.failed.append(why)
+        self._over.add(slide_id)
+        bar.found(1)
+        return True
+
+    def do(self, slide_id: str) -> None:
+        """Encode a bag, or say why it cannot be."""
+        source, target = self.bags[slide_id], self.targets[slide_id]
+        self._over.add(slide_id)
+        state, lacking = self.stands(slide_id)
+        if state.source_changed:
+            self.changed.append(slide_id)
+        elif lacking or state.difference:
+            self.remade[lacking or state.difference] += 1
+        try:
+            self.write(source, target, {**self.said, **state.attrs})
+            self.written[slide_id] = target
+        except (UserError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in _FOR_ALL:
+                raise  # the next bag would fail alike
+            line = _failure(slide_id, error)
+            self.failed.append(line)
+            self.sharing.note(slide_id, line)
+            console.warn(line)
+
+
+def _common(targets: Collection[Path]) -> Path:
+    """The folder of files that lie in one, or in several below it."""
+    return Path(os.path.commonpath([path.parent.absolute() for path in targets]))
 
 
 @dataclass(frozen=True)
@@ -130,9 +207,8 @@ class _State:
     difference: str
 
 
-def _state(source: Path, target: Path, recipe: Mapping[str, Any], identity: Identity) -> _State:
-    """Compare what made a file with what would make it now."""
-    content = source_hash(source)
+def _state(content: str, identity: Identity, target: Path, recipe: Mapping[str, Any]) -> _State:
+    """Compare what made a file with what would make it now, of a source of this content."""
     key = files.hash_obj({**recipe, "source": content})
     attrs = {"recipe": key, "source_hash": content, ATTRIBUTE: identity.to_json()}
     before, stored = _made_from(target), stored_identity(target)

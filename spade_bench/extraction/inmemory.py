@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from spade_bench.extraction.folders import EncodedFolder
     from spade_bench.extraction.recipe import EncoderSource, Settings
+    from spade_bench.extraction.sharing import Sharing
     from spade_bench.types import EncoderCard, FeatureEncoder, SlideEncoder
 
 __all__ = ["check_takes_features", "encode_anndata", "encode_bag", "encode_folder", "extract_bag"]
@@ -122,8 +123,16 @@ def encode_folder(
     out: Path,
     *,
     with_routing: bool = False,
+    sharing: Sharing | None = None,
 ) -> EncodedFolder:
     """Send every bag of a folder through an encoder of features or a slide encoder.
+
+    Args:
+        features: The folder.
+        encoder: The encoder.
+        out: Folder to write.
+        with_routing: Also store to which experts patches are sent.
+        sharing: How the bags are shared with other processes.
 
     Raises:
         ConfigError: When routing is asked of an encoder that has no experts.
@@ -132,8 +141,10 @@ def encode_folder(
     if encoder.card.level == "slide":
         if with_routing:
             routes_of(encoder)
-        return encode_slides(cast("SlideEncoder", encoder), features, out)
-    return encode_bags(cast("FeatureEncoder", encoder), features, out, with_routing=with_routing)
+        return encode_slides(cast("SlideEncoder", encoder), features, out, sharing=sharing)
+    return encode_bags(
+        cast("FeatureEncoder", encoder), features, out, with_routing=with_routing, sharing=sharing
+    )
 
 
 def check_takes_features(card: EncoderCard) -> None:

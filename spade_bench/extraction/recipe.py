@@ -10,11 +10,12 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from spade_bench.errors import DataError, UserError
+from spade_bench.extraction.sharing import Sharing
 from spade_bench.features.identity import ATTRIBUTE, Identity, identity_of
 from spade_bench.features.weightfiles import is_commit
 from spade_bench.files import hash_file, hash_obj
@@ -52,6 +53,7 @@ class Settings:
         preview: Write a thumbnail with mask and grid beside the features of each slide.
         drop_pen: Leave out patches of a slide on pen marks.
         drop_blur: Leave out patches of a slide that are out of focus.
+        sharing: How the slides are shared with other processes.
     """
 
     mpp: float | None = None
@@ -66,6 +68,7 @@ class Settings:
     preview: bool = True
     drop_pen: bool = False
     drop_blur: bool = False
+    sharing: Sharing = field(default_factory=Sharing)
 
     def check(self, patch_px: int) -> None:
         """Refuse values that make no sense for patches of ``patch_px``.

@@ -21,6 +21,7 @@ from spade_bench.features.slidevectors import (
 if TYPE_CHECKING:
     import numpy as np
 
+    from spade_bench.extraction.sharing import Sharing
     from spade_bench.types import Bag, SlideEncoder
 
 __all__ = ["encode_slides", "vector_maker"]
@@ -60,7 +61,12 @@ def vector_maker(
 
 
 def encode_slides(
-    encoder: SlideEncoder, features: Path, out: Path, *, recipe: Mapping[str, Any] | None = None
+    encoder: SlideEncoder,
+    features: Path,
+    out: Path,
+    *,
+    recipe: Mapping[str, Any] | None = None,
+    sharing: Sharing | None = None,
 ) -> EncodedFolder:
     """Encode every bag under a folder into `OUT/slide_features_{encoder}/{slide}.h5`.
 
@@ -72,6 +78,7 @@ def encode_slides(
         features: Folder of patch features, searched recursively.
         out: Folder to write.
         recipe: What is recorded of the encoder in words; None for what can be told from it.
+        sharing: How the bags are shared with other processes.
 
     Raises:
         DataError: When the folder holds no features of the upstream encoder.
@@ -97,4 +104,5 @@ def encode_slides(
         recipe=recipe,
         target_of=lambda slide_id, _: slide_vector_path(out, name, slide_id),
         write=write,
+        sharing=sharing,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from spade_bench.extraction.recipe import Settings
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["BAD_INPUT", "DROPPED", "Batch", "Job", "Open", "PatchReader", "Stream"]
+__all__ = ["BAD_INPUT", "DROPPED", "Batch", "Job", "Open", "PatchReader", "Source", "Stream"]
 
 _CHUNK = 16  # patches a reader thread reads at a time
 _OPEN_AHEAD = 2  # slides opened before they are needed
@@ -67,6 +67,16 @@ class Job(Protocol):
 
     def prepare(self, folder: Path) -> PatchReader:
         """Open the slide and find its patches; ``folder`` is where its features go."""
+
+
+class Source(Protocol):
+    """Slides to read."""
+
+    def __len__(self) -> int:
+        """How many are left."""
+
+    def take(self) -> tuple[Job, Mapping[str, str]] | None:
+        """Return the next one with its recipe; None where none is to be had at present."""
 
 
 @dataclass
@@ -125,20 +135,18 @@ class Batch:
 
 
 class Stream:
-    """Iterates over the batches of all slides.
+    """Iterates over the batches of all slides that are to be had.
 
     Every batch but the last is full. A slide that fails comes as complete with its error set.
 
     Args:
-        todo: Jobs with their recipes.
+        todo: Jobs with their recipes, taken as they are needed.
         folder: Where features go.
         settings: Batch size and number of reader threads.
     """
 
-    def __init__(
-        self, todo: Sequence[tuple[Job, Mapping[str, str]]], folder: Path, settings: Settings
-    ) -> None:
-        self._todo = deque(Open(job, attrs) for job, attrs in todo)
+    def __init__(self, todo: Source, folder: Path, settings: Settings) -> None:
+        self._todo = todo
         self._folder = folder
         self._size = settings.batch_size
         self._chunk = min(_CHUNK, settings.batch_size)
@@ -200,8 +208,8 @@ class Stream:
 
     def _next(self) -> Open | None:
         """The next slide; None when there is none, or it is not open yet and others are read."""
-        while self._todo and len(self._opening) < _OPEN_AHEAD:
-            slide = self._todo.popleft()
+        while len(self._opening) < _OPEN_AHEAD and (taken := self._todo.take()) is not None:
+            slide = Open(*taken)
             self._opening.append((slide, self._opener.submit(slide.job.prepare, self._folder)))
         if not self._opening:
             return None

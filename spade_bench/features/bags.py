@@ -36,6 +36,7 @@ from spade_bench.files import atomic_hdf5, file_name, hash_file
 if TYPE_CHECKING:
     import numpy as np
 
+    from spade_bench.features.casebags import Looks
     from spade_bench.types import Bag, Routing
 
 __all__ = [
@@ -275,9 +276,14 @@ class FeatureFolder:
 
 
 class FeatureFolders:
-    """The features folders of a run, each listed once and each file looked at once."""
+    """The features folders of a run, each listed once and each file looked at once.
+
+    Attributes:
+        looks: What was found in feature files that were read, for `scan_bags`.
+    """
 
     def __init__(self) -> None:
+        self.looks: Looks = {}
         self._folders: dict[Path, FeatureFolder] = {}
         self._identities: dict[Path, Identity | None] = {}
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench.console import say, warn
 from spade_bench.errors import DataError, UserError
-from spade_bench.features.packs import PACK_SUFFIX, Pack, open_pack
+from spade_bench.features.packs import PACK_SUFFIX, Pack, open_pack, split_path
 from spade_bench.features.packwriter import PackWriter
 from spade_bench.features.plainformats import companion
 from spade_bench.files import hash_obj, read_sealed, write_sealed
@@ -40,6 +40,7 @@ __all__ = [
     "FeatureCache",
     "Known",
     "KnownFiles",
+    "cache_places",
     "check_cache_mode",
     "discard",
     "signature",
@@ -113,13 +114,10 @@ class FeatureCache:
             files: The feature files.
             mode: One of `CACHE_MODES`.
         """
-        if not files or "off" in (mode, os.environ.get("SPADE_BENCH_CACHE")):
+        root = _root(files, mode)
+        if root is None:
             return None
         copies = mode == "copy"
-        try:
-            root = Path(os.path.commonpath([path.absolute().parent for path in files]))
-        except ValueError:  # on several drives of Windows: no folder has them all
-            return None
         for folder in _upwards(root):
             for home in _homes(folder):
                 if (home / "index.json").is_file():
@@ -308,6 +306,20 @@ class KnownFiles:
         return None
 
 
+def cache_places(files: Sequence[Path], mode: str = "digests") -> list[Path]:
+    """Return where the cache of these files may lie, best first; none when it is off.
+
+    Args:
+        files: Feature files, or bags in packs.
+        mode: One of `CACHE_MODES`.
+    """
+    root = _root([path if split_path(path) is None else path.parent for path in files], mode)
+    if root is None:
+        return []
+    there = [home for folder in _upwards(root) for home in _homes(folder)]
+    return [home for home in there if home.is_dir()] + _homes(root)
+
+
 def discard(copy: Pack, path: Path) -> None:
     """Remove a pack of a cache that turned out damaged, and say so; the next run makes it anew.
 
@@ -366,6 +378,16 @@ def signature(path: Path) -> Signature | None:
         path.absolute().parent.name,
         described,
     ]
+
+
+def _root(files: Sequence[Path], mode: str) -> Path | None:
+    """The folder that has all files; None without one, or where the cache is off."""
+    if not files or "off" in (mode, os.environ.get("SPADE_BENCH_CACHE")):
+        return None
+    try:
+        return Path(os.path.commonpath([path.absolute().parent for path in files]))
+    except ValueError:  # on several drives of Windows: no folder has them all
+        return None
 
 
 def _upwards(folder: Path) -> list[Path]:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from spade_bench.console import track
 from spade_bench.errors import DataError, UserError
-from spade_bench.features.cache import FeatureCache, Known, KnownFiles, discard, signature
+from spade_bench.features.bagfiles import BagFiles
+from spade_bench.features.bagmemory import BagMemory
+from spade_bench.features.cache import FeatureCache, Known, signature
 from spade_bench.features.formats import read_bag, reads_quickly
-from spade_bench.features.packs import Pack, open_pack, split_path
+from spade_bench.features.packs import open_pack, split_path
 from spade_bench.files import hash_array
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["BagInfo", "CaseBags", "bad_values", "scan_bags"]
+__all__ = ["BagInfo", "CaseBags", "Looks", "bad_values", "scan_bags"]
 
-CACHE_BYTES = 4 << 30
+
+Looks: TypeAlias = "dict[Path, tuple[list[Any], BagInfo]]"
+"""Feature file -> its signature when it was looked at, and what was found."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ def scan_bags(
     *,
     whole: bool = False,
     cache: str = "digests",
+    seen: Looks | None = None,
 ) -> dict[str, BagInfo]:
     """Look at every file: width, digest, and whether it can be used at all.
 
@@ -65,6 +70,8 @@ def scan_bags(
         description: Shown while reading.
         whole: Hold every slide of a pack against its checksum now.
         cache: One of `CACHE_MODES`.
+        seen: What this process has found in files before; files that have not changed since are
+            not read again, and what is found is added.
 
     Returns:
         Slide id -> what was found. Empty bags, NaN and infinite values are problems, as is a
@@ -75,7 +82,7 @@ def scan_bags(
     infos = {}
     try:
         for slide, path in track(files.items(), description, len(files), "slides"):
-            infos[slide] = _look(path, store, whole)
+            infos[slide] = _look_once(path, store, whole, {} if seen is None else seen)
         if store is not None:
             store.commit()
             store.advise(loose)
@@ -98,7 +105,10 @@ class CaseBags:
         load: Returns the features of the case at a position, (n, dim).
         n_cases: Number of cases.
         dim: Width of the features.
-        cache_bytes: Memory that cached bags may take.
+        memory: Where bags are kept; None for a budget of its own.
+        names: What tells the bag of each case from all others in ``memory``, so that tasks share
+            it; None for bags that nobody else has.
+        lengths: Number of patches of each case, where it is known without reading.
     """
 
     def __init__(
@@ -106,19 +116,30 @@ class CaseBags:
         load: Callable[[int], NDArray[np.floating]],
         n_cases: int,
         dim: int,
-        cache_bytes: int = CACHE_BYTES,
+        *,
+        memory: BagMemory | None = None,
+        names: Sequence[Hashable] | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> None:
         self._load = load
         self._n = n_cases
         self.dim = dim
-        self._room = cache_bytes
-        self._kept: dict[int, NDArray[np.floating]] = {}
-        self._pooled: NDArray[np.float64] | None = None
-        self._files: Sequence[Sequence[Path]] | None = None
+        self._memory = BagMemory() if memory is None else memory
+        self._names = names
+        self._lengths = lengths
+        self._files: BagFiles | None = None
+        self._owner = object()  # what nobody else has goes with it
+        weakref.finalize(self, self._memory.forget, self._owner)
 
     @classmethod
     def from_files(
-        cls, cases: Sequence[Sequence[Path]], dim: int, *, cache: str = "digests"
+        cls,
+        cases: Sequence[Sequence[Path]],
+        dim: int,
+        *,
+        cache: str = "digests",
+        infos: Mapping[Path, BagInfo] | None = None,
+        memory: BagMemory | None = None,
     ) -> CaseBags:
         """Bags from feature files; the slides of a case are concatenated.
 
@@ -126,19 +147,21 @@ class CaseBags:
             cases: For each case the files of its slides.
             dim: Width of the features.
             cache: One of `CACHE_MODES`; all but `off` read copies that are there.
+            infos: What was found in each file, so that nothing is read for it again.
+            memory: Where bags are kept; None for a budget of their own.
         """
-        import numpy as np
-
-        known = KnownFiles()
-        find = _Source if cache == "off" else lambda path: _Source.of(path, known)
-        sources = [[find(path) for path in paths] for paths in cases]
-
-        def load(index: int) -> NDArray[np.floating]:
-            parts = [source.read() for source in sources[index]]
-            return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-        bags = cls(load, len(cases), dim)
-        bags._files = cases
+        known = {path: (info.digest, info.n) for path, info in (infos or {}).items()}
+        files = BagFiles(cases, cache, known)
+        room = BagMemory() if memory is None else memory
+        bags = cls(
+            lambda index: files.read(index, room),
+            len(cases),
+            dim,
+            memory=room,
+            names=files.names,
+            lengths=files.lengths,
+        )
+        bags._files = files
         return bags
 
     def __len__(self) -> int:
@@ -148,11 +171,12 @@ class CaseBags:
         """Return the bag of one case, (n, dim) float32; read-only where it is a view of a map."""
         import numpy as np
 
-        bag = self._kept.get(index)
+        key = self._key("bag", index)
+        bag = self._memory.get(key)
         if bag is None:
             bag = self._load(index)
             if bag.ndim != 2 or bag.shape[1] != self.dim or not len(bag):
-                files = () if self._files is None else self._files[index]
+                files = () if self._files is None else self._files.cases[index]
                 raise DataError(
                     f"the slides of case {index} hold {bag.shape[0] if bag.ndim == 2 else 'no'} "
                     f"patches, as an array of shape {bag.shape}; needed are one or more of width "
@@ -160,109 +184,126 @@ class CaseBags:
                     where=", ".join(map(str, files)),
                     fix="Extract these slides again, or leave the case out",
                 )
-            # A view of a map takes no memory of ours.
-            taken = 0 if not bag.flags.writeable else bag.nbytes
-            if taken <= self._room:
-                self._room -= taken
-                self._kept[index] = bag
+            if bag.flags.writeable:  # a view of a map takes no memory of ours
+                self._memory.keep(key, bag)
         return np.asarray(bag, dtype=np.float32)
 
-    def pooled(self) -> NDArray[np.float64]:
-        """Mean over the patches of each case, (n_cases, dim); computed once."""
+    def length(self, index: int) -> int:
+        """Return the number of patches of a case, without reading them where it is known."""
+        return len(self[index]) if self._lengths is None else self._lengths[index]
+
+    def once(self, what: str, index: int, make: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        """Compute a few numbers from a bag once for all heads and tasks.
+
+        Args:
+            what: What they are.
+            index: Position of the case.
+            make: Reads the bag and returns them.
+        """
+        key = self._key(what, index)
+        found = self._memory.get(key)
+        if found is None:
+            found = self._memory.keep_small(key, make())
+        return found
+
+    def mean(self, index: int) -> NDArray[np.float64]:
+        """Mean over the patches of a case, (dim,); computed once."""
         import numpy as np
 
-        if self._pooled is None:
-            self._pooled = np.stack(
-                [
-                    self[i].mean(axis=0, dtype=np.float64)
-                    for i in track(range(self._n), "Pooling", self._n, "cases")
-                ]
-            )
-        return self._pooled
+        return self.once("mean", index, lambda: self[index].mean(axis=0, dtype=np.float64))
+
+    def pooled(self) -> NDArray[np.float64]:
+        """Mean over the patches of each case, (n_cases, dim); each is computed once."""
+        import numpy as np
+
+        key = self._owner, "pooled"
+        pooled: NDArray[np.float64] | None = self._memory.get(key)
+        if pooled is None:
+            cases = track(range(self._n), "Pooling", self._n, "cases")
+            pooled = self._memory.keep_small(key, np.stack([self.mean(index) for index in cases]))
+        return pooled
 
     def map(
-        self, encode: Callable[[NDArray[np.float32]], NDArray[np.floating]], dim: int
+        self,
+        encode: Callable[[NDArray[np.float32]], NDArray[np.floating]],
+        dim: int,
+        *,
+        made_by: str = "",
     ) -> CaseBags:
-        """Return these bags passed through ``encode``, (n, dim) -> (n, ``dim``)."""
+        """Return these bags passed through ``encode``, (n, dim) -> (n, ``dim``).
+
+        Args:
+            encode: Turns features into others, patch by patch.
+            dim: Their width.
+            made_by: Digest of all that determines what it returns. Where it is given, and these
+                bags come from files, what was made is kept on the disk too, for later heads, tasks
+                and runs; see `spade_bench.features.encodedbags`.
+        """
         import numpy as np
 
-        def load(index: int) -> NDArray[np.floating]:
+        def make(index: int) -> NDArray[np.floating]:
             bag = self[index]
             # Encoders get an array of their own: torch warns about memory it may not write to.
             return np.asarray(encode(bag if bag.flags.writeable else bag.copy()))
 
-        return CaseBags(load, self._n, dim)
+        return self._made(make, dim, made_by, self._lengths)
 
-    def map_slides(self, encode: Callable[[Path], NDArray[np.floating]], dim: int) -> CaseBags:
+    def map_slides(
+        self, encode: Callable[[Path], NDArray[np.floating]], dim: int, *, made_by: str = ""
+    ) -> CaseBags:
         """Return one row per slide: the file of each slide through ``encode``, -> (``dim``,).
+
+        Args:
+            encode: Turns the file of a slide into its vector.
+            dim: Its width.
+            made_by: As for `map`.
 
         Raises:
             DataError: When these bags were not read from files.
         """
         import numpy as np
 
-        files = self._files
-        if files is None:
+        if self._files is None:
             raise DataError("bags that are not files have no slides to encode")
+        files = self._files.cases
 
-        def load(index: int) -> NDArray[np.floating]:
+        def make(index: int) -> NDArray[np.floating]:
             return np.stack([encode(path) for path in files[index]])  # (slides, dim)
 
-        return CaseBags(load, self._n, dim)
+        lengths = [len(paths) for paths in files]
+        return self._made(make, dim, made_by, lengths, whole_files=True)
+
+    def _made(
+        self,
+        make: Callable[[int], NDArray[np.floating]],
+        dim: int,
+        made_by: str,
+        lengths: Sequence[int] | None,
+        *,
+        whole_files: bool = False,
+    ) -> CaseBags:
+        """Bags made of these, kept under what made them where that is known."""
+        names, load = None, make
+        if made_by and self._names is not None:
+            names = [(made_by, name) for name in self._names]
+        if made_by and self._files is not None:
+            load = self._files.kept(make, made_by, dim, whole_files)
+        return CaseBags(load, self._n, dim, memory=self._memory, names=names, lengths=lengths)
+
+    def _key(self, what: str, index: int) -> Hashable:
+        if self._names is None:
+            return self._owner, what, index
+        return what, self._names[index]
 
 
-@dataclass
-class _Source:
-    """Where the features of a slide are read.
-
-    Attributes:
-        path: The user's file, or a bag in a pack.
-        digest: Hash of its features when it was first read; empty when that is not known.
-        copy: A fast copy, a pack and the name in it, or None. The pack stays open: its sound bags
-            are read even when a damaged one has it removed.
-        sound: Whether the file was held against its digest.
-    """
-
-    path: Path
-    digest: str = ""
-    copy: tuple[Pack, str] | None = None
-    sound: bool = False
-
-    @classmethod
-    def of(cls, path: Path, known: KnownFiles) -> _Source:
-        """Look a file up in the caches."""
-        earlier, fastest = known.get(path), known.fastest(path)
-        source = cls(path, "" if earlier is None else earlier.digest)
-        copy = None if fastest == path else split_path(fastest)
-        if copy is not None:
-            with contextlib.suppress(DataError):  # another process has just removed it
-                source.copy = open_pack(copy[0]), copy[1]
-        return source
-
-    def read(self) -> NDArray[np.floating]:
-        """Features (n, dim); from a pack a view of the map.
-
-        Raises:
-            DataError: When the file cannot be read, or does not hold what it held before.
-        """
-        if self.copy is not None:
-            try:
-                return self.copy[0].features(self.copy[1])
-            except DataError:
-                discard(self.copy[0], self.path)
-                self.copy = None
-        if (packed := split_path(self.path)) is not None:
-            return open_pack(packed[0]).features(packed[1])
-        features = read_bag(self.path).features
-        if self.digest and not self.sound and hash_array(features) != self.digest:
-            raise DataError(
-                "holds other numbers than when it was first read: it is damaged, or was replaced "
-                "a moment ago",
-                where=str(self.path),
-                fix="Restore it, or `touch` it to take it as it is, and repeat the command",
-            )
-        self.sound = True
-        return features
+def _look_once(path: Path, cache: FeatureCache | None, whole: bool, seen: Looks) -> BagInfo:
+    now = signature(path)  # None of a bag in a pack, of which the index is at hand
+    if now is not None and path in seen and seen[path][0] == now:
+        return seen[path][1]
+    info = _look(path, cache, whole)
+    if now is not None and now == signature(path):
+        seen[path] = now, info
+    return info
 
 
 def _look(path: Path, cache: FeatureCache | None, whole: bool = False) -> BagInfo:

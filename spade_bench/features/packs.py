@@ -15,6 +15,7 @@ import functools
 import io
 import json
 import math
+import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,22 @@ class Pack:
         features = np.asarray(self.rows)[slide.start : slide.stop]
         self._check(slide_id, "features", features, slide.digest)
         return features
+
+    def let_go(self, slide_id: str) -> None:
+        """Let the pages of a slide's features go: the system counts them as ours while mapped.
+
+        They are read again when they are used again, also through a view that is still held.
+        """
+        pages: Any = self.rows.base
+        slide = self.slide(slide_id)
+        if not isinstance(pages, mmap.mmap) or not hasattr(mmap, "MADV_DONTNEED"):
+            return  # nothing is mapped, or the system manages it without a word of ours
+        # Offsets count from where the map begins, which is a whole number of pages of the file.
+        lead = HEADER % mmap.ALLOCATIONGRANULARITY
+        width = self.dim * self._dtype.itemsize
+        start, stop = lead + slide.start * width, lead + slide.stop * width
+        start -= start % mmap.PAGESIZE
+        pages.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
     def bag(self, slide_id: str) -> Bag:
         """Return a slide with its coordinates.

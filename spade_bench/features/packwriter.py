@@ -28,14 +28,15 @@ class PackWriter:
         path: File to write.
         dim: Width of the features.
         dtype: `float16` or `float32`; how rows are stored.
+        durable: Wait for the disk; see `atomic_path`.
     """
 
-    def __init__(self, path: Path, dim: int, dtype: str) -> None:
+    def __init__(self, path: Path, dim: int, dtype: str, *, durable: bool = True) -> None:
         import numpy as np
 
         self.path, self.dim, self.dtype = path, dim, np.dtype(dtype).newbyteorder("<")
         self._placed = ExitStack()  # left without an error, the file is in place
-        self._temporary = self._placed.enter_context(atomic_path(path))
+        self._temporary = self._placed.enter_context(atomic_path(path, durable=durable))
         self._file: IO[bytes] = self._temporary.open("wb")
         self._file.seek(HEADER)
         self._coords: IO[bytes] = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115 - until finish

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.errors import ConfigError
+from spade_bench.config import parse_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CPU_MEMORY", "Fit", "HeadOptions", "Model", "grid_points", "parse_memory"]
 
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-CPU_MEMORY = 4 << 30  # a constant, so that results do not depend on the machine
+CPU_MEMORY = 4 << 30  # of training; a constant, so that results do not depend on the machine
 
 
 @dataclass(frozen=True)
@@ -59,9 +57,10 @@ class HeadOptions:
     Attributes:
         device: `auto`, `cpu` or `cuda[:n]`.
         params: Hyperparameters that replace the defaults of its card.
-        memory: Bytes that training may take besides cached bags, as a number or like `4GB`; None
-            for a share of what the device has. Bounds how many fits train side by side and never
-            changes the numbers.
+        memory: Bytes that bags and training may take together, as a number or like `4GB`; None for
+            a share of what the device has. One half is for bags: those in memory, and on a GPU
+            those that stay there. The other half bounds how many fits train side by side, and
+            never changes the numbers.
     """
 
     device: str = "cpu"
@@ -109,16 +108,3 @@ def grid_points(grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     """Yield every combination of a grid as `Fit.params`, the last name varying fastest."""
     for values in product(*grid.values()):
         yield dict(zip(grid, values, strict=True))
-
-
-def parse_memory(text: int | str) -> int:
-    """Turn `4GB`, `512 MB` or a number of bytes into bytes.
-
-    Raises:
-        ConfigError: When it is not an amount of memory above zero.
-    """
-    found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)i?b?\s*", str(text).lower())
-    size = int(float(found[1]) * UNITS[found[2]]) if found else 0
-    if size < 1:
-        raise ConfigError(f"'{text}' is not an amount of memory", fix="Write it like 4GB or 512MB")
-    return size

@@ -76,7 +76,11 @@ class FittedNetwork(FittedHead):
         self.check_width(bags.dim)
         chosen = list(range(len(bags))) if cases is None else [int(case) for case in cases]
         pooled = bags.pooled().astype("float32")[:, None] if self._pooled else None
-        reader = self._reader(bags.__getitem__ if pooled is None else pooled.__getitem__, len(bags))
+        reader = self._reader(
+            bags.__getitem__ if pooled is None else pooled.__getitem__,
+            len(bags),
+            None if self._pooled else bags,
+        )
         rows: dict[int, torch.Tensor] = {}
         fast = small_products(self._device) if self._model.small else nullcontext()
         with torch.no_grad(), fast:
@@ -191,7 +195,7 @@ class FittedNetwork(FittedHead):
         """Parameters and scaling, by name."""
         return {name: weight.numpy() for name, weight in self._weights.items()}
 
-    def _reader(self, bag: Any, n_cases: int) -> Reader:
+    def _reader(self, bag: Any, n_cases: int, bags: CaseBags | None = None) -> Reader:
         return Reader(
             bag,
             n_cases,
@@ -200,6 +204,7 @@ class FittedNetwork(FittedHead):
             dtype=self._reference.dtype,
             resident=0,
             half=self._settings.precision == "bf16",
+            bags=bags,
         )
 
 

@@ -103,7 +103,8 @@ class PooledHead:
         self.card = card
         self._settings = settings
         self._solve = solve
-        self._memory = CPU_MEMORY if options.memory is None else parse_memory(options.memory)
+        # Half of it is for bags.
+        self._memory = 2 * CPU_MEMORY if options.memory is None else parse_memory(options.memory)
         self.params: Mapping[str, Any] = asdict(
             config.build(settings, options.params, f"head {card.name}")
         )
@@ -148,7 +149,7 @@ class PooledHead:
                 built[text] = self._build(fit.params)
             alike.setdefault((len(fit.train), built[text]), []).append(index)
         for (n_train, settings), members in alike.items():
-            at_once = max(1, self._memory // _bytes(n_train, bags.dim, n_outputs))
+            at_once = max(1, self._memory // 2 // _bytes(n_train, bags.dim, n_outputs))
             for start in range(0, len(members), at_once):
                 part = members[start : start + at_once]
                 together = self._solve(pooled, [fits[i] for i in part], n_outputs, settings)

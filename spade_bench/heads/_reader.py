@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,8 @@ from spade_bench.heads._modelstack import Batch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from spade_bench.features.casebags import CaseBags
 
 __all__ = ["Reader"]
 
@@ -31,6 +34,8 @@ class Reader:
         dtype: Their number format.
         resident: Bytes of bags that may stay on a GPU.
         half: Whether batches are rounded to bfloat16, once for all models that see them.
+        bags: The bags behind ``bag``, which know their lengths and what was computed of them for
+            other heads; None where there are none.
     """
 
     def __init__(
@@ -43,13 +48,14 @@ class Reader:
         dtype: torch.dtype,
         resident: int,
         half: bool = False,
+        bags: CaseBags | None = None,
     ) -> None:
-        self._bag = bag
+        self._bag, self._bags = bag, bags
         self.n_cases, self.dim, self.device = n_cases, dim, device
         self._dtype, self._shown = dtype, torch.bfloat16 if half else dtype
         self._resident = resident if device.type == "cuda" else 0
         self._kept: dict[int, torch.Tensor] = {}
-        self._moments: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._moments: dict[int, NDArray[np.float64]] = {}
         self._length: dict[int, int] = {}
 
     def load(self, case: int) -> torch.Tensor:
@@ -71,7 +77,8 @@ class Reader:
     def length(self, case: int) -> int:
         """Return the number of patches of a case."""
         if case not in self._length:
-            self._length[case] = len(self._bag(case))
+            bags = self._bags
+            self._length[case] = len(self._bag(case)) if bags is None else bags.length(case)
         return self._length[case]
 
     def batches(self, cases: Sequence[int], reference: torch.Tensor) -> list[Batch]:
@@ -113,15 +120,20 @@ class Reader:
             A reference (D,) near all of them; the mean beyond it (S, D) and the spread (S, D).
         """
         for case in sorted({int(case) for train in fits for case in train}):
-            if case not in self._moments:
-                x = self.load(case).double()  # (n, D)
-                variance, mean = torch.var_mean(x, dim=0, correction=0)  # (D,) each
-                self._moments[case] = mean, variance + mean * mean
+            if case in self._moments:
+                continue
+            find = partial(self._moments_of, case)
+            name = f"moments {self.device}"
+            self._moments[case] = (
+                find() if self._bags is None else self._bags.once(name, case, find)
+            )
         known: dict[bytes, tuple[torch.Tensor, torch.Tensor]] = {}
         for train in fits:
             if train.tobytes() not in known:
-                first = torch.stack([self._moments[int(c)][0] for c in train]).mean(dim=0)  # (D,)
-                second = torch.stack([self._moments[int(c)][1] for c in train]).mean(dim=0)
+                moments = np.stack([self._moments[int(c)] for c in train])  # (n, 2, D)
+                # Each by itself, as one block: sums of another layout may end in other bits.
+                each = [np.ascontiguousarray(moments[:, at]) for at in range(2)]
+                first, second = (torch.from_numpy(x).to(self.device).mean(dim=0) for x in each)
                 scale = (second - first**2).clamp_min(0).sqrt()  # (D,)
                 # Constant features keep scale 1; a spread of rounding size is not a spread.
                 tiny = 1e-6 * first.abs().clamp_min(1e-6)
@@ -135,6 +147,13 @@ class Reader:
         # What rounding the reference leaves is no shift worth a product.
         mean[mean.abs() <= 16 * torch.finfo(self._dtype).eps * scale] = 0
         return reference, mean.to(self._dtype), scale.to(self._dtype)
+
+    def _moments_of(self, case: int) -> NDArray[np.float64]:
+        """Mean and mean square of the patches of a case, (2, D)."""
+        x = self.load(case).double()  # (n, D)
+        variance, mean = torch.var_mean(x, dim=0, correction=0)  # (D,) each
+        moments: NDArray[np.float64] = torch.stack([mean, variance + mean * mean]).cpu().numpy()
+        return moments
 
     def _fits(self, cases: Sequence[int], order: list[int], start: int, stop: int) -> bool:
         """Whether one more bag, the longest so far, can be padded to without much waste."""

@@ -200,6 +200,7 @@ class StackedHead:
                 dtype=torch.float64 if precision == "fp64" else torch.float32,
                 resident=memory // 2,
                 half=precision == "bf16",
+                bags=bags if pooled is None else None,
             )
             for stack in self._stacks([members[i] for i in chosen], reader, n_outputs, memory):
                 own = [members[chosen[i]] for i in stack]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Member", "Trainer"]
 
 CPU_ROOM = 4 << 20  # bytes of activations that stay in a core's cache
+ASIDE = 1 << 18  # outputs that are allocated together
 LARGE = 200_000  # numbers kept for the gradient from which a model's step is worth a thread
 
 
@@ -66,6 +67,28 @@ class Member:
         """Epochs asked for, or as many as make `min_steps` steps."""
         needed = math.ceil(int(self.settings.min_steps) / self.chunks)
         return max(int(self.settings.epochs), needed)
+
+
+class _Aside:
+    """Keeps small outputs where they are in nobody's way.
+
+    Allocated beside a bag, an output that stays keeps the C library from using the place of the bag
+    for the next one, and memory would grow with the cohort. Does nothing on a GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_cpu, self._block, self._filled = device.type == "cpu", torch.empty(0), 0
+
+    def put(self, out: torch.Tensor) -> torch.Tensor:
+        """Return a copy in a block of many."""
+        if not self._on_cpu:
+            return out
+        n = out.numel()
+        if self._filled + n > len(self._block) or self._block.dtype != out.dtype:
+            self._block, self._filled = out.new_empty(max(n, ASIDE)), 0
+        kept = self._block[self._filled : self._filled + n].view(out.shape)
+        self._filled += n
+        return kept.copy_(out)
 
 
 class Trainer:
@@ -267,6 +290,7 @@ class Trainer:
         for case, askers in askers_of.items():
             alike.setdefault(tuple(askers), []).append(case)
         answers: list[dict[int, torch.Tensor]] = [{} for _ in questions]
+        aside = _Aside(self._reader.device)
         for askers_, together in alike.items():
             members = [questions[index][0] for index in askers_]
             for batch in self._reader.each_batch(together, self._reference):
@@ -278,7 +302,7 @@ class Trainer:
                     for stack, part in parts
                 ]
                 for (_, part), out in zip(parts, self._workers.run(jobs, large), strict=True):
-                    for at, rows in zip(part, out, strict=True):  # out is (s, B, K)
+                    for at, rows in zip(part, aside.put(out), strict=True):  # (s, B, K)
                         answers[askers_[at]].update(zip(here, rows, strict=True))
         return [
             torch.stack([answer[case] for case in cases.tolist()])

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["CENTRE", "Region", "SlideRegions", "check_share"]
+__all__ = ["CENTRE", "Colour", "Region", "SlideRegions", "check_share"]
+
+Colour = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
 
 CENTRE = "patches whose centre lies in a region"
 """How patches are chosen by default, in words."""
@@ -28,11 +31,13 @@ class Region:
         shape: Its area, a shapely `Polygon` or `MultiPolygon` in level-0 pixels.
         name: What the annotator called it; may be empty.
         label: Its class, such as "Tumor"; may be empty.
+        colour: The colour of its class, where the file gives one.
     """
 
     shape: Any
     name: str = ""
     label: str = ""
+    colour: Colour | None = None
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,15 @@ elsewhere than at pixel 0 (`openslide.bounds-x`, as MRXS does), regions are move
 from __future__ import annotations
 
 import codecs
-import contextlib
 import gzip
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError, name_some
 from spade_bench.files import atomic_path, parse_json
-from spade_bench.regions.outlines import Region, SlideRegions, no_such_region
+from spade_bench.regions.outlines import Colour, Region, SlideRegions, no_such_region
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,29 +134,25 @@ def read_regions(
     return chosen
 
 
-def check_names(files: Mapping[str, Path], names: Sequence[str]) -> None:
-    """Refuse a name that no region of any file has, before anything is computed.
-
-    A file that cannot be read is passed over here: it is named where its slide is looked at.
+def check_names(slides: Iterable[SlideRegions], names: Sequence[str]) -> None:
+    """Refuse a name that no region of any slide has, before anything is computed.
 
     Args:
-        files: Slide id -> region file.
+        slides: The regions of each slide.
         names: Classes or names of regions.
 
     Raises:
         DataError: Naming those that no file has, and what there is.
     """
     missing, there = {name.casefold(): name for name in names}, dict[str, None]()
-    for slide, file in files.items():
-        with contextlib.suppress(DataError):
-            labels = read_regions(file, slide_id=slide).labels
-            there |= dict.fromkeys(labels)
-            for label in labels:
-                missing.pop(label.casefold(), None)
+    for regions in slides:
+        there |= dict.fromkeys(regions.labels)
+        for label in regions.labels:
+            missing.pop(label.casefold(), None)
         if not missing:
             return
     raise DataError(
-        f"no region of {len(files)} file(s) is called {' or '.join(map(repr, missing.values()))}",
+        f"no region of any slide is called {' or '.join(map(repr, missing.values()))}",
         where="--region-name",
         fix=f"There are {name_some(there, 10)}" if there else "No region has a class or a name",
     )
@@ -193,6 +188,8 @@ def region_features(regions: SlideRegions) -> list[dict[str, Any]]:
             properties["name"] = region.name
         if region.label:
             properties["classification"] = {"name": region.label}
+            if region.colour is not None:
+                properties["classification"]["color"] = list(region.colour)
         geometry = shapely.geometry.mapping(region.shape)
         features.append({"type": "Feature", "geometry": geometry, "properties": properties})
     return features
@@ -273,8 +270,26 @@ def _region(feature: Mapping[str, Any], number: int, where: str) -> Region:
     properties = _properties(feature, number, where)
     name = str(properties.get("name") or "")
     place = f"annotation {number}{f' ({name!r})' if name else ''}"
-    label = _label(properties.get("classification"), place, where)
-    return Region(_shape(feature.get("geometry"), place, where), name, label)
+    of_class = properties.get("classification")
+    label = _label(of_class, place, where)
+    return Region(_shape(feature.get("geometry"), place, where), name, label, _colour(of_class))
+
+
+def _colour(of_class: Any) -> Colour | None:
+    """The colour of a class: `color` [r, g, b], or in older files `colorRGB`, one packed number.
+
+    Anything else is no reason to refuse an outline: it is drawn in a colour of ours.
+    """
+    if not isinstance(of_class, Mapping):
+        return None
+    packed, given = of_class.get("colorRGB"), of_class.get("color")
+    if given is None and type(packed) is int:
+        given = [packed >> 16 & 255, packed >> 8 & 255, packed & 255]
+    if not isinstance(given, list) or len(given) != 3:
+        return None
+    if any(type(part) is not int or not 0 <= part <= 255 for part in given):
+        return None
+    return given[0], given[1], given[2]
 
 
 def _label(of_class: Any, place: str, where: str) -> str:

@@ -42,7 +42,15 @@ __all__ = ["LEAST", "LevelRow", "as_levels", "by_levels", "levels_csv", "read_le
 LEAST = 10
 """Cases of each class (events, cases with a value) that a level must have to be tested."""
 
+BLANK, SEVERAL = "(no value)", "(several values)"
+"""Cases of which the table says nothing, and those whose rows say different things."""
+_NO_LEVEL = {
+    BLANK: "the table has no value: in no level, and not among the others",
+    SEVERAL: "rows of a case differ: in no level, and not among the others",
+}
+
 _MOST_LEVELS = 10  # of numbers; more are cut into quarters
+_MOSTLY = 0.9  # share of the values that are numbers, from which the others are mistakes
 _QUARTERS = 4
 
 
@@ -106,7 +114,7 @@ class _Pool:
     Attributes:
         predictions: The cases and their truth; the scores are those of the first draw.
         scores: For each draw or repeat (n, C).
-        level: Level of each case; empty where the table does not say.
+        level: Level of each case; `BLANK` or `SEVERAL` where it has none.
     """
 
     predictions: Predictions
@@ -114,29 +122,42 @@ class _Pool:
     level: NDArray[Any]
 
 
-def as_levels(values: Mapping[str, str]) -> dict[str, str]:
+def as_levels(values: Mapping[str, str], column: str = "") -> dict[str, str]:
     """Return the level of each case: the value itself, or the quarter of many different numbers.
 
     Args:
         values: Case -> what the table says.
+        column: Name of the column, for messages.
+
+    Raises:
+        DataError: When nearly all values are different numbers, and some are none.
     """
     import numpy as np
 
     from spade_bench.cohorts.spelling import read_number
 
-    numbers = {case: read_number(value) for case, value in values.items()}
-    known = [number for number in numbers.values() if number is not None]
-    if len(known) < len(values) or len(set(known)) <= _MOST_LEVELS:
+    numbers = {case: read_number(v) for case, v in values.items() if v not in _NO_LEVEL}
+    known = [number for number in numbers.values() if number is not None and np.isfinite(number)]
+    if len(set(known)) <= _MOST_LEVELS or len(known) < _MOSTLY * len(numbers):
         return dict(values)
+    odd = sorted({values[case] for case, n in numbers.items() if n is None or not np.isfinite(n)})
+    if odd:
+        raise DataError(
+            f"{len(numbers) - len(known)} of {len(numbers)} values are no numbers among numbers: "
+            f"{name_some(odd)}",
+            where=f"--by {column}",
+            fix="Leave these cells empty, or write numbers",
+        )
     edges = np.unique(np.quantile(known, np.arange(1, _QUARTERS) / _QUARTERS))  # (q,)
     ends = [f"{edge:.4g}" for edge in edges]
     names = [f"up to {ends[0]}",
              *(f"{low} to {high}" for low, high in itertools.pairwise(ends)),
              f"above {ends[-1]}"]  # fmt: skip
-    return {
+    quarter = {
         case: names[int(np.searchsorted(edges, number or 0.0, side="left"))]
         for case, number in numbers.items()
     }
+    return {case: quarter.get(case, value) for case, value in values.items()}
 
 
 def by_levels(
@@ -170,7 +191,7 @@ def by_levels(
         for one in shown:
             of_task = levels.get(one.task, {})
             name = one.metrics[0] if metric == "primary" else metric
-            if name in one.metrics and len(set(of_task.values())) > 1:
+            if name in one.metrics and len(set(of_task.values()) - set(_NO_LEVEL)) > 1:
                 out += _of_series(one, resampler, column, of_task, name)
     if not out:
         raise UserError(
@@ -202,20 +223,44 @@ def _of_series(
     from spade_bench.statistics.multiplicity import holm
 
     pool = _pooled(one, resampler, levels)
+    names = sorted({str(name) for name in pool.level} - set(_NO_LEVEL), key=_place)
     out = []
-    for level in sorted({str(name) for name in pool.level if name}, key=_place):
+    for level in names:
         inside = pool.level == level  # (n,)
         row = _described(one, pool, column, level, metric)
+        others = ~np.isin(pool.level, [*_NO_LEVEL, level])  # (n,)
         why = _too_few(pool.predictions, inside) or _too_few(
-            pool.predictions, (pool.level != "") & ~inside, "all other levels together have"
+            pool.predictions, others, "all other levels together have"
         )
-        out.append(replace(row, note=why) if why else _measured(row, pool, inside, resampler))
+        if why:
+            out.append(replace(row, note=why))
+        elif len(names) == 2 and out and out[0].difference is not None:
+            # The other way round it is the same question, not a second test.
+            out.append(_mirrored(row, out[0], pool, inside))
+        else:
+            out.append(_measured(row, pool, inside, others, resampler))
     tested = [at for at, row in enumerate(out) if row.p is not None]
     if tested:
-        adjusted = holm(np.array([out[at].p for at in tested], dtype=float))
+        several = np.array([out[at].p for at in tested], dtype=float)
+        adjusted = several if len(names) == 2 else holm(several)
         for at, p in zip(tested, adjusted, strict=True):
             out[at] = replace(out[at], p_adjusted=float(p))
+    for level, why in _NO_LEVEL.items():
+        if (pool.level == level).any():
+            out.append(replace(_described(one, pool, column, level, metric), note=why))
     return out
+
+
+def _mirrored(row: LevelRow, other: LevelRow, pool: _Pool, inside: Bools) -> LevelRow:
+    """The second of two levels, of which the first is measured."""
+    import numpy as np
+
+    plain = _values(pool, inside, row.metric, np.ones((1, len(inside))))[0]
+    assert other.difference is not None
+    assert other.ci_low is not None
+    assert other.ci_high is not None
+    return replace(row, value=float(plain.mean()), difference=-other.difference,
+                   ci_low=-other.ci_high, ci_high=-other.ci_low, p=other.p)  # fmt: skip
 
 
 def _place(level: str) -> tuple[float, str]:
@@ -239,7 +284,7 @@ def _pooled(one: Series, resampler: Resampler, levels: Mapping[str, str]) -> _Po
     joined = [_join(parts) for parts in draws.values()]
     first = joined[0]
     alike = [other for other in joined if other.case_ids == first.case_ids]
-    level = np.array([levels.get(case, "") for case in first.case_ids], dtype=object)  # (n,)
+    level = np.array([levels.get(case, BLANK) for case in first.case_ids], dtype=object)  # (n,)
     return _Pool(first, tuple(other.scores for other in alike), level)
 
 
@@ -303,14 +348,15 @@ def _too_few(predictions: Predictions, inside: Bools, who: str = "") -> str:
     return f"{who} {size} {what}, fewer than {LEAST}".lstrip()
 
 
-def _measured(row: LevelRow, pool: _Pool, inside: Bools, resampler: Resampler) -> LevelRow:
+def _measured(
+    row: LevelRow, pool: _Pool, inside: Bools, outside: Bools, resampler: Resampler
+) -> LevelRow:
     """The metric within a level, and its difference to all others on resamples of both."""
     import numpy as np
 
     from spade_bench.statistics.evaluate import strata
     from spade_bench.statistics.intervals import case_weights, paired_interval
 
-    outside = (pool.level != "") & ~inside  # (n,)
     # Every class keeps its size within the level and outside of it.
     classes = strata(pool.predictions.target)  # (n,)
     groups = 3 * classes + np.where(inside, 0, np.where(outside, 1, 2))
@@ -387,7 +433,7 @@ def read_levels(
             where=", ".join(map(str, folders)),
             fix="Name the table with --table CSV",
         )
-    return {task: as_levels(values) for task, values in found.items()}
+    return {task: as_levels(values, column) for task, values in found.items()}
 
 
 def _of_frame(frame: pd.DataFrame, column: str, task: Mapping[str, Any]) -> dict[str, str]:
@@ -396,6 +442,8 @@ def _of_frame(frame: pd.DataFrame, column: str, task: Mapping[str, Any]) -> dict
     for key in (task.get("slide_column") or "slide_id", task.get("case_column") or "case_id"):
         if key in frame:
             known = frame.dropna(subset=[key, column])
-            first = known.groupby(known[key].astype(str))[column].first()
-            out |= {str(name): str(value) for name, value in first.items()}
+            grouped = known[column].astype(str).groupby(known[key].astype(str))
+            said = {str(name): set(values) for name, values in grouped}
+            out |= {name: SEVERAL if len(values) > 1 else values.pop()
+                    for name, values in said.items()}  # fmt: skip
     return out

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError
 from spade_bench.registry import suggest
 from spade_bench.report.caveats import PERMUTED, caveats, share_held_out, speaks_of, way_of
+from spade_bench.report.leaderboard import chosen
 from spade_bench.report.series import Place, Series, latest
 from spade_bench.report.values import Resampler, Values, single
 
@@ -92,7 +94,9 @@ def compare(
     resampler: Resampler,
     a: str,
     b: str,
+    *,
     metrics: Sequence[str] | None = None,
+    wanted: str = "all",
 ) -> list[Difference]:
     """Compare two encoders wherever both have finished the same episodes.
 
@@ -101,7 +105,8 @@ def compare(
         resampler: Gives both the same resamples of cases.
         a: Label of the first encoder.
         b: Label of the second one.
-        metrics: Which metrics; all of each task when None.
+        metrics: Which metrics, all of one family; those that are wanted when None.
+        wanted: `all` metrics, the `primary` one of each task, or the name of one.
 
     Returns:
         Differences by task, head and shot, with several shots followed by the mean over them.
@@ -119,10 +124,17 @@ def compare(
         raise _nothing_shared(a, b, by_label)
     out = []
     for curve in by_curve.values():
-        for metric in curve[0][0].metrics if metrics is None else metrics:
+        every = curve[0][0].metrics
+        # The first metric tells which is the primary one, whose tests are a family of their own.
+        asked = dict.fromkeys((*every[:1], *chosen(every, wanted)))
+        for metric in asked if metrics is None else metrics:
             out += _differences(curve, resampler, metric)
     held = share_held_out(series)
-    return _adjusted([replace(one, held_out=(one.task, one.protocol) in held) for one in out])
+    found = _adjusted([replace(one, held_out=(one.task, one.protocol) in held) for one in out])
+    if metrics is not None:
+        return found
+    of_task = {curve[0][0].task: curve[0][0].metrics for curve in by_curve.values()}
+    return [one for one in found if one.metric in chosen(of_task[one.task], wanted)]
 
 
 def _nothing_shared(a: str, b: str, by_label: dict[str, dict[Place, Series]]) -> DataError:
@@ -138,8 +150,16 @@ def _nothing_shared(a: str, b: str, by_label: dict[str, dict[Place, Series]]) ->
     )
 
 
-def against_base(series: Sequence[Series], resampler: Resampler) -> list[Difference]:
-    """Compare every encoder that sits on a base with that base, where both are there."""
+def against_base(
+    series: Sequence[Series], resampler: Resampler, wanted: str = "all"
+) -> list[Difference]:
+    """Compare every encoder that sits on a base with that base, where both are there.
+
+    Args:
+        series: What :func:`spade_bench.report.series` found.
+        resampler: Gives both the same resamples of cases.
+        wanted: `all` metrics, the `primary` one of each task, or the name of one.
+    """
     pairs = {
         (one.encoder, str(row.inputs["base"]))
         for one in series
@@ -150,7 +170,7 @@ def against_base(series: Sequence[Series], resampler: Resampler) -> list[Differe
     out: list[Difference] = []
     for a, b in sorted(pairs):
         if b in labels:
-            out += compare(series, resampler, a, b)
+            out += compare(series, resampler, a, b, wanted=wanted)
     return out
 
 
@@ -236,11 +256,18 @@ def _over_shots(values: Sequence[tuple[Values, Values]]) -> tuple[Values, Values
             replace(
                 cut[0],
                 plain=np.mean([one.plain for one in cut], axis=0),
-                boot=np.mean([one.boot for one in cut], axis=0),
+                resample=partial(_mean_boot, cut),
                 influence=mean,
             )
         )
     return sides[0], sides[1]
+
+
+def _mean_boot(of_shots: Sequence[Values]) -> Floats:
+    """Mean over shots of each draw on each resample, (D, B)."""
+    import numpy as np
+
+    return np.asarray(np.mean([one.boot for one in of_shots], axis=0))
 
 
 def _interval(a: Values, b: Values, metric: str, seed: int) -> tuple[Interval, str] | None:
@@ -293,9 +320,10 @@ def _tested(a: Values, b: Values, seed: int) -> tuple[Interval, str] | None:
         interval = delong_over_draws(a.target, differences, a.influence - b.influence)
         if interval is not None:
             return interval, "delong"
-    if not np.isfinite(a.boot - b.boot).any():
+    first, second = a.boot, b.boot  # (D, B)
+    if not np.isfinite(first - second).any():
         return None
-    return paired_interval((a.plain, a.boot), (b.plain, b.boot), seed, a.size), "bootstrap"
+    return paired_interval((a.plain, first), (b.plain, second), seed, a.size), "bootstrap"
 
 
 def _difference(

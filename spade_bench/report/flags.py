@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["code", "explain", "meaning", "shared"]
+__all__ = ["OF_CELLS", "code", "empty_cell", "explain", "meaning", "shared"]
 
-_CELL = {"missing", "failed", "undefined"}
+OF_CELLS = {"missing", "failed", "undefined", "no-gene-side"}
+"""Flags that a table shows in the cell itself, not among the flags."""
+_WHY_EMPTY = {"undefined": "undefined", "failed": "failed", "no-gene-side": "no gene side"}
 
 _EXACT = {
     "contamination:unknown": "nobody says whether the encoder saw this task's data set in "
@@ -51,6 +53,8 @@ _EXACT = {
     "patients-unknown": "nobody says of which patient some sections are: each counts as one",
     "unregistered": "a task without a card: nobody declared its classes, sources and metrics",
     "undefined": "the metric cannot be computed, as where a class is absent",
+    "no-gene-side": "the head retrieves spots in a space of images and expression, and this "
+    "encoder places images only",
 }
 _PREFIX = {
     "contamination:": "the encoder saw {} in pretraining, the data set of this task: its number "
@@ -66,6 +70,8 @@ _PREFIX = {
     "other patients",
     "constant-genes:": "genes with one value in all test spots of a fold, {} counted over folds: "
     "left out of correlations and R², and named in results.jsonl",
+    "undefined-folds:": "folds in which the metric cannot be computed, {} of them: the mean is "
+    "over the others",
     "missing-class:": "no test case has the class {}: metrics speak of the others",
     "inputs:": "results of one name from several features or encoders, told apart by hash",
     "tasks:": "number of tasks that count",
@@ -103,6 +109,7 @@ _CODE_PREFIX = {
     "permutations:": "P",
     "missing-class:": "K:",
     "constant-genes:": "cg",
+    "undefined-folds:": "uf",
     "inputs:": "I:",
     "tasks:": "T",
 }
@@ -119,6 +126,11 @@ def code(flag: str) -> str:
     return f"{_CODE_PREFIX.get(prefix, '')}{flag.removeprefix(prefix)}"
 
 
+def empty_cell(flags: Sequence[str]) -> str:
+    """Return what a table says where a row has no number: why, by its flags, or `missing`."""
+    return next((text for flag, text in _WHY_EMPTY.items() if flag in flags), "missing")
+
+
 def explain(flags: Iterable[str], words: Mapping[str, str] | None = None) -> list[str]:
     """One line for each flag whose meaning is known, with its code, in alphabetical order.
 
@@ -129,7 +141,7 @@ def explain(flags: Iterable[str], words: Mapping[str, str] | None = None) -> lis
     lines = []
     for flag in sorted(set(flags)):
         if text := meaning(flag, words):
-            short = "" if flag in _CELL else f"{code(flag)} = "
+            short = "" if flag in OF_CELLS else f"{code(flag)} = "
             lines.append(f"{short}{flag}: {text}")
     return lines
 
@@ -147,4 +159,4 @@ def shared(rows: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Flags that every row has, in the order of the first one; those of single cells apart."""
     if not rows:
         return ()
-    return tuple(f for f in rows[0] if f not in _CELL and all(f in other for other in rows))
+    return tuple(f for f in rows[0] if f not in OF_CELLS and all(f in other for other in rows))

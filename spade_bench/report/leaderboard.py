@@ -114,8 +114,10 @@ def leaderboard(
         for metric in chosen(one.metrics, wanted):
             interval = resampler.interval(one, metric) if one.rows else None
             of_metric = ("undefined",) if one.rows and interval is None else ()
+            if interval and (lost := resampler.undefined(one, metric)):
+                of_metric = (f"undefined-folds:{lost}",)
             if interval and known(interval.low) is None and "few-cases" not in warnings:
-                of_metric = ("few-cases",)  # too few for this metric
+                of_metric = (*of_metric, "few-cases")  # too few for this metric
             rows.append(
                 ReportRow(
                     encoder=one.encoder,

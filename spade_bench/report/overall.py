@@ -211,7 +211,6 @@ def _task(
     import numpy as np
 
     from spade_bench.statistics.evaluate import direction
-    from spade_bench.statistics.intervals import means
 
     by_place: dict[Place, dict[str, Series]] = {}
     for (place, encoder), one in latest(series).items():
@@ -230,10 +229,7 @@ def _task(
         plain = float(np.mean([values.plain.mean() for values in of_label]))
         if not np.isfinite(plain):
             return None
-        boots = [
-            means(v.plain, v.boot, resampler.seed) if v.fixed else v.boot.mean(axis=0)
-            for v in of_label
-        ]
+        boots = [resampler.centre(place[label], metric) for place in shared]
         out[label] = sign * plain, sign * np.mean(boots, axis=0)
     return out
 

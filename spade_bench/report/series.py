@@ -10,12 +10,16 @@ from typing import NamedTuple
 from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
 from spade_bench.report.conditions import conditions, tested_on
-from spade_bench.results import Predictions, ResultStore, Row
+from spade_bench.results import Predictions, ResultStore, Row, StoredPredictions
+from spade_bench.results.merging import same_predictions
+from spade_bench.results.rows import GENE_SIDE, NEEDS_GENE_SIDE, NO_GENE_SIDE
 from spade_bench.results.store import whole_predictions
 
-__all__ = ["Place", "Series", "collect", "latest"]
+__all__ = ["NO_GENES", "Place", "Series", "collect", "latest"]
 
 _BASE = "base"  # the control that is the encoder below
+NO_GENES = "no-gene-side"
+"""Flag of an encoder that a head could not serve, because it places no expression."""
 _VARIES = {"episode", "permutation"}  # differ from row to row of one series
 
 
@@ -128,23 +132,29 @@ def collect(
     standing: dict[str, Row] = {}
     for folder in [out] if isinstance(out, Path) else out:
         store = ResultStore(folder)
-        rows = [_with_whole_predictions(folder, row, store.problems, read) for row in store.rows()]
+        found = _whole(folder, store.rows(), store.problems)
         if problems is not None:
             problems.extend(store.problems)
-        if not rows and store.problems:
+        if not found and store.problems:
             more = f" (and {len(store.problems) - 1} more)" if len(store.problems) > 1 else ""
             raise DataError(f"no row can be used: {store.problems[0]}{more}", where=str(folder))
-        if not rows:
+        if not found:
             raise DataError(
                 "no results here",
                 where=str(folder),
                 fix="Make some with `spade-bench run --out DIR`",
             )
-        for row in rows:
+        for row, told in found:
             before = standing.get(row.run_id)
             if before is None or before.status != "ok":
                 standing[row.run_id] = row
-            elif row.status == "ok" and row.predictions_sha256 != before.predictions_sha256:
+                if told is not None:
+                    read[row.run_id] = told
+            elif (
+                told is not None
+                and row.predictions_sha256 != before.predictions_sha256
+                and not same_predictions(told, read[row.run_id])
+            ):
                 raise DataError(
                     f"the cell {row.run_id} ({row.encoder} on {row.task}) has other predictions "
                     "than in another folder",
@@ -217,17 +227,29 @@ def _precedence(one: Series) -> tuple[bool, str]:
     return not one.control, max(row.created_utc for row in one.rows)
 
 
-def _with_whole_predictions(
-    out: Path, row: Row, problems: list[str], read: dict[str, Predictions]
-) -> Row:
-    if row.status != "ok":
-        return row
-    try:
-        read[row.run_id] = whole_predictions(out, row)
-    except DataError as error:
-        problems.append(str(error))
-        return replace(row, status="failed", error=str(error))
-    return row
+def _whole(
+    out: Path, rows: Sequence[Row], problems: list[str]
+) -> list[tuple[Row, Predictions | None]]:
+    """Rows with the predictions behind them, which are None of a row that has not finished.
+
+    Rows whose predictions lie in the same files are looked at together, and returned in order.
+    """
+    stored = StoredPredictions(out)
+    found: dict[int, tuple[Row, Predictions | None]] = {}
+    for at in sorted(range(len(rows)), key=lambda i: _files_of(rows[i])):
+        row, told = rows[at], None
+        if row.status == "ok":
+            try:
+                told = whole_predictions(stored, row)
+            except DataError as error:
+                problems.append(str(error))
+                row = replace(row, status="failed", error=str(error))
+        found[at] = row, told
+    return [found[at] for at in range(len(rows))]
+
+
+def _files_of(row: Row) -> tuple[str, str, str]:
+    return row.task, row.encoder, row.head
 
 
 def _series(members: Sequence[Row], extra: tuple[str, ...], condition: tuple[str, ...]) -> Series:
@@ -275,6 +297,8 @@ def _with_wanted(series: list[Series]) -> list[Series]:
         for one in series
     ]
     present = {(one.place, one.encoder, one.control) for one in series}
+    needing = {one.head for one in series if _gene_side(one) == NEEDS_GENE_SIDE}
+    without = {one.encoder for one in series if _gene_side(one) == NO_GENE_SIDE}
     for place, count in wanted.items():
         task, head, protocol, shot, part, condition = place
         names = {
@@ -289,6 +313,9 @@ def _with_wanted(series: list[Series]) -> list[Series]:
             kept = [flag for flag in like.flags if flag != "ensemble"]
             if like.task != task:
                 kept = []
+            unable = head in needing and encoder in without
+            if unable:
+                kept.append(NO_GENES)
             full.append(
                 Series(
                     encoder=encoder,
@@ -299,13 +326,19 @@ def _with_wanted(series: list[Series]) -> list[Series]:
                     flags=(*kept, *([part] if part else [])),
                     metrics=metrics[task],
                     rows=(),
-                    wanted=count,
+                    wanted=0 if unable else count,
                     condition=condition,
                     control=control,
                     control_of=like.control_of,
                 )
             )
     return sorted(full, key=_order)
+
+
+def _gene_side(one: Series) -> str:
+    """What the rows of a series say of a gene side; mostly empty."""
+    rows = (*one.rows, *one.failed)
+    return next((row.env[GENE_SIDE] for row in rows if row.env.get(GENE_SIDE)), "")
 
 
 def _order(series: Series) -> tuple[object, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from spade_bench.statistics.genescores import constant_genes, gene_values, jackknife, over_genes
@@ -123,6 +123,8 @@ def gene_scores(of_rows: Sequence[Predictions], metric: str) -> list[GeneScore]:
     """
     import numpy as np
 
+    from spade_bench.statistics.evaluate import bounds
+
     tested = [one.spots for one in of_rows if one.spots is not None]
     what = units_of(of_rows)[1]
     whole = [dict(zip(s.genes, _values(metric, s).tolist(), strict=True)) for s in tested]
@@ -143,7 +145,11 @@ def gene_scores(of_rows: Sequence[Predictions], metric: str) -> list[GeneScore]:
         left = [
             _mean(np.array([less.get((d, unit), whole[d])[gene] for d in mine])) for unit in tests
         ]
-        known = jackknife(mean, left) if np.isfinite(mean) else None
+        known = None
+        if np.isfinite(mean):
+            found = jackknife(mean, left)  # its ends may be NaN, which clipping leaves
+            low, high = np.clip([found.low, found.high], *bounds(metric)).tolist()
+            known = replace(found, low=low, high=high)
         of_folds = tuple(whole[d][gene] for d in mine)
         flats = sum(gene in flat[d] for d in mine)
         out.append(GeneScore(gene, known, of_folds, len(tests), flats))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from spade_bench.escaping import csv_cell, latex_cell, markdown_cell
 from spade_bench.report.differences import Difference
-from spade_bench.report.flags import code, explain
+from spade_bench.report.flags import OF_CELLS, code, empty_cell, explain
 from spade_bench.report.leaderboard import COLUMNS, ReportRow, number
 from spade_bench.report.naming import (
     encoder_title,
@@ -23,7 +23,6 @@ from spade_bench.report.wide import BEST, TIE, UNTESTED, Column, WideRow, WideTa
 __all__ = ["Grid", "differences_csv", "differences_grid", "latex", "long_grid", "markdown",
            "wide_csv", "wide_grids"]  # fmt: skip
 
-_CELL = {"missing", "failed", "undefined"}
 _TIE, _UNTESTED = "†", "‡"
 _MARKS = (
     f"Bold: best encoder of the column. {_TIE}: the paired test finds no difference from it "
@@ -72,7 +71,7 @@ def _wide(table: WideTable, words: Mapping[str, str]) -> Grid:
     heads = dict.fromkeys(column.head for column in table.columns if column.head != "all")
     several = len(heads) > 1
     flags = [f for row in table.rows for f in row.flags
-             if f not in _CELL and f != "ensemble" and not f.startswith("tasks:")]  # fmt: skip
+             if f not in OF_CELLS and f != "ensemble" and not f.startswith("tasks:")]  # fmt: skip
     short = {flag: code(flag) for flag in flags}
     title = [protocol_title(table.protocol)]
     title += [f"k={table.k_shot}"] if table.k_shot else []
@@ -120,7 +119,7 @@ def _value(row: WideRow, column: Column) -> Cell:
     if cell is None:
         return Cell("–")
     if cell.mean is None:
-        return Cell(next((f for f in ("undefined", "failed") if f in cell.flags), "missing"))
+        return Cell(empty_cell(cell.flags))
     mark = row.marks.get(column, "")
     ends = ""
     if cell.ci_low is not None and cell.ci_high is not None:

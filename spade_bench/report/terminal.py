@@ -9,7 +9,7 @@ from spade_bench import console
 from spade_bench.report.bylevels import LevelRow
 from spade_bench.report.caveats import PERMUTATIONS, PERMUTED, speaks_of, way_of
 from spade_bench.report.differences import Difference
-from spade_bench.report.flags import code, explain, shared
+from spade_bench.report.flags import OF_CELLS, code, empty_cell, explain, shared
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.overall import OverallRow
 from spade_bench.report.risk_split import RiskSplit
@@ -19,7 +19,6 @@ from spade_bench.report.spotvalues import OF_SECTIONS
 __all__ = ["print_differences", "print_failures", "print_leaderboard", "print_legend",
            "print_levels", "print_notes", "print_overall", "print_risk_splits"]  # fmt: skip
 
-_CELL = {"missing", "failed", "undefined"}
 _OF_SHOTS = ("few-cases", "small-pool", "same-draws")  # may hold for some shots of an encoder only
 _DIRECTION = {1: "", -1: " (lower is better)", 0: " (1 is best)"}
 
@@ -239,7 +238,7 @@ def _print_place(title: str, rows: Sequence[ReportRow]) -> None:
     shots = sorted({row.k_shot or 0 for row in rows})
     lines: dict[_Line, dict[int, ReportRow]] = {}
     for row in rows:
-        flags = tuple(flag for flag in row.flags if flag not in _CELL and not _is_of_shot(flag))
+        flags = tuple(flag for flag in row.flags if flag not in OF_CELLS and not _is_of_shot(flag))
         line = _Line(row.encoder, row.head, flags, row.control, row.control_of)
         lines.setdefault(line, {})[row.k_shot or 0] = row
     marks = {line: (*line.flags, *_of_shots(by_shot)) for line, by_shot in lines.items()}
@@ -338,7 +337,7 @@ def _cell(row: ReportRow | None) -> str:
     if row is None:
         return "missing"
     if row.mean is None:
-        return next((name for name in ("undefined", "failed") if name in row.flags), "missing")
+        return empty_cell(row.flags)
     ends = "no interval" if row.ci_low is None else f"{row.ci_low:.3f}, {row.ci_high or 0:.3f}"
     text = f"{row.mean:.3f} [{ends}]"
     absent = [flag for flag in ("missing", "failed") if flag in row.flags]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError
-from spade_bench.files import hash_obj
 from spade_bench.report.series import Series
 from spade_bench.report.spotvalues import OF_SECTIONS, spot_scores, units_of
-from spade_bench.results import Predictions, Row
+from spade_bench.results import Predictions, Row, StoredPredictions
 from spade_bench.results.store import whole_predictions
 
 if TYPE_CHECKING:
@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from spade_bench.statistics.intervals import Interval
 
     Floats = NDArray[np.float64]
+    _Draws = tuple[NDArray[Any], list[Floats], list[tuple[Floats, Floats] | None]]
 
-__all__ = ["N_BOOT", "Resampler", "Values", "class_sizes", "single"]
+__all__ = ["N_BOOT", "Resampler", "Values", "at_hand", "class_sizes", "single"]
 
 N_BOOT = 1000
+_KEPT = 64_000_000  # bytes of resamples that are kept for whoever asks next
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,8 @@ class Values:
         names: Draw and fold of each row, D of them; rows whose labels were shuffled in several
             ways have one name.
         plain: (D,) metric of each row.
-        boot: (D, B) metric of each row on each case resample.
+        resample: Returns the metric of each row on each case resample, (D, B). It is large, and
+            made when it is needed.
         fixed: Whether all rows have the same test cases: then rows are draws that are crossed with
             cases, else they are folds.
         train_size: Mean number of training cases.
@@ -52,7 +55,7 @@ class Values:
 
     names: tuple[tuple[int, int], ...]
     plain: Floats
-    boot: Floats
+    resample: Callable[[], Floats]
     fixed: bool
     train_size: float
     test_size: float
@@ -61,6 +64,11 @@ class Values:
     size: int = 0
     units: int = 0
     without: Floats | None = None
+
+    @property
+    def boot(self) -> Floats:
+        """(D, B) metric of each row on each case resample."""
+        return self.resample()
 
     @property
     def n_classes(self) -> int:
@@ -74,7 +82,7 @@ class Values:
         return Values(
             tuple(self.names[i] for i in at),
             self.plain[at],
-            self.boot[at],
+            lambda: self.boot[at],
             self.fixed,
             self.train_size,
             self.test_size,
@@ -97,9 +105,20 @@ class Values:
             self,
             names=names,
             plain=np.array([self.plain[alike].mean() for alike in at]),
-            boot=np.stack([self.boot[alike].mean(axis=0) for alike in at]),
+            resample=lambda: _means_of(self.boot, at),
             influence=None,
         )
+
+
+def at_hand(boot: Floats) -> Callable[[], Floats]:
+    """Return what `Values.resample` is where the (D, B) values have been made already."""
+    return lambda: boot
+
+
+def _means_of(boot: Floats, at: Sequence[Sequence[int]]) -> Floats:
+    import numpy as np
+
+    return np.stack([boot[alike].mean(axis=0) for alike in at])
 
 
 @dataclass
@@ -118,8 +137,11 @@ class Resampler:
     seed: int = 0
     stored: dict[str, Predictions] = field(default_factory=dict)
     _values: dict[tuple[str, ...], Values] = field(default_factory=dict)
-    _weights: dict[str, Floats] = field(default_factory=dict)
+    _weights: dict[object, Floats] = field(default_factory=dict)
     _sizes: dict[tuple[str, ...], tuple[int, int]] = field(default_factory=dict)
+    _intervals: dict[tuple[str, ...], Interval | None] = field(default_factory=dict)
+    _centres: dict[tuple[str, ...], Floats] = field(default_factory=dict)
+    _boots: dict[tuple[str, ...], Floats] = field(default_factory=dict)
 
     def values(self, series: Series, metric: str) -> Values:
         """Return a metric of every row of a series.
@@ -127,7 +149,7 @@ class Resampler:
         Raises:
             DataError: When predictions are missing or damaged.
         """
-        key = (metric, *(row.run_id for row in series.rows))
+        key = _key(series, metric)
         if key not in self._values:
             self._values[key] = self._evaluate(series, metric)
         return self._values[key]
@@ -138,15 +160,48 @@ class Resampler:
         See :func:`single`. Where labels are permuted, each shuffle counts as a draw; those of one
         fold are averaged first, because folds that share training cases are not independent.
         """
-        values = self.values(series, metric)
-        if series.permutations > 1 and not values.fixed:
-            values = values.by_draw()
-        return single(values, metric, self.seed)
+        key = _key(series, metric)
+        if key not in self._intervals:
+            values = self.values(series, metric)
+            if series.permutations > 1 and not values.fixed:
+                values = values.by_draw()
+            self._intervals[key] = single(values, metric, self.seed)
+            if key in self._boots and metric == series.metrics[0]:
+                self.centre(series, metric)  # while its resamples are at hand
+        return self._intervals[key]
+
+    def centre(self, series: Series, metric: str) -> Floats:
+        """Return the mean over the rows of a series on each resample, (B,).
+
+        Where rows are draws, with the chance of the draws added; see `statistics.intervals.means`.
+        """
+        from spade_bench.statistics.intervals import means
+
+        key = _key(series, metric)
+        if key not in self._centres:
+            values = self.values(series, metric)
+            boot = values.boot
+            centre = means(values.plain, boot, self.seed) if values.fixed else boot.mean(axis=0)
+            self._centres[key] = centre
+        return self._centres[key]
+
+    @cached_property
+    def _files(self) -> StoredPredictions:
+        return StoredPredictions(self.out)
+
+    def undefined(self, series: Series, metric: str) -> int:
+        """Count the rows of a series in which a metric is undefined; its mean is over the others.
+
+        Only expression has such means: elsewhere one undefined row makes the mean undefined.
+        """
+        import numpy as np
+
+        return int((~np.isfinite(self.values(series, metric).plain)).sum())
 
     def predictions(self, row: Row) -> Predictions:
         """Read the predictions of a row, once."""
         if row.run_id not in self.stored:
-            self.stored[row.run_id] = whole_predictions(self.out, row)
+            self.stored[row.run_id] = whole_predictions(self._files, row)
         return self.stored[row.run_id]
 
     def cases(self, series: Series) -> int:
@@ -177,7 +232,7 @@ class Resampler:
     def _evaluate(self, series: Series, metric: str) -> Values:
         import numpy as np
 
-        from spade_bench.statistics.intervals import resampled
+        from spade_bench.statistics.draws import evaluate_draws
 
         if metric not in series.metrics:
             raise DataError(f"no metric '{metric}'", where=f"task {series.task}")
@@ -191,21 +246,14 @@ class Resampler:
                 where=f"{series.encoder} on {series.task}",
             )
         fixed = all(other.case_ids == first.case_ids for other in of_rows)
-        plain, boot = [], []
-        for one in of_rows:
-            train = None
-            if one.train_target is not None and one.train_scores is not None:
-                train = (one.train_target, one.train_scores)
-            values, resamples = resampled(
-                metric, one.target, [one.scores], self.weights(one), [train]
-            )
-            plain.append(values[0])
-            boot.append(resamples[0])
         return Values(
             names=tuple((row.draw or 0, -1 if row.fold is None else row.fold)
                         for row in series.rows),
-            plain=np.array(plain),
-            boot=np.stack(boot),
+            plain=np.concatenate(
+                [evaluate_draws(metric, target, scores, None, trains)[:, 0]
+                 for _, (target, scores, trains) in _alike(of_rows)]
+            ),
+            resample=lambda: self._boot(_key(series, metric), of_rows, metric),
             fixed=fixed,
             train_size=float(np.mean([row.n.get("train") or 0 for row in series.rows])),
             test_size=float(np.mean([len(one.case_ids) for one in of_rows])),
@@ -214,6 +262,26 @@ class Resampler:
             size=self.sizes(series)[0],
             units=self.sizes(series)[1],
         )  # fmt: skip
+
+    def _boot(self, key: tuple[str, ...], of_rows: Sequence[Predictions], metric: str) -> Floats:
+        """Metric of rows on resamples, (D, B); those that were asked for last are kept."""
+        import numpy as np
+
+        from spade_bench.statistics.draws import evaluate_draws
+
+        if key in self._boots:
+            self._boots[key] = self._boots.pop(key)  # the latest stands last
+            return self._boots[key]
+        boot = np.concatenate(
+            [
+                evaluate_draws(metric, target, scores, self.weights(first), trains)
+                for first, (target, scores, trains) in _alike(of_rows)
+            ]
+        )
+        self._boots[key] = boot
+        while sum(one.nbytes for one in self._boots.values()) > _KEPT and len(self._boots) > 1:
+            del self._boots[next(iter(self._boots))]
+        return boot
 
     def _of_spots(self, series: Series, of_rows: Sequence[Predictions], metric: str) -> Values:
         """Values of expression in spots: folds of sections, and patients as what is left out."""
@@ -224,7 +292,7 @@ class Resampler:
         return Values(
             names=tuple((row.draw or 0, row.fold or 0) for row in series.rows),
             plain=scores.folds,
-            boot=scores.boot,
+            resample=at_hand(scores.boot),
             fixed=False,
             train_size=float(np.mean([row.n.get("train") or 0 for row in series.rows])),
             test_size=float(np.mean([len(one.case_ids) for one in of_rows])),
@@ -241,12 +309,45 @@ class Resampler:
         from spade_bench.statistics.evaluate import strata
         from spade_bench.statistics.intervals import case_weights
 
-        patients = predictions.patients
-        key = hash_obj([predictions.case_ids, predictions.target.tolist(), patients])
-        if key not in self._weights:
-            groups = strata(predictions.target)
+        groups, patients = strata(predictions.target), predictions.patients
+        key = (groups.tobytes(), patients)
+        if key in self._weights:
+            self._weights[key] = self._weights.pop(key)  # the latest stands last
+        else:
             self._weights[key] = case_weights(groups, self.n_boot, self.seed, patients)
+            while sum(one.nbytes for one in self._weights.values()) > _KEPT:
+                del self._weights[next(iter(self._weights))]
         return self._weights[key]
+
+
+def _key(series: Series, metric: str) -> tuple[str, ...]:
+    return (metric, *(row.run_id for row in series.rows))
+
+
+def _alike(of_rows: Sequence[Predictions]) -> Iterator[tuple[Predictions, _Draws]]:
+    """Rows that follow each other with the same test cases: the first, and what all hold."""
+    import numpy as np
+
+    start = 0
+    for at in range(1, len(of_rows) + 1):
+        first = of_rows[start]
+        if at < len(of_rows):
+            other = of_rows[at]
+            if (
+                other.case_ids == first.case_ids
+                and other.patients == first.patients
+                and (other.target is first.target or np.array_equal(other.target, first.target))
+            ):
+                continue
+        part = of_rows[start:at]
+        yield first, (first.target, [one.scores for one in part], [_train(one) for one in part])
+        start = at
+
+
+def _train(one: Predictions) -> tuple[Floats, Floats] | None:
+    if one.train_target is None or one.train_scores is None:
+        return None
+    return one.train_target, one.train_scores
 
 
 def single(values: Values, metric: str, seed: int = 0) -> Interval | None:
@@ -278,7 +379,10 @@ def single(values: Values, metric: str, seed: int = 0) -> Interval | None:
         found = jackknife(float(np.nanmean(values.plain)), values.without.tolist())
         least, most = bounds(metric)
         return replace(found, low=max(least, found.low), high=min(most, found.high))
-    if not np.isfinite(values.plain).all() or not np.isfinite(values.boot.mean(axis=0)).any():
+    if not np.isfinite(values.plain).all():
+        return None
+    # An AUROC with contributions of two cases of each class or more has a value on each resample.
+    if values.influence is None and not np.isfinite(values.boot.mean(axis=0)).any():
         return None
     mean, (floor, top) = float(values.plain.mean()), bounds(metric, values.n_classes)
     if values.size < scores.least_cases(metric):
@@ -290,12 +394,12 @@ def single(values: Values, metric: str, seed: int = 0) -> Interval | None:
             return replace(found, low=max(floor, found.low), high=min(top, found.high))
         return corrected_t_test(values.plain, values.train_size, values.test_size)
     span, size = top - floor, _effective(values, metric)
-    plain, boot = (values.plain - floor) / span, (values.boot - floor) / span
+    plain = (values.plain - floor) / span
     if values.fixed:
         if values.influence is not None and values.target is not None:
             spread = scores.influence_spread(values.target, plain, values.influence)
         else:
-            spread = scores.boot_spread(plain, boot, values.size)
+            spread = scores.boot_spread(plain, (values.boot - floor) / span, values.size)
         least = scores.least_multiple(metric)
         low, high = scores.score_interval(float(plain.mean()), spread, size, least)
     else:
@@ -347,10 +451,10 @@ def class_sizes(of_rows: Sequence[Predictions]) -> tuple[int, int]:
 def _influence(of_rows: Sequence[Predictions]) -> Floats | None:
     import numpy as np
 
-    from spade_bench.statistics.delong_draws import auroc_influence
+    from spade_bench.statistics.draws import auroc_influences
 
     if any(len(set(one.patients)) < len(one.patients) for one in of_rows):
         return None  # slides of one patient are not independent, as DeLong has them
-    influences = [auroc_influence(one.target, one.scores) for one in of_rows]
-    rows = [one[1] for one in influences if one is not None]
-    return np.stack(rows) if len(rows) == len(influences) else None
+    found = [auroc_influences(target, scores) for _, (target, scores, _) in _alike(of_rows)]
+    rows = [one for one in found if one is not None]
+    return np.concatenate(rows) if len(rows) == len(found) else None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from spade_bench.report.differences import Difference, summaries
+from spade_bench.report.naming import encoder_title, metric_title
 
 __all__ = ["Verdict", "verdict", "verdicts"]
 
@@ -75,7 +76,8 @@ def _of_condition(rows: Sequence[Difference]) -> Verdict:
     clear = [one for one in rows if one.p_adjusted is not None and one.p_adjusted < _LEVEL]
     won = sum(one.better == a for one in clear)
     lost = sum(one.better == b for one in clear)
-    metrics = ", ".join(dict.fromkeys(one.metric for one in rows))
+    metrics = ", ".join(dict.fromkeys(metric_title(one.metric) for one in rows))
+    first, second = encoder_title(a), encoder_title(b)
     places = "comparison" if len(rows) == 1 else "comparisons"
     tasks = "1 task" if len(by_task) == 1 else f"{len(by_task)} tasks"
     tail = ""
@@ -85,10 +87,11 @@ def _of_condition(rows: Sequence[Difference]) -> Verdict:
         tail = f"; over tasks p = {signed_rank(np.array(means)).p:.3f} (Wilcoxon signed-rank)"
     return Verdict(
         condition=rows[0].condition,
-        lead=_lead(a, b, won, lost, len(rows)),
+        lead=_lead(first, second, won, lost, len(rows)),
         marks=_marks(rows),
-        detail=f"{a} minus {b} is {mean:+.3f} in {metrics} on average over {tasks}; of {len(rows)} "
-        f"{places} (task, head, protocol) {won} favour {a} and {lost} {b} at 5% after Holm, "
+        detail=f"{first} minus {second} is {mean:+.3f} in {metrics} on average over {tasks}; of "
+        f"{len(rows)} {places} (task, head, protocol) {won} favour {first} and {lost} {second} at "
+        f"5% after Holm, "
         f"{len(rows) - won - lost} are undecided{tail}.",
         won=won,
         lost=lost,

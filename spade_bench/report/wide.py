@@ -124,7 +124,7 @@ def paired_p(
     found: dict[str, float | None] = {}
     for other in others:
         try:
-            tested = compare(series, resampler, best, other, [metric])
+            tested = compare(series, resampler, best, other, metrics=[metric])
         except DataError:  # no shared episode
             continue
         found[other] = tested[0].p if tested else None

@@ -17,9 +17,13 @@ from typing import Any, Literal, cast
 from spade_bench.errors import DataError
 from spade_bench.files import parse_json
 
-__all__ = ["SCHEMA", "EditedRowError", "Row", "environment", "now"]
+__all__ = ["GENE_SIDE", "NEEDS_GENE_SIDE", "NO_GENE_SIDE", "SCHEMA", "EditedRowError", "Row",
+           "environment", "now"]  # fmt: skip
 
 SCHEMA = "spade-bench/results/1"
+GENE_SIDE = "gene_side"
+"""Key of `env` that says of an encoder that it has no gene side, of a head that it needs one."""
+NO_GENE_SIDE, NEEDS_GENE_SIDE = "none", "needed"
 _DIGEST = "row_sha256"
 _FLAG = "control:"
 _ENDING = re.compile(r"(-k1|-random-routing|\+pca\d+|\+random\d+)$")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from filelock import FileLock
-
 from spade_bench.console import warn
 from spade_bench.errors import DataError
-from spade_bench.results.predictions import Predictions, read_predictions
+from spade_bench.leases import exclusive
+from spade_bench.results.predictions import Predictions
+from spade_bench.results.predictionstore import StoredPredictions
 from spade_bench.results.rows import EditedRowError, Row
 
 __all__ = ["Finished", "ResultStore", "stored_in", "whole_predictions"]
@@ -41,14 +42,15 @@ class ResultStore:
         self.out = out
         self.path = out / "results.jsonl"
         self.problems: list[str] = []
+        self._read = 0  # bytes of whole lines that were read
 
     def append(self, rows: Iterable[Row]) -> None:
-        """Append rows in one write under a lock; a torn line before them is mended first."""
+        """Append rows in one write, one process at a time; a torn line before them is mended."""
         text = "".join(row.to_line() for row in rows).encode()
         if not text:
             return
         self.out.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{self.path}.lock"):
+        with exclusive(self.out / ".results.lease"):
             handle = os.open(self.path, _APPENDING, 0o644)
             try:
                 _mend(handle, self.path)
@@ -69,9 +71,13 @@ class ResultStore:
         `problems`, unless it was edited and its cell has been computed again.
         """
         self.problems = []
+        self._read = 0
         if not self.path.exists():
             return []
-        body, _, torn = self.path.read_text(encoding="utf-8", errors="replace").rpartition("\n")
+        content = self.path.read_bytes()
+        self._read = content.rfind(b"\n") + 1
+        text = content.decode("utf-8-sig", errors="replace")  # an editor's mark may lead
+        body, _, torn = text.rpartition("\n")
         lines = body.split("\n") if body else []
         if torn:
             warn(f"{self.path}: the last line is incomplete and is not counted")
@@ -97,6 +103,20 @@ class ResultStore:
         done = {_name(row) for row in standing.values() if row.status == "ok"}
         return [row for row in standing.values() if not (_unknown(row) and _name(row) in done)]
 
+    def appended(self) -> list[Row]:
+        """Return rows that came after those that were read last, by this process or another."""
+        if not self.path.exists() or self.path.stat().st_size <= self._read:
+            return []
+        with self.path.open("rb") as file:
+            file.seek(self._read)
+            whole = file.read().rpartition(b"\n")[0]
+        self._read += len(whole) + 1 if whole else 0
+        rows = []
+        for line in whole.decode("utf-8", errors="replace").split("\n") if whole else ():
+            with contextlib.suppress(DataError):  # `rows` names what is no row
+                rows.append(Row.from_line(line, str(self.path)))
+        return rows
+
 
 class Finished:
     """Which cells are done: a row says so, and its predictions are whole.
@@ -110,7 +130,7 @@ class Finished:
     """
 
     def __init__(self, out: Path, rows: Iterable[Row]) -> None:
-        self._out = out
+        self._stored = StoredPredictions(out)
         self._rows = {row.run_id: row for row in rows if row.status == "ok"}
         self._whole: dict[str, bool] = {}
 
@@ -121,17 +141,23 @@ class Finished:
             return False
         if row.run_id not in self._whole:
             try:
-                whole_predictions(self._out, row)
+                whole_predictions(self._stored, row)
                 self._whole[row.run_id] = True
             except DataError as error:
                 self._whole[row.run_id] = False
                 warn(f"{error} The cell runs again")
         return self._whole[row.run_id]
 
-    def sha256(self, run_id: str) -> str:
-        """Return the checksum of the predictions of a finished cell; empty where none is known."""
+    def predictions(self, run_id: str) -> Predictions:
+        """Return the predictions of a cell that is done.
+
+        Raises:
+            DataError: When it is not done, or they are missing or damaged.
+        """
         row = self._rows.get(run_id)
-        return "" if row is None else row.predictions_sha256
+        if row is None:
+            raise DataError("has not finished", where=f"cell {run_id}")
+        return self._stored.of(row, sha256=row.predictions_sha256)
 
     def add(self, rows: Iterable[Row]) -> None:
         """Count cells that have just been stored."""
@@ -140,8 +166,12 @@ class Finished:
             self._whole[row.run_id] = True
 
 
-def whole_predictions(out: Path, row: Row) -> Predictions:
+def whole_predictions(stored: StoredPredictions, row: Row) -> Predictions:
     """Read the predictions behind a finished row, and make sure that they are the row's.
+
+    Args:
+        stored: The predictions of its folder.
+        row: The row.
 
     Raises:
         DataError: When they are missing, damaged, not finite or of another number of cases.
@@ -150,7 +180,7 @@ def whole_predictions(out: Path, row: Row) -> Predictions:
 
     name = f"{row.encoder} {row.head} on {row.task}"
     try:
-        predictions = read_predictions(out, row.run_id, sha256=row.predictions_sha256)
+        predictions = stored.of(row, sha256=row.predictions_sha256)
     except DataError as error:
         raise DataError(str(error), where=name) from error
     told = predictions.scores if predictions.spots is None else predictions.spots.predicted

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spade_bench.console import say, track
 from spade_bench.errors import UserError
+from spade_bench.robustness.performancedrop import PerformanceDrop, performance_drop
 from spade_bench.robustness.siteprobes import Probe, probe
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Assessed:
         clustering_score: The first minus the second.
         class_probe: How well a linear probe predicts the class.
         centre_probe: How well one predicts the centre.
+        performance_drop: What a probe loses as class and centre go together in training; None
+            where too few cases are crossed.
         flags: What a reader must know.
     """
 
@@ -88,6 +91,7 @@ class Assessed:
     clustering_score: float
     class_probe: Probe
     centre_probe: Probe
+    performance_drop: PerformanceDrop | None = None
     flags: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -175,7 +179,8 @@ def assess(
         ends = _ends(boot)
         score = clustering_score(one.x, points.label, points.centre, seed)
         probes = [probe(one.x, points, of, weights, seed) for of in _PROBED]
-        out.append(_assessed(one, found, ends, score, probes))
+        drop = performance_drop(one.x, points, seed)
+        out.append(_assessed(one, found, ends, score, probes, drop=drop))
     if out and out[0].anchors < FEW_ANCHORS:
         say(f"only {out[0].anchors} of {n} points are usable anchors: intervals say little")
     return out, _gaps(out, boots), margins
@@ -187,6 +192,8 @@ def _assessed(
     ends: tuple[float | None, float | None],
     score: tuple[float, float, float],
     probes: Sequence[Probe],
+    *,
+    drop: PerformanceDrop | None,
 ) -> Assessed:
     return Assessed(
         encoder=one.encoder,
@@ -205,6 +212,7 @@ def _assessed(
         clustering_score=score[2],
         class_probe=probes[0],
         centre_probe=probes[1],
+        performance_drop=drop,
         flags=one.flags,
     )
 

@@ -85,7 +85,7 @@ class Robustness:
 
         rows = [row.as_dict() for row in self.rows]
         table = pd.json_normalize(rows, sep="_")
-        return table.drop(columns=["margins"], errors="ignore")
+        return table.drop(columns=["margins", "performance_drop"], errors="ignore")
 
     def differences(self) -> pd.DataFrame:
         """Return the paired differences of robustness indices, a row per pair."""

@@ -8,13 +8,14 @@ folder with a file `CENTRE.npz` (spaces written as `_`) that holds a vector unde
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spade_bench.cohorts.tables import read_table
 from spade_bench.console import track
-from spade_bench.errors import DataError, name_some
+from spade_bench.errors import BROKEN_FILE, DataError, name_some
 from spade_bench.robustness.sitepoints import Points, PointSet
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ def _read(folder: Path, frame: pd.DataFrame, names: tuple[str, ...]) -> NDArray[
             raise DataError(f"no features of centre '{centre}'", where=str(path),
                             fix="Name the folder with one npz file per centre")  # fmt: skip
         try:
-            with np.load(path, allow_pickle=False) as stored:
+            # np.load leaves a damaged file open that it has opened itself.
+            with path.open("rb") as handle, np.load(handle, allow_pickle=False) as stored:
                 missing = [names[i] for i in at if names[i] not in stored]
                 if missing:
                     raise DataError(
@@ -93,8 +95,15 @@ def _read(folder: Path, frame: pd.DataFrame, names: tuple[str, ...]) -> NDArray[
                         where=str(path),
                     )
                 rows.update({int(i): np.asarray(stored[names[i]]).reshape(-1) for i in at})
-        except (ValueError, OSError) as error:
+        except DataError:
+            raise
+        except (*BROKEN_FILE, zipfile.BadZipFile) as error:
             raise DataError(f"not a readable npz file ({error})", where=str(path)) from error
+        bad = [names[i] for i in at if not np.isfinite(rows[int(i)]).all()]
+        if bad:
+            raise DataError(
+                f"{len(bad)} vector(s) hold NaN or infinity: {name_some(bad)}", where=str(path)
+            )
     if len({row.shape for row in rows.values()}) > 1:
         raise DataError("vectors differ in width", where=str(folder))
     return np.stack([rows[i] for i in range(len(names))]).astype(np.float64)

@@ -67,21 +67,26 @@ def _draw(
         _index(left, height, row, colour)
         _margin(right, height, margins[row.encoder], colour)
     chances = {round(row.chance, 6) for row in ordered if row.chance is not None}
-    if len(chances) == 1:
+    same_chance = len(chances) == 1
+    if same_chance:
         chance = chances.pop()
         left.axvline(chance, color=GREY, linewidth=0.7, linestyle="--", zorder=0)
         side = (-3, "right") if chance > 0.5 else (3, "left")
-        left.annotate("neighbours\nat random", (chance, len(ordered) - 0.42), (side[0], 0),
-                      textcoords="offset points", ha=side[1], va="top", fontsize=6.0,
+        # In a line of its own above all encoders, so that it covers none of their numbers.
+        left.annotate("neighbours at random", (chance, len(ordered) - 0.1), (side[0], 0),
+                      textcoords="offset points", ha=side[1], va="center", fontsize=6.5,
                       color=INK)  # fmt: skip
     left.set_xlim(0, 1)
     left.set_yticks(range(len(ordered)), names)
-    left.set_ylim(-0.6, len(ordered) - 0.4)
+    left.set_ylim(-0.6, len(ordered) + (0.3 if same_chance else -0.4))
     left.set_xlabel(f"Robustness index (k = {ordered[0].k}), 95% interval over cases")
     right.axvline(0, color=GREY, linewidth=0.7, zorder=0)
     centre = points.by.replace("_", " ")
     what = f"own class elsewhere less other class at own {centre}"
-    right.set_xlabel(f"Margin in SD of similarity:\n{what}")
+    right.set_xlabel(
+        f"Margin in SD of similarity:\n{what}\n(mark: median, bar: 25% to 75%, line: 5% to 95%)"
+    )
+    right.locator_params(axis="x", nbins=6)
     for axes in (left, right):
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
@@ -118,7 +123,7 @@ def _index(axes: Any, height: int, row: Assessed, colour: str) -> None:
         axes.plot([row.ci_low, row.ci_high], [height, height], color=colour)
     axes.plot(row.robustness_index, height, "o" if row.control else "s", color=colour)
     axes.annotate(f"{row.robustness_index:.2f}", (row.robustness_index, height), (0, 4),
-                  textcoords="offset points", ha="center", fontsize=6.0, color=INK)  # fmt: skip
+                  textcoords="offset points", ha="center", fontsize=6.5, color=INK)  # fmt: skip
 
 
 def _margin(axes: Any, height: int, margin: NDArray[np.float64], colour: str) -> None:

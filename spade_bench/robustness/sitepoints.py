@@ -133,7 +133,7 @@ def cohort_points(
     for row in track(rows, "Gathering points", len(rows), "encoders"):
         bags = row.make(_slide_bags(prepared, row, slides), range(len(slides)))
         if sample.kind == "patches":
-            found = [len(bags[i]) for i in range(len(slides))]
+            found = [bags.length(i) for i in range(len(slides))]
             if sizes and found != sizes:
                 raise UserError(
                     f"'{row.label}' has other patches than '{points[0].encoder}', so that no patch "
@@ -194,7 +194,7 @@ def _slide_bags(prepared: PreparedTask, row: Any, slides: Sequence[str]) -> Case
 
     files = [[row.files[slide]] for slide in slides]
     dim = prepared.infos[files[0][0]].dim
-    return CaseBags.from_files(files, dim, cache=prepared.cache)
+    return CaseBags.from_files(files, dim, cache=prepared.cache, infos=prepared.infos)
 
 
 def _sample(sizes: Sequence[int], per_slide: int, seed: int) -> list[Ints]:

@@ -20,6 +20,7 @@ from spade_bench.spatial.sectionimages import ImageView
 
 __all__ = ["ImageFrame", "check_alignment", "read_alignment"]
 
+_FLAT = 1e-9  # relative size of an axis below which it is rounding
 _SHEAR = 0.05  # relative difference of the two axes from which a matrix is no placement of an image
 _REACH, _STEP = 6.0, 0.25  # of the search for a shift, in spots
 _GAIN = 0.02  # rise of the correlation below which the place found is no better than the given one
@@ -61,22 +62,31 @@ def read_alignment(path: Path, unit_um: float) -> ImageFrame:
         DataError: When it is no such matrix, or stretches one axis more than the other.
     """
     rows = [row for row in read_rows(path) if any(cell.strip() for cell in row)]
+    fix = "Give the 3 x 3 matrix that Xenium Explorer exports"
     try:
-        matrix = np.array([[float(cell) for cell in row] for row in rows], dtype=np.float64)
+        numbers = [[float(cell) for cell in row] for row in rows]
     except ValueError as error:
-        raise DataError(f"holds something else than numbers ({error})", where=str(path)) from error
-    if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
         raise DataError(
-            f"holds {'x'.join(map(str, matrix.shape))} numbers",
-            where=str(path),
-            fix="Give the 3 x 3 matrix that Xenium Explorer exports",
+            f"holds something else than numbers ({error})", where=str(path), fix=fix
+        ) from error
+    if [len(row) for row in numbers] != [3, 3, 3]:
+        found = ", ".join(str(len(row)) for row in numbers) or "no"
+        raise DataError(
+            f"has rows of {found} numbers, not three rows of three", where=str(path), fix=fix
         )
+    matrix = np.array(numbers, dtype=np.float64)  # (3, 3)
+    if not np.isfinite(matrix).all():
+        raise DataError("a number is NaN or infinite", where=str(path), fix=fix)
     if not np.allclose(matrix[2], [0, 0, 1]):
         raise DataError("its last row is not 0, 0, 1", where=str(path), fix="Export it again")
     axes = np.linalg.svd(matrix[:2, :2], compute_uv=False)
-    if not axes[1] > 0 or axes[0] / axes[1] > 1 + _SHEAR:
+    if not axes[1] > _FLAT * axes[0]:
         raise DataError(
-            f"stretches one axis {axes[0] / max(axes[1], 1e-12):.3g} times as much as the other",
+            "takes the whole image to a line or a point", where=str(path), fix="Export it again"
+        )
+    if axes[0] / axes[1] > 1 + _SHEAR:
+        raise DataError(
+            f"stretches one axis {axes[0] / axes[1]:.3g} times as much as the other",
             where=str(path),
             fix="Align the image again, with square pixels",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,6 +71,7 @@ def read_spots(
         "bin_um": bin_um,
         "min_qv": min_qv,
     }
+    _check_numbers({"spot_um": spot_um, "pitch_um": pitch_um, "bin_um": bin_um, "min_qv": min_qv})
     given = {name: value for name, value in wanted.items() if value is not None}
     files = {name: v for name, v in {"image": image, "alignment": alignment}.items() if v}
     kind = recognise(path, technology)
@@ -139,3 +141,16 @@ def _of_hest(path: Path, sample: str | None, given: list[str]) -> StSample:
             fix=f"Did you mean {near}?" if near else f"The first one is {next(iter(samples))!r}",
         )
     return samples[sample]
+
+
+def _check_numbers(values: Mapping[str, object]) -> None:
+    """Refuse a setting that is no number.
+
+    Raises:
+        UserError: Naming it.
+    """
+    from numbers import Real
+
+    for name, value in values.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise UserError(f"{value!r} is not a number", where=name, fix="Give a number")

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spade_bench.errors import DataError
-from spade_bench.statistics.evaluate import evaluate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["Interval", "case_weights", "interval", "means", "paired_interval", "resampled"]
+__all__ = ["Interval", "case_weights", "interval", "means", "paired_interval"]
 
 N_BOOT = 1000
 
@@ -79,33 +78,6 @@ def case_weights(
     return weights
 
 
-def resampled(
-    metric: str,
-    target: NDArray[Any],
-    draws: Sequence[Floats],
-    weights: Floats,
-    trains: Sequence[tuple[Floats, Floats] | None] | None = None,
-) -> tuple[Floats, Floats]:
-    """Evaluate a metric per draw, on the cases as they are and on every resample.
-
-    Args:
-        metric: Metric name.
-        target: (n,) class index of each test case, or (n, 2) its event and days.
-        draws: For each draw the (n, C) scores of these cases, in the same order.
-        weights: (B, n) counts from :func:`case_weights`.
-        trains: For each draw target and scores of its training cases, for survival.
-
-    Returns:
-        (D,) plain values and (D, B) resampled values.
-    """
-    import numpy as np
-
-    pairs = list(zip(draws, trains or [None] * len(draws), strict=True))
-    plain = np.array([evaluate(metric, target, scores, None, train)[0] for scores, train in pairs])
-    boot = [evaluate(metric, target, scores, weights, train) for scores, train in pairs]
-    return plain, np.stack(boot)
-
-
 def interval(plain: Floats, boot: Floats, seed: int = 0, size: int | None = None) -> Interval:
     """Mean over draws with a 95% percentile interval over draws and cases.
 
@@ -138,7 +110,7 @@ def paired_interval(
     """Interval of the difference ``first - second`` on the same episodes and cases.
 
     Args:
-        first: (D,) and (D, B) values as :func:`resampled` returns them.
+        first: (D,) and (D, B) values as :func:`.draws.resampled` returns them.
         second: The same for the other encoder, from the same weights and the same draws.
         seed: Seed of what stands for the chance of the draws.
         size: Cases of the smallest class, for which the interval is widened; None for many.

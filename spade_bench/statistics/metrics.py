@@ -28,6 +28,8 @@ __all__ = [
     "balanced_accuracy",
     "f1_macro",
     "kappa_quadratic",
+    "macro_f1",
+    "mean_recall",
     "score",
     "score_many",
     "sensitivity_at",
@@ -60,21 +62,13 @@ def balanced_accuracy(
     label: NDArray[np.int64], scores: Floats, weights: Floats | None = None
 ) -> Floats:
     """Mean recall over the classes that occur. Arguments and result as for :func:`auroc`."""
-    import numpy as np
-
     truth, hit, _ = _confusion(label, scores, weights)
-    with np.errstate(invalid="ignore"):
-        recall = np.where(truth > 0, hit / np.maximum(truth, 1e-300), np.nan)  # (B, C)
-    return _nan_mean(recall)
+    return mean_recall(truth, hit)
 
 
 def f1_macro(label: NDArray[np.int64], scores: Floats, weights: Floats | None = None) -> Floats:
     """Mean F1 over the classes that occur in labels or predictions. As :func:`auroc`."""
-    import numpy as np
-
-    truth, hit, predicted = _confusion(label, scores, weights)
-    total = truth + predicted  # (B, C): 2 tp + fp + fn
-    return _nan_mean(np.where(total > 0, 2 * hit / np.maximum(total, 1e-300), np.nan))
+    return macro_f1(*_confusion(label, scores, weights))
 
 
 def kappa_quadratic(
@@ -223,6 +217,23 @@ def _confusion(
     truth = (label[:, None] == classes).astype(float)  # (n, C)
     called = (scores.argmax(axis=1)[:, None] == classes).astype(float)  # (n, C)
     return weights @ truth, weights @ (truth * called), weights @ called
+
+
+def mean_recall(truth: Floats, hit: Floats) -> Floats:
+    """Mean over classes of the share that was found, (B,), from (B, C) weights of both."""
+    import numpy as np
+
+    with np.errstate(invalid="ignore"):
+        recall = np.where(truth > 0, hit / np.maximum(truth, 1e-300), np.nan)  # (B, C)
+    return _nan_mean(recall)
+
+
+def macro_f1(truth: Floats, hit: Floats, predicted: Floats) -> Floats:
+    """Mean F1 over classes, (B,), from (B, C) weights of the truth, the hits and the calls."""
+    import numpy as np
+
+    total = truth + predicted  # (B, C): 2 tp + fp + fn
+    return _nan_mean(np.where(total > 0, 2 * hit / np.maximum(total, 1e-300), np.nan))
 
 
 def _nan_mean(values: Floats) -> Floats:

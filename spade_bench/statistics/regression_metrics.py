@@ -23,6 +23,9 @@ __all__ = ["REGRESSION_METRICS", "mae", "pearson", "r2", "regression_score_many"
 _TINY = 1e-28  # of the mean square, below which values are equal but for rounding
 
 
+_HUGE = 1e100  # whose squares and their sums leave the range of float64
+
+
 def pearson(truth: Floats, predicted: Floats, weights: Floats) -> Floats:
     """Pearson's correlation.
 
@@ -37,6 +40,7 @@ def pearson(truth: Floats, predicted: Floats, weights: Floats) -> Floats:
     import numpy as np
 
     total = weights.sum(axis=1)  # (B,)
+    truth, predicted = truth / _unit(truth), predicted / _unit(predicted)
     first = _centred(truth, weights)  # (B, n)
     second = _centred(predicted, weights)  # (B, n)
     a, b = (weights * first**2).sum(axis=1), (weights * second**2).sum(axis=1)  # (B,)
@@ -63,6 +67,8 @@ def r2(truth: Floats, predicted: Floats, weights: Floats) -> Floats:
     import numpy as np
 
     total = weights.sum(axis=1)  # (B,)
+    unit = max(_unit(truth), _unit(predicted))
+    truth, predicted = truth / unit, predicted / unit
     spread = (weights * _centred(truth, weights) ** 2).sum(axis=1)  # (B,)
     error = weights @ (truth - predicted) ** 2  # (B,)
     known = spread > _floor(truth, total)
@@ -73,8 +79,9 @@ def mae(truth: Floats, predicted: Floats, weights: Floats) -> Floats:
     """Mean absolute error, in the unit of the target. Arguments as for :func:`pearson`."""
     import numpy as np
 
-    error: Floats = weights @ np.abs(truth - predicted) / weights.sum(axis=1)
-    return error
+    unit = max(_unit(truth), _unit(predicted))
+    error: Floats = weights @ np.abs(truth / unit - predicted / unit) / weights.sum(axis=1)
+    return error * unit
 
 
 REGRESSION_METRICS: Mapping[str, Metric] = {
@@ -113,6 +120,14 @@ def regression_score_many(
         raise DataError("a value or a prediction is NaN or infinite", where=f"metric {name}")
     counts = np.ones((1, len(truth))) if weights is None else weights
     return REGRESSION_METRICS[name](truth, predicted, counts)
+
+
+def _unit(values: Floats) -> float:
+    """What values are divided by before they are squared: 1, or of huge ones a power of two."""
+    import numpy as np
+
+    largest = float(np.abs(values).max(initial=0.0))
+    return 1.0 if largest < _HUGE else 2.0 ** int(np.log2(largest))
 
 
 def _centred(values: Floats, weights: Floats) -> Floats:

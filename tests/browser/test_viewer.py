@@ -5,16 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anndata as ad
 import numpy as np
 import pytest
+import shapely
+from PIL import Image
 from viewed_slides import coloured_slide, patch_places, view_of_slide
 
-from spade_bench.explain.layers import VALUE, Layer
+from spade_bench.explain.layers import VALUE, Layer, percentiles
+from spade_bench.explain.mapfolder import Wishes, write_maps
+from spade_bench.explain.outlined.regionclasses import RegionKey
+from spade_bench.explain.slidemap import SlideMap
 from spade_bench.explain.viewer.slideview import SlideView, TopPatch
 from spade_bench.explain.viewer.viewerfiles import write_viewer
+from spade_bench.regions.outlines import Region
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -73,6 +81,12 @@ def shown_value(page: Page, number: int) -> str:
     return page.locator("#layers output").nth(number).inner_text().replace("\N{MINUS SIGN}", "-")
 
 
+def shown_numbers(page: Page, number: int) -> tuple[float, float]:
+    """The value and the percentile (0 to 1) that a layer says under the pointer."""
+    value, share = shown_value(page, number).removesuffix("%)").split(" (")
+    return float(value), float(share) / 100
+
+
 def test_it_opens_by_double_click_and_says_what_it_is(page: Page, view: SlideView) -> None:
     assert page.title() == view.slide_id
     assert page.locator("#name").inner_text() == view.slide_id
@@ -108,6 +122,13 @@ def test_hover_says_the_stored_values(page: Page, view: SlideView, number: int) 
             assert text == ("none" if value < 0 else layer.names[int(value)])
         elif np.isnan(value):
             assert text == "none"
+        elif number == 1:
+            ranks = percentiles(layer.values[np.isfinite(layer.values)])
+            share = ranks[np.flatnonzero(layer.values[np.isfinite(layer.values)] == value)[0]]
+            assert shown_numbers(page, number) == (
+                pytest.approx(value, rel=1e-5), pytest.approx(share, abs=6e-4)
+            )  # fmt: skip
+            said += 1
         elif number == 3 and text != f"{value:.6g}":  # two of these may overlap
             near = np.abs(layer.coords + 30 - (x, y)).max(axis=1) < 30
             assert near.sum() > 1
@@ -119,11 +140,80 @@ def test_hover_says_the_stored_values(page: Page, view: SlideView, number: int) 
     assert shown_value(page, number) == "–"
 
 
+def test_hover_says_what_the_map_file_holds(
+    tmp_path: Path, write_slide: Callable[..., Path], open_page: Any
+) -> None:
+    """Attention, contributions and dispersion as stored, and where a patch stands on its slide."""
+    path = write_slide(tmp_path / "case-1-A.tif", coloured_slide())
+    rng = np.random.default_rng(3)
+    coords = patch_places(6, 8)
+    one = SlideMap(
+        "case-1-A", "case-1", "uni", "abmil", "braf", ("wild type", "mutant"), coords, 100,
+        rng.dirichlet(np.ones(len(coords))), rng.normal(0, 0.01, (len(coords), 2)),
+        sd=rng.random(len(coords)) / 3, predicted=(0.25, 0.75), models=3, slide=path,
+    )  # fmt: skip
+    write_maps([one], tmp_path / "out", Wishes(top=3, pictures=False, viewer=True))
+    stored = ad.read_h5ad(tmp_path / "out" / "maps" / "case-1-A.h5")
+    page = settled(open_page(tmp_path / "out" / "viewer" / "slides" / "case-1-A.html"))
+    assert page.locator("#percent-note").is_visible()
+    for row in range(0, len(coords), 7):
+        x, y = stored.obsm["centre"][row]
+        point_at(page, float(x), float(y))
+        expected = [(stored.obs["attention"].iloc[row], stored.obs["percentile"].iloc[row])]
+        for column in (0, 1):
+            values = np.asarray(stored.X)[:, column]
+            expected.append((values[row], percentiles(values)[row]))
+        for number, (value, share) in enumerate(expected):
+            said, percent = shown_numbers(page, number)
+            assert said == pytest.approx(value, rel=1e-5)
+            assert percent == pytest.approx(share, abs=6e-4)
+        of_layer = page.locator("#layers output").first.inner_text()
+        assert page.locator("#tip").inner_text() == of_layer
+        assert float(shown_value(page, 3)) == pytest.approx(stored.obs["sd"].iloc[row], rel=1e-5)
+    best = float(page.locator("#top span").first.inner_text())
+    assert best == pytest.approx(stored.obs["attention"].max(), rel=1e-3)
+
+
 def test_hover_says_the_region_and_knows_its_hole(page: Page) -> None:
     region = page.locator("#place dd").nth(1)
     for place, said in [((150, 150), "Tumour"), ((250, 250), "–"), ((550, 550), "–")]:
         point_at(page, *place)
         assert region.inner_text() == said
+
+
+def test_classes_of_regions_have_a_box_and_a_colour_each(
+    tmp_path: Path, view: SlideView, open_page: Any
+) -> None:
+    (tumour,) = view.outlined
+    stroma = Region(shapely.box(20, 520, 90, 780), label="Stroma", colour=(200, 30, 30))
+    key = RegionKey.of([*tumour.regions, stroma])
+    view = replace(view, outlined=key.classes([*tumour.regions, stroma]))
+    write_viewer(tmp_path / "out", [view])
+    page = settled(open_page(tmp_path / "out" / "slides" / f"{view.slide_id}.html"))
+    boxes = page.locator("#classes input")
+    assert page.locator("#classes label").all_inner_texts() == ["Tumour", "Stroma"]
+    lines = page.locator("#classes .line")
+    assert [lines.nth(at).evaluate("line => line.style.background") for at in (0, 1)] == [
+        "rgb(0, 0, 0)", "rgb(200, 30, 30)"
+    ]  # fmt: skip
+
+    def red_and_black() -> tuple[bool, bool]:
+        pixels = np.asarray(Image.open(BytesIO(stage(page))).convert("RGB")).reshape(-1, 3)
+        return tuple(bool((pixels == colour).all(axis=1).sum() > 50)
+                     for colour in ((200, 30, 30), (0, 0, 0)))  # fmt: skip
+
+    assert red_and_black() == (True, True)
+    boxes.nth(0).uncheck()
+    assert red_and_black() == (True, False)
+    boxes.nth(1).uncheck()
+    assert red_and_black() == (False, False)
+    boxes.nth(0).check()
+    assert red_and_black() == (False, True)
+    page.locator("#regions").uncheck()  # all of them
+    assert red_and_black() == (False, False)
+    assert boxes.nth(0).is_disabled()
+    point_at(page, 50, 700)  # what is hidden is still said
+    assert page.locator("#place dd").nth(1).inner_text() == "Stroma"
 
 
 def test_layers_switch_the_picture_and_the_legend(page: Page, view: SlideView) -> None:
@@ -139,10 +229,7 @@ def test_layers_switch_the_picture_and_the_legend(page: Page, view: SlideView) -
 
 
 def test_the_colour_of_a_patch_is_the_colour_of_its_value(page: Page, view: SlideView) -> None:
-    from io import BytesIO
-
     from matplotlib import colormaps
-    from PIL import Image
 
     page.locator("#opacity").fill("100")
     page.locator("#regions").uncheck()
@@ -285,8 +372,10 @@ def test_names_of_strangers_are_text(
     """The fixture sees a script that runs and a picture that is asked for."""
     layer = replace(view.layers[0], key=name, title=name, legend=name)
     kinds = replace(view.layers[2], key="kinds", title="kinds", names=(name, f"{name}2", "c"))
+    (region,) = view.outlined[0].regions
     hostile = SlideView(
-        name, view.path, [layer, kinds], [replace(view.regions[0], label=name)],
+        name, view.path, [layer, kinds],
+        [replace(view.outlined[0], name=name, regions=(replace(region, label=name),))],
         [TopPatch(name, 1, 0.5, 200, 300)], (name,), None, {name: name},
     )  # fmt: skip
     index = write_viewer(tmp_path / "out", [hostile, view])
@@ -300,6 +389,7 @@ def test_names_of_strangers_are_text(
     assert page.locator("#marks").text_content() == name
     assert page.locator("#layers span").first.text_content() == name
     assert page.locator("#facts dd").text_content() == name
+    assert page.locator("#classes span").last.text_content() == name
     point_at(page, 150, 150)
     assert page.locator("#place dd").nth(1).text_content() == name
     page.locator("#layers input").nth(1).check()

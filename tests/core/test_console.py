@@ -50,3 +50,14 @@ def test_millions_have_no_exponent(
     with console.progress("Counting", 12_500_000, "transcripts") as bar:
         bar.advance(2_500_000)
     assert "Counting: 2500000/12500000 transcripts" in capsys.readouterr().err
+
+
+def test_a_count_that_was_said_is_not_said_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter([0.0, 30.0, 30.0, 30.0, 31.0, 31.0])
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(now))
+    monkeypatch.setattr(console, "fancy", lambda: False)
+    with console.progress("Mapping", 1, "cases") as bar:
+        bar.advance()
+    assert capsys.readouterr().err == "Mapping: 1/1 cases in 30 s\n"

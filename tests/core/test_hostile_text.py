@@ -25,7 +25,7 @@ from spade_bench.files import (
     write_json,
     write_sealed,
 )
-from spade_bench.results.predictions import predictions_path
+from spade_bench.results.predictionstore import predictions_path
 
 NAMES = [
     *("../../x", "/abs", "x/../y", "..", ".", "", "C:\\x", "a" * 300, "é" * 200, "a\nb"),

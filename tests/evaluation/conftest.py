@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from small_studies import DIM, Study, write_study
 
 from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.experts import ExpertPair
@@ -17,39 +18,7 @@ from spade_bench.features.bags import write_features
 from spade_bench.registry import encoders
 from spade_bench.types import Control, EncoderCard, LoadOptions
 
-DIM = 12
 N_GENES = 9  # of SPADE folders
-
-
-@dataclass(frozen=True)
-class Study:
-    """Table and features of a simulated-by-hand cohort."""
-
-    table: Path
-    features: Path
-    slides: list[str]
-
-
-def write_study(
-    folder: Path, n: int = 40, signal: float = 2.0, encoder: str = "mine", name: str = "case"
-) -> Study:
-    """Write n cases of two classes; every fifth case has two slides."""
-    rng = np.random.default_rng(0)
-    lines, slides = ["case_id,slide_id,label"], []
-    for i in range(n):
-        label = "tumor" if i % 2 else "normal"
-        for j in range(2 if i % 5 == 0 else 1):
-            slide = f"{name}{i:03d}-s{j}"
-            x = rng.normal(size=(int(rng.integers(2, 9)), DIM))
-            x[:, 0] += signal * (i % 2)
-            write_features(
-                folder / f"features_{encoder}" / f"{slide}.h5", x, slide_id=slide, encoder=encoder
-            )
-            lines.append(f"{name}{i:03d},{slide},{label}")
-            slides.append(slide)
-    table = folder / "table.csv"
-    table.write_text("\n".join(lines) + "\n")
-    return Study(table, folder / f"features_{encoder}", slides)
 
 
 def write_survival(folder: Path, n: int = 60, signal: float = 1.5) -> Study:

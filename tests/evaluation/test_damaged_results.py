@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -9,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from spade_bench.cli.main import main
 from spade_bench.heads._pooled import PooledHead
-from spade_bench.results import ResultStore
-from spade_bench.results.predictions import predictions_path, read_predictions
+from spade_bench.results import ResultStore, read_predictions
+from spade_bench.results.predictionstore import predictions_path
+from tests.helpers.older_predictions import make_older
+from tests.helpers.stored_cells import part_of
 
-FAST = ["--shots", "4", "--draws", "2", "--no-controls"]
+FAST = ["--shots", "4", "--no-controls"]
 
 
 def run_main(*arguments: str) -> int:
@@ -26,9 +30,10 @@ def run_main(*arguments: str) -> int:
     return code if isinstance(code, int) else 0
 
 
-def ask(study: Any, out: Path, head: str = "logistic") -> int:
+def ask(study: Any, out: Path, head: str = "logistic", draws: int = 2) -> int:
     given = ["--table", str(study.table), "--features", str(study.features), "--out", str(out)]
-    return run_main("run", "--encoder", "mine", "--task", "my_task", "--head", head, *given, *FAST)
+    return run_main("run", "--encoder", "mine", "--task", "my_task", "--head", head, *given, *FAST,
+                    "--draws", str(draws))  # fmt: skip
 
 
 def nan(good: np.ndarray) -> Any:
@@ -124,12 +129,20 @@ def test_a_folder_where_everything_failed_says_so_when_asked_for_a_metric(
 
 
 def cut(path: Path) -> None:
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:12]))
+    path.write_bytes(path.read_bytes()[:-100])
 
 
 def edit(path: Path) -> None:
-    text = path.read_text()
-    path.write_text(text.replace(text.splitlines()[3].split(",")[2], "0.5", 1))
+    table = pd.read_parquet(path)
+    table.iloc[3, -1] = 0.5
+    table.to_parquet(path)
+
+
+def edit_and_rename(path: Path) -> None:
+    """Change a number and give the file the name that its content asks for."""
+    edit(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    path.rename(path.with_name(f"{path.stem.rpartition('-')[0]}-{digest}.parquet"))
 
 
 def flip(path: Path) -> None:
@@ -141,6 +154,7 @@ def flip(path: Path) -> None:
 DAMAGE: dict[str, Callable[[Path], Any]] = {
     "cut": cut,
     "edited": edit,
+    "edited and renamed": edit_and_rename,
     "flipped": flip,
     "missing": Path.unlink,
     "empty": lambda path: path.write_text(""),
@@ -152,12 +166,12 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
 def test_damaged_predictions_are_left_out_and_made_again(
     kind: str, study: Any, tmp_path: Path, capsys: Any
 ) -> None:
+    assert ask(study, tmp_path, draws=1) == 0
     assert ask(study, tmp_path) == 0
     rows = ResultStore(tmp_path).rows()
     assert all(len(row.predictions_sha256) == 64 for row in rows)
-    path = predictions_path(tmp_path, rows[1].run_id)
     before = read_predictions(tmp_path, rows[1].run_id)
-    DAMAGE[kind](path)
+    DAMAGE[kind](part_of(tmp_path, rows[1]))
     capsys.readouterr()
     assert run_main("report", str(tmp_path), "--json", "--no-plots") == 2
     printed = capsys.readouterr()
@@ -168,7 +182,8 @@ def test_damaged_predictions_are_left_out_and_made_again(
     assert "failed" in shown["flags"]
     assert ask(study, tmp_path) == 0
     assert "1 cells done, 1 finished before" in capsys.readouterr().err
-    after = read_predictions(tmp_path, rows[1].run_id)
+    again = next(row for row in ResultStore(tmp_path).rows() if row.run_id == rows[1].run_id)
+    after = read_predictions(tmp_path, again.run_id, sha256=again.predictions_sha256)
     assert after.case_ids == before.case_ids
     # Fitted alone instead of beside the other draw, which may change the last bit.
     np.testing.assert_allclose(after.scores, before.scores, rtol=1e-9)
@@ -179,6 +194,7 @@ def test_rows_without_a_checksum_are_held_against_their_count(
     study: Any, tmp_path: Path, capsys: Any
 ) -> None:
     assert ask(study, tmp_path) == 0
+    make_older(tmp_path)
     path = tmp_path / "results.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     for row in rows:
@@ -189,7 +205,8 @@ def test_rows_without_a_checksum_are_held_against_their_count(
     path.write_text(path.read_text().replace(path.read_text().split(",")[5], "nan", 1))
     assert run_main("report", str(tmp_path), "--json", "--no-plots") == 2
     assert "are not finite" in capsys.readouterr().err
-    cut(predictions_path(tmp_path, rows[0]["run_id"]))
+    path = predictions_path(tmp_path, rows[0]["run_id"])
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:12]))
     assert run_main("report", str(tmp_path), "--json", "--no-plots") == 2
     assert "hold 11 of 20 cases" in capsys.readouterr().err
 

@@ -178,4 +178,4 @@ def test_the_files_of_a_head_have_one_mode(study, tmp_path) -> None:
     out = tmp_path / "o"
     run(request_of(study, out, **LOGISTIC))
     modes = {stat.S_IMODE(path.stat().st_mode) for path in (out / "heads").glob("*/*")}
-    assert modes == {stat.S_IMODE(next((out / "predictions").glob("*/*")).stat().st_mode)}
+    assert modes == {stat.S_IMODE(next((out / "predictions").glob("*/*/*")).stat().st_mode)}

@@ -184,7 +184,7 @@ def test_dry_run_counts_and_estimates(
     given = ["--table", str(study.table), "--features", str(study.features), "--device", "cpu"]
     command = ["run", "--encoder", "mine", "--task", "t", "--shots", "1,2", *given, "--out", "o"]
     assert run_main(*command, "--draws", "2", "--dry-run") == 0
-    assert "28 cells to run, 0 finished; no estimate" in capsys.readouterr().err
+    assert "28 cells to run, 0 finished; about" in capsys.readouterr().err
     assert run_main(*command, "--draws", "2") == 0
     assert run_main(*command, "--draws", "4", "--dry-run") == 0
     assert "28 cells to run, 28 finished; about" in capsys.readouterr().err

@@ -17,6 +17,7 @@ from spade_bench.explain.experts.expertmaps import (
     ExpertMap,
     expert_map,
     read_expert_map,
+    routing_marks,
     top_patches,
 )
 from spade_bench.explain.experts.expertshares import (
@@ -335,3 +336,24 @@ def test_pictures_of_simulated_data_say_so(planted, encoder, tmp_path, monkeypat
         formats=(), marks=("mine",),
     )  # fmt: skip
     assert set(marked) == {("mine", "simulated data") if flag else ("mine",)}
+
+
+def test_a_picture_says_what_the_nearest_expert_does_not_show() -> None:
+    def one(weights: np.ndarray, expert: list[int], mode: str) -> ExpertMap:
+        routing = routing_of(weights, np.array(expert), np.zeros(len(expert)), mode=mode)
+        coords = np.arange(2 * len(expert)).reshape(-1, 2) * 100
+        return ExpertMap("s", "spade", coords, 100, routing)
+
+    sharp = np.eye(3)[[0, 1, 2, 0]]
+    assert routing_marks([one(sharp, [0, 1, 2, 0], "hard")]) == ()
+    (said,) = routing_marks([one(np.eye(3)[[1] * 20], [1] * 20, "hard")])
+    assert said == "expert 1 of 3 is the nearest for 100% of the patches"
+    (said,) = routing_marks([one(sharp, [1, 2, 0, 0], "random")])
+    assert said == ("random routing gives the nearest expert the largest weight for 25% of the "
+                    "patches: it is not where they were sent")  # fmt: skip
+    assert (
+        "0% of the patches" in routing_marks([one(np.full((4, 3), 1 / 3), [0, 1, 2, 0], "mean")])[0]
+    )
+    assert routing_marks([one(np.ones((4, 1)), [0] * 4, "hard")]) == ()  # there is no other expert
+    many = routing_of(np.eye(40)[[3, 4]], np.array([3, 5]), np.zeros(2))  # the largest eight alone
+    assert many.nearest_leads() == 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from command_line import run_main
 
 import spade_bench as sb
+from spade_bench.encoders.spade.spadecard import PARTS
 from spade_bench.explain.experts.fromweights import encoder_of
 from spade_bench.features.bags import read_bag
 
@@ -25,6 +27,21 @@ def test_the_weights_say_whose_they_are(planted):
     assert encoder_of(planted.model).name == "spade"
     assert encoder_of(planted.features) is None
     assert encoder_of(Path("nothing")) is None
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_file_that_is_missing_is_named(planted, tmp_path, capsys, part):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for name in PARTS:
+        if name != part:
+            shutil.copy(planted.model / name, broken / name)
+    assert run_main("explain", broken, "--features", planted.features, "--out", "out") == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"holds weights of 'spade', but no {part}. Run the command that wrote it again" in said
+    (tmp_path / "else").mkdir()
+    shutil.copy(planted.model / "genes.csv", tmp_path / "else")  # which other folders have too
+    assert encoder_of(tmp_path / "else") is None
 
 
 def test_weights_give_the_maps_of_their_experts(planted, tmp_path, capsys):
@@ -53,6 +70,8 @@ def test_weights_give_the_maps_of_their_experts(planted, tmp_path, capsys):
         (["--features", "FEATURES", "--case", "NOPE"], "no features of slide 'NOPE'"),
         (["--features", "FEATURES", "--genes", " , "], "--genes: no gene is named"),
         (["--features", "FEATURES", "--genes", ""], "--genes: no gene is named"),
+        (["--features", "FEATURES", "--training-spots", "."], "--training-spots: says from which"),
+        (["--features", "FEATURES", "--gzip"], "--gzip: compresses files for QuPath"),
         (["--features", "FEATURES", "--viewer"], "the viewer needs the slides"),
         (["--features", "FEATURES", "--blind"], "--blind: the maps of an encoder's experts"),
     ],

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shapely
 from numpy.typing import NDArray
 
 from spade_bench.errors import DataError, UserError
-from spade_bench.explain.colours import category_colours, colour_map, layer_colours
+from spade_bench.explain.colours import category_colours, colour_map, layer_colours, outline_colours
 from spade_bench.explain.layers import CATEGORY, SHARE, SIGNED, VALUE, Layer
 from spade_bench.explain.mapdrawing import STYLES
+from spade_bench.explain.outlined.regionclasses import RegionKey
 from spade_bench.explain.overlay import (
     Background,
     draw_layer,
@@ -26,6 +28,7 @@ from spade_bench.explain.overlay import (
     slide_background,
 )
 from spade_bench.explain.places import Crop
+from spade_bench.regions.outlines import Region
 
 
 def layer(values: object, scale: str = SHARE, title: str = "UNI: attention (abmil)") -> Layer:
@@ -208,14 +211,64 @@ def test_crops_are_framed_where_they_lie_and_numbered() -> None:
 
 
 def test_an_outline_is_drawn_closed_with_its_holes() -> None:
-    outer = np.array([[200, 250], [500, 250], [500, 500], [200, 500]], dtype=float)
-    hole = np.array([[300, 300], [400, 300], [400, 400]], dtype=float)
-    figure = overlay_figure(layer(0.5), WHITE, "s", outline=[outer, hole])
+    hole = shapely.Polygon([[300, 300], [400, 300], [400, 400]])
+    region = Region(shapely.box(200, 250, 500, 500).difference(hole))
+    (one,) = RegionKey.of([region]).classes([region])
+    figure = overlay_figure(layer(0.5), WHITE, "s", outlined=[one])
     black = [line for line in figure.axes[0].lines
-             if line.get_color() == "black" and line.get_linewidth() == 1.0]  # fmt: skip
+             if line.get_color() == "#000000" and line.get_linewidth() == 1.0]  # fmt: skip
     assert [len(line.get_xdata()) for line in black] == [5, 4]
     for line in black:
         assert line.get_xydata()[0].tolist() == line.get_xydata()[-1].tolist()
+
+
+def test_each_class_of_regions_has_its_colour_and_a_line_in_the_legend() -> None:
+    regions = [Region(shapely.box(200 + 90 * at, 250, 260 + 90 * at, 300), label=name)
+               for at, name in enumerate(["Tumour", "Stroma", "Tumour"])]  # fmt: skip
+    classes = RegionKey.of(regions).classes(regions)
+    assert [(one.name, len(one.rings)) for one in classes] == [("Tumour", 2), ("Stroma", 1)]
+    figure = overlay_figure(layer(0.5), WHITE, "s", outlined=classes, marks=["simulated data"])
+    (legend,) = figure.legends
+    said = dict(zip([text.get_text() for text in legend.get_texts()],
+                    [line.get_color() for line in legend.get_lines()], strict=True))  # fmt: skip
+    drawn = [line.get_color() for line in figure.axes[0].lines if line.get_linewidth() == 1.0]
+    assert drawn == [said["Stroma"], said["Tumour"], said["Tumour"]]  # the largest on top
+    figure.canvas.draw()
+    box = legend.get_window_extent()
+    (foot,) = [text for text in figure.texts if text.get_text() == "simulated data"]
+    assert box.y0 >= foot.get_window_extent().y1 - 1  # above the marks, below the map
+    assert box.y1 <= figure.axes[0].get_window_extent().y0
+    assert box.x1 <= figure.bbox.x1
+
+
+def test_a_class_keeps_the_colour_that_its_file_gives_it() -> None:
+    shape, red = shapely.box(0, 0, 1, 1), (200, 0, 0)
+    regions = [
+        Region(shape, label="Stroma"),
+        Region(shape, label="Tumour"),
+        Region(shape, label="Tumour", colour=red),
+        Region(shape, label="Fat", colour=red),  # taken
+        Region(shape, label="Black", colour=(0, 0, 0)),
+        *(Region(shape, label=f"more {number}") for number in range(20)),
+    ]
+    key = RegionKey.of(regions)
+    assert (key.colours["Tumour"], key.colours["Black"]) == (red, (0, 0, 0))
+    assert len(set(key.colours.values())) == 24  # and so Stroma is not black
+    assert RegionKey.of([Region(shape, name="edge")]).colours == {"edge": (0, 0, 0)}
+    many = [Region(shape, name=str(number)) for number in range(30)]
+    assert list(RegionKey.of(many).colours) == ["no class"]
+
+
+def test_default_outlines_differ_for_every_colour_vision() -> None:
+    """The first eight, as readers without one of the three basic colours see them."""
+    rgb = (np.array(outline_colours(8)) / 255) ** 2.2  # (8, 3), linear
+    # Viénot, Brettel and Mollon 1999: what is left without long or medium wavelengths.
+    protan = np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]])
+    deutan = np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]])
+    for seen in (np.eye(3), protan, deutan):
+        shown = 255 * np.clip(rgb @ seen.T, 0, 1) ** (1 / 2.2)
+        apart = np.linalg.norm(shown[:, None] - shown[None], axis=-1)  # (8, 8)
+        assert apart[~np.eye(8, dtype=bool)].min() > 30
 
 
 def test_colours_say_limits_and_zero() -> None:

@@ -14,7 +14,6 @@ from spade_bench.errors import UserError
 from spade_bench.explain.mapfolder import Wishes, write_maps
 from spade_bench.explain.slidemap import SlideMap
 from spade_bench.explain.viewer.mapviews import map_views
-from spade_bench.regions.outlines import SlideRegions
 from spade_bench.report.page.maplinks import MapLink, find_maps, links_of
 
 
@@ -46,8 +45,8 @@ def test_encoders_of_one_slide_share_a_page(slide: Path) -> None:
     assert first.facts == {
         "Case": "case-1",
         "Task": "braf",
-        "uni, abmil": "wild type 0.25, mutant 0.75",
-        "spade, abmil": "wild type 0.25, mutant 0.75",
+        "UNI, ABMIL": "wild type 0.25, mutant 0.75",
+        "SPADE, ABMIL": "wild type 0.25, mutant 0.75",
     }
     assert len(second.layers) == len(other.layers())
 
@@ -60,6 +59,8 @@ def test_the_top_patches_are_the_highest_and_the_lowest_that_lie_apart(slide: Pa
         assert [patch.rank for patch in listed] == [1, 2, 3, 4]
         scores = [patch.score for patch in listed]
         assert scores == sorted(scores, reverse=not lowest)
+        stored = {one.attention[row] for row in range(len(one.coords))}
+        assert stored.issuperset(scores)  # the attention itself, not its rank
         best = one.percentile.argmin() if lowest else one.percentile.argmax()
         assert (listed[0].x, listed[0].y) == tuple(one.coords[best])
         places = np.array([(patch.x, patch.y) for patch in listed])
@@ -71,15 +72,15 @@ def test_marks_and_regions_come_along(
     slide: Path, tmp_path: Path, write_slide: Callable[..., Path]
 ) -> None:
     other = view_of_slide(tmp_path, write_slide)
-    (region,) = other.regions
+    (region,) = other.outlined
     marked = replace(a_map(slide), trained=True, simulated=True, mpp=0.25)
     (view,) = map_views(
         [marked, a_map(slide, encoder="spade")],
-        regions={"case-1-A": SlideRegions("case-1-A", (region,))},
+        outlined={"case-1-A": [region]},
     )
     assert view.marks == marked.marks
     assert view.marks
-    assert view.regions == (region,)
+    assert view.outlined == [region]
     assert view.mpp == 0.25
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import shapely
 from command_line import request_of, run_main
 from viewed_slides import SIDE, coloured_slide, patch_places
 
@@ -17,17 +18,22 @@ import spade_bench as sb
 from spade_bench.errors import DataError, UserError
 from spade_bench.evaluation import run
 from spade_bench.evaluation.keptheads import kept_head
+from spade_bench.evaluation.modelfitting import fit_model
 from spade_bench.explain import keptmodels
 from spade_bench.explain.casemaps import Model, Subject, case_bag, case_maps
+from spade_bench.explain.earlierfiles import clear_viewer
 from spade_bench.explain.keptmodels import Wanted, choose_models
 from spade_bench.explain.mapfolder import write_maps
+from spade_bench.explain.outlined import givenregions
 from spade_bench.explain.slidemap import SlideMap
 from spade_bench.explain.wishes import Wishes
 from spade_bench.features.casebags import CaseBags
 from spade_bench.heads import Fit, FittedHead, HeadOptions
+from spade_bench.regions.regionfiles import read_regions, write_geojson
 from spade_bench.registry import heads
 from spade_bench.results import ResultStore
 from spade_bench.types import Bag
+from tests.helpers.stored_cells import part_of
 
 QUICK = {"abmil": {"epochs": 1, "min_steps": 20, "hidden": 16, "attention": 8, "lr": 5e-3}}
 
@@ -82,6 +88,53 @@ def test_a_refused_call_costs_no_earlier_map(linear: FittedHead, tmp_path: Path)
         with pytest.raises((DataError, UserError)):
             write_maps([shown], out, wishes)
         assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_regions_of_other_slides_cost_no_earlier_map(others, tmp_path, capsys) -> None:
+    """They are refused once it is known which slides will be mapped: of a model and of a run."""
+    regions, runs = tmp_path / "regions", tmp_path / "runs"
+    regions.mkdir()
+    ring = shapely.geometry.mapping(shapely.box(0, 0, 300, 300))
+    write_geojson(regions / "stranger.geojson", [{"type": "Feature", "geometry": ring}])
+    few = request_of(others, tmp_path / "unused", heads=("logistic",))
+    fit_model(few).save(tmp_path / "model")
+    run(request_of(others, runs, heads=("logistic",), protocol="cv", folds=2, controls=False))
+    of_model = [tmp_path / "model", "--features", others.features, "--trained-too"]
+    for name, call in {"model": of_model, "run": [runs]}.items():
+        out = tmp_path / f"maps of {name}"
+        what = ["explain", *call, "--out", out, "--no-pictures", "--top", "0"]
+        assert run_main(*what) == 0
+        before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        capsys.readouterr()
+        assert run_main(*what, "--regions", regions) == 2
+        said = "".join(capsys.readouterr().err.split())
+        assert f"{regions}:holdsnoregionofaslidethatistobemapped" in said
+        assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def test_region_files_are_read_once(
+    linear: FittedHead, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = shapely.geometry.mapping(shapely.box(0, 0, 300, 300))
+    feature = {"type": "Feature", "geometry": ring, "properties": {"name": "edge"}}
+    write_geojson(tmp_path / "s.geojson", [feature])
+    read = []
+    monkeypatch.setattr(
+        givenregions, "read_regions",
+        lambda path, **given: (read.append(path), read_regions(path, **given))[1],
+    )  # fmt: skip
+    wishes = Wishes(top=0, regions=tmp_path, region_names=("edge",))
+    written = write_maps([mapped(linear, a_bag())], tmp_path / "maps", wishes)
+    assert read == [tmp_path / "s.geojson"]
+    assert written.regions is not None
+    assert [one.inside for one in written.regions.slides] == [3]
+
+
+def test_regions_beside_all_patches_are_said_to_be_such(linear: FittedHead, tmp_path: Path) -> None:
+    ring = shapely.geometry.mapping(shapely.box(500, 300, 600, 400))
+    write_geojson(tmp_path / "s.geojson", [{"type": "Feature", "geometry": ring}])
+    with pytest.raises(DataError, match="none holds the centre of a patch"):
+        write_maps([mapped(linear, a_bag())], tmp_path / "maps", Wishes(top=0, regions=tmp_path))
 
 
 def test_another_slide_under_the_same_name_is_refused(
@@ -283,7 +336,7 @@ def test_heads_beyond_the_room_are_read_again(planted, tmp_path, monkeypatch, ca
     )
     assert "--keep-heads all brings them back" in said
     row = next(row for row in ResultStore(out).rows() if row.run_id == second.name)
-    next((out / "predictions").rglob(f"*{row.run_id}*")).unlink()
+    part_of(out, row).unlink()
     with pytest.raises(DataError, match=r"no predictions for a finished row\. Repeat"):
         sb.explain(out)
     assert kept_head(out, row.run_id) == second
@@ -298,3 +351,43 @@ def test_a_run_refuses_features_of_nobody(planted, tmp_path, capsys) -> None:
     assert "--features: no encoder here is called 'zzz'" in " ".join(
         capsys.readouterr().err.split()
     )
+
+
+@pytest.mark.parametrize(
+    ("wishes", "words"),
+    [
+        (Wishes(blind=True, top=0), "--blind: .* --top 0 asks for none"),
+        (Wishes(blind=True), "--blind: makes contact sheets, which show slides"),
+    ],
+)
+def test_blind_sheets_that_would_not_be_are_refused(wishes: Wishes, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        wishes.check(slides=False, patches=False)
+
+
+@pytest.mark.parametrize("tiles_stay", [True, False])
+def test_a_viewer_is_cleared_of_its_own_files_alone(tmp_path: Path, tiles_stay: bool) -> None:
+    viewer, slide = tmp_path / "viewer", tmp_path / "viewer" / "slides" / "s"
+    (slide / "tiles").mkdir(parents=True)
+    (viewer / "assets").mkdir()
+    for path in (viewer / "index.html", viewer / "slides" / "s.html", slide / "slide.js",
+                 viewer / "notes.txt"):  # fmt: skip
+        path.write_text("")
+    clear_viewer(viewer, tiles_stay=tiles_stay)
+    assert (viewer / "notes.txt").is_file()
+    assert not (viewer / "index.html").exists()
+    assert (slide / "tiles").exists() is tiles_stay
+    (viewer / "notes.txt").unlink()
+    clear_viewer(viewer, tiles_stay=False)
+    assert not viewer.exists()
+
+
+def test_a_byte_order_mark_and_damaged_lines_of_results(others, tmp_path, capsys) -> None:
+    out = tmp_path / "runs"
+    run(request_of(others, out, heads=("logistic",), protocol="cv", folds=2, controls=False))
+    path = out / "results.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + b"{}\n")
+    capsys.readouterr()
+    assert choose_models([out], Wanted()).models
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "results.jsonl" in line]
+    assert said.startswith("warning: ")

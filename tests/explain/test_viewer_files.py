@@ -18,6 +18,7 @@ from viewed_slides import coloured_slide, view_of_slide
 
 from spade_bench.errors import DataError, UserError
 from spade_bench.explain.layers import CATEGORY, Layer
+from spade_bench.explain.outlined.regionclasses import RegionKey
 from spade_bench.explain.viewer.slideview import SlideView, TopPatch
 from spade_bench.explain.viewer.viewerfiles import write_viewer
 from spade_bench.regions.outlines import Region
@@ -36,10 +37,15 @@ def argument(path: Path) -> Any:
     return json.loads(text[text.index("(") + 1 : text.rindex(")")])
 
 
-def values_of(path: Path) -> tuple[int, np.ndarray]:
-    number, text = path.read_text(encoding="ascii").removeprefix("viewerLayer(").split(", ")
-    raw = base64.b64decode(text.removesuffix(");\n").strip('"'))
-    return int(number), np.frombuffer(raw, dtype="<f4")
+def values_of(path: Path) -> tuple[int, np.ndarray, np.ndarray | None]:
+    """Number of a layer, its values, and those that they rank."""
+    said = path.read_text(encoding="ascii").removeprefix("viewerLayer(").removesuffix(");\n")
+    number, *texts = json.loads(f"[{said}]")
+    values, ranked = (
+        None if text is None else np.frombuffer(base64.b64decode(text), dtype="<f4")
+        for text in texts
+    )
+    return number, values, ranked
 
 
 def test_scripts_hold_every_value_and_place(tmp_path: Path, view: SlideView) -> None:
@@ -49,9 +55,10 @@ def test_scripts_hold_every_value_and_place(tmp_path: Path, view: SlideView) -> 
     assert (described["width"], described["height"], described["mpp"]) == (1300, 900, 0.5)
     assert len(described["grids"]) == 2  # three layers share their places
     for number, layer in enumerate(view.layers):
-        at, values = values_of(folder / "layers" / f"{number}.js")
+        at, values, ranked = values_of(folder / "layers" / f"{number}.js")
         assert at == number
         np.testing.assert_array_equal(values, layer.values.astype(np.float32))
+        assert ranked is None
         said = described["layers"][number]
         assert (said["key"], said["scale"]) == (layer.key, layer.scale)
         assert said["limits"] == list(layer.limits())
@@ -88,7 +95,7 @@ def test_tiles_are_made_once_and_again_when_the_slide_changes(
     changed = replace(view.layers[0], values=1 - view.layers[0].values)
     write_viewer(tmp_path / "out", [replace(view, layers=[changed, *view.layers[1:]])])
     assert tiles() == first
-    _, values = values_of(tmp_path / "out" / "slides" / view.slide_id / "layers" / "0.js")
+    _, values, _ = values_of(tmp_path / "out" / "slides" / view.slide_id / "layers" / "0.js")
     np.testing.assert_array_equal(values, changed.values.astype(np.float32))
     write_slide(view.path, coloured_slide(seed=1))
     write_viewer(tmp_path / "out", [view])
@@ -127,8 +134,12 @@ def test_a_region_keeps_its_parts_and_holes(tmp_path: Path, view: SlideView) -> 
 
     ring = shapely.box(0, 0, 9, 9).difference(shapely.box(3, 3, 6, 6))
     both = Region(shapely.union(ring, shapely.box(20, 0, 21, 1)), name="b")
-    write_viewer(tmp_path / "out", [replace(view, regions=[Region(ring, "a", "Tumour"), both])])
-    described = argument(tmp_path / "out" / "slides" / view.slide_id / "slide.js")["regions"]
+    regions = [Region(ring, "a", "Tumour"), both]
+    outlined = RegionKey.of(regions).classes(regions)
+    write_viewer(tmp_path / "out", [replace(view, outlined=outlined)])
+    content = argument(tmp_path / "out" / "slides" / view.slide_id / "slide.js")
+    described = content["regions"]
+    assert [content["classes"][one["of"]]["name"] for one in described] == ["Tumour", "b"]
     assert [one["name"] for one in described] == ["Tumour", "b"]
     widths = [sorted(np.ptp(line, axis=0).tolist() for line in one["rings"]) for one in described]
     assert widths == [[[3, 3], [9, 9]], [[1, 1], [3, 3], [9, 9]]]

@@ -194,3 +194,12 @@ def test_an_archive_that_would_unpickle_is_refused() -> None:
     np.savez(buffer, genes=np.array([{"a": 1}], dtype=object))
     with pytest.raises(DataError, match="damaged predictions"):
         spots_from(buffer.getvalue(), "here")
+
+
+@pytest.mark.parametrize("metric", GENE_METRICS)
+def test_intervals_of_genes_stay_within_what_a_metric_can_be(metric: str) -> None:
+    rows = [some({"S0": "A"}, 0), some({"S1": "B"}, 1)]  # two patients: as wide as can be
+    lowest, highest = bounds(metric)
+    ends = [score.interval for score in gene_scores(rows, metric) if score.interval]
+    assert ends
+    assert all(lowest <= one.low <= one.mean <= one.high <= highest for one in ends)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anndata
 import matplotlib as mpl
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from command_line import run_main
 from gene_sections import GENES, ToySections, write_sections
 
@@ -16,7 +19,7 @@ import spade_bench as sb
 from spade_bench.errors import UserError
 from spade_bench.report.pictures import DOUBLE_MM, SINGLE_MM
 from spade_bench.results import read_predictions
-from spade_bench.results.predictions import predictions_path
+from spade_bench.results.predictionstore import predictions_path
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +249,11 @@ def test_python_and_report_show_the_rows(hest: ToySections, tmp_path: Path) -> N
             if text.axes is not None and not text.get_clip_on()
         )
     assert run_main("report", tmp_path, "--html", tmp_path / "page.html", "--no-plots") == 0
-    assert 'id="expression"' in (tmp_path / "page.html").read_text(encoding="utf-8")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert 'id="expression"' in page
+    for gene in genes.itertuples():
+        assert f'<th scope="row">{gene.gene}</th>' in page
+        assert f"[{gene.ci_low:.3f}, {gene.ci_high:.3f}]" in page
 
 
 def test_fit_says_that_it_is_for_cases(hest: ToySections) -> None:
@@ -283,3 +290,82 @@ def test_a_card_of_ones_own_takes_its_sections_as_a_table(
     assert run_main(*arguments) == 0
     assert {tuple(row["metrics"]) for row in rows_of(tmp_path / "out")} == {("pearson", "mae")}
     assert {row["task"] for row in rows_of(tmp_path / "out")} == {"mine"}
+
+
+def edit_section(study: ToySections, name: str, change: Callable[[Any], Any]) -> None:
+    """Write a section again, changed."""
+    path = study.root / "st" / f"{name}.h5ad"
+    section = anndata.read_h5ad(path)
+    change(section)
+    section.write_h5ad(path)
+
+
+def normalise(section: Any) -> None:
+    counts = section.X.toarray()
+    section.X = sp.csr_matrix(np.log1p(1e4 * counts / counts.sum(axis=1, keepdims=True)))
+
+
+def test_sections_of_several_kinds_are_said_and_lose_the_control_of_depth(
+    hest: ToySections, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_section(hest, "T2", normalise)
+    assert run_toy(hest, tmp_path / "out") == 0
+    said = capsys.readouterr().err
+    assert "values of several kinds" in said
+    assert "log-normalised: T2" in said
+    assert "no control total-counts: values of T2" in said
+    controls = {row["control"] for row in rows_of(tmp_path / "out")}
+    assert "coordinates" in controls
+    assert "total-counts" not in controls
+
+
+def logarithms(section: Any) -> None:
+    section.X.data = np.log1p(section.X.data)
+
+
+def test_the_total_of_logarithms_of_counts_is_that_of_the_counts(
+    hest: ToySections, tmp_path: Path
+) -> None:
+    def scores(out: Path) -> list[float]:
+        assert run_toy(hest, out, "--head", "ridge") == 0
+        rows = [row for row in rows_of(out) if row["control"] == "total-counts"]
+        return [row["metrics"]["pearson"] for row in rows]
+
+    plain = scores(tmp_path / "counts")
+    for name in hest.patient_of:
+        edit_section(hest, name, logarithms)
+    assert scores(tmp_path / "logs") == pytest.approx(plain, abs=1e-3)
+
+
+def test_a_section_with_other_names_of_genes_is_named(
+    hest: ToySections, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rename(section: Any) -> None:
+        section.var_names = [*section.var_names[:5], *(f"other{i}" for i in range(GENES - 5))]
+
+    edit_section(hest, "T1", rename)
+    assert run_toy(hest, tmp_path / "out", "--no-controls") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"share 5 genes, and the one with the fewest has {GENES}: without T1 they would" in said
+
+
+def test_a_gene_that_a_task_names_twice_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = write_sections(tmp_path / "TOY", bench=True)
+    (study.root / "var_50genes.json").write_text('{"genes": ["G01", "G02", "G01"]}')
+    assert run_toy(study, tmp_path / "out") == 2
+    assert "names 1 gene(s) more than once: G01" in capsys.readouterr().err
+
+
+def test_a_fold_without_a_score_is_counted(
+    hest: ToySections, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = hest.root / "st" / "T3.h5ad"
+    anndata.read_h5ad(path)[:1].copy().write_h5ad(path)  # one spot: no gene varies in that fold
+    assert run_toy(hest, tmp_path, "--no-controls") == 0
+    board = sb.load_results(tmp_path).leaderboard()
+    assert "undefined-folds:1" in board["flags"].item()
+    capsys.readouterr()
+    assert run_main("report", tmp_path, "--no-plots") == 0
+    assert "the mean is over the others" in " ".join(capsys.readouterr().out.split())

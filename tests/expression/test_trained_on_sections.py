@@ -12,6 +12,7 @@ from command_line import run_main
 from gene_sections import DIM, GENES, ToySections, write_sections
 from toy_pretraining import config, write_hest
 
+import spade_bench as sb
 from spade_bench.cohorts.contamination import Provenance, leaks_of_fold
 from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.experts import ExpertPair
@@ -135,6 +136,27 @@ def test_a_clean_model_runs_with_its_controls_and_retrieves(
     assert retrieved == {("spade", ""), ("spade-k1", "k1"), routed}
     fitted = {row["control"] for row in rows if row["head"] == "ridge"}
     assert {"", "permuted-spots", "base", "pca", "k1", "random-routing", "total-counts"} <= fitted
+
+
+def test_an_encoder_without_a_gene_side_says_so(
+    hest: ToySections, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = write_model(tmp_path / "spade", ("X1",))
+    heads = ("--head", "retrieval", "--head", "ridge", "--no-controls")
+    assert run_spade(hest, weights, tmp_path / "out", *heads) == 0
+    run = ("--encoder", "mine", "--task", f"hest:{hest.root}", "--features", hest.features)
+    assert run_main("run", *run, "--no-controls", "--out", tmp_path / "out") == 0
+    results = sb.load_results(tmp_path / "out")
+    board = results.leaderboard().set_index(["encoder", "head"])
+    assert "no-gene-side" in board.loc[("mine", "retrieval"), "flags"]
+    assert "missing" not in board.loc[("mine", "retrieval"), "flags"]
+    assert np.isfinite(board.loc[("mine", "ridge"), "mean"])
+    capsys.readouterr()
+    for form in ([], ["--markdown"]):
+        assert run_main("report", tmp_path / "out", "--no-plots", *form) == 0
+        said = capsys.readouterr().out
+        assert "no gene side" in said
+        assert "missing" not in said
 
 
 def test_each_fold_takes_a_model_that_did_not_see_it(hest: ToySections, tmp_path: Path) -> None:

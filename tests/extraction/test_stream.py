@@ -28,6 +28,19 @@ CARD = EncoderCard(
 )  # fmt: skip
 
 
+class InOrder:
+    """Jobs one after another, without a recipe."""
+
+    def __init__(self, jobs: list[Any]) -> None:
+        self._jobs = list(jobs)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def take(self) -> Any:
+        return (self._jobs.pop(0), {}) if self._jobs else None
+
+
 class FirstPixel:
     """The first pixel of each patch; notes the sizes of its batches."""
 
@@ -100,7 +113,7 @@ def test_every_patch_comes_once_and_in_order(
     seen: dict[str, list[int]] = {job.slide_id: [] for job in jobs}
     complete, counts = [], []
     settings = Settings(batch_size=batch, workers=workers)
-    with Stream([(job, {}) for job in jobs], Path(), settings) as stream:
+    with Stream(InOrder(jobs), Path(), settings) as stream:
         for got in stream:
             counts.append(0 if got.images is None else len(got.images))
             assert sum(n for _, n in got.pieces) == counts[-1]

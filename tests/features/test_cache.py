@@ -15,9 +15,9 @@ import torch
 
 from spade_bench.cohorts.checks import featurescan as scan
 from spade_bench.errors import DataError, UserError
+from spade_bench.features import bagfiles, casebags
 from spade_bench.features import bags as bags_module
 from spade_bench.features import cache as packcache
-from spade_bench.features import casebags
 from spade_bench.features.bags import find_bags, read_bag
 from spade_bench.features.cache import CACHE_FOLDER, FeatureCache, KnownFiles
 from spade_bench.features.casebags import CaseBags
@@ -46,6 +46,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         return read_bag(path)
 
     monkeypatch.setattr(casebags, "read_bag", spy)
+    monkeypatch.setattr(bagfiles, "read_bag", spy)
     return seen
 
 

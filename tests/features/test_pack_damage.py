@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from spade_bench.cli.main import app
 from spade_bench.errors import DataError
 from spade_bench.extraction.feature_bags import encode_bags
-from spade_bench.features import casebags
+from spade_bench.features import bagfiles
 from spade_bench.features import packs as pack_module
 from spade_bench.features.bags import find_bags, read_bag, write_features
 from spade_bench.features.casebags import CaseBags, scan_bags
@@ -154,7 +154,7 @@ def test_checksums_are_compared_once_per_process_and_slide(
         scan_bags(files, whole=True)
         bags = CaseBags.from_files([[path] for path in files.values()], D)
         assert [bags[i].shape for i in range(3)] == [(N, D)] * 3
-        assert casebags._Source(files["a"]).read().shape == (N, D)
+        assert bagfiles._Source(files["a"]).read()[0].shape == (N, D)
     assert counted == [N] * 3
 
 

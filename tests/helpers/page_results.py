@@ -28,7 +28,9 @@ def _cases(n: int = N) -> tuple[str, ...]:
 def _row(out: Path, predictions: Predictions, **place: Any) -> Row:
     run_id = hash_obj(sorted(place.items(), key=str))
     survival = predictions.survival
-    digest = write_predictions(out, run_id, predictions)
+    digests = write_predictions(
+        out, place["encoder"], place["task"], place["head"], {run_id: predictions}
+    )
     inputs = {
         "cohort": hash_obj(place["task"]),
         "features": place["encoder"],
@@ -46,7 +48,7 @@ def _row(out: Path, predictions: Predictions, **place: Any) -> Row:
         env={"spade_bench": "0.0", "python": "3", "device": "cpu", "cohort": "40 cases of a table"},
         seconds=0.5,
         created_utc="2026-01-02T03:04:05Z",
-        predictions_sha256=digest,
+        predictions_sha256=digests[run_id],
         **place,
     )
 

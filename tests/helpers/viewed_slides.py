@@ -9,6 +9,7 @@ import numpy as np
 import shapely
 
 from spade_bench.explain.layers import CATEGORY, SIGNED, VALUE, Layer
+from spade_bench.explain.outlined.regionclasses import RegionKey
 from spade_bench.explain.viewer.slideview import SlideView, TopPatch
 from spade_bench.regions.outlines import Region
 
@@ -57,5 +58,6 @@ def view_of_slide(
     top += [TopPatch("base.shown", rank, float(share[row]), *map(int, coords[row]), lowest=True)
             for rank, row in enumerate(order[::-1][:5], start=1)]  # fmt: skip
     shape = shapely.box(100, 100, 500, 500).difference(shapely.box(200, 200, 300, 300))
-    return SlideView(slide_id, path, layers, [Region(shape, label="Tumour")], top,
+    tumour = Region(shape, label="Tumour")
+    return SlideView(slide_id, path, layers, RegionKey.of([tumour]).classes([tumour]), top,
                      ("Simulated data",), None, {"Case": "case-1"})  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,10 +185,34 @@ def test_encodings_and_files_cut_short(tmp_path: Path) -> None:
 def test_a_name_that_no_file_has_is_refused_before_the_work(tmp_path: Path) -> None:
     write(tmp_path / "a.geojson", feature(polygon(SQUARE), classification="Tumor"))
     write(tmp_path / "b.geojson", feature(polygon(SQUARE), name="Edge"))
-    (tmp_path / "c.geojson").write_text("{")  # named when its slide is looked at
-    check_names(find_regions(tmp_path), ["tumor", "EDGE"])
+    every = [read_regions(path) for path in find_regions(tmp_path).values()]
+    check_names(every, ["tumor", "EDGE"])
     with pytest.raises(DataError, match=r"is called 'Fat'\. There are Tumor, Edge"):
-        check_names(find_regions(tmp_path), ["tumor", "Fat"])
+        check_names(every, ["tumor", "Fat"])
+
+
+@pytest.mark.parametrize(
+    ("given_colour", "colour"),
+    [
+        ({"color": [200, 0, 10]}, (200, 0, 10)),
+        ({"colorRGB": -3670016}, (200, 0, 0)),  # QuPath 0.2 and before: alpha, red, green, blue
+        ({"color": [200, 0, 256]}, None),
+        ({"color": "red"}, None),
+        ({}, None),
+    ],
+)
+def test_the_colour_of_a_class_is_read(
+    tmp_path: Path, given_colour: dict[str, Any], colour: tuple[int, int, int] | None
+) -> None:
+    of_class = {"name": "Tumor", **given_colour}
+    path = write(tmp_path / "s.geojson", feature(polygon(SQUARE), classification=of_class))
+    found = read_regions(path)
+    assert [(one.label, one.colour) for one in found.regions] == [("Tumor", colour)]
+    write_geojson(path, region_features(found))
+    again = read_regions(path)
+    assert again == found
+    plain = [replace(one, colour=None) for one in found.regions]
+    assert replace(found, regions=tuple(plain)).digest == found.digest  # bags stay what they are
 
 
 def test_what_lies_outside_the_slide_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from spade_bench.files import hash_obj
-from spade_bench.results import Predictions, ResultStore, Row, write_predictions
+from spade_bench.results import Predictions, ResultStore, Row
+from tests.helpers.stored_cells import store_predictions
 
 
 def _store(out: Path, place: dict[str, Any], predictions: Predictions, **changes: Any) -> Row:
@@ -20,7 +21,6 @@ def _store(out: Path, place: dict[str, Any], predictions: Predictions, **changes
     at.setdefault("head", "cox" if survival else "logistic")
     at.setdefault("k_shot", 4 if at["protocol"] == "few-shot" else None)
     run_id = hash_obj([sorted(at.items(), key=str), list(changes.get("flags", ()))])
-    write_predictions(out, run_id, predictions)
     metrics = ("c_index",) if survival else ("auroc", "brier")
     row = Row(
         run_id=run_id,
@@ -31,6 +31,7 @@ def _store(out: Path, place: dict[str, Any], predictions: Predictions, **changes
         **at,
         **changes,
     )
+    store_predictions(out, row, predictions)
     ResultStore(out).append([row])
     return row
 

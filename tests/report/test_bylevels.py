@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from command_line import run_main
 
@@ -59,6 +60,36 @@ def test_a_gap_is_found_and_is_the_difference_of_pooled_predictions(runs: Path) 
     assert rows.loc["F", "ci_low"] > 0.2
     assert rows.loc["F", "p_adjusted"] < 0.05
     assert rows.loc["F", "p_adjusted"] >= rows.loc["F", "p"]
+
+
+def test_two_levels_are_one_question(runs: Path) -> None:
+    first, second = (row for _, row in sb.load_results(runs).by("sex").iterrows())
+    assert first["difference"] == -second["difference"]
+    assert (first["ci_low"], first["ci_high"]) == (-second["ci_high"], -second["ci_low"])
+    assert first["p"] == second["p"] == first["p_adjusted"] == second["p_adjusted"]
+
+
+def test_cases_without_a_level_are_counted_apart(runs: Path, tmp_path: Path) -> None:
+    table = pd.read_csv(runs.parent / "table.csv")
+    table.loc[:29, "sex"] = np.nan
+    again = table.loc[30:33].assign(slide_id=lambda t: t["slide_id"] + "-B", sex="F")
+    again.loc[again.index[0], "sex"] = "X"
+    path = tmp_path / "again.csv"
+    pd.concat([table, again]).to_csv(path, index=False)
+    rows = sb.load_results(runs).by("sex", table=path).set_index("level")
+    assert rows.loc["(no value)", "n_cases"] == 30
+    several = sum(len(set(of)) > 1 for _, of in pd.read_csv(path)[30:].groupby("case_id")["sex"])
+    assert rows.loc["(several values)", "n_cases"] == several > 0
+    assert rows["n_cases"].sum() == N
+    assert rows.loc["F", "n_cases"] + rows.loc["M", "n_cases"] == N - 30 - several
+    assert rows.loc[["(no value)", "(several values)"], "difference"].isna().all()
+
+
+@pytest.mark.parametrize("odd", ["inf", "ten"])
+def test_a_word_among_numbers_is_refused(odd: str) -> None:
+    ages = {f"c{i}": str(i) for i in range(40)} | {"odd": odd}
+    with pytest.raises(DataError, match=f"1 of 41 values are no numbers among numbers: {odd}"):
+        as_levels(ages, "age")
 
 
 def test_levels_that_tell_nothing_differ_by_nothing(runs: Path) -> None:

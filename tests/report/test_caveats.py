@@ -17,7 +17,8 @@ from spade_bench.report import Resampler, collect, compare, leaderboard
 from spade_bench.report.caveats import caveats
 from spade_bench.report.leaderboard import as_csv
 from spade_bench.report.tableformats import long_grid, markdown
-from spade_bench.results import ResultStore, write_predictions
+from spade_bench.results import ResultStore
+from tests.helpers.stored_cells import store_predictions
 
 
 def _fill(out: Path, store: Any, classes: Any, positives: int, **how: Any) -> None:
@@ -34,7 +35,7 @@ def _fill(out: Path, store: Any, classes: Any, positives: int, **how: Any) -> No
 
 
 def _copy(out: Path, row: Any, predictions: Any, how: dict[str, Any], draw: int) -> None:
-    write_predictions(out, row.run_id, predictions)
+    store_predictions(out, row, predictions)
     episode = "one" if how.get("same") else str(draw)
     changed = replace(
         row,
@@ -88,7 +89,7 @@ def test_an_interval_that_a_metric_needs_more_cases_for_is_left_out_and_flagged(
         rng = np.random.default_rng(n)
         told = classes(1 / (1 + np.exp(-rng.normal(size=2 * n) - label + 0.5)), label)
         row = store(tmp_path / "first", {"draw": n}, told)
-        write_predictions(out, row.run_id, told)
+        store_predictions(out, row, told)
         ResultStore(out).append([replace(row, metrics=dict.fromkeys(("auroc", metric), 0.0))])
         rows = {r.metric: r for r in leaderboard(collect(out), Resampler(out, n_boot=50))}
         assert rows["auroc"].ci_low is not None

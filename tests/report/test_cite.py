@@ -13,11 +13,12 @@ import pytest
 
 import spade_bench as sb
 from spade_bench.cli.main import main
+from spade_bench.cohorts.contamination import LEDGER
 from spade_bench.files import write_json
 from spade_bench.registry import encoders
-from spade_bench.report import citations
+from spade_bench.report.literature import citations
+from spade_bench.report.literature.papers import DATA_PAPERS, PAPERS
 from spade_bench.report.page import usedcards
-from spade_bench.report.papers import PAPERS
 from spade_bench.results.runsettings import stored_settings
 from spade_bench.types import EncoderCard, TaskCard
 
@@ -79,7 +80,33 @@ def test_everything_used_is_listed_once(out: Path, capsys: pytest.CaptureFixture
         "year": "2024",
         "doi": "10.1038/s41591-024-02857-3",
     }
+    assert entries["data-TCGA"] == {
+        "author": "Weinstein, John N. and Collisson, Eric A. and Mills, Gordon B. and others",
+        "title": "{The Cancer Genome Atlas Pan-Cancer analysis project}",
+        "year": "2013",
+        "journal": "Nature Genetics",
+        "doi": "10.1038/ng.2764",
+    }
     assert {one["key"] for one in told["used"] if one["key"]} | {"spade-bench"} == set(entries)
+
+
+def test_simulated_results_have_no_terms_of_others(
+    store: Any, classes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label = (np.arange(40) % 2).astype(int)
+    p = np.random.default_rng(0).uniform(size=40)
+    store(tmp_path, {"encoder": "uni", "task": "crc_braf"}, classes(p, label), flags=("simulated",))
+    told = json.loads(_run(capsys, str(tmp_path), "--json"))
+    by_kind = {one["kind"]: one for one in told["used"]}
+    for kind in ("task", "data"):
+        assert "simulated" in by_kind[kind]["licence"]
+    assert by_kind["data"]["name"] == "simulated"
+    assert "GDC" not in json.dumps(told)
+    assert "Cancer Genome Atlas" not in told["bibtex"]
+
+
+def test_every_data_set_of_the_ledger_has_its_paper() -> None:
+    assert set(LEDGER) == set(DATA_PAPERS)
 
 
 @pytest.mark.parametrize("paper", PAPERS)
@@ -105,7 +132,9 @@ def test_text_has_entries_and_the_table(out: Path, capsys: pytest.CaptureFixture
     assert "CC-BY-NC-ND-4.0" in text
     file = out / "references.bib"
     assert "@article" not in _run(capsys, str(out), "--out", str(file))
-    assert set(_entries(file.read_text())) == {"uni", "logistic", "spade-bench"}
+    assert set(_entries(file.read_text())) == {
+        "uni", "logistic", "data-TCGA", "spade-bench"
+    }  # fmt: skip
 
 
 def test_labels_and_yaml_tasks_are_what_the_run_stored_here_and_on_the_page(

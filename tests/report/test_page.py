@@ -33,6 +33,7 @@ from spade_bench.report.page.svgfigures import inline_svg
 from spade_bench.report.pictures import Picture, new_figure
 from spade_bench.results import ResultStore
 from spade_bench.results.cohortfiles import read_cohorts
+from tests.helpers.stored_cells import part_of
 
 _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
@@ -262,7 +263,7 @@ def test_damaged_results_are_named_and_an_empty_folder_refused(
 ) -> None:
     out = write_hostile_results(tmp_path / "runs")
     row = ResultStore(out).rows()[0]
-    next((out / "predictions").rglob(f"{row.run_id}.csv")).write_text("case_id,label\n")
+    part_of(out, row).write_text("case_id,label\n")
     with (out / "results.jsonl").open("a") as file:
         file.write('{"schema": "<b>"}\n')
     (cohort,) = (out / "cohorts").glob("*.json")

@@ -17,8 +17,9 @@ from spade_bench.files import hash_obj
 from spade_bench.report import Resampler, collect, leaderboard
 from spade_bench.report import terminal as tables
 from spade_bench.report.leaderboard import ReportRow
-from spade_bench.results import Predictions, ResultStore, Row, write_predictions
+from spade_bench.results import Predictions, ResultStore, Row
 from spade_bench.statistics.evaluate import ALL_METRICS, chance, evaluate
+from tests.helpers.stored_cells import store_predictions
 
 PERMUTED = "control:permuted-labels"
 N = 60
@@ -46,7 +47,7 @@ def _store(out: Path, told: Predictions, shuffle: int, *flags: str, **place: Any
         }
     )
     row = replace(row, inputs={**row.inputs, "episode": f"{row.draw}-{row.fold}"})
-    write_predictions(out, row.run_id, told)
+    store_predictions(out, row, told)
     ResultStore(out).append([row])
 
 

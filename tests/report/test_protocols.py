@@ -15,10 +15,11 @@ from sklearn.metrics import roc_auc_score
 from spade_bench.cli.main import main
 from spade_bench.files import hash_obj
 from spade_bench.report import Resampler, collect, compare, leaderboard, overall, verdict
-from spade_bench.results import Predictions, ResultStore, Row, write_predictions
+from spade_bench.results import Predictions, ResultStore, Row
 from spade_bench.statistics.delong import delong
 from spade_bench.statistics.paired import corrected_t_test
 from spade_bench.statistics.riskscores import c_index
+from tests.helpers.stored_cells import store_predictions
 
 N = 90
 LABEL = np.arange(N) % 2
@@ -33,7 +34,6 @@ def _store(out: Path, row: Row, cases: Sequence[int], strength: float, **changes
     names = tuple(f"c{i:02d}" for i in at)
     told = Predictions(names, ("neg", "pos"), LABEL[at], np.stack([1 - p, p], axis=1))
     run_id = hash_obj([row.encoder, row.task, row.protocol, row.draw, row.fold, row.flags])
-    write_predictions(out, run_id, told)
     row = replace(
         row,
         run_id=run_id,
@@ -42,6 +42,7 @@ def _store(out: Path, row: Row, cases: Sequence[int], strength: float, **changes
         inputs={"features": row.encoder, "episode": hash_obj([row.protocol, row.fold, names])},
         **changes,
     )
+    store_predictions(out, row, told)
     ResultStore(out).append([row])
     return row
 
@@ -125,15 +126,16 @@ def _survival(out: Path, encoder: str, strength: float, draws: int = 10) -> None
         noise = 0.5 * np.random.default_rng([draw, int(10 * strength)]).normal(size=120)
         risk = (strength * hazard + noise)[:, None]
         run_id = hash_obj([encoder, "survival", draw])
-        write_predictions(
-            out, run_id,
-            Predictions(names[:70], (), target[:70], risk[:70], names[70:], target[70:], risk[70:]),
-        )  # fmt: skip
+        tested = Predictions(names[:70], (), target[:70], risk[:70])
+        told = replace(
+            tested, train_ids=names[70:], train_target=target[70:], train_scores=risk[70:]
+        )
         metrics = {"c_index": 0.0, "c_index_uno": 0.0, "ibs": 0.0}
         n = {"train": 50, "test": 70, "events": int(target[:70, 0].sum())}
         place = ("os", "cox", "few-shot", 8, draw)
         inputs = {"features": encoder, "episode": str(draw)}
         rows.append(Row(run_id, "ok", encoder, *place, metrics=metrics, n=n, inputs=inputs))
+        store_predictions(out, rows[-1], told)
     ResultStore(out).append(rows)
 
 
@@ -175,7 +177,7 @@ def test_ranks_over_tasks_leave_out_what_some_encoder_lacks(tmp_path: Path) -> N
     assert all("missing" in r.flags for r in missing)
     sentence = verdict(compare(series, resampler, "uni", "lite0"))
     assert "p = 0.031 (Wilcoxon" in sentence
-    assert sentence.startswith("uni is better: ")
+    assert sentence.startswith("UNI is better: ")
 
 
 def test_marks_are_in_every_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

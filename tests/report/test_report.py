@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -19,8 +20,8 @@ from spade_bench.report import Resampler, against_base, collect, compare, leader
 from spade_bench.report.leaderboard import COLUMNS, as_csv
 from spade_bench.report.tableformats import long_grid, markdown
 from spade_bench.report.terminal import print_differences
-from spade_bench.results import Predictions, ResultStore, Row, write_predictions
-from spade_bench.results.predictions import read_predictions
+from spade_bench.results import Predictions, ResultStore, Row, read_predictions
+from tests.helpers.stored_cells import store_predictions
 
 LABEL = np.repeat([0, 1], 30)
 CASES = tuple(f"c{i:02d}" for i in range(60))
@@ -52,7 +53,6 @@ def _fill(
             p = 1 / (1 + np.exp(-logit))
             scores = np.stack([1 - p, p], axis=1)
             run_id = hash_obj([encoder, k, draw, flags])
-            write_predictions(out, run_id, Predictions(CASES, ("neg", "pos"), LABEL, scores))
             rows.append(
                 Row(
                     run_id,
@@ -74,6 +74,8 @@ def _fill(
                     flags=flags,
                 )
             )
+            told = Predictions(CASES, ("neg", "pos"), LABEL, scores)
+            store_predictions(out, rows[-1], told)
     ResultStore(out).append(rows)
 
 
@@ -84,12 +86,12 @@ def test_numbers_are_rebuilt_from_predictions(tmp_path: Path) -> None:
     assert {(r.k_shot, r.metric) for r in rows} == {
         (k, m) for k in (1, 4) for m in ("auroc", "balanced_accuracy")
     }
+    parts = pd.read_parquet(tmp_path / "predictions" / "t" / "uni")
     for one in series:
         expected = []
         for row in one.rows:
-            path = tmp_path / "predictions" / row.run_id[:2] / f"{row.run_id}.csv"
-            table = np.genfromtxt(path, delimiter=",", names=True, dtype=None, encoding="utf-8")
-            expected.append(roc_auc_score(table["label"] == "pos", table["scorepos"]))
+            table = parts[parts["run_id"] == row.run_id]
+            expected.append(roc_auc_score(table["label"] == "pos", table["score:pos"]))
         found = next(r for r in rows if r.k_shot == one.k_shot and r.metric == "auroc")
         assert found.mean == pytest.approx(np.mean(expected))
         assert found.ci_low is not None
@@ -128,10 +130,9 @@ def test_two_versions_of_one_name_are_told_apart(tmp_path: Path) -> None:
     again = []
     for row in store.rows():
         run_id = row.run_id[:-1] + ("0" if row.run_id[-1] != "0" else "1")
-        write_predictions(
-            tmp_path, run_id, Predictions(CASES, ("neg", "pos"), LABEL, np.full((60, 2), 0.5))
-        )
         again.append(replace(row, run_id=run_id, inputs={**row.inputs, "features": "other"}))
+        told = Predictions(CASES, ("neg", "pos"), LABEL, np.full((60, 2), 0.5))
+        store_predictions(tmp_path, again[-1], told)
     store.append(again)
     rows = leaderboard(collect(tmp_path), Resampler(tmp_path, n_boot=50))
     assert all(any(f.startswith("inputs:") for f in r.flags) for r in rows)
@@ -149,7 +150,7 @@ def test_paired_difference_against_the_base(tmp_path: Path) -> None:
     assert mean.ci_low > 0
     assert mean.p < 0.05
     assert mean.p <= mean.p_adjusted
-    assert verdict(found).startswith("spade is better: spade minus lite0 is +0.")
+    assert verdict(found).startswith("SPADE is better: SPADE minus lite0 is +0.")
     alone = leaderboard(collect(tmp_path), Resampler(tmp_path, n_boot=300))
     values = {(r.encoder, r.k_shot): r.mean for r in alone if r.metric == "auroc" and not r.flags}
     by_shot = {d.k_shot: d.mean for d in found if d.metric == "auroc"}
@@ -165,8 +166,9 @@ def test_a_base_that_another_run_names_is_an_encoder_there_too(tmp_path: Path) -
     for row in store.rows():  # the same two on another task, where both were asked for
         run_id = f"u{row.run_id}"
         flags = tuple(flag for flag in row.flags if flag != "control:base")
-        write_predictions(tmp_path, run_id, read_predictions(tmp_path, row.run_id))
         elsewhere.append(replace(row, run_id=run_id, task="u", flags=flags, control=""))
+        told = read_predictions(tmp_path, row.run_id)
+        store_predictions(tmp_path, elsewhere[-1], told)
     store.append(elsewhere)
     rows = leaderboard(collect(tmp_path), Resampler(tmp_path, n_boot=50))
     assert {(row.task, row.encoder, row.control) for row in rows} == {

@@ -1,4 +1,4 @@
-"""results.jsonl: append, resume, crash, two writers; predictions, exactly."""
+"""results.jsonl: append, resume, crash, two writers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,9 @@ import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from spade_bench.errors import DataError
-from spade_bench.results import Predictions, ResultStore, Row, read_predictions, write_predictions
-from spade_bench.results.predictions import predictions_path
+from spade_bench.results import ResultStore, Row
 
 ROW = Row("a" * 16, "ok", "uni", "t", "logistic", "few-shot", 1, 0, metrics={"auroc": 0.5})
 
@@ -154,46 +151,6 @@ def test_two_processes_append_at_once(tmp_path: Path) -> None:
         worker.join()
         assert worker.exitcode == 0
     assert len(ResultStore(tmp_path).rows()) == 100
-
-
-def test_predictions_keep_every_bit(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    scores = rng.dirichlet(np.ones(3), 7)
-    target = np.array([0, 1, 2, 0, 1, 2, 0])
-    classes = ("a", 'with "quote", comma', "c")
-    told = Predictions(tuple(f"c{i}" for i in range(7)), classes, target, scores)
-    write_predictions(tmp_path, "f" * 16, told)
-    back = read_predictions(tmp_path, "f" * 16)
-    assert (back.case_ids, back.classes) == (told.case_ids, told.classes)
-    assert np.array_equal(back.scores, scores)
-    assert np.array_equal(back.target, target)
-
-
-@pytest.mark.parametrize("survival", [False, True])
-def test_predictions_of_slides_say_whose_they_are(tmp_path: Path, survival: bool) -> None:
-    ids, patients = ("s1", "s2", "s3"), ("p, with comma", "p, with comma", "q")
-    if survival:
-        target, scores = np.array([[1.0, 3.5], [1.0, 3.5], [0.0, 9.0]]), np.array([[0.1], [1], [2]])
-        told = Predictions(ids, (), target, scores, ("t1",), target[:1], scores[:1], patients)
-    else:
-        scores = np.array([[0.3, 0.7], [0.6, 0.4], [0.5, 0.5]])
-        told = Predictions(ids, ("a", "b"), np.array([0, 0, 1]), scores, patients=patients)
-    write_predictions(tmp_path, "f" * 16, told)
-    back = read_predictions(tmp_path, "f" * 16)
-    assert (back.case_ids, back.patients, back.train_ids) == (ids, patients, told.train_ids)
-    assert np.array_equal(back.scores, told.scores)
-    assert np.array_equal(back.target, told.target)
-    assert (back.survival, back.classes) == (survival, told.classes)
-
-
-def test_missing_or_damaged_predictions_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no predictions"):
-        read_predictions(tmp_path, "e" * 16)
-    path = predictions_path(tmp_path, "e" * 16)
-    path.parent.mkdir(parents=True)
-    path.write_text("case_id,label,score:a,score:b\nc1,z,0.5,0.5\n")
-    with pytest.raises(DataError, match="damaged"):
-        read_predictions(tmp_path, "e" * 16)
 
 
 ODD_VALUES: dict[str, list[object]] = {

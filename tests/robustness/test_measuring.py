@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 from pathlib import Path
 
@@ -67,6 +69,23 @@ def test_a_planted_site_is_found_and_encoders_are_paired(cohort) -> None:
     assert found.crossing["S0"] == {"normal": 10, "tumor": 10}
     figure = found.plot()
     assert len(figure.axes) == 2
+    drops = {row.encoder: row.performance_drop for row in found.rows}
+    assert drops["robust"] is not None
+    assert drops["fragile"] is not None
+    assert drops["fragile"].drop_at_home < drops["robust"].drop_at_home - 0.1
+    stored = found.as_dict()["rows"][0]["performance_drop"]
+    assert stored["train_cases"] == 2 * (10 - 10 // 3)
+
+
+def test_the_words_of_the_picture_cover_no_number(cohort) -> None:
+    figure = _measure(cohort, "robust", "fragile").plot()
+    figure.canvas.draw()
+    shown = [one for one in figure.axes[0].texts if one.get_text()]
+    boxes = [one.get_window_extent() for one in shown]
+    assert len(boxes) == 3  # two indices and the word of chance
+    boxes += [axes.xaxis.label.get_window_extent() for axes in figure.axes]
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
 def test_the_number_is_that_of_the_pooled_slides(cohort) -> None:
@@ -160,6 +179,16 @@ def test_folders_of_pathorob_are_read_as_they_are(tmp_path) -> None:
     wanted = neighbourhoods(np.stack(x).astype(float), at // 8 % 2, at // 4 % 2, at // 4, 5)
     assert found.rows[0].robustness_index == pytest.approx(wanted.index)
     assert found.rows[0].points == 48
-    (folder / "Center_1.npz").unlink()
+    path = folder / "Center_1.npz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SpadeBenchError, match="not a readable npz file"):
+        sb.robustness("uni2h", table=tmp_path / "meta.csv", features=folder)
+    with np.load(io.BytesIO(whole)) as stored:
+        bad = {name: np.full_like(stored[name], np.nan) for name in stored}
+    np.savez(path, **bad)
+    with pytest.raises(SpadeBenchError, match="hold NaN or infinity"):
+        sb.robustness("uni2h", table=tmp_path / "meta.csv", features=folder)
+    path.unlink()
     with pytest.raises(UserError, match="no features of centre 'Center 1'"):
         sb.robustness("uni2h", table=tmp_path / "meta.csv", features=folder)

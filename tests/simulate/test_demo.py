@@ -65,6 +65,12 @@ def test_demo_runs_to_a_leaderboard_and_again(
     assert "Simulated data" in page
     assert (folder / "maps" / "viewer" / "index.html").exists()
     assert list((folder / "maps" / "geojson").glob("*.geojson"))
+    listing = json.loads((folder / "maps" / "explain.json").read_text())
+    assert {one["models"] for one in listing["maps"]} == {2}
+    for one in listing["maps"]:
+        assert (folder / "maps" / one["files"]["sd"]).is_file()  # how far the models disagree
+        page = folder / "maps" / "viewer" / "slides" / one["slide_id"] / "slide.js"
+        assert "dispersion" in page.read_text()
     scores = json.loads((folder / "planted" / "region_scores.json").read_text())
     base = {
         mean["metric"]: mean for mean in scores["means"] if mean["encoder"] == "efficientnet-lite0"

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from page_blocks import ROOT, blocks
 from toy_sections import write_bundle, write_visium_hd
 
-ROOT = Path(__file__).resolve().parents[2]
+PLUGINS = ROOT / "docs" / "PLUGINS.md"  # whose files `spade-bench check` runs
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def blocks() -> list[Any]:
-    found = []
-    for page in PAGES:
-        for at, text in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)):
-            found.append(pytest.param(text, id=f"{page.name}-{at}"))
-    return found
+BLOCKS = [
+    pytest.param(block.text, id=block.name)
+    for block in blocks([page for page in PAGES if page != PLUGINS])
+    if block.language == "python" and not block.reason
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +36,7 @@ def demo_folder(
     return folder
 
 
-@pytest.mark.parametrize("text", blocks())
+@pytest.mark.parametrize("text", BLOCKS)
 def test_a_block_of_the_documentation_runs(text: str, demo_folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error::DeprecationWarning:__main__", "-c", text],

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,13 +9,16 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.metrics import adjusted_rand_score
 
+from spade_bench.encoders.spade import kmeans
 from spade_bench.encoders.spade.centroids import Experts
 from spade_bench.encoders.spade.kmeans import fit_kmeans, nearest
+from spade_bench.encoders.spade.pretraining import clustering
 from spade_bench.encoders.spade.pretraining.clustering import fit_experts
 from spade_bench.encoders.spade.pretraining.pretrainconfig import ClusteringConfig
 from spade_bench.errors import DataError
 
 CONFIG = ClusteringConfig(k_organ=4, k_experts=2, n_init=3)
+RNG = np.random.default_rng(5)
 
 
 def _blobs(n: int, k: int, d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -161,3 +166,46 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         Experts(np.zeros((3, 2), np.float32), np.zeros(2, np.int64), ("", "", ""), 1)
     with pytest.raises(DataError, match=r"0\.\.1"):
         Experts(np.zeros((1, 2), np.float32), np.array([2]), ("",), 2)
+
+
+def test_rows_of_a_map_cluster_as_a_copy_of_them_does(tmp_path: Path) -> None:
+    x = RNG.normal(size=(20_000, 5)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    rows = np.sort(RNG.choice(len(x), 9_000, replace=False))
+    for cap in (50_000, 500):  # all of them, and a subsample
+        one = fit_kmeans(mapped, 4, seed=3, max_points_per_centroid=cap, rows=rows)
+        other = fit_kmeans(x[rows], 4, seed=3, max_points_per_centroid=cap)
+        assert np.array_equal(one.centroids, other.centroids)
+        assert np.array_equal(one.labels, other.labels)
+        assert one.inertia == other.inertia
+    assert np.array_equal(x, mapped)
+
+
+def test_what_is_fitted_stays_within_its_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = RNG.normal(size=(20_000, 5)).astype(np.float32)
+    asked: list[int] = []
+    taken = kmeans._taken
+    monkeypatch.setattr(kmeans, "FIT_BYTES", 4 * 5 * 3_000)
+    monkeypatch.setattr(
+        kmeans, "_taken", lambda points, rows: (asked.append(len(rows)), taken(points, rows))[1]
+    )
+    fit = fit_kmeans(x, 4, seed=0)
+    assert asked == [3_000]
+    assert len(fit.labels) == len(x)
+
+
+def test_the_joint_space_is_what_it_is_of_all_points_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clustering, "_BLOCK", 100)
+    monkeypatch.setattr(clustering, "_SCRATCH_BYTES", 1)  # in a file
+    x = (3 + RNG.normal(size=(1_050, 6))).astype(np.float32)
+    counts = sparse.csr_matrix(RNG.poisson(1.0, size=(1_050, 90)).astype(np.float32))
+    rows = np.sort(RNG.choice(1_050, 777, replace=False))
+    joint, places = clustering.space_points(x, counts, rows, "joint", 0)
+    assert np.array_equal(places, np.arange(777))
+    centred = x[rows] - x[rows].mean(axis=0, dtype=np.float64)
+    scaled = (centred / np.sqrt((centred**2).sum(axis=1).mean())).astype(np.float32)
+    assert np.array_equal(joint[:, :6], scaled)
+    assert joint[:, 6:].var(axis=0).sum() == pytest.approx(1, rel=1e-4)

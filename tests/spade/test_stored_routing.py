@@ -272,3 +272,20 @@ def test_the_command_line_stores_it(weights, base, tmp_path):
     arguments = ["encode", "--weights", "spade", "--features", "features_base", "--out", "."]
     assert run_main(*arguments, "--with-routing") == 0
     assert has_routing(tmp_path / "features_spade" / "S1.h5")
+
+
+@pytest.mark.parametrize("mode", ROUTINGS)
+def test_the_file_says_whether_the_nearest_expert_is_where_patches_went(weights, base, mode):
+    code = run_main("encode", "--weights", weights, "--features", base, "--out", "out",
+                    "--routing", mode, "--with-routing", "--device", "cpu")  # fmt: skip
+    assert code == 0
+    path = next(Path("out").rglob("S0.h5"))
+    routing = read_routing(path)
+    used = np.asarray(routing.weights, dtype=np.float32)
+    leads = (used.argmax(axis=1) == routing.expert) & (np.sort(used)[:, -1] > np.sort(used)[:, -2])
+    with h5py.File(path, "r") as file:
+        stored = float(file[GROUP].attrs["nearest_leads"])
+    assert stored == pytest.approx(leads.mean())
+    expected = {"hard": (1, 1), "mean": (0, 0), "concat": (0, 0), "random": (0, 0.7)}
+    low, high = expected.get(mode, (0.5, 1))
+    assert low <= stored <= high

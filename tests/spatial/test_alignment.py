@@ -10,6 +10,7 @@ import pytest
 from toy_sections import HE_UM, MORPHOLOGY_UM, SlideWriter, write_bundle, write_he_section
 
 import spade_bench as sb
+from spade_bench.errors import UserError
 from spade_bench.spatial import StSample, read_manifest, read_section
 from spade_bench.spatial.alignment import read_alignment
 from spade_bench.spatial.expression import read_expression
@@ -103,10 +104,15 @@ def test_an_image_needs_its_alignment(tmp_path: Path, write_slide: SlideWriter) 
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("1,0,0\n0,1,0\n", "holds 2x3 numbers"),
+        ("1,0,0\n0,1,0\n", "has rows of 3, 3 numbers, not three rows of three"),
+        ("1,0,0\n0,1\n0,0,1\n", "has rows of 3, 2, 3 numbers"),
+        ("", "has rows of no numbers"),
+        ("1,0,nan\n0,1,0\n0,0,1\n", "a number is NaN or infinite"),
         ("1,0,0\n0,x,0\n0,0,1\n", "something else than numbers"),
         ("1,0,0\n0,2,0\n0,0,1\n", "stretches one axis 2 times"),
-        ("1,0,0\n0,0,0\n0,0,1\n", "stretches one axis"),
+        ("1,0,0\n0,0,0\n0,0,1\n", "takes the whole image to a line or a point"),
+        ("1,1,0\n1,1,0\n0,0,1\n", "takes the whole image to a line or a point"),
+        ("0,0,0\n0,0,0\n0,0,1\n", "takes the whole image to a line or a point"),
         ("1,0,0\n0,1,0\n0.1,0,1\n", "its last row is not 0, 0, 1"),
     ],
 )
@@ -114,3 +120,8 @@ def test_what_is_no_placement_is_refused(text: str, what: str, tmp_path: Path) -
     (tmp_path / "m.csv").write_text(text)
     with pytest.raises(sb.SpadeBenchError, match=what):
         read_alignment(tmp_path / "m.csv", MORPHOLOGY_UM)
+
+
+def test_a_width_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="spot_um: 'a' is not a number"):
+        sb.read_spots(tmp_path, spot_um="a")  # type: ignore[arg-type]

@@ -157,6 +157,8 @@ def _without(column: str) -> pd.DataFrame:
     [
         (_without("qv"), "no column qv"),
         (transcripts(50).assign(qv=np.float32(3)), "none of 50 transcripts counts: 50 have"),
+        (transcripts(50).assign(qv="good"), "stored as"),
+        (transcripts(50)[:0], "holds no transcript"),
         (transcripts(50).assign(x_location=np.nan), "50 positions or qualities are no numbers"),
         (transcripts(50).assign(x_location=1e9, qv=40), "lies beyond any slide"),
     ],
@@ -221,3 +223,20 @@ def test_real_bundles_are_recognised(name: str, shared_data: Path) -> None:
     assert (spots.uns["sample_id"], spots.uns["technology"]) == (name, "Xenium")
     wide = read_section(shared_data / "xenium_bundle" / name, pooling=Pooling(spot_um=200))
     assert read_expression(wide).values.sum() == spots.X.sum()
+
+
+def test_unknown_software_and_a_missing_experiment_are_said(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "x", version=3)
+    path = bundle / "experiment.xenium"
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps(about | {"analysis_sw_version": "xenium-4.1.0.2"}))
+    found = {f.kind: f.text for f in read_expression(read_section(bundle)).findings}
+    assert "xenium-4.1.0.2" in found["software-unknown"]
+    path.unlink()
+    found = {f.kind: f.text for f in read_expression(read_section(bundle)).findings}
+    assert "experiment-missing" in found
+
+
+def test_a_width_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(sb.UserError, match="spot_um: 'wide' is no number"):
+        sb.read_spots(write_bundle(tmp_path / "x"), spot_um="wide")  # type: ignore[arg-type]

@@ -14,7 +14,8 @@ import pytest
 from scipy.stats import norm
 
 from spade_bench.statistics.delong_draws import auroc_influence, delong_over_draws
-from spade_bench.statistics.intervals import case_weights, interval, paired_interval, resampled
+from spade_bench.statistics.draws import resampled
+from spade_bench.statistics.intervals import case_weights, interval, paired_interval
 
 LABEL = np.repeat([0, 1], 50)
 DRAWS, REPEATS = 10, 120

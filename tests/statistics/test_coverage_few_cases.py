@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from spade_bench.report.values import Values, single
+from spade_bench.report.values import Values, at_hand, single
 from spade_bench.statistics.delong_draws import auroc_influence, delong_over_draws
+from spade_bench.statistics.draws import resampled
 from spade_bench.statistics.evaluate import evaluate
-from spade_bench.statistics.intervals import case_weights, interval, resampled
+from spade_bench.statistics.intervals import case_weights, interval
 from spade_bench.statistics.riskscores import c_index, resampled_c_index
 
 REPEATS, RESAMPLES, CLAIM = 400, 200, 0.93
@@ -46,8 +47,8 @@ def _values(metric: str, label: np.ndarray, draws: list[np.ndarray], seed: int) 
     moved = [one[1] for one in found if one is not None]
     size = int(np.bincount(label).min())
     return Values(
-        tuple((i, -1) for i in range(len(draws))), plain, boot, True, 8.0, len(label), label,
-        np.stack(moved) if moved else None, size, len(label),
+        tuple((i, -1) for i in range(len(draws))), plain, at_hand(boot), True, 8.0, len(label),
+        label, np.stack(moved) if moved else None, size, len(label),
     )  # fmt: skip
 
 
@@ -130,7 +131,8 @@ def test_the_c_index_covers_with_few_events(events: int) -> None:
         plain = np.array([c_index(event, days, risk)])
         boot = resampled_c_index(event, days, risk, weights)[None]
         got = single(
-            Values(((0, -1),), plain, boot, True, 8.0, 60.0, size=int(event.sum())), "c_index"
+            Values(((0, -1),), plain, at_hand(boot), True, 8.0, 60.0, size=int(event.sum())),
+            "c_index",
         )
         assert got is not None
         hits.append(got.low <= truth <= got.high)
@@ -167,7 +169,9 @@ def test_with_many_cases_it_is_the_interval_of_the_variance() -> None:
 def test_an_interval_that_would_not_hold_is_refused(metric: str, size: int) -> None:
     boot = np.random.default_rng(0).uniform(0.4, 0.6, size=(1, 50))
     for n, given in ((size, False), (size + 1, True)):
-        got = single(Values(((0, -1),), np.array([0.5]), boot, True, 8.0, 60.0, size=n), metric)
+        got = single(
+            Values(((0, -1),), np.array([0.5]), at_hand(boot), True, 8.0, 60.0, size=n), metric
+        )
         assert got is not None
         assert (got.mean, bool(np.isfinite(got.low))) == (0.5, given)
 

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.stats import norm
 
 from spade_bench.report.caveats import speaks_of
-from spade_bench.report.values import Values, single
+from spade_bench.report.values import Values, at_hand, single
 from spade_bench.statistics.delong_draws import auroc_influence, delong_over_draws
 
 WORLDS, DRAWS = 400, 8
@@ -39,7 +39,16 @@ def _encoder(rng: np.random.Generator, case: np.ndarray, signal: float) -> Value
     names = tuple((i, -1) for i in range(DRAWS))
     boot = np.zeros((DRAWS, 2))
     return Values(
-        names, np.array(plain), boot, True, 8.0, 80.0, LABEL, np.stack(moved), size=40, units=80
+        names,
+        np.array(plain),
+        at_hand(boot),
+        True,
+        8.0,
+        80.0,
+        LABEL,
+        np.stack(moved),
+        size=40,
+        units=80,
     )
 
 

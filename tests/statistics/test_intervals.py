@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from spade_bench.errors import DataError
+from spade_bench.statistics.draws import resampled
 from spade_bench.statistics.intervals import (
     case_weights,
     interval,
     paired_interval,
-    resampled,
 )
 
 LABEL = np.repeat([0, 1], 40)

@@ -8,9 +8,10 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import mean_absolute_error, r2_score
 
 from spade_bench.errors import ConfigError, DataError
-from spade_bench.report.values import Values, single
+from spade_bench.report.values import Values, at_hand, single
+from spade_bench.statistics.draws import resampled
 from spade_bench.statistics.evaluate import bounds, chance, direction, evaluate, strata
-from spade_bench.statistics.intervals import case_weights, resampled
+from spade_bench.statistics.intervals import case_weights
 from spade_bench.statistics.regression_metrics import REGRESSION_METRICS, regression_score_many
 
 REFERENCE = {
@@ -95,7 +96,22 @@ def test_intervals_cover_with_thirty_cases(name: str, truth: float) -> None:
         value = rng.normal(size=30)
         said = 0.5 * (0.5 * value + np.sqrt(0.75) * rng.normal(size=30))
         plain, boot = resampled(name, value, [said[:, None]], weights)
-        found = single(Values(((0, -1),), plain, boot, True, 10, 30, value, None, 30, 30), name)
+        found = single(
+            Values(((0, -1),), plain, at_hand(boot), True, 10, 30, value, None, 30, 30),
+            name,
+        )
         assert found is not None
         covered += found.low <= truth <= found.high
     assert covered >= 70
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["pearson", "spearman", "r2", "mae"])
+def test_huge_values_have_the_metric_of_the_same_values_in_another_unit(name: str) -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.normal(size=30)
+    scores = (truth + rng.normal(size=30))[:, None]
+    unit = 2.0**700  # whose square is no float64
+    plain = regression_score_many(name, truth, scores)
+    huge = regression_score_many(name, unit * truth, unit * scores)
+    assert huge == pytest.approx(plain * (unit if name == "mae" else 1.0))

@@ -14,6 +14,7 @@ on, is assigned. Training spots keep the cluster they were put in by the space i
 
 from __future__ import annotations
 
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,8 @@ __all__ = ["fit_experts", "space_points"]
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 _SVD_DIM = 64
+_BLOCK = 8192  # rows that are looked at together
+_SCRATCH_BYTES = 256 << 20  # arrays larger than this lie in a file
 
 
 def fit_experts(
@@ -70,13 +73,13 @@ def fit_experts(
     rows = np.flatnonzero(fitting)
     if not len(rows):
         raise DataError("no training spot to cluster", fix="Check the split")
-    points = space_points(features, expression, rows, config.space, seed)  # (n_train, d)
+    points, places = space_points(features, expression, rows, config.space, seed)
     local = np.empty(len(rows), dtype=np.int64)
     blocks: list[FloatArray] = []
     names: list[str] = []
     for name in np.unique(organs[rows]):
         members = np.flatnonzero(organs[rows] == name)
-        centroids, labels = _cluster_organ(str(name), points[members], config, seed)
+        centroids, labels = _cluster_organ(str(name), points, places[members], config, seed)
         local[members] = labels + len(names)
         blocks.append(centroids)
         names.extend([str(name)] * len(centroids))
@@ -92,25 +95,43 @@ def fit_experts(
 
 def space_points(
     features: Any, expression: Any, rows: IntArray, space: str, seed: int
-) -> FloatArray:
-    """Return the coordinates in which the spots ``rows`` are clustered, (len(rows), d) float32.
+) -> tuple[Any, IntArray]:
+    """Return the coordinates in which the spots ``rows`` are clustered.
+
+    Nothing of the size of all features is held in memory: a cohort may have more than it.
+
+    Returns:
+        Points (m, d), of which float32 is made, and the place of each spot in them,
+        (len(rows),): the features themselves, or what was made for these spots.
 
     Raises:
         DataError: When the space needs expression and none is given.
     """
-    image = np.asarray(features[rows], dtype=np.float32)
     if space == "image":
-        return image
+        return features, rows
     if expression is None:
         raise DataError(f"clustering in '{space}' space needs expression", where="clustering.space")
+    every = np.arange(len(rows))
     molecular = _components(expression[rows], seed)
     if space == "expression":
-        return molecular
-    return np.concatenate([_unit_variance(image), _unit_variance(molecular)], axis=1)
+        return molecular, every
+    width = features.shape[1]
+    joint: Any = _scratch((len(rows), width + molecular.shape[1]))
+    _unit_variance(features, rows, joint[:, :width])
+    _unit_variance(molecular, every, joint[:, width:])
+    return joint, every
+
+
+def _scratch(shape: tuple[int, int]) -> FloatArray:
+    """An array for the time being; a large one lies in a temporary file."""
+    if 4 * shape[0] * shape[1] < _SCRATCH_BYTES:
+        return np.empty(shape, dtype=np.float32)
+    with tempfile.TemporaryFile() as file:  # goes with the array
+        return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
 
 def _cluster_organ(
-    name: str, points: FloatArray, config: ClusteringConfig, seed: int
+    name: str, points: Any, rows: IntArray, config: ClusteringConfig, seed: int
 ) -> tuple[FloatArray, IntArray]:
     k = settled(config.k_organ, "clustering.k_organ")
     fit = fit_kmeans(
@@ -120,10 +141,11 @@ def _cluster_organ(
         n_init=config.n_init,
         max_iter=config.max_iter,
         max_points_per_centroid=config.max_points_per_centroid,
+        rows=rows,
     )
     if len(fit.centroids) < k:
         console.say(
-            f"organ {name}: {len(points)} training spots give {len(fit.centroids)} clusters "
+            f"organ {name}: {len(rows)} training spots give {len(fit.centroids)} clusters "
             f"instead of {k}"
         )
     return fit.centroids, fit.labels
@@ -153,7 +175,7 @@ def _assign_all(
     others = np.setdiff1d(np.arange(len(organs)), rows)
     cluster[rows] = local
     if len(others):
-        cluster[others] = experts.assign(features[others], organs[others]).cluster
+        cluster[others] = experts.assign(features, organs[others], rows=others).cluster
     return Assignment(cluster, experts.centroid_expert[cluster])
 
 
@@ -161,8 +183,7 @@ def _member_means(features: Any, rows: IntArray, labels: IntArray, n: int) -> Fl
     """Return the mean image feature of the members of each cluster, (n, D) float32."""
     means = np.empty((n, features.shape[1]), dtype=np.float32)
     for cluster in range(n):
-        members = np.asarray(features[rows[labels == cluster]], dtype=np.float64)
-        means[cluster] = members.mean(axis=0)
+        means[cluster] = _mean(features, rows[labels == cluster])
     return means
 
 
@@ -181,7 +202,24 @@ def _components(expression: Any, seed: int) -> FloatArray:
         return np.asarray(svd.fit_transform(expression), dtype=np.float32)
 
 
-def _unit_variance(points: FloatArray) -> FloatArray:
-    centred = points - points.mean(axis=0, dtype=np.float64)
-    scale = np.sqrt((centred**2).sum(axis=1).mean())
-    return np.asarray(centred / (scale or 1.0), dtype=np.float32)
+def _unit_variance(points: Any, rows: IntArray, out: FloatArray) -> None:
+    """Centre rows and scale them to unit total variance, block by block, into ``out`` (n, d)."""
+    mean = _mean(points, rows)  # (d,)
+    blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
+    squares = [
+        ((np.asarray(points[block], dtype=np.float32) - mean) ** 2).sum(axis=1) for block in blocks
+    ]
+    scale = np.sqrt(np.concatenate(squares).mean())
+    for number, block in enumerate(blocks):
+        centred = np.asarray(points[block], dtype=np.float32) - mean  # (b, d) float64
+        out[number * _BLOCK : number * _BLOCK + len(block)] = centred / (scale or 1.0)
+
+
+def _mean(points: Any, rows: IntArray) -> NDArray[np.float64]:
+    """Mean of rows (d,), added up in their order as numpy does it for all of them at once."""
+    total = np.zeros((1, points.shape[1]))
+    for start in range(0, len(rows), _BLOCK):
+        block = np.asarray(points[rows[start : start + _BLOCK]], dtype=np.float64)
+        total = np.concatenate([total, block]).sum(axis=0, keepdims=True)
+    mean: NDArray[np.float64] = total[0] / len(rows)
+    return mean

@@ -19,6 +19,7 @@ from spade_bench.errors import DataError
 __all__ = ["SCAN_KS", "ScanRow", "scan_k"]
 
 SCAN_KS = (4, 8, 16, 32, 64, 96, 128)
+_BLOCK = 1 << 16  # points that are looked at together
 STEP_2 = "all organs (step 2)"
 
 
@@ -52,6 +53,7 @@ def scan_k(
     config: ClusteringConfig,
     ks: Sequence[int] = SCAN_KS,
     seed: int = 0,
+    rows: np.ndarray | None = None,
 ) -> list[ScanRow]:
     """Cluster with every k and write `scan_k.csv` and `scan_k.png` into `out`.
 
@@ -60,12 +62,13 @@ def scan_k(
 
     Args:
         points: (N, d) training spots in the space of the clustering, as from
-            `clustering.space_points`.
+            `clustering.space_points`; array or memory map.
         organ: (N,) organ of each spot.
         out: Folder for the csv and the plot.
         config: Restarts, iterations, `k_organ`.
         ks: Numbers of clusters to try.
         seed: Seed of the K-means restarts.
+        rows: Where the N spots stand in ``points``; None means that they are all of them.
 
     Returns:
         The rows of the csv.
@@ -80,30 +83,32 @@ def scan_k(
     k_organ = settled(config.k_organ, "clustering.k_organ")
     points = np.asarray(points)
     labels = np.asarray(organ, dtype=str)
-    if points.ndim != 2 or len(points) == 0 or len(points) != len(labels):
+    places = np.arange(len(points)) if rows is None else rows
+    if points.ndim != 2 or len(places) == 0 or len(places) != len(labels):
         raise DataError(
             f"{points.shape} points and {len(labels)} organs", where="scan of k",
             fix="Give (N, D) points and N organs",
         )  # fmt: skip
-    if not np.isfinite(points).all():
-        raise DataError("points are not finite", where="scan of k", fix="Check the features")
+    for start in range(0, len(places), _BLOCK):
+        if not np.isfinite(points[places[start : start + _BLOCK]]).all():
+            raise DataError("points are not finite", where="scan of k", fix="Check the features")
     organs = sorted(set(labels.tolist()))
-    rows: list[ScanRow] = []
+    curves: list[ScanRow] = []
     centroids: list[np.ndarray] = []
     with console.progress("scan of k", total=(len(organs) + 1) * len(ks), unit="fits") as bar:
         for name in organs:
-            inside = np.ascontiguousarray(points[labels == name], dtype=np.float32)
+            inside = np.ascontiguousarray(points[places[labels == name]], dtype=np.float32)
             stream = stream_seed(seed, 0, "organ", name)  # that of the real clustering
-            rows += _curve((1, name), inside, ks, config=config, seed=stream, bar=bar)
+            curves += _curve((1, name), inside, ks, config=config, seed=stream, bar=bar)
             centroids.append(_fit(inside, k_organ, config, stream).centroids)
         stream = stream_seed(seed, 0, "experts")
-        rows += _curve(
+        curves += _curve(
             (2, STEP_2), np.concatenate(centroids), ks, config=config, seed=stream, bar=bar
         )
-    _write_csv(out / "scan_k.csv", rows)
-    _plot(out / "scan_k.png", rows)
-    _print(rows, ks)
-    return rows
+    _write_csv(out / "scan_k.csv", curves)
+    _plot(out / "scan_k.png", curves)
+    _print(curves, ks)
+    return curves
 
 
 def _curve(
@@ -116,7 +121,9 @@ def _curve(
     bar: console.Progress,
 ) -> list[ScanRow]:
     """Return the elbow curve of one (step, organ), k = 1 first."""
-    total = float(((points - points.mean(axis=0)) ** 2).sum(dtype=np.float64))
+    mean = points.mean(axis=0)  # (d,)
+    blocks = (points[start : start + _BLOCK] for start in range(0, len(points), _BLOCK))
+    total = sum(float(((block - mean) ** 2).sum(dtype=np.float64)) for block in blocks)
     rows = [ScanRow(*key, len(points), 1, total, 1.0)]
     for k in sorted(set(ks)):
         if k <= len(points):

@@ -22,6 +22,7 @@ from spade_bench.encoders.spade.preparedspots import Spots, columns_digest
 from spade_bench.encoders.spade.pretraining.beside import training_beside
 from spade_bench.encoders.spade.pretraining.clustering import fit_experts, space_points
 from spade_bench.encoders.spade.pretraining.elbow import scan_k
+from spade_bench.encoders.spade.pretraining.expertunits import spread_experts, training_data
 from spade_bench.encoders.spade.pretraining.prepare.basefeatures import BaseEncoder
 from spade_bench.encoders.spade.pretraining.prepare.preparation import PreparedSpots, prepare
 from spade_bench.encoders.spade.pretraining.prepare.provenance import plain_config
@@ -45,6 +46,7 @@ from spade_bench.encoders.spade.pretraining.settingrules import (
 from spade_bench.encoders.spade.pretraining.training import TrainingData, TrainResult, train_experts
 from spade_bench.encoders.spade.pretraining.validation import validate
 from spade_bench.encoders.spade.pretraining.validation.validationtables import verdict
+from spade_bench.executors import ExecutorSettings, executor_settings
 from spade_bench.files import atomic_path, hash_file, hash_obj, read_json
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ def pretrain(
     experts: Sequence[int] | None = None,
     scan: bool = False,
     overwrite: bool = False,
+    executor: Any = None,
     **given: Any,
 ) -> Path:
     """Do what `spade-bench pretrain` does; the same call again continues.
@@ -77,6 +80,7 @@ def pretrain(
         experts: Train only these.
         scan: Also write the elbow curves of both clustering steps.
         overwrite: Replace a model of other settings or data that the output folder holds.
+        executor: Where the experts train; see `spade_bench.executors.executor_settings`.
         **given: What `pretrainrequest.resolve_request` takes: data, encoder, settings, output.
 
     Returns:
@@ -95,6 +99,7 @@ def pretrain(
         experts=experts,
         scan=scan,
         overwrite=overwrite,
+        executor=executor_settings(executor),
     )
 
 
@@ -108,6 +113,7 @@ def run_pretrain(
     experts: Sequence[int] | None = None,
     scan: bool = False,
     overwrite: bool = False,
+    executor: ExecutorSettings | None = None,
 ) -> Path:
     """Pretrains SPADE; the same call continues after it was stopped at any moment.
 
@@ -122,6 +128,7 @@ def run_pretrain(
         experts: Train only these; controls and validation then wait for the others.
         scan: Also write the elbow curves of both clustering steps.
         overwrite: Replace a model of other settings or data that `out` holds.
+        executor: Where the experts train; None trains them in this process.
 
     Returns:
         `out`.
@@ -143,7 +150,8 @@ def run_pretrain(
         keep = begun(out, "spade.json") and not overwrite
         _store_config(config, out, keep)
         prepared = prepare(config, out, base, keep=keep)
-        _Run(config, out, device, prepared, base.revision, keep).all(scan, experts)
+        run = _Run(config, out, device, prepared, base.revision, keep, executor=executor)
+        run.all(scan, experts)
         _say_refused(prepared.refused, out)
     return out
 
@@ -158,6 +166,7 @@ class _Run:
     keep: bool = False
     notes: tuple[str, ...] = ()
     single: TrainingConfig | None = None  # settings of the single expert, once they are settled
+    executor: ExecutorSettings | None = None
 
     def __post_init__(self) -> None:
         self.rules = self.prepared.rules
@@ -194,12 +203,12 @@ class _Run:
         expression = None if settings.space == "image" else spots.expression
         if scan:
             rows = np.flatnonzero(train)
-            points = space_points(
+            points, places = space_points(
                 spots.features, expression, rows, settings.space, self.config.seed
             )
             organs = obs["organ"].astype(str).to_list()
             organs = [organs[row] for row in rows]
-            scan_k(points, organs, self.out, config=settings, seed=self.config.seed)
+            scan_k(points, organs, self.out, config=settings, seed=self.config.seed, rows=places)
 
         def work() -> dict[str, Any]:
             fitted, assigned = fit_experts(
@@ -253,7 +262,7 @@ class _Run:
             single: The single-expert model whose heads every expert starts from.
             experts: Train only these.
         """
-        data = _training_data(spots, spots.obs["expert"].to_numpy(), centroids.n_experts)
+        data = training_data(spots, spots.obs["expert"].to_numpy(), centroids.n_experts)
         return self._model(
             "model",
             self.out,
@@ -277,7 +286,7 @@ class _Run:
         single = replace(
             centroids, centroid_expert=np.zeros_like(centroids.centroid_expert), n_experts=1
         )
-        data = _training_data(spots, np.zeros(len(spots), dtype=np.int64), 1)
+        data = training_data(spots, np.zeros(len(spots), dtype=np.int64), 1)
         folder, note = self.control_folder, "the K = 1 control of its parent"
         assert self.single is not None  # settled
         return self._model(
@@ -310,7 +319,7 @@ class _Run:
         if not wanted or first or resolve_device(self.device).type != "cuda":
             yield
             return
-        data = _training_data(spots, np.zeros(len(spots), dtype=np.int64), 1)
+        data = training_data(spots, np.zeros(len(spots), dtype=np.int64), 1)
         seed, device, settings = self.config.seed, self.device, self.single
         assert settings is not None  # settled
 
@@ -375,6 +384,17 @@ class _Run:
         made: list[SpadeModel] = []
 
         def work() -> dict[str, Any]:
+            if self.executor is not None and data.n_experts > 1:
+                spread_experts(
+                    data,
+                    training,
+                    folder,
+                    self.executor,
+                    experts=experts,
+                    seed=self.config.seed,
+                    device=self.device,
+                    initial=initial is not None,
+                )
             result = train_experts(
                 data,
                 training,
@@ -460,17 +480,6 @@ def _say_refused(refused: Mapping[str, str], out: Path) -> None:
 
 class _UnfinishedError(Exception):
     """Training was asked for some experts only."""
-
-
-def _training_data(spots: Spots, expert: np.ndarray, n_experts: int) -> TrainingData:
-    return TrainingData(
-        features=spots.features,
-        expression=spots.expression,
-        expert=np.asarray(expert, dtype=np.int64),
-        split=spots.obs["split"].astype(str).to_numpy(),
-        n_experts=n_experts,
-        group=spots.panel_group,
-    )
 
 
 def _measured(spots: Spots) -> dict[str, Any]:

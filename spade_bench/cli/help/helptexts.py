@@ -53,6 +53,7 @@ _COLUMNS = (
 )
 _REGIONS = ("--regions", "--region-name", "--region-share")
 _MACHINE = "Machine"
+_WORKERS = "Several workers"
 _OUTPUT = "Output"
 
 TEXTS: dict[str, CommandText] = {
@@ -112,6 +113,9 @@ TEXTS: dict[str, CommandText] = {
             ),
             _OUTPUT: ("--out", "--preview", "--write-table"),
             _MACHINE: ("--device", "--batch-size", "--workers"),
+            _WORKERS: (
+                "--executor", "--gpus", "--ray-address", "--ray", "--slurm", "--script",
+            ),
         },
     ),
     "pretrain": CommandText(
@@ -130,6 +134,9 @@ TEXTS: dict[str, CommandText] = {
             "Experts": ("--experts", "--scan-k"),
             _OUTPUT: ("--out", "--overwrite"),
             _MACHINE: ("--device", "--workers"),
+            _WORKERS: (
+                "--executor", "--gpus", "--ray-address", "--ray", "--slurm",
+            ),
         },
     ),
     "import-spade": CommandText(
@@ -154,6 +161,10 @@ TEXTS: dict[str, CommandText] = {
             "Routing of SPADE": ("--routing", "--tau", "--with-routing"),
             _OUTPUT: ("--out",),
             _MACHINE: ("--device", "--batch-size"),
+            _WORKERS: (
+                "--executor", "--workers", "--gpus", "--ray-address", "--ray", "--slurm",
+                "--script",
+            ),
         },
     ),
     "pack": CommandText(
@@ -200,6 +211,8 @@ TEXTS: dict[str, CommandText] = {
             "spade-bench run --encoder uni --encoder spade --weights spade=spade/ "
             "--task crc_braf --table cases.csv --features features/ --head abmil --protocol cv "
             "--out runs/",
+            "spade-bench run --config sweep.yaml --out runs/ --executor slurm --workers 40 "
+            "--slurm partition=gpu,gpus=1,time=4:00:00",
         ),
         {
             "What": ("--encoder", "--task", "--head", "--config", "--set"),
@@ -219,6 +232,10 @@ TEXTS: dict[str, CommandText] = {
             _OUTPUT: ("--out", "--keep-heads", "--dry-run"),
             _MACHINE: (
                 "--device", "--memory", "--cache", "--shard", "--trust-remote-code",
+            ),
+            _WORKERS: (
+                "--executor", "--workers", "--gpus", "--ray-address", "--ray", "--slurm",
+                "--script",
             ),
         },
     ),
@@ -305,7 +322,7 @@ TEXTS: dict[str, CommandText] = {
             "spade-bench report runs/ --latex --out table.tex",
         ),
         {
-            "What": ("--metric", "--by", "--table"),
+            "What": ("--metric", "--by", "--table", "--published"),
             "Form": ("--json", "--csv", "--markdown", "--latex", "--long", "--out"),
             "Pictures and page": ("--plots", "--figures", "--html", "--maps"),
         },
@@ -320,6 +337,27 @@ TEXTS: dict[str, CommandText] = {
     "cite": CommandText(
         "BibTeX and licences of everything that was used",
         ("spade-bench cite runs/", "spade-bench cite runs/ --out references.bib"),
+    ),
+    "merge": CommandText(
+        "Join results of several folders into one",
+        (
+            "spade-bench merge hospital-a/ hospital-b/ --out both/",
+            "spade-bench merge shard-1/ shard-2/ --out runs/ --json",
+        ),
+    ),
+    "export": CommandText(
+        "Results as one file to hand on, without paths of this machine",
+        (
+            "spade-bench export runs/ --out results.zip",
+            "spade-bench export runs/ --out results.zip --json",
+        ),
+    ),
+    "import": CommandText(
+        "Check and open what `export` wrote",
+        (
+            "spade-bench import results.zip --out theirs/",
+            "spade-bench import results.zip --out theirs/ --max-gb 50",
+        ),
     ),
     "demo": CommandText(
         "The whole job on simulated data, with a report at the end",

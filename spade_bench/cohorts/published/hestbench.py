@@ -239,4 +239,11 @@ def _genes(folder: Path) -> tuple[str, ...] | None:
     genes: Sequence[object] = content.get("genes", ()) if isinstance(content, dict) else ()
     if not genes or not all(isinstance(gene, str) for gene in genes):
         raise DataError("holds no list 'genes'", where=str(path), fix="Download it again")
+    twice = sorted({str(gene) for gene in genes if genes.count(gene) > 1})
+    if twice:  # it would count twice in every mean over genes
+        raise DataError(
+            f"names {len(twice)} gene(s) more than once: {name_some(twice)}",
+            where=str(path),
+            fix="Name each gene once",
+        )
     return tuple(map(str, genes))

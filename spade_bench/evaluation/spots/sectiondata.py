@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,9 +22,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spade_bench.cohorts.published.hestbench import Sections
+    from spade_bench.spatial.expression import Expression
+    from spade_bench.spatial.sample import StSample
 
 __all__ = ["SectionData", "chosen_genes", "read_section_data", "say_sections"]
 
+_MOSTLY = 0.5  # share of a section's genes that the others have too, below which names are in doubt
 _DETECTED = 0.10  # share of the spots of each training section in which a gene is seen, at least
 # What panels count beside genes: probes and codewords that match nothing.
 _NO_GENE = re.compile(r"BLANK|Control|^(antisense|Unassigned|Deprecated|Intergenic)")
@@ -41,7 +45,7 @@ class SectionData:
         coords: Centre of each spot in full-resolution pixels, (n, 2) as (x, y).
         values: Expression as in the file, (n, G).
         scaled: The same, each spot scaled to 10,000 over ALL its genes, then log1p, (n, G).
-        totals: Sum over all genes of the file, (n,).
+        totals: Sum over all genes of the file, of logarithms over what they are of, (n,).
         kind: What the values are; see `spade_bench.spatial.scales.value_kind`.
     """
 
@@ -75,6 +79,11 @@ class SectionData:
         source = self.values if unit == "log1p" else self.scaled
         dense: NDArray[np.float32] = source[:, columns].toarray().astype(np.float32)  # (n, genes)
         return np.log1p(dense) if unit == "log1p" else dense
+
+    @property
+    def has_depth(self) -> bool:
+        """Whether totals say how deep a spot was sequenced: normalised values have lost it."""
+        return self.kind in ("counts", "log-counts")
 
     def spots(self, rows: NDArray[np.int64]) -> SectionData:
         """Return the section with some of its spots, by position."""
@@ -114,6 +123,7 @@ def read_section_data(sections: Sections) -> list[SectionData]:
     read = []
     for sample in track(sections.samples, "Reading expression", len(sections.samples), "sections"):
         read.append((sample, read_expression(sample)))
+    _say_findings(read)
     shared = set.intersection(*(set(data.genes.tolist()) for _, data in read))
     if sections.genes is not None:
         for sample, data in read:
@@ -128,12 +138,45 @@ def read_section_data(sections: Sections) -> list[SectionData]:
             f"the {len(read)} sections share no gene",
             fix="Give sections of one species, with the same kind of gene names",
         )
+    _warn_of_narrow(read, shared)
     genes = np.array(sorted(shared), dtype=np.str_)
     patient_of = sections.patient_of
     return [
         _section(sample.sample_id, patient_of[sample.sample_id], data, genes)
         for sample, data in read
     ]
+
+
+def _say_findings(read: Sequence[tuple[StSample, Expression]]) -> None:
+    """Say what was noticed while reading, and warn where sections hold values of several kinds."""
+    for sample, data in read:
+        for finding in data.findings:
+            say(f"{sample.sample_id}: {finding.text}")
+    of_kind: dict[ValueKind, list[str]] = {}
+    for sample, data in read:
+        of_kind.setdefault(data.kind, []).append(sample.sample_id)
+    if len(of_kind) > 1:
+        listed = "; ".join(f"{kind}: {name_some(names)}" for kind, names in of_kind.items())
+        warn(f"sections hold values of several kinds ({listed}); what was normalised elsewhere may "
+             "differ from what is normalised here, and then a number tells sections apart. Counts "
+             "of all of them are safer")  # fmt: skip
+
+
+def _warn_of_narrow(read: Sequence[tuple[StSample, Expression]], shared: set[str]) -> None:
+    """Warn where sections share far fewer genes than each has, and name the odd one out."""
+    fewest = min(len(data.genes) for _, data in read)
+    if len(read) < 2 or len(shared) >= _MOSTLY * fewest:
+        return
+    had_by = Counter(gene for _, data in read for gene in data.genes.tolist())
+    but_one = {gene for gene, n in had_by.items() if n == len(read) - 1}
+    without = {
+        sample.sample_id: len(shared) + len(but_one.difference(data.genes.tolist()))
+        for sample, data in read
+    }
+    odd = max(without, key=lambda name: without[name])
+    warn(f"the {len(read)} sections share {len(shared):,} genes, and the one with the fewest has "
+         f"{fewest:,}: without {odd} they would share {without[odd]:,}. Are its genes named in "
+         "another way, or of another species?")  # fmt: skip
 
 
 def _section(name: str, patient: str, data: Any, genes: NDArray[np.str_]) -> SectionData:
@@ -153,9 +196,18 @@ def _section(name: str, patient: str, data: Any, genes: NDArray[np.str_]) -> Sec
         coords=np.asarray(data.spatial, dtype=np.float64),
         values=sp.csc_matrix(data.values[:, columns]),
         scaled=scaled,
-        totals=np.asarray(data.values.sum(axis=1, dtype=np.float64)).ravel(),
+        totals=np.asarray(_linear(data).sum(axis=1, dtype=np.float64)).ravel(),
         kind=data.kind,
     )
+
+
+def _linear(data: Expression) -> sp.csr_matrix:
+    """Values that add up: those of the file, or what their logarithms are of."""
+    if data.kind not in ("log-counts", "log-normalised"):
+        return data.values
+    out = data.values.astype(np.float64, copy=True)
+    np.expm1(out.data, out=out.data)
+    return out
 
 
 def chosen_genes(

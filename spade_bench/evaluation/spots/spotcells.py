@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,14 +15,15 @@ from spade_bench import console
 from spade_bench.cohorts.episodes import episode_hash
 from spade_bench.errors import DataError, UserError
 from spade_bench.evaluation.cells import Cell, fit_seed, head_words
+from spade_bench.evaluation.runcontext import Context, make_row, work_key
 from spade_bench.evaluation.spots.sectiondata import chosen_genes
 from spade_bench.evaluation.spots.spotpreparation import LEAK_FIX, PreparedSpots, leak_sentence
 from spade_bench.evaluation.spots.spotrows import SectionFeatures, SpotRow
-from spade_bench.evaluation.taskcells import Context, make_row
 from spade_bench.files import hash_obj
 from spade_bench.heads.spots import SpotHead, SpotTask
 from spade_bench.plugins import contained
-from spade_bench.results import Predictions, Row, write_predictions
+from spade_bench.results import Row, write_spots
+from spade_bench.results.rows import GENE_SIDE, NEEDS_GENE_SIDE, NO_GENE_SIDE
 from spade_bench.results.spotpredictions import SpotPredictions
 from spade_bench.statistics.genescores import constant_genes
 
@@ -74,6 +76,8 @@ def row_cells(prepared: PreparedSpots, heads: Mapping[str, SpotHead], seed: int)
         if variant.base:
             inputs["base"] = variant.base
         described = {"control": variant.description} if variant.description else {}
+        if not _gene_side(row):
+            described[GENE_SIDE] = NO_GENE_SIDE
         for name, head in heads.items():
             if not _serves(head, row):
                 continue
@@ -94,7 +98,12 @@ def row_cells(prepared: PreparedSpots, heads: Mapping[str, SpotHead], seed: int)
                     control=variant.control,
                     control_of=variant.control_of,
                     identity=variant.made_by,
-                    about={**prepared.about, **head_words(name, head), **described},
+                    about={
+                        **prepared.about,
+                        **head_words(name, head),
+                        **described,
+                        **({GENE_SIDE: NEEDS_GENE_SIDE} if head.needs == "joint" else {}),
+                    },
                 )
                 for episode in prepared.episodes
             )
@@ -112,10 +121,14 @@ def _serves(head: SpotHead, row: SpotRow) -> bool:
     """Whether a head has anything to say of a row."""
     if head.needs == "nothing":  # it looks at no features: the encoder's own row is all there is
         return not row.variant.control
-    encoder = row.variant.encoder
     # To retrieve is not to learn: with its spots dealt anew the space itself would be another.
-    able = hasattr(encoder, "joint_space") and bool(getattr(encoder, "genes", ()))
-    return head.needs == "features" or (able and not row.permuted)
+    return head.needs == "features" or (_gene_side(row) and not row.permuted)
+
+
+def _gene_side(row: SpotRow) -> bool:
+    """Whether a row's encoder places expression beside images, so that spots can be retrieved."""
+    encoder = row.variant.encoder
+    return hasattr(encoder, "joint_space") and bool(getattr(encoder, "genes", ()))
 
 
 @dataclass
@@ -136,22 +149,24 @@ class SpotRun:
     def run(self, todo: Sequence[RowCells]) -> None:
         """Run rows of the table."""
         name = self.prepared.card.name
-        finished = self.context.finished
-        with console.progress(
-            f"Running {name}", sum(len(one.cells) for one in todo), "cells"
-        ) as bar:
-            by_row: dict[tuple[str, str], list[RowCells]] = {}
-            for one in todo:
-                key = (one.row.variant.label, one.row.variant.control)
-                by_row.setdefault(key, []).append(one)
-            for alike in by_row.values():
+        context = self.context
+        done = sum(cell.run_id in context.finished for one in todo for cell in one.cells)
+        context.skipped += done
+        by_row: dict[tuple[str, str], list[RowCells]] = {}
+        for one in todo:
+            key = (one.row.variant.label, one.row.variant.control)
+            by_row.setdefault(key, []).append(one)
+        with (
+            console.progress(
+                f"Running {name}", sum(len(one.cells) for one in todo), "cells", done
+            ) as bar,
+            closing(context.in_turn([*by_row.values()], _cells, _key, bar)) as turns,
+        ):
+            for alike in turns:
                 made: dict[int, SectionFeatures] = {}  # by model, of which folds may take several
                 for one in alike:
-                    for cell in one.cells:
-                        if cell.run_id in finished:
-                            self.context.skipped += 1
-                        else:
-                            self._run_cell(one, cell, made)
+                    for cell in filter(context.is_open, one.cells):
+                        self._run_cell(one, cell, made)
                         bar.advance(1, f"{cell.encoder} {cell.head}")
 
     def _run_cell(self, one: RowCells, cell: Cell, made: dict[int, SectionFeatures]) -> None:
@@ -161,8 +176,14 @@ class SpotRun:
             self._refuse_leak(one.row, cell)
             variant, _ = one.row.of_fold(cell.episode, prepared.sections.patient_of)
             if id(variant) not in made:
+                self.context.memory.turn()
                 made[id(variant)] = SectionFeatures(
-                    one.row, variant, prepared.rows, prepared.data, prepared.cache
+                    one.row,
+                    variant,
+                    prepared.rows,
+                    prepared.data,
+                    cache=prepared.cache,
+                    memory=self.context.memory,
                 )
             row = self._finished(one, cell, variant, made[id(variant)], started)
         except Exception as error:
@@ -286,7 +307,7 @@ class SpotRun:
         started: float,
     ) -> Row:
         prepared = self.prepared
-        sha256 = write_predictions(self.context.store.out, cell.run_id, Predictions.of_spots(spots))
+        sha256 = write_spots(self.context.store.out, cell.run_id, spots)
         metrics = prepared.kind.score(
             prepared.card.metrics, spots.observed, spots.predicted, spots.section
         )
@@ -315,3 +336,13 @@ class SpotRun:
         if flat.any():
             words["constant_genes"] = ", ".join(np.asarray(spots.genes)[flat].tolist())
         return replace(row, env={**row.env, **words}) if words else row
+
+
+def _cells(alike: Sequence[RowCells]) -> list[Cell]:
+    return [cell for one in alike for cell in one.cells]
+
+
+def _key(alike: Sequence[RowCells]) -> str:
+    """The work on a row of the table, with whichever heads."""
+    cell, variant = alike[0].cells[0], alike[0].row.variant
+    return work_key(replace(cell, head="", inputs={}), f"{variant.label} {variant.control}")

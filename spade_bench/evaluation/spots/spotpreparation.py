@@ -102,7 +102,7 @@ def prepare_spots(request: EvaluationRequest, task: TaskRequest) -> PreparedSpot
         check_protocol_options(said_options(request.given), protocol)
     whole = read_section_data(sections)
     rows, unusable = encoder_rows(request, task.card, FeatureFolders())
-    rows += plain_rows() if request.settings.controls else []
+    rows += plain_rows(whole) if request.settings.controls else []
     settings = request.settings
     data, spot_rows = covered(
         rows, whole, allow_missing=settings.allow_missing, cache=settings.cache

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from spade_bench.evaluation.request import EvaluationRequest
     from spade_bench.evaluation.spots.sectiondata import SectionData
+    from spade_bench.features.bagmemory import BagMemory
     from spade_bench.features.bags import FeatureFolders
     from spade_bench.types import Episode, TaskCard
 
@@ -93,10 +94,11 @@ class SpotRows:
         files = row.variant.files
         return hash_obj([[name, self.infos[files[name]].digest] for name in names])
 
-    def bags(self, row: SpotRow, names: Sequence[str], cache: str) -> CaseBags:
+    def bags(self, row: SpotRow, names: Sequence[str], cache: str, memory: BagMemory) -> CaseBags:
         """Base features of the sections, in the order of ``names``."""
         files = [[row.variant.files[name]] for name in names]
-        return CaseBags.from_files(files, self.infos[files[0][0]].dim, cache=cache)
+        dim = self.infos[files[0][0]].dim
+        return CaseBags.from_files(files, dim, cache=cache, infos=self.infos, memory=memory)
 
 
 def encoder_rows(
@@ -171,9 +173,16 @@ def _of_models(alike: Sequence[Variant]) -> SpotRow:
     return SpotRow(whole, models=tuple(alike))
 
 
-def plain_rows() -> list[SpotRow]:
-    """Controls that look at no image: how deep a spot was sequenced, and where it lies."""
+def plain_rows(data: Sequence[SectionData]) -> list[SpotRow]:
+    """Controls that look at no image: how deep a spot was sequenced, and where it lies.
+
+    Normalised values say nothing of depth; where a section has no others, that control is left out.
+    """
     makers = {TOTAL_COUNTS: _total_counts, COORDINATES: _coordinates}
+    if lost := [one.name for one in data if not one.has_depth]:
+        del makers[TOTAL_COUNTS]
+        say(f"no control {TOTAL_COUNTS}: values of {name_some(lost)} are normalised, and the depth "
+            "of their spots is lost")  # fmt: skip
     return [
         SpotRow(
             Variant(
@@ -261,6 +270,7 @@ class SectionFeatures:
         rows: All rows, with their files.
         data: The sections.
         cache: What may be kept of the features.
+        memory: Where bags are kept.
     """
 
     def __init__(
@@ -269,14 +279,16 @@ class SectionFeatures:
         variant: Variant,
         rows: SpotRows,
         data: Sequence[SectionData],
+        *,
         cache: str,
+        memory: BagMemory,
     ) -> None:
         self._row, self._variant, self._data = row, variant, data
         self._base: CaseBags | None = None
         self._order: list[NDArray[np.int64]] = []
         if row.plain is None:
             names = [one.name for one in data]
-            self._base = rows.bags(row, names, cache)
+            self._base = rows.bags(row, names, cache, memory)
             self._order = [
                 _positions(rows.barcodes[row.variant.files[one.name]], one.barcodes) for one in data
             ]

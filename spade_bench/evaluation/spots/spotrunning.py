@@ -13,9 +13,9 @@ from spade_bench.registry import expression_heads, kinds
 from spade_bench.results import write_plan
 
 if TYPE_CHECKING:
-    from spade_bench.evaluation.estimate import Planned
+    from spade_bench.calibration.estimate import Planned
     from spade_bench.evaluation.request import EvaluationRequest, TaskRequest
-    from spade_bench.evaluation.taskcells import Context
+    from spade_bench.evaluation.runcontext import Context
 
 __all__ = ["heads_of_expression", "of_spots", "run_expression"]
 

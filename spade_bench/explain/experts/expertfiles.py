@@ -25,7 +25,12 @@ from spade_bench.explain.earlierfiles import (
     remove_kinds,
     remove_listed,
 )
-from spade_bench.explain.experts.expertmaps import ExpertMap, expert_name, top_patches
+from spade_bench.explain.experts.expertmaps import (
+    ExpertMap,
+    expert_name,
+    routing_marks,
+    top_patches,
+)
 from spade_bench.explain.experts.expertshares import (
     GROUPS,
     expert_shares,
@@ -49,6 +54,7 @@ from spade_bench.explain.overlay import (
 from spade_bench.explain.viewer.viewerfiles import write_viewer
 from spade_bench.files import atomic_path, file_name, write_json
 from spade_bench.report.naming import encoder_title
+from spade_bench.spatial.panelgenes import check_in_panel
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,6 +160,7 @@ def _check_wishes(wishes: Wishes, chosen: Sequence[str], slides: Mapping[str, Pa
     Raises:
         UserError: Naming the option.
     """
+    wishes.check_options()
     of_models = {"--blind": wishes.blind, "--regions": wishes.regions}
     for flag, given in of_models.items():
         if given:
@@ -170,8 +177,17 @@ def _predictor(
     source: ExpertSource, slide: str, genes: Sequence[str], spots: Path | None, seed: int
 ) -> PredictsExpression | None:
     """What predicts genes, once it is known that it can; None where no gene is asked for."""
+    if not genes and spots is not None:
+        raise UserError(
+            "says from which spots genes are predicted, and none is asked for",
+            where="--training-spots",
+            fix="Name genes with --genes, or leave it out",
+        )
     if not genes:
         return None
+    panel = getattr(source.encoder, "genes", ())
+    if panel:  # known before sections are read, which takes long
+        check_in_panel(genes, panel)
     if source.encoder is None:
         raise UserError(
             "expression is predicted from base features by an encoder, and none is given",
@@ -244,13 +260,14 @@ class _Folder:
 
     def _draw(self, one: ExpertMap, layers: Sequence[Layer], predicted: Sequence[Layer]) -> None:
         below, name = _background(one, layers[0], self.slides), file_name(one.slide_id)
+        marks = (*self.marks, *routing_marks([one]))
         by_key = {layer.key.split(".", 1)[1]: layer for layer in layers}
         for key in ("expert", "entropy", "distance"):
-            figure = overlay_figure(by_key[key], below, one.slide_id, marks=self.marks)
+            figure = overlay_figure(by_key[key], below, one.slide_id, marks=marks)
             self.picture(figure, f"maps/{name}-{key}")
         weights = [layer for layer in layers if ".weight." in layer.key]
         weights.sort(key=lambda layer: -float(layer.values.sum()))
-        figure = panel_figure(weights[:_WEIGHTS_SHOWN], below, one.slide_id, marks=self.marks)
+        figure = panel_figure(weights[:_WEIGHTS_SHOWN], below, one.slide_id, marks=marks)
         self.picture(figure, f"maps/{name}-weights")
         marks = ("predicted, not measured", *self.marks)
         for layer in predicted:
@@ -275,9 +292,12 @@ class _Folder:
         """Write the share of each expert in slides, and in what a table says of them."""
         self._begin()
         encoder, facts = encoder_title(maps[0].encoder), self.facts
+        marks = (*self.marks, *routing_marks(maps))
+        for mark in routing_marks(maps):
+            console.say(mark)
         shares = expert_shares(maps)
         self.table(shares, "expert_shares")
-        figure = plot_shares(shares, f"{encoder}: experts per slide", marks=self.marks)
+        figure = plot_shares(shares, f"{encoder}: experts per slide", marks=marks)
         self.picture(figure, "expert_shares")
         for column in () if facts is None else [c for c in ("case_id", *GROUPS) if c in facts]:
             assert facts is not None
@@ -286,7 +306,7 @@ class _Folder:
             self.table(grouped, f"expert_shares_by_{word}")
             if column in GROUPS:
                 title = f"{encoder}: experts by {word}, mean over cases"
-                self.picture(plot_shares(grouped, title, marks=self.marks),
+                self.picture(plot_shares(grouped, title, marks=marks),
                              f"expert_shares_by_{word}")  # fmt: skip
 
     def top(self, maps: Sequence[ExpertMap]) -> None:
@@ -332,7 +352,8 @@ class _Folder:
         if self.wishes.viewer:
             views = [
                 expert_view(one, made.layers[one.slide_id], self.slides[one.slide_id],
-                            top=self.wishes.top, marks=self.marks, facts=self.facts)
+                            top=self.wishes.top, marks=(*self.marks, *routing_marks([one])),
+                            facts=self.facts)
                 for one in self._maps
             ]  # fmt: skip
             made.viewer = write_viewer(self.out / "viewer", views, viewer_px=self.wishes.viewer_px)

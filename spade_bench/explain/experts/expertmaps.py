@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["ExpertMap", "TopPatch", "expert_map", "expert_name", "read_expert_map",
-           "top_patches"]  # fmt: skip
+           "routing_marks", "top_patches"]  # fmt: skip
 
 _APART = 2.0  # patches between two that are shown
+_NEARLY_ALL = 0.9  # of the patches: a map of one expert is a map of one colour
+_FOLLOWED = 0.9  # of the patches: soft routing sends some on a border elsewhere
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,40 @@ class TopPatch:
 def expert_name(expert: int, n_experts: int) -> str:
     """Return what an expert is called, its number padded so that names sort."""
     return f"expert {expert:0{len(str(max(0, n_experts - 1)))}d}"
+
+
+def routing_marks(maps: Sequence[ExpertMap]) -> tuple[str, ...]:
+    """Say what the nearest expert of patches does not show, where that would mislead.
+
+    Args:
+        maps: Maps by one encoder.
+
+    Returns:
+        That nearly all patches have one expert, and that patches were not sent to the nearest one.
+    """
+    import numpy as np
+
+    patches = np.array([len(one.routing.expert) for one in maps])  # (s,)
+    n_experts = maps[0].routing.n_experts
+    if n_experts == 1 or not patches.sum():
+        return ()
+    marks = []
+    shares = np.average([one.routing.shares() for one in maps], axis=0, weights=patches)  # (K,)
+    first = int(shares.argmax())
+    if shares[first] >= _NEARLY_ALL:
+        marks.append(f"{expert_name(first, n_experts)} of {n_experts} is the nearest for "
+                     f"{_percent(shares[first])} of the patches")  # fmt: skip
+    leads = float(np.average([one.routing.nearest_leads() for one in maps], weights=patches))
+    if leads < _FOLLOWED:
+        how = f"{maps[0].routing.mode} routing" if maps[0].routing.mode else "this routing"
+        marks.append(f"{how} gives the nearest expert the largest weight for {_percent(leads)} of "
+                     "the patches: it is not where they were sent")  # fmt: skip
+    return tuple(marks)
+
+
+def _percent(share: float) -> str:
+    """A share in words that is 100% only where it is all."""
+    return f"{share:.0%}" if share in (0, 1) or 0.005 <= share < 0.995 else f"{share:.2%}"
 
 
 def expert_map(bag: Bag) -> ExpertMap:

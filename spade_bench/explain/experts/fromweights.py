@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spade_bench.cohorts.tables import read_table
-from spade_bench.errors import UserError
+from spade_bench.errors import UserError, WeightsError
 from spade_bench.explain.experts.expertfiles import ExpertFiles, write_expert_maps
 from spade_bench.explain.experts.patchumap import SAMPLE
 from spade_bench.features.bags import find_bags
@@ -28,13 +28,29 @@ def encoder_of(folder: Path) -> Plugin[EncoderCard] | None:
 
     An encoder says on its card which files its weights folder consists of; the one that describes
     the folder is called after it, which tells it from others that read the same folder.
+
+    Raises:
+        WeightsError: When it holds some of an encoder's files that no other encoder has, not all.
     """
+    named = {}
     for name in encoders.names():
         plugin = encoders.get(name)
         parts = plugin.card.needs.parts
-        named = plugin.card.input == "features" and f"{plugin.name}.json" in parts
-        if named and all((folder / part).is_file() for part in parts):
+        if plugin.card.input == "features" and f"{plugin.name}.json" in parts:
+            named[name] = plugin
+    every = [part for plugin in named.values() for part in plugin.card.needs.parts]
+    for plugin in named.values():
+        parts = plugin.card.needs.parts
+        there = {part for part in parts if (folder / part).is_file()}
+        if len(there) == len(parts):
             return plugin
+        if any(every.count(part) == 1 for part in there):
+            lacking = " and no ".join(part for part in parts if part not in there)
+            raise WeightsError(
+                f"holds weights of '{plugin.name}', but no {lacking}",
+                where=str(folder),
+                fix="Run the command that wrote it again, or copy the folder anew",
+            )
     return None
 
 

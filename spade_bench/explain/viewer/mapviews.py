@@ -11,9 +11,10 @@ from spade_bench.explain.places import APART, highest, with_highest
 from spade_bench.explain.slidemap import SlideMap
 from spade_bench.explain.topsheet import TOP
 from spade_bench.explain.viewer.slideview import SlideView, TopPatch
+from spade_bench.report.naming import encoder_title, head_title, task_title
 
 if TYPE_CHECKING:
-    from spade_bench.regions.outlines import SlideRegions
+    from spade_bench.explain.outlined.regionclasses import RegionClass
 
 __all__ = ["map_views", "slide_view"]
 
@@ -22,14 +23,14 @@ def map_views(
     maps: Iterable[SlideMap],
     *,
     top: int = TOP,
-    regions: Mapping[str, SlideRegions] | None = None,
+    outlined: Mapping[str, Sequence[RegionClass]] | None = None,
 ) -> list[SlideView]:
     """Return a view per slide of some maps, in their order.
 
     Args:
         maps: The maps; those of one slide share a page.
         top: How many of the highest, and of the lowest, patches of each map are listed.
-        regions: Slide id -> what was outlined on it.
+        outlined: Slide id -> what was outlined on it, by class.
 
     Raises:
         UserError: When the file of a slide is not known.
@@ -38,7 +39,7 @@ def map_views(
     for one in maps:
         of_slide.setdefault(one.slide_id, []).append(one)
     return [
-        slide_view(same, top=top, regions=(regions or {}).get(slide))
+        slide_view(same, top=top, outlined=(outlined or {}).get(slide, ()))
         for slide, same in of_slide.items()
     ]
 
@@ -47,14 +48,14 @@ def slide_view(
     maps: Sequence[SlideMap],
     *,
     top: int = TOP,
-    regions: SlideRegions | None = None,
+    outlined: Sequence[RegionClass] = (),
 ) -> SlideView:
     """Return the view of one slide.
 
     Args:
         maps: Its maps.
         top: As in `map_views`.
-        regions: What was outlined on it.
+        outlined: What was outlined on it, by class.
 
     Raises:
         UserError: When the file of the slide is not known.
@@ -71,7 +72,7 @@ def slide_view(
         maps[0].slide_id,
         path,
         [layer for layers in drawn for layer in layers],
-        regions.regions if regions else (),
+        outlined,
         [patch for layers in drawn for patch in _top(layers[0], top)],
         tuple(dict.fromkeys(mark for one in maps for mark in one.marks)),
         next((one.mpp for one in maps if one.mpp is not None), None),
@@ -82,22 +83,23 @@ def slide_view(
 def _top(layer: Layer, most: int) -> list[TopPatch]:
     """The highest patches of the upper half of a layer, and the lowest of the lower half."""
     listed = []
+    scores = layer.values if layer.ranked is None else layer.ranked  # (n,)
     for lowest in (False, True):
         of_end = with_highest(layer, 0.5, lowest=lowest)  # so that no patch is on both lists
         rows = highest(of_end, most, APART * layer.side, lowest=lowest)
         for rank, row in enumerate(rows, start=1):
             x, y = (int(v) for v in layer.coords[row])
-            listed.append(TopPatch(layer.key, rank, float(layer.values[row]), x, y, lowest))
+            listed.append(TopPatch(layer.key, rank, float(scores[row]), x, y, lowest))
     return listed
 
 
 def _facts(maps: Sequence[SlideMap]) -> dict[str, str]:
     """Case, task, and what each encoder and head predicted."""
     first = maps[0]
-    facts = {"Case": first.case_id, "Task": first.task}
+    facts = {"Case": first.case_id, "Task": task_title(first.task)}
     for one in maps:
         said = zip(one.classes, one.predicted, strict=False)
         words = ", ".join(f"{name} {value:.3g}" for name, value in said)
         if words:
-            facts[f"{one.encoder}, {one.head}"] = words
+            facts[f"{encoder_title(one.encoder)}, {head_title(one.head)}"] = words
     return {name: value for name, value in facts.items() if value}

@@ -11,7 +11,7 @@ from spade_bench.errors import DataError, UserError
 from spade_bench.explain.layers import CATEGORY, SCALES, Layer
 
 if TYPE_CHECKING:
-    from spade_bench.regions.outlines import Region
+    from spade_bench.explain.outlined.regionclasses import RegionClass
 
 __all__ = ["SlideView", "TopPatch", "check_inside", "checked_views"]
 
@@ -45,7 +45,7 @@ class SlideView:
         slide_id: Name of the slide.
         path: Its file.
         layers: What can be drawn on it; each may have patches of its own.
-        regions: Outlined regions.
+        outlined: Outlined regions by class.
         top: Patches worth looking at.
         marks: What a reader must know, such as "simulated data".
         mpp: Micrometres per pixel at level 0 where known; else what the file says.
@@ -55,7 +55,7 @@ class SlideView:
     slide_id: str
     path: Path
     layers: Sequence[Layer]
-    regions: Sequence[Region] = ()
+    outlined: Sequence[RegionClass] = ()
     top: Sequence[TopPatch] = ()
     marks: tuple[str, ...] = ()
     mpp: float | None = None

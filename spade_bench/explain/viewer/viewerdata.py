@@ -40,6 +40,9 @@ def slide_script(
         mpp: Micrometres per pixel at level 0, or None.
         levels: Its tiles.
     """
+    regions = [(at, region) for at, one in enumerate(view.outlined) for region in one.regions]
+    # The border that a region shares with one that lies in it is that of the larger one.
+    by_area = sorted(regions, key=lambda listed: listed[1].shape.area)
     grids: dict[tuple[int, bytes], int] = {}  # layers of one encoder share their places
     content = {
         "slide": view.slide_id,
@@ -57,7 +60,10 @@ def slide_script(
         ],
         "layers": [_described(layer, grids) for layer in view.layers],
         "grids": [{"side": side, "coords": _base64(coords)} for side, coords in grids],
-        "regions": [_region(region) for region in view.regions],
+        "classes": [
+            {"name": one.name, "colour": list(one.colour)} for one in view.outlined
+        ],
+        "regions": [{**_region(region), "of": number} for number, region in by_area],
         "top": [
             {"layer": patch.layer, "rank": patch.rank, "score": _number(patch.score),
              "x": int(patch.x), "y": int(patch.y), "lowest": patch.lowest}
@@ -70,11 +76,16 @@ def slide_script(
 def layer_script(number: int, layer: Layer) -> str:
     """Return the script that brings the values of a layer, as float32; NaN where there is none.
 
+    Where the layer shows percentiles, the values that they rank come along.
+
     Args:
         number: Place of the layer among those of its slide, from 0.
         layer: The layer.
     """
-    return f'viewerLayer({number}, "{_base64(layer.values.astype("<f4").tobytes())}");\n'
+    shown, ranked = _numbers(layer.values), "null"
+    if layer.ranked is not None:
+        ranked = f'"{_numbers(layer.ranked)}"'
+    return f'viewerLayer({number}, "{shown}", {ranked});\n'
 
 
 def _described(layer: Layer, grids: dict[tuple[int, bytes], int]) -> dict[str, Any]:
@@ -110,6 +121,10 @@ def _region(region: Region) -> dict[str, Any]:
     lines = [line for part in parts for line in (part.exterior, *part.interiors)]
     rings = [[[round(x, 1), round(y, 1)] for x, y, *_ in line.coords] for line in lines]
     return {"name": region.label or region.name or "no name", "rings": rings}
+
+
+def _numbers(values: NDArray[np.float64]) -> str:
+    return _base64(values.astype("<f4").tobytes())
 
 
 def _number(value: float) -> float | None:

@@ -140,7 +140,7 @@ def against_controls(pairs: Sequence[Pair]) -> list[tuple[str, str]]:
                 won = sum(one.won for one in pair.verdicts)
                 lost = sum(one.lost for one in pair.verdicts)
                 words = _AGAINST[won > 0, lost > 0]
-                groups.setdefault(words, []).append(f"{pair.b} ({pair.control})")
+                groups.setdefault(words, []).append(encoder_title(pair.b, pair.control, a))
         parts = [f"{words} {', '.join(names)}" for words, names in groups.items()]
         out.append((a, f"{encoder_title(a)} is {'; it is '.join(parts)}."))
     return out

@@ -28,7 +28,9 @@
   };
   const named = (cell, name) => cell && cell[cells.flags].some((at) => data.flags[at][0] === name);
   const lack = (cell) =>
-    named(cell, "undefined") ? "undefined" : named(cell, "failed") ? "failed" : "missing";
+    named(cell, "undefined") ? "undefined"
+      : named(cell, "failed") ? "failed"
+      : named(cell, "no-gene-side") ? "no gene side" : "missing";
 
   // What is chosen.
   const shotsOf = (table) => {

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.errors import printable
 from spade_bench.files import write_text
 from spade_bench.report import risk_split
-from spade_bench.report.citations import bibtex, used, used_labels
-from spade_bench.report.flags import shared
+from spade_bench.report.flags import empty_cell, shared
 from spade_bench.report.leaderboard import ReportRow
+from spade_bench.report.literature.citations import bibtex, used, used_labels
 from spade_bench.report.mainseries import main_series
 from spade_bench.report.naming import (
     encoder_title,
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
 __all__ = ["render_page", "write_page"]
 
+MOST_GENES = 2_000
+"""Rows of the table of genes on the page; csv files and Python have all."""
 _PACKAGE = "spade_bench.report.page"
 _KINDS = ("dots", "heat", "curve", "cv", "ranks", "roc", "pr", "scatter", "calibration",
           "survival", "genes", "spots")  # fmt: skip
@@ -87,6 +89,15 @@ def render_page(results: ResultsView, maps: Path | None = None, home: Path | Non
     return template.render(
         **content, style=_resource("page.css"), script=script, script_hash=f"sha256-{digest}"
     )
+
+
+def _genes(results: ResultsView) -> list[dict[str, Any]]:
+    """Genes of every encoder and head, best first within each; NaN becomes None."""
+    table = results.genes()
+    return [
+        {str(k): None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+        for row in table.to_dict("records")
+    ]
 
 
 def _content(results: ResultsView, maps: Path | None, home: Path) -> dict[str, Any]:
@@ -126,6 +137,8 @@ def _content(results: ResultsView, maps: Path | None, home: Path) -> dict[str, A
         "ranks": _by_place(over_several_tasks(ranks)),
         "one_task_only": bool(ranks) and not over_several_tasks(ranks),
         "figures": figures,
+        "genes": _genes(results) if figures.get("genes") else [],
+        "most_genes": MOST_GENES,
         "figures_left_out": [", ".join(one.words) for one in left_out],
         "splits": risk_split.risk_splits(series, resampler),
         "classes": by_class(series, resampler),
@@ -267,6 +280,7 @@ def _environment() -> Environment:
     environment.globals |= {
         "plot_scale": plot_scale,
         "place": _place,
+        "empty_cell": empty_cell,
         "shared": shared,
         "links_of": links_of,
     }

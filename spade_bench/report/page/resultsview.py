@@ -30,6 +30,9 @@ class ResultsView(Protocol):
     def resampler(self) -> Resampler:
         """Evaluates metrics on the stored predictions."""
 
+    def genes(self) -> pd.DataFrame:
+        """Return a row per gene of every encoder and head on tasks of expression."""
+
     def coverage(self) -> pd.DataFrame:
         """Return what is missing."""
 

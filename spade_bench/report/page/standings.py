@@ -194,7 +194,7 @@ def _about(rows: Sequence[ReportRow], way: str) -> str:
 def _as_data(line: Line, order: Mapping[str, int]) -> dict[str, Any]:
     data: dict[str, Any] = {"encoder": line.encoder, "head": line.head}
     # In print everything has its name; search and links go by labels too.
-    data["name"] = line.encoder if line.control else encoder_title(line.encoder)
+    data["name"] = encoder_title(line.encoder, line.control)
     data["head_name"] = head_title(line.head)
     data["cells"] = {
         metric: {shot: _cell(row, order) for shot, row in by_shot.items()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spade_bench.report.citations import encoder_card, names_of, task_card, used_labels
+from spade_bench.report.literature.citations import encoder_card, names_of, task_card, used_labels
 from spade_bench.report.page.resultsview import ResultsView
 
 __all__ = ["UsedEncoder", "UsedHead", "UsedTask", "exposures", "used_encoders", "used_heads",

@@ -113,6 +113,12 @@ def count_transcripts(
         raise DataError(
             f"transcripts cannot be read ({type(error).__name__}: {error})", where=str(path)
         ) from error
+    if not total.transcripts:
+        raise DataError(
+            "holds no transcript",
+            where=str(path),
+            fix="Give the transcripts file that the instrument wrote",
+        )
     if not total.kept:
         raise DataError(
             f"none of {total.transcripts:,} transcripts counts: {total.low_quality:,} have a "
@@ -352,6 +358,11 @@ def _coded(column: Any) -> tuple[np.ndarray, list[str]]:
 
 def _floats(column: Any) -> np.ndarray:
     values: np.ndarray = column.to_numpy(zero_copy_only=False)
+    if values.dtype.kind not in "iuf":
+        raise DataError(
+            f"positions or qualities are stored as {column.type}, not as numbers",
+            fix="Give the transcripts file that the instrument wrote",
+        )
     if not np.isfinite(values).all():
         raise DataError(
             f"{int((~np.isfinite(values)).sum())} positions or qualities are no numbers"

@@ -7,6 +7,7 @@ transcripts of quality 20 or more.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ _MORPHOLOGY_UM = 0.2125  # pixel of the morphology image of every instrument so 
 _MATRIX, _PANEL = "cell_feature_matrix.h5", "gene_panel.json"
 _SUMMARY = "metrics_summary.csv"
 _IMAGES = (".tif", ".tiff", ".btf", ".svs", ".ndpi", ".jpg", ".jpeg", ".png")
+_KNOWN_VERSIONS = (1, 2, 3)  # of Xenium Onboard Analysis
 _MIN_QV = 20.0  # of the transcripts in the summary
 _APART = 0.01  # relative difference of totals that is reported
 _ORGANISMS = {"human": "Homo sapiens", "mouse": "Mus musculus"}
@@ -133,6 +135,7 @@ def read_bundle(sample: StSample) -> SpotCounts:
     if sample.image is not None and sample.alignment is not None:
         frame = _frame(sample.alignment, _experiment(bundle))
         centres, diameter = frame.to_px(centres), diameter / frame.pixel_size_um
+    found = _findings(bundle, tally, grid, pooling.min_qv)
     return SpotCounts(
         counts=tally.counts,
         genes=tally.genes,
@@ -140,7 +143,7 @@ def read_bundle(sample: StSample) -> SpotCounts:
         spatial=centres,
         array=np.stack([tally.row, tally.column], axis=1).astype(np.float64),
         spot_diameter_px=diameter,
-        findings=(*_findings(bundle, tally, grid, pooling.min_qv), *doubts),
+        findings=(*found, *doubts, *_of_experiment(bundle, sample.image is not None)),
     )
 
 
@@ -163,6 +166,25 @@ def _findings(bundle: Path, tally: Tally, grid: SpotGrid, min_qv: float) -> list
         )
         found.append(Finding("bundle-totals", abs(expected - here), expected, text))
     return found
+
+
+def _of_experiment(bundle: Path, placed: bool) -> list[Finding]:
+    """What `experiment.xenium` leaves in doubt: no such file, or software that nobody knew here."""
+    about = _experiment(bundle)
+    if not about:
+        text = f"no {EXPERIMENT}: the version of the software is unknown"
+        if placed:
+            text += f", and the morphology image is taken to have pixels of {_MORPHOLOGY_UM} µm"
+        return [Finding("experiment-missing", 1, 1, text)]
+    told = as_text(about.get("analysis_sw_version")) or ""
+    version = re.search(r"(\d+)\.\d", told)
+    if version is None or int(version[1]) in _KNOWN_VERSIONS:
+        return []
+    text = (
+        f"written by {told}, and versions {_KNOWN_VERSIONS[0]} to {_KNOWN_VERSIONS[-1]} of Xenium "
+        "Onboard Analysis are known here: look whether totals and genes are right"
+    )
+    return [Finding("software-unknown", 1, 1, text)]
 
 
 def _without_foreign(tally: Tally, panel: np.ndarray | None) -> tuple[Tally, list[Finding]]:

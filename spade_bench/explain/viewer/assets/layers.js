@@ -113,12 +113,15 @@ class ValueLayer {
     this.grid = grid;
     this.palette = bytesOf(described.colours);
     this.values = null;
+    this.ranked = null; // the stored values, where those shown are their percentiles
+    this.sorted = null; // the values in ascending order, once a percentile was asked for
     this.painted = null; // {canvas, left, top, across, down, lattice}
     this.from = -Infinity;
   }
 
-  bring(text) {
-    this.values = new Float32Array(bytesOf(text).buffer);
+  bring({ values, ranked }) {
+    this.values = new Float32Array(bytesOf(values).buffer);
+    if (ranked) this.ranked = new Float32Array(bytesOf(ranked).buffer);
   }
 
   get isCategory() {
@@ -142,11 +145,42 @@ class ValueLayer {
     return `rgb(${r},${g},${b})`;
   }
 
-  // What a person reads: the stored value, to six digits.
-  text(value) {
+  // What a person reads of patch i: the stored value, to six digits, and where it stands.
+  text(i) {
+    const value = this.values[i];
     if (!this.known(value)) return "none";
     if (this.isCategory) return this.names[Math.round(value)];
-    return ValueLayer.number(value);
+    const stored = ValueLayer.number(this.ranked ? this.ranked[i] : value);
+    const share = this.percentile(i);
+    return share === null ? stored : `${stored} (${(100 * share).toFixed(1)}%)`;
+  }
+
+  // Whether a patch is said to stand above so many others.
+  get hasPercentiles() {
+    return this.ranked !== null || this.scale === "signed";
+  }
+
+  // Share of the patches with a smaller value, ties counted half; null where it says nothing.
+  percentile(i) {
+    if (!this.hasPercentiles) return null;
+    if (this.ranked) return this.values[i];
+    if (!this.sorted) this.sorted = this.values.filter((value) => this.known(value)).sort();
+    const value = this.values[i];
+    const below = ValueLayer.countBelow(this.sorted, (other) => other < value);
+    const notAbove = ValueLayer.countBelow(this.sorted, (other) => other <= value);
+    return (below + notAbove) / 2 / this.sorted.length;
+  }
+
+  // How many of the values, in ascending order, pass a test that small ones pass.
+  static countBelow(sorted, passes) {
+    let low = 0;
+    let high = sorted.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (passes(sorted[middle])) low = middle + 1;
+      else high = middle;
+    }
+    return low;
   }
 
   static number(value, digits = 6) {

@@ -41,6 +41,7 @@ class Panel {
       byId("layers").append(label);
       return { radio, value };
     });
+    byId("percent-note").hidden = !viewer.layers.some((layer) => layer.hasPercentiles);
     this.place = this.described(byId("place"), "Place (x, y)");
     this.region = viewer.regions.length ? this.described(byId("place"), "Region") : null;
     const beside = byId("beside");
@@ -66,9 +67,34 @@ class Panel {
       byId(id).checked = first;
       byId(id).addEventListener("change", () => viewer.redraw());
     }
-    const names = [...new Set(viewer.regions.map((one) => one.name))];
-    byId("regions-row").hidden = !names.length;
-    byId("regions-row").lastElementChild.textContent = `Regions: ${names.join(", ")}`;
+    byId("regions-row").hidden = !viewer.regions.length;
+    this.fillClasses();
+  }
+
+  // A box per class of regions, with its colour; the box of all of them switches them together.
+  fillClasses() {
+    const { viewer } = this;
+    viewer.slide.classes.forEach(({ name, colour }, number) => {
+      const label = element("label", "", "check class");
+      const box = element("input");
+      Object.assign(box, { type: "checkbox", checked: true, autocomplete: "off" });
+      box.addEventListener("change", () => {
+        if (box.checked) viewer.hidden.delete(number);
+        else viewer.hidden.add(number);
+        viewer.redraw();
+      });
+      const line = element("span", "", "line");
+      line.style.background = Viewer.css(colour);
+      label.append(box, line, element("span", name));
+      byId("classes").append(label);
+    });
+    const follow = () => {
+      for (const box of byId("classes").querySelectorAll("input")) {
+        box.disabled = !byId("regions").checked;
+      }
+    };
+    byId("regions").addEventListener("change", follow);
+    follow();
   }
 
   // The value below which patches of a layer are hidden.
@@ -158,15 +184,15 @@ class Panel {
     return list;
   }
 
-  // Say the value of each layer; null where there is no patch.
+  // Say the value of each layer, given the number of its patch; null where there is none.
   values(found, point = null, pointer = null) {
     const { viewer } = this;
     const tip = byId("tip");
     tip.hidden = !found;
     this.place.textContent = found ? `${Math.floor(point.x)}, ${Math.floor(point.y)}` : "–";
     this.rows.forEach((row, number) => {
-      const value = found ? found[number] : null;
-      row.value.textContent = value === null ? "–" : viewer.layers[number].text(value);
+      const patch = found ? found[number] : null;
+      row.value.textContent = patch === null ? "–" : viewer.layers[number].text(patch);
     });
     if (this.region) {
       const names = found ? viewer.regionsAt(point.x, point.y) : [];
@@ -174,10 +200,10 @@ class Panel {
     }
     if (!found) return;
     const pane = viewer.paneAt(pointer.x, pointer.y);
-    const value = found[pane.layer];
-    tip.hidden = value === null || !byId("on").checked;
+    const patch = found[pane.layer];
+    tip.hidden = patch === null || !byId("on").checked;
     if (tip.hidden) return;
-    tip.textContent = viewer.layers[pane.layer].text(value);
+    tip.textContent = viewer.layers[pane.layer].text(patch);
     const right = pointer.x > viewer.width - 120;
     tip.style.transform = `translate(${pointer.x + (right ? -12 : 14)}px, ${pointer.y + 14}px)` +
       (right ? " translateX(-100%)" : "");

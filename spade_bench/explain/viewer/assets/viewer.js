@@ -8,8 +8,8 @@ function viewerSlide(described) {
   received.slide = described;
 }
 
-function viewerLayer(number, values) {
-  received.layers.set(number, values);
+function viewerLayer(number, values, ranked) {
+  received.layers.set(number, { values, ranked });
 }
 
 function viewerStart() {
@@ -41,8 +41,9 @@ class Viewer {
     this.pyramid = new TilePyramid(slide, () => this.redraw());
     const grids = slide.grids.map((described) => new PatchGrid(described));
     this.layers = slide.layers.map((one) => new ValueLayer(one, grids[one.grid]));
-    values.forEach((text, number) => this.layers[number].bring(text));
+    values.forEach((texts, number) => this.layers[number].bring(texts));
     this.regions = slide.regions.map((one) => ({ ...one, path: Viewer.path(one.rings) }));
+    this.hidden = new Set(); // numbers of the classes of regions that are not drawn
     this.view = { x: slide.width / 2, y: slide.height / 2, scale: 1 };
     this.shown = 0; // number of the layer
     this.beside = -1; // number of the layer in the second pane, or none
@@ -257,17 +258,25 @@ class Viewer {
   drawRegions(place) {
     const { context, ratio } = this;
     for (const region of this.regions) {
+      if (this.hidden.has(region.of)) continue;
+      const rgb = this.slide.classes[region.of].colour;
+      // A pale line has a dark edge, so that it is seen on glass.
+      const edge = rgb.reduce((a, b) => a + b) < 600 ? "#fff" : "#000";
       context.save();
       context.translate(place.x(0), place.y(0));
       context.scale(place.scale, place.scale);
       context.lineJoin = "round";
-      for (const [colour, width] of [["#fff", 4], ["#000", 2]]) {
+      for (const [colour, width] of [[edge, 4], [Viewer.css(rgb), 2]]) {
         context.strokeStyle = colour;
         context.lineWidth = (width * ratio) / place.scale;
         context.stroke(region.path);
       }
       context.restore();
     }
+  }
+
+  static css([r, g, b]) {
+    return `rgb(${r},${g},${b})`;
   }
 
   frame(place, { x, y, side }, [outer, inner]) {
@@ -289,7 +298,7 @@ class Viewer {
     return inside.map((one) => one.name);
   }
 
-  // Say what is under the pointer.
+  // Say what is under the pointer: of each layer the number of the patch there.
   say() {
     if (!this.pointer) {
       this.panel.values(null);
@@ -300,7 +309,7 @@ class Viewer {
     const found = this.layers.map((layer) => {
       if (!patches.has(layer.grid)) patches.set(layer.grid, layer.grid.at(point.x, point.y));
       const i = patches.get(layer.grid);
-      return i < 0 ? null : layer.values[i];
+      return i < 0 ? null : i;
     });
     this.panel.values(found, point, this.pointer);
   }

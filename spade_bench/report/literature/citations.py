@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from spade_bench.report.literature.papers import DATA_PAPERS, PAPERS, Paper
 from spade_bench.report.naming import card_of, card_title, head_title
-from spade_bench.report.papers import PAPERS, Paper
 from spade_bench.report.series import Series
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _UNKNOWN = "unknown"
+_SIMULATED = "simulated data: no slide or label is anybody's, and no terms apply"
 _ARXIV = re.compile(r"arXiv[: ]\s*(\d{2})(\d{2}\.\d{4,5})", re.IGNORECASE)
 _DOI = re.compile(r"doi (10\.\d{4,9}/[^\s,;]+[^\s,;.)])")
 _PAPER = re.compile(r"^(?P<authors>[^,]+), (?:(?P<venue>[^,]+) )?(?P<year>(?:19|20)\d\d)\b")
@@ -74,8 +75,12 @@ def used(series: Sequence[Series], settings: Sequence[Mapping[str, Any]] = ()) -
     out = [_encoder(name) for label in used_labels(series) for name in names_of(label, settings)]
     out += [_head(name) for name in sorted({one.head for one in series})]
     cards = {name: task_card(name, settings) for name in sorted({one.task for one in series})}
-    out += [_task(name, card) for name, card in cards.items()]
-    out += _data(cards)
+    real = {one.task for one in series if not _is_simulated(one)}
+    out += [_task(name, card, name in real) for name, card in cards.items()]
+    out += _data({name: card for name, card in cards.items() if name in real})
+    if cards.keys() - real:
+        made_for = ", ".join(sorted(cards.keys() - real))
+        out.append(Used("data", "simulated", "simulated data", _SIMULATED, source=made_for))
     return list({(one.kind, one.name): one for one in out}.values())
 
 
@@ -185,8 +190,18 @@ def _head(name: str) -> Used:
                 key=_key_of(entry), bibtex=entry)  # fmt: skip
 
 
-def _task(name: str, card: Mapping[str, Any]) -> Used:
-    return Used("task", name, card.get("title") or name, card.get("data") or _UNKNOWN,
+def _is_simulated(one: Series) -> bool:
+    """Whether every row of a series says that its data are simulated."""
+    rows = [*one.rows, *one.failed]
+    return bool(rows) and all("simulated" in row.flags for row in rows)
+
+
+def _task(name: str, card: Mapping[str, Any], real: bool) -> Used:
+    """A task; the terms on its card speak of the real data, not of what was simulated for it."""
+    title = card.get("title") or name
+    if not real:
+        return Used("task", name, title, _SIMULATED)
+    return Used("task", name, title, card.get("data") or _UNKNOWN,
                 source=", ".join(card.get("sources") or ()))  # fmt: skip
 
 
@@ -196,10 +211,23 @@ def _data(cards: Mapping[str, Mapping[str, Any]]) -> list[Used]:
     for name, card in cards.items():
         for source in card.get("sources") or ():
             tasks_of.setdefault(source, []).append(name)
-    return [
-        Used("data", source, source, f"see {', '.join(names)}")
-        for source, names in tasks_of.items()
-    ]
+    return [_data_set(source, names) for source, names in tasks_of.items()]
+
+
+def _data_set(name: str, tasks: Sequence[str]) -> Used:
+    """A data set, with its paper where it is one of the ledger's."""
+    terms, paper = f"see {', '.join(tasks)}", DATA_PAPERS.get(name)
+    if paper is None:
+        return Used("data", name, name, terms)
+    fields = {"author": paper.authors, "title": f"{{{paper.title}}}", "year": paper.year}
+    if paper.journal:
+        fields |= {"journal": paper.journal, "doi": paper.doi}
+    else:
+        fields |= {"eprint": paper.doi, "archiveprefix": "arXiv"}
+    entry = _entry("article" if paper.journal else "misc", f"data-{name}", fields)
+    first = paper.authors.split(",")[0]
+    reference = f"{first} et al., {paper.journal or f'arXiv {paper.doi}'} {paper.year}"
+    return Used("data", name, name, terms, reference=reference, key=_key_of(entry), bibtex=entry)
 
 
 def _from_reference(card: EncoderCard) -> str:

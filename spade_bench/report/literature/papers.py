@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["PAPERS", "Paper"]
+__all__ = ["DATA_PAPERS", "PAPERS", "DataPaper", "Paper"]
 
 
 class Paper(NamedTuple):
@@ -119,3 +119,53 @@ PAPERS = {
         "DINOv3",
     ),
 }
+
+
+class DataPaper(NamedTuple):
+    """Where a data set is described.
+
+    Attributes:
+        authors: As BibTeX takes them.
+        title: Title of the paper.
+        journal: Where it appeared; empty for a preprint.
+        year: Year.
+        doi: DOI, or an arXiv id for a preprint.
+    """
+
+    authors: str
+    title: str
+    journal: str
+    year: str
+    doi: str
+
+
+DATA_PAPERS = {
+    "TCGA": DataPaper(
+        "Weinstein, John N. and Collisson, Eric A. and Mills, Gordon B. and others",
+        "The Cancer Genome Atlas Pan-Cancer analysis project",
+        "Nature Genetics", "2013", "10.1038/ng.2764",
+    ),
+    "CPTAC": DataPaper(
+        "Edwards, Nathan J. and Oberti, Mauricio and Thangudu, Ratna R. and others",
+        "The CPTAC Data Portal: a resource for cancer proteomics research",
+        "Journal of Proteome Research", "2015", "10.1021/pr501254j",
+    ),
+    "PANDA": DataPaper(
+        "Bulten, Wouter and Kartasalo, Kimmo and Chen, Po-Hsuan Cameron and others",
+        "Artificial intelligence for diagnosis and Gleason grading of prostate cancer: the PANDA "
+        "challenge",
+        "Nature Medicine", "2022", "10.1038/s41591-021-01620-2",
+    ),
+    "CAMELYON16": DataPaper(
+        "Ehteshami Bejnordi, Babak and Veta, Mitko and van Diest, Paul Johannes and others",
+        "Diagnostic assessment of deep learning algorithms for detection of lymph node metastases "
+        "in women with breast cancer",
+        "JAMA", "2017", "10.1001/jama.2017.14585",
+    ),
+    "HEST-1k": DataPaper(
+        "Jaume, Guillaume and Doucet, Paul and Song, Andrew H. and others",
+        "HEST-1k: a dataset for spatial transcriptomics and histology image analysis",
+        "", "2024", "2406.16192",
+    ),
+}  # fmt: skip
+"""The data sets of the contamination ledger, by their names there."""

@@ -1,0 +1,274 @@
+"""Join folders of results into one, refusing what contradicts.
+
+Two hospitals that ran the same encoders, or shards of one run on several disks. The cells of an
+encoder, task and head become one file of predictions, so that merging a single folder tidies up one
+whose predictions lie in many.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from spade_bench import console
+from spade_bench.errors import DataError, UserError, name_some
+from spade_bench.files import atomic_dir, hash_file
+from spade_bench.results.predictions import Predictions
+from spade_bench.results.predictionstore import StoredPredictions, write_predictions, write_spots
+from spade_bench.results.predictiontables import predictions_sha256
+from spade_bench.results.rows import Row
+from spade_bench.results.store import ResultStore, whole_predictions
+
+__all__ = ["Merged", "empty_folder", "merge", "same_predictions"]
+
+_BESIDE = ("configs", "episodes", "plans", "cohorts")  # named by what they hold
+_APART = "Give them other names, or read the folders one by one"
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge made.
+
+    Attributes:
+        out: The folder.
+        cells: Finished cells in it.
+        failed: Cells that failed in every folder that has them.
+        twice: Cells that several folders held, and held alike.
+    """
+
+    out: Path
+    cells: int
+    failed: int
+    twice: int
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A standing row and the folder that holds its predictions."""
+
+    row: Row
+    folder: Path
+
+
+def merge(folders: Sequence[Path], out: Path) -> Merged:
+    """Join folders that `run` wrote.
+
+    Args:
+        folders: The folders; they stay as they are.
+        out: Folder to make; it must not be there, or be empty.
+
+    Raises:
+        UserError: When there is nothing to merge, or ``out`` cannot be made.
+        DataError: When a folder is damaged, or two contradict: the same cell with other
+            predictions or numbers, or one name that stands for other things.
+    """
+    if not folders:
+        raise UserError("no folder of results is given")
+    empty_folder(out, folders)
+    of_folders = {folder: _rows(folder) for folder in folders}
+    _one_meaning(of_folders)
+    stored = {folder: StoredPredictions(folder) for folder in folders}
+    found, twice = _joined(of_folders, stored)
+    places: dict[tuple[str, str, str], list[_Found]] = {}
+    for one in found.values():
+        places.setdefault((one.row.encoder, one.row.task, one.row.head), []).append(one)
+    with atomic_dir(out) as inside:
+        digests: dict[str, str] = {}
+        with console.progress("Merging", len(found), "cells") as bar:
+            for place, cells in places.items():
+                digests |= _copy_predictions(inside, place, cells, stored)
+                bar.advance(len(cells))
+        rows = [
+            replace(one.row, predictions_sha256=digests.get(run_id, one.row.predictions_sha256))
+            for run_id, one in found.items()
+        ]
+        ResultStore(inside).append(rows)
+        _copy_files(folders, inside)
+        _copy_heads(found, inside)
+        (inside / "results.jsonl.lock").unlink(missing_ok=True)
+    done = sum(one.row.status == "ok" for one in found.values())
+    return Merged(out, done, len(found) - done, twice)
+
+
+def empty_folder(out: Path, inputs: Sequence[Path] = ()) -> None:
+    """Refuse a folder to make that is there and not empty, or lies in what is read.
+
+    Raises:
+        UserError: Naming it.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"'{out}' is there already", where="--out", fix="Name a new folder")
+    for one in inputs:
+        if out.resolve().is_relative_to(one.resolve()):
+            raise UserError(f"'{out}' lies in '{one}', which is read here", where="--out",
+                            fix="Choose another place")  # fmt: skip
+
+
+def same_predictions(one: Predictions, other: Predictions) -> bool:
+    """Whether two folders say the same of a cell, whatever their predictions are stored in."""
+    import numpy as np
+
+    if one.spots is None or other.spots is None:
+        neither = one.spots is None and other.spots is None
+        return neither and predictions_sha256(one) == predictions_sha256(other)
+    mine, theirs = one.spots, other.spots
+    texts = ("genes", "sections", "patients", "barcodes")
+    return all(getattr(mine, name) == getattr(theirs, name) for name in texts) and all(
+        np.array_equal(getattr(mine, name), getattr(theirs, name))
+        for name in ("section", "coords", "observed", "predicted")
+    )
+
+
+def _rows(folder: Path) -> list[Row]:
+    """Rows of a folder, all of which must be whole.
+
+    Raises:
+        DataError: When there are none, or any is damaged.
+    """
+    store = ResultStore(folder)
+    rows = store.rows()
+    if store.problems:
+        raise DataError(f"{store.problems[0]} Nothing is merged", where=str(folder))
+    if not rows:
+        raise DataError(
+            "no results here", where=str(folder), fix="Make some with `spade-bench run --out DIR`"
+        )
+    return rows
+
+
+def _meanings(row: Row) -> Iterator[tuple[str, str, str]]:
+    """What the names of a row stand for: kind of name, the name, and what it stands for."""
+    inputs = row.inputs
+    if row.identity:
+        yield "encoder", row.encoder, f"identity {row.identity}"
+    for kind, name in (("encoder", row.encoder), ("task", row.task), ("head", row.head)):
+        # A cell that failed before its inputs were known says nothing.
+        if kind in inputs and not (kind == "encoder" and row.control):
+            yield kind, name, f"settings {inputs[kind]}"
+
+
+def _one_meaning(of_folders: Mapping[Path, Sequence[Row]]) -> None:
+    """Refuse one name that stands for other things in two folders.
+
+    A folder in which it stands for several may be joined with one that has some of these.
+
+    Raises:
+        DataError: Naming both folders.
+    """
+    seen: dict[tuple[str, str, str], tuple[Path, set[str]]] = {}
+    for folder, rows in of_folders.items():
+        mine: dict[tuple[str, str, str], set[str]] = {}
+        for row in rows:
+            for kind, name, meaning in _meanings(row):
+                mine.setdefault((kind, name, meaning.split()[0]), set()).add(meaning)
+        for key, meanings in mine.items():
+            first, others = seen.setdefault(key, (folder, meanings))
+            if not (meanings <= others or others <= meanings):
+                kind, name, what = key
+                raise DataError(
+                    f"{kind} '{name}' has another {what} than in {first} "
+                    f"({', '.join(sorted(meanings))} instead of {', '.join(sorted(others))})",
+                    where=str(folder),
+                    fix=_APART,
+                )
+            seen[key] = first, meanings | others
+
+
+def _joined(
+    of_folders: Mapping[Path, Sequence[Row]], stored: Mapping[Path, StoredPredictions]
+) -> tuple[dict[str, _Found], int]:
+    """The standing row of each cell over all folders, and how many stand in several."""
+    found: dict[str, _Found] = {}
+    shared: list[tuple[_Found, _Found]] = []
+    for folder, rows in of_folders.items():
+        for row in rows:
+            one, before = _Found(row, folder), found.get(row.run_id)
+            if before is not None and before.row.status == row.status == "ok":
+                shared.append((before, one))
+            elif before is None or row.status == "ok":
+                found[row.run_id] = one
+    for first, second in sorted(shared, key=lambda pair: _place(pair[0].row)):
+        _agree(first, second, stored)
+    return found, len({pair[0].row.run_id for pair in shared})
+
+
+def _place(row: Row) -> tuple[str, str, str]:
+    return row.encoder, row.task, row.head
+
+
+def _agree(first: _Found, second: _Found, stored: Mapping[Path, StoredPredictions]) -> None:
+    """Refuse a cell of which two folders say something else.
+
+    Raises:
+        DataError: Naming the cell.
+    """
+    one, other = first.row, second.row
+    alike = one.predictions_sha256 == other.predictions_sha256 != ""
+    if not alike:
+        told = [whole_predictions(stored[at.folder], at.row) for at in (first, second)]
+        alike = same_predictions(*told)
+    what = "" if one.metrics == other.metrics else "metrics"
+    if what or not alike:
+        raise DataError(
+            f"the cell {one.run_id} ({one.encoder} {one.head} on {one.task}) has other "
+            f"{what or 'predictions'} than in {first.folder}",
+            where=str(second.folder),
+            fix="Find out which is right, and leave the other folder out",
+        )
+
+
+def _copy_predictions(
+    out: Path,
+    place: tuple[str, str, str],
+    cells: Sequence[_Found],
+    stored: Mapping[Path, StoredPredictions],
+) -> dict[str, str]:
+    """Write the predictions of a place; return the digest of each cell."""
+    told: dict[str, Predictions] = {}
+    digests: dict[str, str] = {}
+    for one in sorted(
+        cells, key=lambda cell: str(cell.folder)
+    ):  # each folder's parts are read once
+        if one.row.status != "ok":
+            continue
+        predictions = whole_predictions(stored[one.folder], one.row)
+        if predictions.spots is not None:
+            digests[one.row.run_id] = write_spots(out, one.row.run_id, predictions.spots)
+        else:
+            told[one.row.run_id] = predictions
+    return digests | write_predictions(out, *place, told)
+
+
+def _copy_files(folders: Sequence[Path], out: Path) -> None:
+    """Copy what lies beside the results; files are named by what they hold.
+
+    Raises:
+        DataError: When two folders have other content under one name.
+    """
+    for folder in folders:
+        for name in _BESIDE:
+            for path in sorted((folder / name).glob("*.json")):
+                target = out / name / path.name
+                if target.exists() and hash_file(target) != hash_file(path):
+                    raise DataError(
+                        f"holds something else than {name}/{path.name} of another folder",
+                        where=str(path),
+                        fix=_APART,
+                    )
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+
+
+def _copy_heads(found: Mapping[str, _Found], out: Path) -> None:
+    """Copy the kept heads of the cells, each from the folder whose row stands."""
+    lost = []
+    for run_id, one in found.items():
+        kept = one.folder / "heads" / run_id
+        if kept.is_symlink() or any(path.is_symlink() for path in kept.glob("*")):
+            lost.append(run_id)
+        elif kept.is_dir():
+            shutil.copytree(kept, out / "heads" / run_id)
+    if lost:
+        console.warn(f"{len(lost)} kept head(s) are links and are not copied: {name_some(lost)}")

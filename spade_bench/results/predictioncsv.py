@@ -1,0 +1,96 @@
+"""Predictions of older folders: one csv per cell. They are read; new ones are not written.
+
+Classification: ``case_id, label`` and a column ``score:CLASS`` per class. Regression: ``case_id,
+value, predicted``. Survival: ``case_id, part, event, duration_days, risk``. Where the cases are
+slides, a last column ``patient_id``. What the columns mean stands in
+:mod:`spade_bench.results.predictiontables`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from typing import Any
+
+from spade_bench.errors import DataError
+from spade_bench.results.predictions import Predictions
+
+__all__ = ["predictions_from_csv"]
+
+_SURVIVAL = ["case_id", "part", "event", "duration_days", "risk"]
+_REGRESSION = ["case_id", "value", "predicted"]
+_PATIENT = "patient_id"
+
+
+def predictions_from_csv(content: bytes, where: str) -> Predictions:
+    """Read the csv of a cell.
+
+    Args:
+        content: Bytes of the file.
+        where: Its name, for errors.
+
+    Raises:
+        DataError: When it is no such file, or damaged.
+    """
+    try:
+        header, *lines = list(csv.reader(io.StringIO(content.decode(), newline=""))) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"damaged predictions ({error})", where=where) from error
+    patients: tuple[str, ...] = ()
+    if header[-1:] == [_PATIENT] and all(len(line) == len(header) for line in lines):
+        patients = tuple(line[-1] for line in lines)
+        header, lines = header[:-1], [line[:-1] for line in lines]
+    of_classes = header[:2] == ["case_id", "label"] and len(header) > 2
+    if not lines or not (of_classes or header in (_SURVIVAL, _REGRESSION)):
+        raise DataError("not a file of predictions", where=where)
+    try:
+        if of_classes:
+            predictions = _read_classes(header, lines)
+        else:
+            read = _read_survival if header == _SURVIVAL else _read_values
+            predictions = read(lines)
+        return replace(predictions, patients=patients[: len(predictions.case_ids)])
+    except (KeyError, IndexError, ValueError) as error:
+        raise DataError(f"damaged predictions ({error})", where=where) from error
+
+
+def _read_classes(header: list[str], lines: list[list[str]]) -> Predictions:
+    import numpy as np
+
+    classes = tuple(name.removeprefix("score:") for name in header[2:])
+    index = {name: i for i, name in enumerate(classes)}
+    target = np.array([index[line[1]] for line in lines], dtype=np.int64)
+    scores = np.array([[float(cell) for cell in line[2:]] for line in lines])
+    return Predictions(tuple(line[0] for line in lines), classes, target, scores)
+
+
+def _read_values(lines: list[list[str]]) -> Predictions:
+    import numpy as np
+
+    numbers = np.array([[float(cell) for cell in line[1:]] for line in lines])  # (m, 2)
+    if numbers.shape[1:] != (2,):
+        raise ValueError("a line has not three columns")
+    return Predictions(tuple(line[0] for line in lines), (), numbers[:, 0], numbers[:, 1:])
+
+
+def _read_survival(lines: list[list[str]]) -> Predictions:
+    import numpy as np
+
+    parts: dict[str, tuple[tuple[str, ...], Any, Any]] = {}
+    for part in ("test", "train"):
+        of_part = [line for line in lines if line[1] == part]
+        target = np.array([[float(line[2]), float(line[3])] for line in of_part]).reshape(-1, 2)
+        scores = np.array([[float(line[4])] for line in of_part]).reshape(-1, 1)
+        parts[part] = tuple(line[0] for line in of_part), target, scores
+    if len(parts["test"][0]) + len(parts["train"][0]) != len(lines) or not parts["test"][0]:
+        raise ValueError("a part is neither test nor train")
+    ids, target, scores = parts["train"]
+    return Predictions(
+        parts["test"][0],
+        (),
+        *parts["test"][1:],
+        train_ids=ids,
+        train_target=target if ids else None,
+        train_scores=scores if ids else None,
+    )

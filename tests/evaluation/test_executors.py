@@ -1,0 +1,226 @@
+"""Executors on this machine: the same files and bits, whoever did the work and whoever died."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from shared_runs import FLAGS, assert_same, settings_of, written
+
+from spade_bench import api, evaluation, spreading
+from spade_bench.errors import ConfigError, DataError, UserError
+from spade_bench.evaluation.runcontext import LEASES
+from spade_bench.executors import ExecutorSettings, Unit, executor_settings
+from spade_bench.executors.choosing import cards, cores, local_workers
+from spade_bench.executors.localprocesses import LocalProcesses
+from spade_bench.features.bags import find_bags, read_bag
+
+TWO = ExecutorSettings("local", workers=2)
+
+PLUGIN = """
+from spade_bench import EncoderCard
+from spade_bench.registry import encoders
+
+CARD = EncoderCard(name="brightness", input="image", dim=3, patch_px=8, mpp=0.5,
+                   description="Mean of each colour.", licence="Apache-2.0", pretrained_on=())
+
+class Brightness:
+    card = CARD
+    def encode(self, images):
+        return (images.astype("float32") / 255).mean(axis=(1, 2))
+
+@encoders.register(CARD)
+def load(options):
+    return Brightness()
+"""
+
+
+def test_a_worker_is_killed_and_nothing_is_lost(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation.run_settings(settings_of(study, tmp_path / "plain"))
+    out, killed = tmp_path / "out", []
+    collect = LocalProcesses.collect
+
+    def kill_one(self: Any) -> Any:
+        if not killed and list(out.glob(f"{LEASES}/*.lease")):
+            killed.append(next(iter(self._running.values())))
+            killed[0].kill()
+            killed[0].wait()
+        return collect(self)
+
+    monkeypatch.setattr(LocalProcesses, "collect", kill_one)
+    results = api.evaluate(
+        "mine", "toy", table=study.table, features=study.features, out=out, shots=(2, 4), draws=2,
+        heads=("logistic", "mean-mlp"), device="cpu", executor={"name": "local", "workers": 2},
+    )  # fmt: skip
+    assert killed
+    assert_same(tmp_path / "plain", out)
+    assert set(written(out).values()) == {1}
+    assert len(results.to_dataframe()) == len(written(out))
+    assert not (out / "jobs").exists()
+    assert not (out / LEASES).exists()
+    said = capsys.readouterr().err
+    assert "unit-0001 ended early (killed by SIGKILL)" in said
+    assert said.count("toy: positive class: tumor") == 2  # by the plain run, and by one worker
+
+
+def test_what_is_wrong_is_said_once_and_stops_all(study: Any, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text(study.table.read_text().replace("case003-s0", "gone"))
+    settings = settings_of(study, tmp_path / "out", tables=table)
+    with pytest.raises(DataError) as plain:
+        evaluation.run_settings(settings)
+    with pytest.raises(DataError) as spread:
+        spreading.run_spread(settings, None, ExecutorSettings("local", workers=1))
+    assert str(spread.value) == str(plain.value)
+    assert not (tmp_path / "out" / "jobs").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are interrupted otherwise there")
+def test_an_interruption_stops_all(study: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    paths = ["--table", str(study.table), "--features", str(study.features), "--out", str(out)]
+    parent = subprocess.Popen(
+        [sys.executable, "-m", "spade_bench.cli.main", "run", *FLAGS, *paths,
+         "--executor", "local", "--workers", "2"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while not list(out.glob("jobs/*/unit-0002.status.json")):
+        time.sleep(0.05)
+        assert parent.poll() is None
+    parent.send_signal(signal.SIGINT)
+    text = parent.communicate(timeout=60)[1]
+    assert parent.returncode == 130, text
+    assert "run the same command again to continue" in text
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert str(out) not in listed.stdout
+
+
+def test_slides_are_shared_and_a_bad_one_is_named_once(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from spade_bench import plugins
+    from spade_bench.registry import encoders
+
+    plugin = tmp_path / "brightness.py"
+    plugin.write_text(PLUGIN)
+    rng = np.random.default_rng(0)
+    for slide in range(6):
+        for patch in range(3):
+            path = tmp_path / "patches" / f"s{slide}" / f"{patch}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "patches" / "s3" / "1.png").write_bytes(b"no image")
+    if "brightness" not in encoders:
+        plugins.load_file(plugin)
+    more: Any = {"patches": tmp_path / "patches", "group_by": "folder", "assume_mpp": 0.5}
+    plain = api.extract(encoder="brightness", out=tmp_path / "plain", **more)
+    spread = api.extract(encoder="brightness", out=tmp_path / "out", executor=TWO, **more)
+    assert spread.done == plain.done
+    assert len(spread.done) == 5
+    assert spread.failed == plain.failed
+    made = find_bags(tmp_path / "out")
+    for name, path in find_bags(tmp_path / "plain").items():
+        assert read_bag(path).features.tobytes() == read_bag(made[name]).features.tobytes()
+    again = api.extract(encoder="brightness", out=tmp_path / "out", executor=TWO, **more)
+    assert (again.done, len(again.skipped), len(again.failed)) == ({}, 5, 1)
+    assert not list((tmp_path / "out").rglob(LEASES))
+
+    pooled = api.encode(tmp_path / "out", "mean-pool", out=tmp_path / "pooled", executor=TWO)
+    alone = api.encode(tmp_path / "out", "mean-pool", out=tmp_path / "alone")
+    assert pooled.written.keys() == alone.written.keys()
+    for name, path in alone.written.items():
+        mine = read_bag(path).features
+        assert mine.tobytes() == read_bag(pooled.written[name]).features.tobytes()
+
+
+def test_workers_on_other_machines_need_a_folder(study: Any) -> None:
+    with pytest.raises(UserError, match="Workers need a folder to write to"):
+        api.evaluate("mine", "toy", table=study.table, executor={"name": "slurm", "workers": 2})
+
+
+def test_a_loaded_encoder_stays_here(tmp_path: Path) -> None:
+    encoder = api.load_encoder("mean-pool")
+    with pytest.raises(UserError, match="An encoder that is loaded here is not at hand"):
+        api.encode(tmp_path, encoder, out=tmp_path / "out", executor="local")
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"value": "locl"}, "There is no executor 'locl'.*mean local"),
+        ({"value": "slurm"}, "how many jobs"),
+        ({"value": "local", "slurm": "partition=a"}, "--slurm is an option of --executor slurm"),
+        ({"value": "ray", "gpus": "all"}, "--gpus is an option of --executor local"),
+        ({"value": "slurm", "workers": 2, "slurm": "array=1-3"}, "'array' is not for you"),
+        ({"value": "slurm", "workers": 2, "slurm": "gpu"}, "cannot read 'gpu'"),
+        ({"value": "ray", "ray": "gpu=1"}, "there is no 'gpu'.*mean gpus"),
+        ({"value": {"name": "local", "worker": 2}}, "worker"),
+        ({"value": None, "gpus": "7"}, "no card of this machine"),
+    ],
+)
+def test_what_does_not_fit_is_refused(given: dict[str, Any], match: str) -> None:
+    with pytest.raises((UserError, ConfigError), match=match):
+        settings = executor_settings(given.pop("value"), **given)
+        assert settings is not None
+        local_workers(settings)
+
+
+def test_options_are_read() -> None:
+    slurm = executor_settings(
+        "slurm", workers=3, slurm="partition=gpu,gpus=1,nodelist=a,b,time=4:00:00"
+    )
+    assert slurm is not None
+    assert slurm.slurm == {"partition": "gpu", "gpus": "1", "nodelist": "a,b", "time": "4:00:00"}
+    assert executor_settings(None) is None
+    assert executor_settings(None, workers=2) == TWO
+    assert executor_settings({"name": "local", "workers": 2}) == TWO
+
+
+def test_each_card_and_core_has_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    seats = local_workers(ExecutorSettings("local", gpus="all"))
+    assert [seat["CUDA_VISIBLE_DEVICES"] for seat in seats] == ["GPU-a", "GPU-b"]
+    four = local_workers(ExecutorSettings("local", gpus="all", workers=4))
+    assert [seat["CUDA_VISIBLE_DEVICES"][-1] for seat in four] == ["a", "b", "a", "b"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert cards(None) == []
+    one = local_workers(ExecutorSettings("local", workers=1))
+    assert one == [{"OMP_NUM_THREADS": str(cores())}]
+    many = local_workers(ExecutorSettings("local", workers=4 * cores()))
+    assert [seat["OMP_NUM_THREADS"] for seat in many] == ["1"] * 4 * cores()
+
+
+def test_a_unit_is_read_as_it_was_written(tmp_path: Path) -> None:
+    unit = Unit("run", {"settings": {"shots": [1, 2]}}, (1, 3), str(tmp_path), ("a.py",))
+    unit.write(tmp_path / "unit.json")
+    assert Unit.read(tmp_path / "unit.json") == unit
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(DataError, match="no unit of work"):
+        Unit.read(tmp_path / "other.json")
+
+
+def test_a_script_for_slurm_is_only_written(study: Any, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    slurm = executor_settings(
+        "slurm", workers=3, slurm="partition=gpu,time=1:00:00,exclusive=", script=True
+    )
+    assert slurm is not None
+    spreading.run_spread(settings_of(study, out), None, slurm)
+    (script,) = out.glob("jobs/*/job.sh")
+    text = script.read_text()
+    assert "#SBATCH --array=1-3\n" in text
+    assert "#SBATCH --partition=gpu\n" in text
+    assert "#SBATCH --exclusive\n" in text
+    assert len(list(script.parent.glob("unit-*.json"))) == 3
+    assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
+    assert not (out / "results.jsonl").exists()
