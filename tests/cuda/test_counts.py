@@ -46,7 +46,7 @@ def make_stack(tmp_path: Path, steps: int = 12, experts: int = N_EXPERTS) -> Exp
     matrix = sparse.random(n, 30, 0.3, "csr", np.float32, random_state=0)
     data = TrainingData(rng.normal(size=(n, 16)).astype(np.float32), matrix, expert, split, experts)
     config = TrainingConfig(epochs=2, lr=1e-3, batch_size=batch, proj_dim=8, layout="grouped")
-    keeper = Keeper(tmp_path, {str(e): "" for e in range(experts)})
+    keeper = Keeper(tmp_path, {str(e): "" for e in range(experts)}, every=1e9)
     job = Job(data, config, 0, torch.device("cuda:0"), keeper, lambda row: None)
     members = [Member(job.state(e), job.schedule(e)) for e in range(experts)]
     rows = {e: np.flatnonzero(expert == e) for e in range(experts)}
