@@ -36,7 +36,17 @@ SWITCHES = frozenset(
             "gzip",
         ),
         *("gzip", "json", "keep-redacted", "keep-zero-times", "latex", "long", "markdown"),
-        *("overwrite", "pictures", "plots", "preview", "scan-k", "script", "select", "trained-too"),
+        *(
+            "overwrite",
+            "pictures",
+            "plots",
+            "preview",
+            "published",
+            "scan-k",
+            "script",
+            "select",
+            "trained-too",
+        ),
         *("trust-remote-code", "viewer", "with-routing"),
     }
 )

@@ -235,8 +235,3 @@ def test_unknown_software_and_a_missing_experiment_are_said(tmp_path: Path) -> N
     path.unlink()
     found = {f.kind: f.text for f in read_expression(read_section(bundle)).findings}
     assert "experiment-missing" in found
-
-
-def test_a_width_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(sb.UserError, match="spot_um: 'wide' is no number"):
-        sb.read_spots(write_bundle(tmp_path / "x"), spot_um="wide")  # type: ignore[arg-type]

@@ -61,9 +61,6 @@ class SpotGrid:
         Raises:
             UserError: Naming the setting.
         """
-        for name, value in (("spot_um", self.spot_um), ("pitch_um", self.pitch)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise UserError(f"'{value}' is no number", where=name, fix="Give µm above 0")
         if not (math.isfinite(self.spot_um) and self.spot_um > 0):
             raise UserError(f"spots of {self.spot_um} µm", where="spot_um", fix="Give µm above 0")
         if self.shape not in ("square", "hexagonal"):
