@@ -288,9 +288,13 @@ class CaseBags:
         whole_files: bool = False,
     ) -> CaseBags:
         """Bags made of these, kept under what made them where that is known."""
-        names, load = None, make
+        names: list[Hashable] | None = None
+        load = make
         if made_by and self._names is not None:
-            names = [(made_by, name) for name in self._names]
+            # What is made of whole files may rest on more than their features: on places, or sizes.
+            places = self._files.cases if whole_files and self._files is not None else ()
+            files = [tuple(map(str, paths)) for paths in places] or [()] * self._n
+            names = [(made_by, *pair) for pair in zip(self._names, files, strict=True)]
         if made_by and self._files is not None:
             load = self._files.kept(make, made_by, dim, whole_files)
         return CaseBags(load, self._n, dim, memory=self._memory, names=names, lengths=lengths)

@@ -39,6 +39,7 @@ _BESIDE = 8192  # bytes of a file beside its features: the header, and what the 
 _BAG = "bag"  # name of the one bag in each file
 _LOOK_AGAIN = 64  # files after which the folder is listed again: other processes write too
 _told: set[Path] = set()  # folders of which this process has spoken
+_used: set[Path] = set()  # files that this process has read or written, of whatever encoder
 
 
 class EncodedBags:
@@ -52,7 +53,7 @@ class EncodedBags:
     def __init__(self, home: Path, maker: str) -> None:
         self.folder = home / ENCODED
         self._own = self.folder / maker
-        self._used: set[Path] = set()  # files that this process has read or written
+        self._checked: set[Path] = set()  # files that were held against their checksum, or written
         self._tried = self._bytes = 0
         self._limit, self._full = -1, False
 
@@ -86,7 +87,7 @@ class EncodedBags:
         try:
             pack = Pack(path)  # not kept open: there may be thousands
             # Held against its checksum once by each process, as slides of packs are.
-            bag = pack.rows if path in self._used else pack.features(_BAG)
+            bag = pack.rows if path in self._checked else pack.features(_BAG)
             if bag.shape[1] != dim:
                 raise DataError(f"{bag.shape[1]} wide, not {dim}", where=str(path))
             found = np.array(bag, dtype=np.float32)  # (n, dim)
@@ -96,8 +97,9 @@ class EncodedBags:
                 with contextlib.suppress(OSError):
                     path.unlink(missing_ok=True)
             return None
-        if path not in self._used:
-            self._used.add(path)
+        _used.add(path)
+        if path not in self._checked:
+            self._checked.add(path)
             with contextlib.suppress(OSError):
                 os.utime(path)  # the time of last use decides what goes first
         return found
@@ -124,7 +126,8 @@ class EncodedBags:
             self._limit = 0
             return
         self._bytes += path.stat().st_size
-        self._used.add(path)
+        _used.add(path)
+        self._checked.add(path)
         self._say()
 
     def _path(self, source: str) -> Path:
@@ -138,6 +141,8 @@ class EncodedBags:
             share = (shutil.disk_usage(self.folder).free + self._bytes) // FREE_SHARE
             self._limit, self._full = min(encoded_limit(), share), False
         self._tried += 1
+        if nbytes > 0.9 * self._limit:  # no room could be made for it
+            return False
         if self._bytes + nbytes > self._limit and not self._full:
             self._make_room(nbytes)
         return self._bytes + nbytes <= self._limit
@@ -147,7 +152,7 @@ class EncodedBags:
         for _, size, path in sorted(self._listed()):
             if self._bytes + nbytes <= 0.9 * self._limit:
                 return
-            if path not in self._used:
+            if path not in _used:
                 with contextlib.suppress(OSError):  # another process did it, or has it open
                     path.unlink()
                     self._bytes -= size

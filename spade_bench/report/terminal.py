@@ -136,7 +136,7 @@ def print_risk_splits(splits: Sequence[RiskSplit]) -> None:
                    "flags")  # fmt: skip
         cells = [
             (
-                _label(split.series.encoder, split.series.control),
+                _label(split.series.encoder, split.series.control, owner=True),
                 split.series.head,
                 split.series.protocol,
                 split.series.k_shot or "-",
@@ -254,9 +254,11 @@ def _print_place(title: str, rows: Sequence[ReportRow]) -> None:
     _table(f"{title}{_common(common)}", columns, cells, keys=2)
 
 
-def _label(encoder: str, control: str) -> str:
-    """What a line is called: a control stands below its encoder, whose name it may have."""
-    own = control.replace("-", " ") if control in PERMUTED else encoder
+def _label(encoder: str, control: str, *, owner: bool = False) -> str:
+    """What a line is called: a control stands below its encoder, or names it as its owner."""
+    own = encoder
+    if control in PERMUTED:
+        own = f"{encoder}: " * owner + control.replace("-", " ")
     return f"  {own}" if control else own
 
 

@@ -315,7 +315,8 @@ class Resampler:
             self._weights[key] = self._weights.pop(key)  # the latest stands last
         else:
             self._weights[key] = case_weights(groups, self.n_boot, self.seed, patients)
-            while sum(one.nbytes for one in self._weights.values()) > _KEPT:
+            # The latest stays, however large: with 8,001 cases it alone is more than is kept.
+            while len(self._weights) > 1 and sum(w.nbytes for w in self._weights.values()) > _KEPT:
                 del self._weights[next(iter(self._weights))]
         return self._weights[key]
 
@@ -378,7 +379,9 @@ def single(values: Values, metric: str, seed: int = 0) -> Interval | None:
             return None
         found = jackknife(float(np.nanmean(values.plain)), values.without.tolist())
         least, most = bounds(metric)
-        return replace(found, low=max(least, found.low), high=min(most, found.high))
+        # NaN stays what it is: one section gives no interval.
+        low, high = np.clip([found.low, found.high], least, most).tolist()
+        return replace(found, low=low, high=high)
     if not np.isfinite(values.plain).all():
         return None
     # An AUROC with contributions of two cases of each class or more has a value on each resample.

@@ -169,6 +169,7 @@ def _draw(crossing: _Crossing, rng: np.random.Generator) -> _Draw:
 
     size = min(len(cell) for row in crossing.cells for cell in row)
     held = size // _TESTED
+    held += (size - held) % 2  # half of an even number: the first training set ties nothing
     dealt = [[rng.permutation(cell)[:size] for cell in row] for row in crossing.cells]
     pool = [[cell[held:] for cell in row] for row in dealt]  # [class][centre]
     train = []

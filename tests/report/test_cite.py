@@ -19,6 +19,7 @@ from spade_bench.registry import encoders
 from spade_bench.report.literature import citations
 from spade_bench.report.literature.papers import DATA_PAPERS, PAPERS
 from spade_bench.report.page import usedcards
+from spade_bench.results.plans import write_plan
 from spade_bench.results.runsettings import stored_settings
 from spade_bench.types import EncoderCard, TaskCard
 
@@ -90,12 +91,15 @@ def test_everything_used_is_listed_once(out: Path, capsys: pytest.CaptureFixture
     assert {one["key"] for one in told["used"] if one["key"]} | {"spade-bench"} == set(entries)
 
 
+@pytest.mark.parametrize("missing", [False, True])
 def test_simulated_results_have_no_terms_of_others(
-    store: Any, classes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    store: Any, classes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], missing: bool
 ) -> None:
     label = (np.arange(40) % 2).astype(int)
     p = np.random.default_rng(0).uniform(size=40)
     store(tmp_path, {"encoder": "uni", "task": "crc_braf"}, classes(p, label), flags=("simulated",))
+    if missing:  # another head, whose only cell was asked for and is not there
+        write_plan(tmp_path, "crc_braf", {"uni, mean-mlp": ["absent"]})
     told = json.loads(_run(capsys, str(tmp_path), "--json"))
     by_kind = {one["kind"]: one for one in told["used"]}
     for kind in ("task", "data"):

@@ -82,3 +82,18 @@ def test_only_draws_that_both_have_are_compared(
     a, b = (resampler.predictions(rows[name, 2]).scores[:, 1] for name in ("uni", "lite0"))
     auroc = [(score[LABEL == 1, None] > score[LABEL == 0]).mean() for score in (a, b)]
     assert found[1, "auroc"]["mean"] == pytest.approx(auroc[0] - auroc[1])
+
+
+def test_resamples_too_large_to_keep_are_still_used(
+    store: Any, classes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spade_bench.report import values
+
+    store(tmp_path, {"encoder": "uni", "k_shot": 1, "draw": 0}, classes(_p("uni", 0), LABEL))
+    (series,) = collect(tmp_path)
+    found = []
+    for kept in (values._KEPT, 1):
+        monkeypatch.setattr(values, "_KEPT", kept)
+        found.append(Resampler(tmp_path).interval(series, "brier"))
+    assert found[0] == found[1]
+    assert found[0] is not None

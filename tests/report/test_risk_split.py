@@ -119,3 +119,15 @@ def test_a_task_of_classes_has_none(
     with pytest.raises(SystemExit) as done:
         main(["report", str(tmp_path), "--metric", "logrank_p"])
     assert done.value.code == 2
+
+
+def test_permuted_controls_name_their_encoder(
+    store: Any, risks: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for encoder in ("uni", "conch"):
+        store(tmp_path, {"encoder": encoder}, risks(RISK))
+        store(tmp_path, {"encoder": encoder}, risks(-RISK), control="permuted-labels",
+              control_of=encoder)  # fmt: skip
+    table = _print(capsys, "report", str(tmp_path)).split("log-rank test")[1]
+    for encoder in ("uni", "conch"):
+        assert f"{encoder}: permuted labels" in table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from spade_bench.robustness import performancedrop
 from spade_bench.robustness.performancedrop import LEAST_IN_CELL, performance_drop
 from spade_bench.robustness.sitepoints import PointSet
 
@@ -92,3 +93,15 @@ def test_too_few_cases_are_not_measured() -> None:
         points.label[kept], points.centre[kept], np.arange(len(kept)),
     )  # fmt: skip
     assert performance_drop(x[kept], few, seed=0) is None
+
+
+@pytest.mark.parametrize("size", range(9, 21))
+def test_the_first_training_set_ties_nothing(size: int) -> None:
+    a, b, c, d = (np.arange(size) + 100 * i for i in range(4))
+    cells = ((a, b), (c, d))
+    crossing = performancedrop._Crossing((0, 1), (0, 1), cells, (np.arange(0), np.arange(0)))
+    draw = performancedrop._draw(crossing, np.random.default_rng(0))
+    for label in (0, 1):
+        own = np.isin(draw.train[0][label], cells[label][label]).sum()
+        assert own * 2 == len(draw.train[0][label])
+        assert not np.isin(draw.train[0][label], draw.test[label]).any()

@@ -75,7 +75,9 @@ def used(series: Sequence[Series], settings: Sequence[Mapping[str, Any]] = ()) -
     out = [_encoder(name) for label in used_labels(series) for name in names_of(label, settings)]
     out += [_head(name) for name in sorted({one.head for one in series})]
     cards = {name: task_card(name, settings) for name in sorted({one.task for one in series})}
-    real = {one.task for one in series if not _is_simulated(one)}
+    # A series that is missing says nothing of the data.
+    real = {one.task for one in series if (one.rows or one.failed) and not _is_simulated(one)}
+    real |= cards.keys() - {one.task for one in series if _is_simulated(one)}
     out += [_task(name, card, name in real) for name, card in cards.items()]
     out += _data({name: card for name, card in cards.items() if name in real})
     if cards.keys() - real:
