@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     import numpy as np
+
+# A busy machine makes examples slowly; what they show does not depend on it.
+settings.register_profile(
+    "spade-bench", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("spade-bench")
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.pop("COLUMNS", None)  # parallel test workers set it, which would fold tables

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.console import say, warn
 from spade_bench.errors import DataError, UserError, name_some
 from spade_bench.evaluation.cells import Cell
-from spade_bench.files import read_sealed, replace_folder, temporary_beside, write_sealed
+from spade_bench.files import (
+    file_name,
+    read_sealed,
+    replace_folder,
+    temporary_beside,
+    write_sealed,
+)
 from spade_bench.heads import FittedHead, Head, can_be_saved
 
 if TYPE_CHECKING:
@@ -174,7 +180,7 @@ class HeadKeeper:
 
 def kept_head(out: Path, run_id: str) -> Path:
     """Return the folder of the fitted head of a cell; `FittedHead.load` reads it."""
-    return out / "heads" / run_id
+    return out / "heads" / file_name(run_id)  # a hash, unless the results are a stranger's
 
 
 def check_kept_head(folder: Path) -> None:

@@ -73,6 +73,7 @@ class Context:
     failed_meanwhile: int = 0
     first_error: str = ""
     _failed_here: set[str] = field(default_factory=set)
+    _why: dict[str, str] = field(default_factory=dict)  # run id -> the error of another process
 
     @cached_property
     def leases(self) -> Leases:
@@ -105,7 +106,11 @@ class Context:
                 self._look_again(left[at])
                 still = [cell for cell in left[at] if self.is_open(cell)]
                 gone = len(left[at]) - len(still)
-                vain = sum(cell.run_id in self.failed_elsewhere for cell in left[at])
+                lost = [c.run_id for c in left[at]
+                        if c.run_id in self.failed_elsewhere and not self.is_done(c)]  # fmt: skip
+                vain = len(lost)
+                for run_id in lost:
+                    self.first_error = self.first_error or self._why.get(run_id, "")
                 self.elsewhere += gone - vain
                 self.failed += vain
                 self.failed_meanwhile += vain
@@ -139,8 +144,7 @@ class Context:
         self.finished.add([row for row in rows if row.status == "ok"])
         failed = [row for row in rows if row.status == "failed"]
         self.failed_elsewhere |= {row.run_id for row in failed} - self._failed_here
-        for row in failed:
-            self.first_error = self.first_error or row.error or ""
+        self._why |= {row.run_id: row.error or "" for row in failed}
         if self.keeper is not None:
             self.keeper.look_again(cells)
 

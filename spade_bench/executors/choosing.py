@@ -131,7 +131,7 @@ def cards(wanted: str | None) -> list[str]:
         there = torch.cuda.device_count()
         names = [str(i) for i in range(there)] if visible is None else visible.split(",")[:there]
     else:
-        names = [name for name in visible.split(",") if name]
+        names = [name for name in visible.split(",") if name and visible.strip() != "-1"]
     if wanted in (None, "all"):
         if wanted == "all" and not names:
             raise UserError("this machine has no card", where="--gpus",

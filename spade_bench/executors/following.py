@@ -204,7 +204,7 @@ class _Following:
         again = []
         for unit, (how, since) in list(self._gone.items()):
             status = states[unit]
-            if status.state == RUNNING and _ended_well(how) and now - since < _LATE:
+            if status.state in {"", RUNNING} and _ended_well(how) and now - since < _LATE:
                 continue  # what it wrote last is still on its way through the file system
             del self._gone[unit]
             if status.state == DONE:

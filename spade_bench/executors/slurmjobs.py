@@ -37,11 +37,11 @@ def write_script(folder: Path, units: Sequence[Path], settings: ExecutorSettings
         "array": f"1-{len(units)}",
         "output": str(place / "slurm-%a.out"),
         "chdir": str(Path.cwd()),
-        **{name: str(value) for name, value in settings.slurm.items()},
+        **{name: "" if value is True else str(value) for name, value in settings.slurm.items()},
     }
     lines = [
         "#!/bin/bash",
-        *(f"#SBATCH --{name}={value}" if value else f"#SBATCH --{name}"
+        *(f"#SBATCH --{name}={_quoted(value)}" if value else f"#SBATCH --{name}"
           for name, value in options.items()),
         "# Each job is a worker; what one does not do, others do. Submit it again to continue.",
         "export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}",
@@ -52,6 +52,11 @@ def write_script(folder: Path, units: Sequence[Path], settings: ExecutorSettings
     path = folder / _SCRIPT
     write_text(path, "\n".join(lines) + "\n")
     return path
+
+
+def _quoted(value: str) -> str:
+    """A value as sbatch reads it: it takes quotes, and ends at a space without."""
+    return f'"{value}"' if re.search(r"\s", value) else value
 
 
 class SlurmJobs:

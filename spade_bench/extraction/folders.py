@@ -152,14 +152,13 @@ class _Work:
         """Whether nothing is left to do for a bag, and count it once."""
         if slide_id in self._over:
             return True
-        why = self.sharing.noted(slide_id)
-        state, lacking = self.stands(slide_id) if why is None else (None, "")
-        if why is None and (state is None or not state.is_current or lacking):
-            return False
-        if why is None:
+        state, lacking = self.stands(slide_id)
+        if state.is_current and not lacking:
             self.skipped[slide_id] = self.targets[slide_id]
-        else:
+        elif (why := self.sharing.noted(slide_id)) is not None:
             self.failed.append(why)
+        else:
+            return False
         self._over.add(slide_id)
         bar.found(1)
         return True

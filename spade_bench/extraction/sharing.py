@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,12 +39,16 @@ class Sharing:
     def note(self, slide_id: str, why: str) -> None:
         """Tell the others that a slide cannot be done."""
         if self.notes is not None:
-            with atomic_path(self.notes / file_name(slide_id), durable=False) as temporary:
+            with atomic_path(self._note(self.notes, slide_id), durable=False) as temporary:
                 temporary.write_text(why, encoding="utf-8", errors="backslashreplace")
 
     def noted(self, slide_id: str) -> str | None:
         """Why another worker could not do a slide; None where none says so."""
         if self.notes is not None:
             with suppress(OSError):
-                return (self.notes / file_name(slide_id)).read_text(encoding="utf-8")
+                return self._note(self.notes, slide_id).read_text(encoding="utf-8")
         return None
+
+    def _note(self, folder: Path, slide_id: str) -> Path:
+        # A script that is submitted again tries again what failed before.
+        return folder / os.environ.get("SLURM_ARRAY_JOB_ID", "") / file_name(slide_id)

@@ -54,10 +54,10 @@ class Turns:
                 self._waiting.append((job, attrs))
                 continue
             why = self._sharing.noted(job.slide_id)
-            if why is not None:
-                self.failed[job.slide_id] = why
-            elif self._is_current(job):
+            if self._is_current(job):
                 self.elsewhere.append(job.slide_id)
+            elif why is not None:
+                self.failed[job.slide_id] = why
             else:
                 self._held[job.slide_id] = lease
                 return job, attrs

@@ -22,6 +22,7 @@ from spade_bench.errors import DataError
 from spade_bench.files import (
     atomic_path,
     check_target,
+    hash_obj,
     read_json,
     write_json,
     write_sealed,
@@ -100,13 +101,19 @@ def _exported(staged: Path) -> Iterator[str]:
 def _scrub(staged: Path) -> None:
     """Cut absolute paths in settings, cohorts and rows to their last part."""
     for path in sorted((staged / "configs").glob("*.json")):
-        write_json(path, scrubbed(read_json(path)))
+        content = read_json(path)
+        if (cut := scrubbed(content)) != content:
+            path.unlink()  # its name is that of another content, which may lie where this goes
+            write_json(path.with_name(f"run-{hash_obj(cut)[:8]}.json"), cut)
     for path in sorted((staged / "cohorts").glob("*.json")):
         content = read_json(path)
         # Names of cases and slides are left as they are, whatever they look like.
         left_out = [{**one, "why": scrubbed(one["why"])} for one in content.get("left_out", ())]
-        content |= {"source": scrubbed(content.get("source", [])), "left_out": left_out}
-        write_sealed(path, content)
+        cut = {**content, "source": scrubbed(content.get("source", [])), "left_out": left_out}
+        if cut != content:
+            path.unlink()
+            name = f"{path.stem.rpartition('-')[0]}-{hash_obj(cut)[:8]}.json"
+            write_sealed(path.with_name(name), cut)
     store = ResultStore(staged)
     rows = [
         replace(row, error=scrubbed(row.error), env=scrubbed(dict(row.env))) for row in store.rows()

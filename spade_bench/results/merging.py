@@ -14,7 +14,7 @@ from pathlib import Path
 
 from spade_bench import console
 from spade_bench.errors import DataError, UserError, name_some
-from spade_bench.files import atomic_dir, hash_file
+from spade_bench.files import atomic_dir, file_name, hash_file
 from spade_bench.results.predictions import Predictions
 from spade_bench.results.predictionstore import StoredPredictions, write_predictions, write_spots
 from spade_bench.results.predictiontables import predictions_sha256
@@ -265,6 +265,8 @@ def _copy_heads(found: Mapping[str, _Found], out: Path) -> None:
     """Copy the kept heads of the cells, each from the folder whose row stands."""
     lost = []
     for run_id, one in found.items():
+        if file_name(run_id) != run_id:  # of a stranger: no run of ours is called so
+            continue
         kept = one.folder / "heads" / run_id
         if kept.is_symlink() or any(path.is_symlink() for path in kept.glob("*")):
             lost.append(run_id)

@@ -13,6 +13,8 @@ _PART = r"[^\s'\"<>:;,()\[\]{}|\\/]+"
 _IN_TEXT = re.compile(
     rf"(?<![\w./:<&\\-])(?:[A-Za-z]:[\\/]|\\\\|~[\w.-]*/|/)(?:{_PART}[\\/])+(?:{_PART})?"
 )
+_QUOTED = re.compile(r"(['\"])((?:/|~|[A-Za-z]:[\\/]|\\\\)[^'\"\n]*)\1")  # spaces included
+_PREFIXED = re.compile(r"\b(hest|patho-bench|hf|file):(/[^\s'\"]+)")
 _WHOLE = re.compile(r"(?:[A-Za-z]:[\\/]|\\\\|~[\w.-]*/|/)[^\n]*")
 
 
@@ -26,6 +28,8 @@ def scrubbed(content: Any) -> Any:
     if isinstance(content, str):
         if _WHOLE.fullmatch(content):
             return _last(content)
+        content = _QUOTED.sub(lambda m: f"{m[1]}{_last(m[2])}{m[1]}", content)
+        content = _PREFIXED.sub(lambda m: f"{m[1]}:{_last(m[2])}", content)
         return _IN_TEXT.sub(lambda found: _last(found.group()), content)
     if isinstance(content, dict):
         return {key: scrubbed(value) for key, value in content.items()}

@@ -76,7 +76,8 @@ class Row:
         seconds: Time of fitting and predicting.
         created_utc: ISO 8601 time.
         error: Why it failed or was skipped.
-        predictions_sha256: SHA-256 of the file of its predictions; empty in rows of older versions
+        predictions_sha256: SHA-256 of its predictions, of their file where it has its own; empty in
+            rows of older versions
             and in those that have none.
         control: Name of the control that it is, such as `k1`; empty for an encoder itself.
         control_of: Label of the encoder beside which the control stands; empty for an encoder, and

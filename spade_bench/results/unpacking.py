@@ -147,7 +147,7 @@ def _wrong(member: zipfile.ZipInfo, taken: set[str]) -> str:
         not parts
         or name.startswith("/")
         or name.endswith("/")
-        or any(part in {".", ".."} or part != part.strip() for part in name.split("/"))
+        or any(part in {".", ".."} or part != part.strip(" ") for part in name.split("/"))
         or any(char in '\\:*?"<>|\0' or unicodedata.category(char)[0] == "C" for char in name)
         or name != member.filename
         or any(part.startswith(".") or part.endswith(".") for part in parts)

@@ -341,7 +341,7 @@ def test_bags_that_cannot_be_made_fail_once(
 ) -> None:
     calls = []
 
-    def broken(self: Any, row: Any) -> Any:
+    def broken(self: Any, row: Any, *rest: Any) -> Any:
         calls.append(row)
         raise DataError("no bags")
 

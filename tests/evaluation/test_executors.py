@@ -20,6 +20,7 @@ from spade_bench.evaluation.runcontext import LEASES
 from spade_bench.executors import ExecutorSettings, Unit, executor_settings
 from spade_bench.executors.choosing import cards, cores, local_workers
 from spade_bench.executors.localprocesses import LocalProcesses
+from spade_bench.executors.slurmjobs import write_script
 from spade_bench.features.bags import find_bags, read_bag
 
 TWO = ExecutorSettings("local", workers=2)
@@ -224,3 +225,20 @@ def test_a_script_for_slurm_is_only_written(study: Any, tmp_path: Path) -> None:
     assert len(list(script.parent.glob("unit-*.json"))) == 3
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
     assert not (out / "results.jsonl").exists()
+
+
+def test_what_sbatch_reads_is_quoted(tmp_path: Path) -> None:
+    place = tmp_path / "My Study"
+    place.mkdir()
+    settings = ExecutorSettings("slurm", slurm={"exclusive": True, "partition": "gpu"})
+    text = write_script(place, [place / "unit-0001.json"], settings).read_text()
+    assert "#SBATCH --exclusive\n" in text
+    assert "#SBATCH --partition=gpu\n" in text
+    assert f'#SBATCH --output="{place}/slurm-%a.out"\n' in text
+
+
+def test_a_hidden_card_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    assert cards(None) == []
+    with pytest.raises(UserError, match="no card"):
+        cards("all")

@@ -14,8 +14,8 @@ import pytest
 from shared_runs import FLAGS, assert_same, settings_of, written
 
 from spade_bench import evaluation
-from spade_bench.evaluation.runcontext import LEASES
-from spade_bench.results import ResultStore
+from spade_bench.evaluation.runcontext import LEASES, Context
+from spade_bench.results import Finished, ResultStore, Row
 
 
 def start(study: Any, out: Path, *more: str) -> subprocess.Popen[str]:
@@ -105,3 +105,12 @@ def test_cells_that_fail_elsewhere_are_not_tried_again_meanwhile(
     assert summary.failed > 0
     assert set(written(out).values()) == {1}
     assert summary.done + summary.failed == len(written(tmp_path / "full"))
+
+
+def test_the_failure_of_another_encoder_is_not_that_of_this_run(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    context = Context(store, Finished(tmp_path, store.rows()), "cpu")
+    theirs = Row("f" * 16, "failed", "other", "t", "h", "cv", inputs={"a": "1"}, error="not ours")
+    ResultStore(tmp_path).append([theirs])
+    context._look_again([])
+    assert (context.first_error, context.failed) == ("", 0)

@@ -61,12 +61,17 @@ def test_weights_give_the_maps_of_their_experts(planted, tmp_path, capsys):
     assert all((tmp_path / "out" / name).is_file() for name in said["files"])
 
 
+def first_gene(model):
+    """A gene that the model knows."""
+    return Path(model, "genes.csv").read_text().splitlines()[1].split(",")[-1]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ([], "no features are given"),
         (["--features", "FEATURES", "--genes", "NOPE"], "is not in the panel"),
-        (["--features", "FEATURES", "--genes", "G", "--training-spots", "."], "training spots"),
+        (["--features", "FEATURES", "--genes", "GENE", "--training-spots", "."], "training spots"),
         (["--features", "FEATURES", "--case", "NOPE"], "no features of slide 'NOPE'"),
         (["--features", "FEATURES", "--genes", " , "], "--genes: no gene is named"),
         (["--features", "FEATURES", "--genes", ""], "--genes: no gene is named"),
@@ -77,7 +82,8 @@ def test_weights_give_the_maps_of_their_experts(planted, tmp_path, capsys):
     ],
 )
 def test_what_cannot_be_done_is_one_line(planted, capsys, options, words):
-    options = [str(planted.features) if one == "FEATURES" else one for one in options]
+    known = {"FEATURES": str(planted.features), "GENE": first_gene(planted.model)}
+    options = [known.get(one, one) for one in options]
     assert run_main("explain", planted.model, "--out", "out", *options) == 2
     assert words in " ".join(capsys.readouterr().err.split())
     assert not Path("out").exists()

@@ -11,6 +11,7 @@ import torch
 
 from spade_bench import plugins
 from spade_bench.errors import ConfigError
+from spade_bench.features.bagmemory import BagMemory
 from spade_bench.features.casebags import CaseBags
 from spade_bench.heads import Fit, HeadOptions, parse_memory
 from spade_bench.heads import _trainer as trainer_module
@@ -74,7 +75,7 @@ def test_a_bag_is_read_once_a_step_for_all(make_head, world) -> None:
         for lr in (1e-4, 1e-3)
         for hidden in (16, 32)
     ]
-    bags = CaseBags(load, 30, 5, cache_bytes=0)
+    bags = CaseBags(load, 30, 5, memory=BagMemory(0))
     head.fit_predict(bags, fits, 2)
     counts = np.bincount(reads, minlength=30)
     # Each epoch once, and a few times to measure; not once for each of the twelve fits.

@@ -139,6 +139,8 @@ PATHS = {
     "cannot read /data/me/c.svs: bad": "cannot read c.svs: bad",
     "see https://example.org/a/b and conch/v1, 1/2/3 or and/or": None,
     "data/tables/x.csv": None,
+    "cannot read '/mnt2/Lung Cohort/Dr Smith/x.h5'": "cannot read 'x.h5'",
+    "task hest:/data/us/IDC, file:///data/us/a.csv": "task hest:IDC, file:a.csv",
 }
 
 
@@ -194,7 +196,7 @@ def test_an_export_is_whole_and_names_no_place(exported: Path, tmp_path: Path) -
     for one in manifest["files"]:
         assert hashlib.sha256(content[one["path"]]).hexdigest() == one["sha256"]
     assert {"results.jsonl", "report.html", "licences.json", "references.bib",
-            "environment.json", "configs/run-1.json"} <= set(names)  # fmt: skip
+            "environment.json"} <= set(names)  # fmt: skip
     assert any(name.startswith("cards/encoder-") for name in names)
     assert not any(name.startswith("heads/") for name in names)
     for name, data in content.items():
@@ -202,7 +204,9 @@ def test_an_export_is_whole_and_names_no_place(exported: Path, tmp_path: Path) -
             assert place not in data, name
         if name.endswith((".json", ".jsonl")):
             assert absolute_paths(data.decode()) == [], name
-    assert '"table": "my table.csv"' in content["configs/run-1.json"].decode()
+    (settings,) = (name for name in names if name.startswith("configs/run-"))
+    assert settings != "configs/run-1.json"  # which names what it held before
+    assert '"table": "my table.csv"' in content[settings].decode()
 
 
 def test_an_import_is_what_was_exported(exported: Path, tmp_path: Path) -> None:
@@ -326,3 +330,31 @@ def test_the_commands_say_what_they_did(tmp_path: Path, capsys: Any) -> None:
     assert command("export", joined, "--out", file)["cells"] == 3
     answer = command("import", file, "--out", back)
     assert (answer["schema"], answer["cells"]) == ("spade-bench/import/1", 3)
+
+
+def test_heads_of_a_stranger_are_taken_from_their_folder_alone(tmp_path: Path) -> None:
+    fill(tmp_path / "in")
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "id").write_text("k")
+    fill(tmp_path / "in", "conch", range(1), run_id="../../secret")
+    (tmp_path / "in" / "heads").mkdir()
+    sb.merge([tmp_path / "in"], out=tmp_path / "o" / "out")
+    assert not list((tmp_path / "o").rglob("id"))
+
+
+def test_an_export_is_merged_with_what_it_was_made_of(tmp_path: Path) -> None:
+    for name, draws in (("a", range(2)), ("b", range(2, 4))):
+        fill(tmp_path / name, draws=draws)
+        content = {"encoders": [], "tables": {"t": "/data/hospital/t.csv"}}
+        write_json(tmp_path / name / "configs" / "run-abcdef01.json", content)
+    sb.export(tmp_path / "b", out=tmp_path / "b.zip")
+    sb.import_results(tmp_path / "b.zip", out=tmp_path / "c")
+    sb.merge([tmp_path / "a", tmp_path / "c"], out=tmp_path / "both")
+    assert set(told(tmp_path / "both")) == {f"uni-{draw}" for draw in range(4)}
+
+
+def test_names_with_odd_spaces_come_back(tmp_path: Path) -> None:
+    fill(tmp_path / "a", "uni\u00a0")
+    sb.export(tmp_path / "a", out=tmp_path / "a.zip")
+    sb.import_results(tmp_path / "a.zip", out=tmp_path / "b")
+    assert told(tmp_path / "b") == told(tmp_path / "a")

@@ -14,6 +14,8 @@ from toy_pretraining import config, write_hest
 
 from spade_bench.encoders.spade.pretraining.expertunits import parts_of
 from spade_bench.encoders.spade.pretraining.pipeline import run_pretrain
+from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
+from spade_bench.encoders.spade.pretraining.training import TrainingData, train_experts
 from spade_bench.executors import ExecutorSettings
 from spade_bench.executors.localprocesses import LocalProcesses
 
@@ -54,3 +56,29 @@ def test_workers_train_the_same_experts(tmp_path: Path, monkeypatch: pytest.Monk
         assert plain.keys() == spread.keys()
         for key, values in plain.items():
             np.testing.assert_array_equal(values, spread[key])
+
+
+def test_what_workers_with_a_card_trained_is_not_trained_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node that collects may have none: the arithmetic is that of the workers."""
+    rng = np.random.default_rng(0)
+    data = TrainingData(
+        features=rng.normal(size=(64, 8)).astype(np.float32),
+        expression=rng.normal(size=(64, 6)).astype(np.float32),
+        expert=np.arange(64) % 2,
+        split=np.array(["train"] * 48 + ["val"] * 16),
+        n_experts=2,
+    )
+    settings = TrainingConfig(epochs=1, batch_size=8, lr=1e-3, proj_dim=4)
+
+    def times() -> list[int]:
+        files = sorted((tmp_path / "checkpoints").glob("*.safetensors"))
+        return [path.stat().st_mtime_ns for path in files]
+
+    train_experts(data, settings, tmp_path, device="cpu", arithmetic="cuda/True")
+    before = times()
+    train_experts(data, settings, tmp_path, device="cpu", arithmetic="cuda/True")
+    assert times() == before
+    train_experts(data, settings, tmp_path, device="cpu")
+    assert times() != before

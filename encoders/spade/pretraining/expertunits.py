@@ -15,10 +15,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spade_bench import config
+from spade_bench.device import resolve_device
 from spade_bench.encoders.spade.model import SpadeModel
 from spade_bench.encoders.spade.preparedspots import Spots
 from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
-from spade_bench.encoders.spade.pretraining.training import TrainingData, train_experts
+from spade_bench.encoders.spade.pretraining.training import (
+    TrainingData,
+    arithmetic_of,
+    train_experts,
+)
+from spade_bench.errors import UserError
 from spade_bench.executors import ExecutorSettings, spread, worker_count
 
 if TYPE_CHECKING:
@@ -55,7 +61,7 @@ def spread_experts(
     seed: int,
     device: str,
     initial: bool,
-) -> None:
+) -> str | None:
     """Train experts on workers; their checkpoints lie in the folder of the model then.
 
     Args:
@@ -68,8 +74,12 @@ def spread_experts(
         device: `auto`, `cpu` or `cuda`.
         initial: Whether they start from the heads of the single expert in `controls/k1`.
 
+    Returns:
+        By what arithmetic they trained, see `train_experts`; None where none has run yet.
+
     Raises:
-        UserError: What a worker meets, or when workers die again and again.
+        UserError: What a worker meets, when workers die again and again, or when some trained on
+            cards and others on cores.
     """
     wanted = range(data.n_experts) if experts is None else experts
     sizes = {expert: len(data.rows(expert, "train")) for expert in wanted}
@@ -83,7 +93,15 @@ def spread_experts(
         "initial": initial,
     }
     parts = [{"experts": part} for part in parts_of(sizes, worker_count(executor))]
-    spread("experts", arguments, out, executor, parts=parts)
+    found = spread("experts", arguments, out, executor, parts=parts)
+    kinds = {one["arithmetic"] for one in found}
+    if len(kinds) > 1:
+        raise UserError(
+            f"workers trained by unlike arithmetic ({' and '.join(sorted(kinds))})",
+            where="--executor",
+            fix="Give all of them a card, or none; --device says which",
+        )
+    return kinds.pop() if kinds else None
 
 
 def parts_of(sizes: Mapping[int, int], n: int) -> list[list[int]]:
@@ -115,13 +133,15 @@ def train_share(arguments: Mapping[str, Any], seat: tuple[int, int]) -> dict[str
     initial: Mapping[str, Tensor] | None = None
     if arguments["initial"]:
         initial = SpadeModel.load(out / "controls" / "k1", device="cpu").heads[0]
+    training = config.build(TrainingConfig, arguments["training"], "unit")
     result = train_experts(
         data,
-        config.build(TrainingConfig, arguments["training"], "unit"),
+        training,
         out,
         experts=arguments["experts"],
         seed=arguments["seed"],
         device=arguments["device"],
         initial=initial,
     )
-    return {"experts": sorted(result.weights)}
+    where = resolve_device(arguments["device"])
+    return {"experts": sorted(result.weights), "arithmetic": arithmetic_of(training, where)}

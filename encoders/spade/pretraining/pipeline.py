@@ -384,8 +384,9 @@ class _Run:
         made: list[SpadeModel] = []
 
         def work() -> dict[str, Any]:
+            arithmetic: str | None = None
             if self.executor is not None and data.n_experts > 1:
-                spread_experts(
+                arithmetic = spread_experts(
                     data,
                     training,
                     folder,
@@ -403,6 +404,7 @@ class _Run:
                 seed=self.config.seed,
                 device=self.device,
                 initial=initial,
+                arithmetic=arithmetic,
             )
             info = self._info(spots, training, (*notes, *_found(result)))
             model = SpadeModel(info, centroids, spots.genes, result.weights, device=self.device)

@@ -33,7 +33,7 @@ from spade_bench.encoders.spade.pretraining.training.trainingdata import Trainin
 from spade_bench.errors import ConfigError, SpadeBenchError
 from spade_bench.files import hash_array, hash_obj, write_json
 
-__all__ = ["TrainResult", "TrainingStopped", "train_experts"]
+__all__ = ["TrainResult", "TrainingStopped", "arithmetic_of", "train_experts"]
 
 _INITIAL = "initial.safetensors"
 _PROCESSES_FROM = 5e11  # multiply-adds from which starting processes pays
@@ -75,6 +75,7 @@ def train_experts(
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     initial: Mapping[str, Tensor] | None = None,
     stop: threading.Event | None = None,
+    arithmetic: str | None = None,
 ) -> TrainResult:
     """Train data experts.
 
@@ -95,6 +96,8 @@ def train_experts(
         initial: Parameters that every expert starts from, by `image.*` and `spot.*` names; these
             heads stand for the choice of the epoch too. None draws each expert's own.
         stop: Set by another thread, it ends training after an epoch; for training in a thread.
+        arithmetic: By what arithmetic others have trained them, see `arithmetic_of`; their
+            checkpoints are then taken as they are. None for that of this device.
 
     Raises:
         TrainingStopped: When ``stop`` was set.
@@ -110,8 +113,7 @@ def train_experts(
             f"experts {wanted} asked for; there are 0..{data.n_experts - 1}", where="--experts"
         )
     layout = _layout(config, where)
-    arithmetic = f"{where.type}/{layout == 'grouped'}"
-    prints = _fingerprints(data, config, seed, arithmetic, initial)
+    prints = _fingerprints(data, config, seed, arithmetic or arithmetic_of(config, where), initial)
     keeper = Keeper(out_dir, prints, checkpoint_seconds)
     states = {e: keeper.load(e) for e in wanted}
     pending = [e for e, state in states.items() if state is None or not state.done]
@@ -225,6 +227,11 @@ def _announce(
 def _epochs_left(state: ExpertState | None, n_train: int, config: TrainingConfig) -> int:
     epochs = settled(config.epochs, "training.epochs")
     return 0 if not n_train else epochs - (state.epochs_done if state else 0)
+
+
+def arithmetic_of(config: TrainingConfig, device: torch.device) -> str:
+    """Name what decides the last digits of the weights: the kind of device, and the layout."""
+    return f"{device.type}/{_layout(config, device) == 'grouped'}"
 
 
 def _layout(config: TrainingConfig, device: torch.device) -> str:
