@@ -14,73 +14,9 @@ from spade_bench.errors import DataError, UserError
 from spade_bench.evaluation.request import resolve_task
 from spade_bench.registry import encoders
 
-__all__ = ["TEMPLATE", "Belongings", "write_workspace"]
+__all__ = ["Belongings", "write_workspace"]
 
-TEMPLATE = """\
-# Workspace of spade-bench: what you would otherwise repeat as flags. Flags win over this file.
-# Relative paths are relative to this file.
-
-# Where things run: auto (a GPU where there is one), cpu, cuda or cuda:1.
-device: auto
-
-# Where `spade-bench run` writes its results.
-out: runs
-
-# Pretraining samples in HEST-1k layout (HEST_v*.csv, st/, patches/ or wsis/, metadata/).
-hest: data/hest
-# Or any other data, as a csv: sample_id, h5ad, image or patches or features, pixel_size_um,
-# organ, patient.
-# manifest: data/manifest.csv
-
-# What `spade-bench pretrain` does without flags.
-pretrain:
-  # Base patch encoder (see `spade-bench list encoders`).
-  encoder: efficientnet-lite0
-  # Named settings: hest1k holds the paper's sample filter. null takes every sample.
-  config: null
-  # Where the pretrained SPADE goes.
-  out: spade
-  # Single settings, as with --set.
-  set: {}
-
-# Weights of encoders. Leave an encoder out to take them from its own source.
-encoders:
-  spade:
-    weights: spade
-  # uni:
-  #   weights: weights/uni/pytorch_model.bin
-
-# Tables and features of each cohort. Task cards name their cohort (`spade-bench show task NAME`).
-cohorts:
-  tcga_crc:
-    # Task -> table with case_id, slide_id and label (or event and duration_days).
-    tables:
-      crc_braf: tables/crc_braf.csv
-      crc_kras: tables/crc_kras.csv
-      crc_msi: tables/crc_msi.csv
-    # Encoder -> folder that `spade-bench extract --encoder E --out DIR` wrote. SPADE takes the
-    # features of its base encoder from here and encodes them on the fly.
-    features:
-      efficientnet-lite0: features/tcga_crc
-
-# What `spade-bench run` does without flags.
-run:
-  # See `spade-bench list heads`. Without any, each kind of task takes its own.
-  # heads: [logistic, abmil]
-  # Few-shot: cases per class in training, capped by the smallest class.
-  # shots: [1, 2, 4, 8, 16, 32]
-  # Few-shot: independent draws for each number of shots.
-  # draws: 10
-  # Any other setting of `spade-bench run` that holds for every run, by the name of its flag:
-  # protocol, folds, repeats, holdout, group_by_site, select, controls, permutations,
-  # allow_missing, match_ids, memory, cache, keep_heads, set. A sweep and flags win over these.
-  # keep_heads: folds
-  # Seed of the episodes.
-  seed: 0
-"""
-
-
-_DEFAULT = "efficientnet-lite0"  # the encoder whose weights pip brings
+_DEFAULT = workspace.PretrainEntry().encoder  # whose weights pip brings
 
 
 @dataclass(frozen=True)
@@ -107,12 +43,15 @@ class Belongings:
         return any(getattr(self, field.name) is not None for field in fields(self))
 
 
-def write_workspace(folder: Path, has: Belongings, *, force: bool = False) -> list[str]:
+def write_workspace(
+    folder: Path, has: Belongings, *, example: str, force: bool = False
+) -> list[str]:
     """Write a workspace file into a folder.
 
     Args:
         folder: Where; it is made.
-        has: What goes into it; nothing writes the whole file with every line explained.
+        has: What goes into it; nothing writes the example.
+        example: A whole file with every line explained.
         force: Whether a file that is there is replaced.
 
     Returns:
@@ -126,7 +65,7 @@ def write_workspace(folder: Path, has: Belongings, *, force: bool = False) -> li
     if path.exists() and not force:
         raise UserError("exists already", where=str(path), fix="Use --force to overwrite it")
     if not has:
-        files.write_text(path, TEMPLATE)
+        files.write_text(path, example)
         return ["spade-bench pretrain"]
     _check(has)
     files.write_text(path, _filled(folder, has))

@@ -13,9 +13,9 @@ import pytest
 import typer
 
 from spade_bench import config, workspace
+from spade_bench.cli.init import TEMPLATE
 from spade_bench.cli.main import app
 from spade_bench.cli.options import parse_named_paths, parse_shard
-from spade_bench.doctor.newworkspace import TEMPLATE
 from spade_bench.errors import ConfigError, UserError, WorkspaceError
 
 CONTRACT = {

@@ -29,7 +29,7 @@ def had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("folder", [".", "study"])
 def test_what_is_written_is_read_back(had: Path, task: str, folder: str) -> None:
     has = Belongings(task, Path("cases.csv"), Path("features"), "uni", Path("slides"))
-    commands = write_workspace(Path(folder), has)
+    commands = write_workspace(Path(folder), has, example="")
     read = workspace.load(Path(folder) / workspace.FILE_NAME)
     assert read is not None
     (entry,) = read.cohorts.values()
@@ -44,7 +44,7 @@ def test_what_is_written_is_read_back(had: Path, task: str, folder: str) -> None
 
 def test_sections_bring_spade(had: Path) -> None:
     has = Belongings("crc_braf", Path("cases.csv"), slides=Path("slides"), hest=Path("hest"))
-    commands = write_workspace(Path(), has)
+    commands = write_workspace(Path(), has, example="")
     assert [command.split()[1] for command in commands] == ["extract", "pretrain", "run", "report"]
     assert "--encoder spade" in commands[2]
     read = workspace.load()
@@ -55,7 +55,9 @@ def test_sections_bring_spade(had: Path) -> None:
 def test_a_task_of_ones_own_runs_from_the_workspace_alone(had: Path) -> None:
     from spade_bench.evaluation.request import resolve_task
 
-    write_workspace(Path(), Belongings("mine", Path("cases.csv"), Path("features"), "uni"))
+    write_workspace(
+        Path(), Belongings("mine", Path("cases.csv"), Path("features"), "uni"), example=""
+    )
     read = workspace.load()
     assert resolve_task("mine", None, read).table == Path("cases.csv")
     with pytest.raises(PluginError, match="mime"):
@@ -82,7 +84,7 @@ def test_what_cannot_run_is_refused_and_nothing_written(
     had: Path, has: Belongings, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        write_workspace(Path(), has)
+        write_workspace(Path(), has, example="")
     assert not Path(workspace.FILE_NAME).exists()
 
 
