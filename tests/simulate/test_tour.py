@@ -163,7 +163,7 @@ def test_results_are_one_object(command_runs: Path, tmp_path: Path) -> None:
     assert np.allclose(sums, 1)
     assert results.coverage().empty
     compared = results.compare("spade", BASE)
-    assert "spade minus" in compared.attrs["verdict"]
+    assert "SPADE minus" in compared.attrs["verdict"]
     for kind, more in (("curve", {}), ("calibration", {}), ("forest", {"a": "spade", "b": BASE})):
         results.plot(kind, **more).savefig(tmp_path / f"{kind}.png")
     with pytest.raises(sb.UserError, match="Nothing here can be drawn as 'survival'"):
