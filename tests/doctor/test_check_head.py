@@ -36,6 +36,7 @@ def registered(tmp_path: Path) -> Iterator[list[Path]]:
         heads._plugins.pop(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", heads.names())
 def test_built_in_heads_pass(name: str) -> None:
     findings = check_head(name)

@@ -291,6 +291,7 @@ def test_equal_weights_of_two_encoders_are_two_variants(
     np.testing.assert_allclose(scores["spade-k1", "k1"], scores["bleep", ""], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_other_encoders_over_the_same_files_change_no_bit(
     study: Any, folders: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ def load(options):
 """
 
 
+@pytest.mark.slow
 def test_a_worker_is_killed_and_nothing_is_lost(
     study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,6 +92,7 @@ def metrics(rows: list[dict[str, Any]]) -> dict[Any, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [("logistic",), ("abmil",)])
 def test_a_run_inside_regions_is_a_run_on_files_cut_by_hand(
     study: Study, tmp_path: Path, heads: tuple[str, ...]
@@ -307,6 +308,7 @@ def test_a_model_of_regions_predicts_inside_regions_only(study: Study, tmp_path:
     assert len(loaded.predict(study.features, cases=one, regions=study.regions)) == 1
 
 
+@pytest.mark.slow
 def test_maps_of_a_run_and_of_a_model_hold_the_patches_inside(study: Study, tmp_path: Path) -> None:
     common: dict[str, Any] = {"protocol": "cv", "folds": 2, "controls": False, "shots": None}
     common |= {"draws": None, "heads": ("abmil",), "keep_heads": "all"}

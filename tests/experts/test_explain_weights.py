@@ -44,6 +44,7 @@ def test_a_file_that_is_missing_is_named(planted, tmp_path, capsys, part):
     assert encoder_of(tmp_path / "else") is None
 
 
+@pytest.mark.slow
 def test_weights_give_the_maps_of_their_experts(planted, tmp_path, capsys):
     table = tmp_path / "table.csv"
     pd.DataFrame({"slide_id": ["S12", "S13"], "case_id": ["A", "B"], "site": ["X", "Y"]}).to_csv(

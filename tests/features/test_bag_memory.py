@@ -104,6 +104,7 @@ def pack_bytes(path: Path) -> int:
     return int(open_pack(path).rows.dtype.itemsize)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in /proc")
 def test_memory_does_not_grow_with_the_cohort(repo: Path) -> None:
     words = ["--gb", "0.4", "1.0", "--rows", "1000", "--hidden", "8", "--memory", "50MB", "--json"]

@@ -20,6 +20,7 @@ from spade_bench.registry import heads
 GRADIENT = [p.name for p in heads if "precision" in p.card.defaults]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GRADIENT)
 def test_little_memory_splits_stacks_without_changing_results(
     name, make_head, world, monkeypatch
@@ -83,6 +84,7 @@ def test_a_bag_is_read_once_a_step_for_all(make_head, world) -> None:
     assert counts[20:].max() <= 3
 
 
+@pytest.mark.slow
 def test_early_stopping_is_each_members_own(make_head, make_world) -> None:
     world = make_world(3, n_cases=48)
     head = make_head("abmil", epochs=12, min_steps=0, patience=2, precision="fp64")
@@ -174,6 +176,7 @@ stacked_head(card, MaxConfig, Model(initial, forward, lambda s: s.hidden, lambda
 '''
 
 
+@pytest.mark.slow
 def test_a_new_head_is_a_plugin_of_less_than_forty_lines(tmp_path: Path, world) -> None:
     assert len(PLUGIN.splitlines()) < 40
     path = tmp_path / "max_pool.py"

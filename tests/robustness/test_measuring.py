@@ -88,6 +88,7 @@ def test_the_words_of_the_picture_cover_no_number(cohort) -> None:
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
 
 
+@pytest.mark.slow
 def test_the_number_is_that_of_the_pooled_slides(cohort) -> None:
     found = _measure(cohort, "fragile", k=7)
     x = np.stack([sb.read_features(cohort["fragile"]).X[6 * i : 6 * i + 6].mean(axis=0)

@@ -13,6 +13,8 @@ from command_line import run_main
 from page_blocks import ROOT, blocks
 from toy_sections import write_bundle, write_visium_hd
 
+pytestmark = pytest.mark.slow
+
 PLUGINS = ROOT / "docs" / "PLUGINS.md"  # whose files `spade-bench check` runs
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [

@@ -45,6 +45,7 @@ def _table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(
     study: Study, mini: Size, tmp_path: Path
 ) -> None:

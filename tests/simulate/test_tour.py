@@ -21,6 +21,8 @@ import spade_bench as sb
 from spade_bench.cli.pretrain import pretrain as pretrain_command
 from spade_bench.features.bags import find_bags, read_bag
 
+pytestmark = pytest.mark.slow
+
 BASE = "efficientnet-lite0"
 TINY = {
     "clustering.k_organ": 1,

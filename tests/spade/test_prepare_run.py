@@ -414,6 +414,7 @@ def two_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampleworkers, "MOST_WORKERS", 2)
 
 
+@pytest.mark.slow
 def test_the_prepared_spots_are_those_of_one_process(
     tmp_path: Path, two_workers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

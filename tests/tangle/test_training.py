@@ -22,6 +22,7 @@ from spade_bench.files import read_json
 Planted = Callable[..., TangleConfig]
 
 
+@pytest.mark.slow
 def test_planted_expression_is_found_in_held_out_cases_and_permuted_is_not(
     planted: Planted, tmp_path: Path
 ) -> None:
