@@ -92,6 +92,8 @@ class Leases:
     def __init__(self, folder: Path, expiry: float = EXPIRY) -> None:
         self.folder = folder
         self.expiry = expiry
+        # Folders that the first lease makes: they go too, where nothing comes to lie in them.
+        self._new = [place for place in folder.parents if not place.exists()]
 
     def take(self, key: str) -> Lease | None:
         """Take some work, unless somebody else holds it.
@@ -102,9 +104,10 @@ class Leases:
         return _take(self.folder / f"{file_name(key)}.lease", self.expiry)
 
     def close(self) -> None:
-        """Remove the folder where no lease is left in it."""
-        with contextlib.suppress(OSError):
-            self.folder.rmdir()
+        """Remove the folder where no lease is left in it, and what was made for it alone."""
+        for place in (self.folder, *self._new):
+            with contextlib.suppress(OSError):
+                place.rmdir()
 
     def in_turn(
         self, items: Iterable[T], key: Callable[[T], str], is_done: Callable[[T], bool]
