@@ -41,9 +41,15 @@ def test_nothing_is_taken_from_a_network(site: Path) -> None:
 
 def test_the_search_finds_a_page(site: Path, open_page: Any) -> None:
     page = open_page(site / "index.html")
-    page.fill("input.md-search__input", "Nadeau")
+    box = page.locator("input.md-search__input")
+    box.focus()  # which loads the index; what is typed before it is there may be lost
+    page.wait_for_function(
+        "!document.querySelector('.md-search-result__meta').textContent.includes('Initializing')",
+        timeout=90_000,
+    )
+    box.press_sequentially("Nadeau")
     found = page.locator(".md-search-result__link").first
-    found.wait_for()
+    found.wait_for(timeout=90_000)
     assert "STATISTICS.html" in str(found.get_attribute("href"))
 
 
