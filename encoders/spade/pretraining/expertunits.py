@@ -114,7 +114,8 @@ def parts_of(sizes: Mapping[int, int], n: int) -> list[list[int]]:
     parts: list[list[int]] = [[] for _ in range(min(n, len(sizes)))]
     loads = [0] * len(parts)
     for expert in sorted(sizes, key=lambda e: (-sizes[e], e)):
-        least = loads.index(min(loads))
+        # Of equal loads the part with fewest, so that none is empty where experts have no spots.
+        least = min(range(len(parts)), key=lambda i: (loads[i], len(parts[i])))
         parts[least].append(expert)
         loads[least] += sizes[expert]
     return [sorted(part) for part in parts]
