@@ -17,10 +17,7 @@ def merge(
     out: Annotated[Path, typer.Option(help="Folder to make.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Join folders of results into one, refusing what contradicts.
-
-    Example: spade-bench merge hospital-a/runs hospital-b/runs --out runs
-    """
+    """Join folders of results into one, refusing what contradicts."""
     from spade_bench import api, console
 
     merged = api.merge(folders, out=out)
@@ -38,10 +35,7 @@ def export(
     out: Annotated[Path, typer.Option(help="The zip file.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Write results as one file to pass on, without paths of this machine; case names stay.
-
-    Example: spade-bench export runs/ --out results.zip
-    """
+    """Write results as one file to pass on, without paths of this machine; case names stay."""
     from spade_bench import api, console
 
     made = api.export(folder, out=out)
@@ -63,10 +57,7 @@ def import_results(
     ] = 50.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a file that `export` wrote, and unpack it into a new folder for `report`.
-
-    Example: spade-bench import results.zip --out theirs
-    """
+    """Check a file that `export` wrote, and unpack it into a new folder for `report`."""
     from spade_bench import api, console
 
     results = api.import_results(file, out=out, max_gb=max_gb)

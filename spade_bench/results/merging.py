@@ -87,7 +87,6 @@ def merge(folders: Sequence[Path], out: Path) -> Merged:
         ResultStore(inside).append(rows)
         _copy_files(folders, inside)
         _copy_heads(found, inside)
-        (inside / "results.jsonl.lock").unlink(missing_ok=True)
     done = sum(one.row.status == "ok" for one in found.values())
     return Merged(out, done, len(found) - done, twice)
 

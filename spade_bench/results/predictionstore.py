@@ -21,7 +21,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from spade_bench.errors import DataError
 from spade_bench.files import atomic_path, file_name
@@ -29,9 +29,6 @@ from spade_bench.results.predictioncsv import predictions_from_csv
 from spade_bench.results.predictions import Predictions
 from spade_bench.results.predictiontables import PredictionTable, tables_of
 from spade_bench.results.spotpredictions import SpotPredictions, spot_bytes, spots_from
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = [
     "StoredPredictions",
