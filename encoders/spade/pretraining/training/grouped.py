@@ -25,7 +25,11 @@ from torch import Tensor
 
 from spade_bench.encoders.spade.pretraining.training.epochtables import BatchTable, EpochTables
 from spade_bench.encoders.spade.pretraining.training.job import Job
-from spade_bench.encoders.spade.pretraining.training.replay import Replay, stream_of_its_own
+from spade_bench.encoders.spade.pretraining.training.replay import (
+    Replay,
+    lanes_of,
+    stream_of_its_own,
+)
 from spade_bench.encoders.spade.pretraining.training.resident import ResidentData
 from spade_bench.encoders.spade.pretraining.training.schedule import Schedule
 from spade_bench.encoders.spade.pretraining.training.stackedpairs import (
@@ -118,6 +122,7 @@ class ExpertStack:
         self.clock = time.perf_counter()
         self.members: list[Member] = []
         self.replay = Replay(self.device)
+        self.lanes = lanes_of(self.device)
         self.stack(members)
 
     def stack(self, members: Sequence[Member]) -> None:
@@ -239,7 +244,8 @@ class ExpertStack:
         slopes = torch.autograd.grad(agreement, list(parameters.values()), grad_outputs=share)
         gradients = dict(zip(parameters, slopes, strict=True))
         with torch.no_grad():
-            adamw_step(self.groups, gradients, rates, counts, config.weight_decay)
+            decay = config.weight_decay
+            adamw_step(self.groups, gradients, rates, counts, decay, lanes=self.lanes)
             # The loss of a batch, times its size.
             self.sums[0, :a].add_(agreement.detach(), alpha=-0.5)
             self.at.add_(1)
