@@ -246,7 +246,7 @@ def test_python_and_report_show_the_rows(hest: ToySections, tmp_path: Path) -> N
         assert all(
             text.get_window_extent().x1 <= figure.bbox.x1 + 2
             for text in shown
-            if text.axes is not None and not text.get_clip_on()
+            if text.axes is None or not text.get_clip_on()
         )
     assert run_main("report", tmp_path, "--html", tmp_path / "page.html", "--no-plots") == 0
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
