@@ -2,9 +2,9 @@
 
 A model that is passed on says what trained it, so that nobody tests it on the same patients. Where
 the names themselves must stay at home, a salted, slow hash stands in the place of each:
-``withheld:1:SALT:DIGEST``. Whoever has a name can ask whether it is among them; nobody can read them
-off. This hides names from a reader, not from an attacker: who holds a list of candidates, such as
-all numbers of a hospital, can try each at the cost of one hash. Where even that is too much, the
+``withheld:1:SALT:DIGEST``. Whoever has a name can ask whether it is among them; nobody can read
+them off. This hides names from a reader, not from an attacker: who holds a list of candidates, such
+as all numbers of a hospital, can try each at the cost of one hash. Where even that is too much, the
 single entry ``withheld`` stands for all of them, and nothing can be compared.
 
 The hash is PBKDF2-HMAC-SHA256 (RFC 8018) of the name without surrounding spaces and case.
