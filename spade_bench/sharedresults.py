@@ -14,6 +14,7 @@ from spade_bench.keywords import says_keywords
 
 if TYPE_CHECKING:
     from spade_bench.report.exporting import Exported
+    from spade_bench.report.leaderboardfile import LeaderboardFile
     from spade_bench.report.loadedresults import Results
     from spade_bench.results.merging import Merged
     from spade_bench.sharing.hubfolder import Manifest
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     Source = str | os.PathLike[str]
 
-__all__ = ["export", "import_results", "merge", "pull", "push"]
+__all__ = ["export", "export_leaderboard", "import_results", "merge", "pull", "push"]
 
 
 @says_keywords
@@ -55,6 +56,23 @@ def export(folder: Source, *, out: Source) -> Exported:
     from spade_bench.report.exporting import export as write
 
     return write(Path(folder), Path(out))
+
+
+@says_keywords
+def export_leaderboard(folder: Source, *, out: Source) -> LeaderboardFile:
+    """Write the numbers of results as one JSON file; see `spade_bench.report.leaderboardfile`.
+
+    Args:
+        folder: Folder of results.
+        out: The JSON file.
+
+    Raises:
+        DataError: When the results are damaged.
+        UserError: When there is no finished result.
+    """
+    from spade_bench.report.leaderboardfile import write_leaderboard
+
+    return write_leaderboard(Path(folder), Path(out))
 
 
 @says_keywords

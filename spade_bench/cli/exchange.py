@@ -32,21 +32,40 @@ def merge(
 
 def export(
     folder: Annotated[Path, typer.Argument(help="Folder that `run` or `merge` wrote.")],
-    out: Annotated[Path, typer.Option(help="The zip file.")],
+    out: Annotated[Path | None, typer.Option(help="The zip file.")] = None,
+    leaderboard: Annotated[
+        Path | None,
+        typer.Option(
+            help="A JSON file of the numbers, for leaderboards: no cases, patients or predictions."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write results as one file to pass on, without paths of this machine; case names stay."""
+    """Write results to pass on, without paths of this machine: whole, or the numbers alone."""
     from spade_bench import api, console
+    from spade_bench.errors import UserError
 
-    made = api.export(folder, out=out)
+    if out is None and leaderboard is None:
+        raise UserError("no file is named", where="export",
+                        fix="Give --out results.zip or --leaderboard numbers.json")  # fmt: skip
+    content: dict[str, object] = {}
+    if out is not None:
+        made = api.export(folder, out=out)
+        content |= {"file": str(out), "files": made.files, "bytes": made.n_bytes,
+                    "cells": made.cells}  # fmt: skip
+        console.say(
+            f"{made.cells} finished cells in {out} ({made.n_bytes / 1e6:.1f} MB). It names cases "
+            "and patients as the results do, and no path of this machine"
+        )
+    if leaderboard is not None:
+        board = api.export_leaderboard(folder, out=leaderboard)
+        content |= {"leaderboard": str(leaderboard), "rows": board.rows}
+        console.say(
+            f"{board.rows} numbers of {board.encoders} encoders in {leaderboard}, without names of "
+            "cases and patients"
+        )
     if as_json:
-        content = {"file": str(out), "files": made.files, "bytes": made.n_bytes,
-                   "cells": made.cells}  # fmt: skip
         console.emit_json("export", content)
-    console.say(
-        f"{made.cells} finished cells in {out} ({made.n_bytes / 1e6:.1f} MB). It names cases and "
-        "patients as the results do, and no path of this machine"
-    )
 
 
 def import_results(

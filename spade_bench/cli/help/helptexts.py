@@ -349,7 +349,7 @@ TEXTS: dict[str, CommandText] = {
         "Results as one file to hand on, without paths of this machine",
         (
             "spade-bench export runs/ --out results.zip",
-            "spade-bench export runs/ --out results.zip --json",
+            "spade-bench export runs/ --leaderboard numbers.json",
         ),
     ),
     "import": CommandText(
