@@ -15,7 +15,8 @@ subtracted before `exponent`, the slope of log seconds over log size, is fitted:
 The bytes are the peak of resident memory, mapped pages and started processes included.
 
 Slides are extracted by an encoder that averages colours, so that reading, tissue, grid and writing
-are what is measured; `benchmarks/extract.py` times a network.
+are what is measured; `benchmarks/extract.py` times a network. Samples are prepared by one worker:
+that a second one starts from some number of samples on is a step, and no growth.
 """
 
 from __future__ import annotations
@@ -269,7 +270,7 @@ PARTS = {
     "validate": Part(_validate, 250, 4),
     "run": Part(_run, 100, 4),
     "report": Part(_report, 1000, 80),
-    "prepare": Part(_prepare, 2000, 100),
+    "prepare": Part(_prepare, 4000, 100),
 }
 
 
@@ -282,7 +283,7 @@ def work(command: list[str]) -> dict[str, float]:
     began = time.perf_counter()
     with PeakMemory(children=True) as peak:
         if command[0] == PREPARE:
-            prepare_folder(Path(command[1]), argparse.Namespace(n_top=200, workers=0))
+            prepare_folder(Path(command[1]), argparse.Namespace(n_top=200, workers=1))
         else:
             try:
                 command_line(command)
@@ -333,8 +334,7 @@ def grown(part: Part, sizes: list[int]) -> list[dict[str, Any]]:
                 "seconds": [round(value, 2) for value in took["seconds"]],
                 "wall": [round(value, 2) for value in took["wall"]],
                 "bytes": [round(value) for value in took["bytes"]],
-                "start": {"seconds": round(nothing["seconds"], 2), "wall": round(nothing["wall"], 2),
-                          "bytes": round(nothing["bytes"])},
+                "start": {name: round(value, 2) for name, value in nothing.items()},
                 "exponent": exponent(actual, net["seconds"]),
                 "exponent_wall": exponent(actual, net["wall"]),
                 "exponent_whole": exponent(actual, took["seconds"]),
