@@ -17,7 +17,7 @@ from spade_bench.errors import UserError
 from spade_bench.featureverbs import as_paths, encode, extract, load_encoder, shared_folder
 from spade_bench.keywords import check_keywords, says_keywords
 from spade_bench.robustness.verb import robustness
-from spade_bench.sharedresults import export, import_results, merge
+from spade_bench.sharedresults import export, export_leaderboard, import_results, merge, pull, push
 from spade_bench.surroundings import left_unchanged
 from spade_bench.types import FeatureEncoder, PatchEncoder, SlideEncoder
 
@@ -38,6 +38,7 @@ __all__ = [
     "evaluate",
     "explain",
     "export",
+    "export_leaderboard",
     "extract",
     "fit",
     "import_results",
@@ -45,6 +46,8 @@ __all__ = [
     "load_results",
     "merge",
     "pretrain",
+    "pull",
+    "push",
     "read_features",
     "read_spots",
     "robustness",

@@ -32,6 +32,7 @@ SWITCHES = frozenset(
             "force",
             "geojson",
             "group-by-site",
+            "hashes",
             "preserve-sites",
             "gzip",
         ),
@@ -41,13 +42,14 @@ SWITCHES = frozenset(
             "pictures",
             "plots",
             "preview",
+            "public",
             "published",
             "scan-k",
             "script",
             "select",
             "trained-too",
         ),
-        *("trust-remote-code", "viewer", "with-routing"),
+        *("trust-remote-code", "viewer", "with-patients", "with-routing"),
     }
 )
 """Flags that take no value."""

@@ -44,6 +44,8 @@ _COMMANDS = {
     "merge": ("exchange", "merge"),
     "export": ("exchange", "export"),
     "import": ("exchange", "import_results"),
+    "push": ("exchange", "push"),
+    "pull": ("exchange", "pull"),
     "demo": ("demo", "demo"),
 }
 

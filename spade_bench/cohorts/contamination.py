@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from spade_bench.cohorts.hiddennames import KnownNames
 from spade_bench.registry import encoders
 from spade_bench.types import Cohort, EncoderCard, Episode, TaskCard
 
@@ -157,7 +158,8 @@ def contamination(
     sources = ("simulated",) if simulated else task.sources
     if not sources:
         return (*flags, "contamination:unknown")
-    unknown = False
+    # Samples and patients that were kept back, without a hash, may be any of the cohort.
+    unknown = cohort is not None and KnownNames((*seen.samples, *seen.patients)).incomplete
     for source in sources:
         if any(_same(source, name) for name in seen.datasets or ()):
             flags.append(f"contamination:{source}")
@@ -213,27 +215,30 @@ def leaks_of_fold(
     Returns:
         `contamination:training-samples`, `contamination:training-patients`, both or nothing.
     """
-    trained = {sample.casefold() for sample in seen.samples}
-    patients = {p.casefold() for p in seen.patients if not _COMMON_NAME.fullmatch(p.strip())}
-    patients |= {p.casefold() for name, p in patient_of.items() if name.casefold() in trained}
+    trained, patients = KnownNames(seen.samples), KnownNames(seen.patients)
+    certain = {p.casefold() for name, p in patient_of.items() if name in trained}
     flags = []
-    if any(name.casefold() in trained for name in fold.test):
+    if any(name in trained for name in fold.test):
         flags.append("contamination:training-samples")
     new = {patient_of[name] for name in fold.test} - {patient_of[name] for name in fold.train}
-    if any(patient.casefold() in patients for patient in new):
+    if any(p.casefold() in certain or (_tells(p) and p in patients) for p in new):
         flags.append("contamination:training-patients")
     return tuple(flags)
 
 
 def _from_training(seen: Provenance, cohort: Cohort) -> Iterable[str]:
-    trained = {sample.casefold() for sample in seen.samples}
-    slides = {slide.casefold() for case in cohort.cases for slide in case.slide_ids}
-    cases = {case.case_id.casefold() for case in cohort.cases}
-    if trained & (slides | cases):
+    trained, patients = KnownNames(seen.samples), KnownNames(seen.patients)
+    slides = {slide for case in cohort.cases for slide in case.slide_ids}
+    cases = {case.case_id for case in cohort.cases}
+    if any(name in trained for name in slides | cases):
         yield "contamination:training-samples"
-    patients = {p.casefold() for p in seen.patients if not _COMMON_NAME.fullmatch(p.strip())}
-    if patients & cases:
+    if any(_tells(case) and case in patients for case in cases):
         yield "contamination:training-patients"
+
+
+def _tells(patient: str) -> bool:
+    """Whether a patient's name is no name that every study has."""
+    return _COMMON_NAME.fullmatch(patient.strip()) is None
 
 
 def _unknown(source: str, seen: Provenance, simulated: bool) -> bool:

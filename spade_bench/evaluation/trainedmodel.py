@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench import config
+from spade_bench.cohorts.hiddennames import KnownNames, is_hidden
 from spade_bench.console import say
 from spade_bench.errors import ConfigError, DataError, UserError, name_some
 from spade_bench.evaluation.encoderfeatures import (
@@ -439,20 +440,34 @@ class TrainedModel:
             )
 
     def cases_of(self, slides: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """Return cases with their slides: a slide is a case, those of a training case together."""
-        out: dict[str, tuple[str, ...]] = {}
+        """Return cases with their slides: a slide is a case, those of a training case together.
+
+        A training case whose name was kept back takes that of its first slide.
+        """
+        grouped: dict[str, list[str]] = {}
         for slide in slides:
-            case = self._case_of.get(slide, slide)
-            out[case] = (*out.get(case, ()), slide)
-        return out
+            entry = self._slides.find(slide)
+            grouped.setdefault(slide if entry is None else self._case_of[entry], []).append(slide)
+        return {
+            listed[0] if is_hidden(case) else case: tuple(listed)
+            for case, listed in grouped.items()
+        }
 
     def trained_on(self, case_id: str, slides: Sequence[str]) -> bool:
-        """Whether a case, or one of its slides, trained the model."""
-        return case_id in self.info.trained_on or not self._case_of.keys().isdisjoint(slides)
+        """Whether a case, or one of its slides, is known to have trained the model."""
+        return case_id in self._cases or any(slide in self._slides for slide in slides)
 
     @cached_property
     def _case_of(self) -> dict[str, str]:
         return {s: case for case, listed in self.info.trained_on.items() for s in listed}
+
+    @cached_property
+    def _cases(self) -> KnownNames:
+        return KnownNames(self.info.trained_on)
+
+    @cached_property
+    def _slides(self) -> KnownNames:
+        return KnownNames(self._case_of)
 
     def _frame(
         self, cases: Mapping[str, Sequence[str]], scores: NDArray[np.float64]
@@ -473,11 +488,16 @@ class TrainedModel:
                 frame[label] = [self.classes[at] for at in over]
             if not self.info.thresholds:
                 frame["predicted"] = [self.classes[at] for at in scores.argmax(axis=1)]
-        frame["trained_on"] = [self.trained_on(case, slides) for case, slides in cases.items()]
+        seen = [self.trained_on(case, slides) for case, slides in cases.items()]
+        if self._cases.incomplete:  # a case that is not found may have trained it all the same
+            frame["trained_on"] = [True if found else None for found in seen]
+            say("The training cases of this model were withheld: trained_on cannot be told")
+        else:
+            frame["trained_on"] = seen
         if self._mismatch:
             frame["flags"] = ";".join(self._mismatch)
-        if frame["trained_on"].any():
-            say(f"{int(frame['trained_on'].sum())} of {len(frame)} cases trained this model; "
+        if any(seen):
+            say(f"{sum(seen)} of {len(frame)} cases trained this model; "
                 "the column trained_on marks them")  # fmt: skip
         return frame
 

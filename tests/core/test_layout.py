@@ -22,7 +22,7 @@ LAYERS = {
     "slides": 2, "features": 2, "cohorts": 2, "spatial": 2, "simulate": 2, "regions": 2,
     "encoders": 3, "heads": 3, "tasks": 3, "results": 3, "executors": 3, "calibration": 3,
     "evaluation": 4, "report": 4, "extraction": 4, "pretraining": 4, "doctor": 4, "explain": 4,
-    "robustness": 4, "sharedresults": 4,
+    "robustness": 4, "sharing": 4, "sharedresults": 4,
     "spreading": 5, "featureverbs": 5, "api": 6,
     "cli": 7, "unitworker": 7, "workershares": 7,
 }  # fmt: skip

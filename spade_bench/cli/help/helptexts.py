@@ -349,7 +349,7 @@ TEXTS: dict[str, CommandText] = {
         "Results as one file to hand on, without paths of this machine",
         (
             "spade-bench export runs/ --out results.zip",
-            "spade-bench export runs/ --out results.zip --json",
+            "spade-bench export runs/ --leaderboard numbers.json",
         ),
     ),
     "import": CommandText(
@@ -357,6 +357,21 @@ TEXTS: dict[str, CommandText] = {
         (
             "spade-bench import results.zip --out theirs/",
             "spade-bench import results.zip --out theirs/ --max-gb 50",
+        ),
+    ),
+    "push": CommandText(
+        "Pass on a model with a card, without names of patients",
+        (
+            "spade-bench push spade/ --to shared/spade --licence Apache-2.0",
+            "spade-bench push model/ --to hf://my-lab/crc-msi --results runs/",
+            "spade-bench push runs/heads/9904d2353be740c0 --to shared/head --no-hashes",
+        ),
+    ),
+    "pull": CommandText(
+        "Check and take over what `push` passed on",
+        (
+            "spade-bench pull shared/spade --out spade/",
+            "spade-bench pull hf://my-lab/crc-msi --out model/ --json",
         ),
     ),
     "demo": CommandText(

@@ -1,0 +1,1 @@
+"""Models passed on and taken over: `push` and `pull`."""
