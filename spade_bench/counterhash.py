@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
+
+    Numbers = TypeVar("Numbers", Tensor, NDArray[np.int64])
 
 __all__ = ["MASK32", "drawn16", "mixed"]
 
 MASK32 = 0xFFFFFFFF
 
 
-def mixed(x: Tensor) -> Tensor:
+def mixed(x: Numbers) -> Numbers:
     """Scramble 32 bits held in int64 (the finaliser of a multiplicative hash)."""
     x = x & MASK32
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & MASK32

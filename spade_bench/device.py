@@ -7,14 +7,16 @@ import os
 import shutil
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 __all__ = [
+    "array_to_device",
     "autocast",
     "compiled_kernels",
     "resolve_device",
@@ -91,6 +93,19 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type != "cuda" or tensor.is_cuda:
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def array_to_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Copy an array to a device without waiting: on CUDA once, into pinned memory, then across."""
+    import numpy as np
+    import torch
+
+    if device.type != "cuda":
+        return torch.from_numpy(np.array(array))
+    kind = torch.from_numpy(np.empty(0, array.dtype)).dtype
+    host = torch.empty(array.shape, dtype=kind, pin_memory=True)
+    np.copyto(host.numpy(), array)
+    return host.to(device, non_blocking=True)
 
 
 def setup_numerics(device: torch.device) -> None:

@@ -301,7 +301,7 @@ def _only(
     values = sorted({getattr(row, name) for _, row in kept})
     if value is None and len(values) > 1:
         raise UserError(
-            f"heads of several {name}s were kept: {name_some(values, 10)}",
+            f"fitted models of several {name}s were kept: {name_some(values, 10)}",
             fix=f"Choose one with {option}",
         )
     wanted = values[0] if value is None else value

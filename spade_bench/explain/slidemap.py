@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SlideMap"]
 
+_NO_CLASSES = {("risk",), ("value",)}
+
 
 @dataclass(frozen=True)
 class SlideMap:
@@ -133,8 +135,7 @@ class SlideMap:
 
     def _towards(self, name: str) -> str:
         """A class, or the risk or the value, as what a patch speaks for."""
-        alone = self.classes in {("risk",), ("value",)}
-        return f"to the {name}" if alone else f"towards {name}"
+        return f"to the {name}" if self.classes in _NO_CLASSES else f"towards {name}"
 
     @property
     def prediction(self) -> str:
@@ -142,7 +143,11 @@ class SlideMap:
         if not self.predicted:
             return ""
         best = max(range(len(self.predicted)), key=self.predicted.__getitem__)
-        return f"predicted {self.classes[best]} {self.predicted[best]:.3g}"
+        said = self.predicted[best]
+        if self.classes in _NO_CLASSES:
+            return f"predicted {self.classes[best]} {said:.3g}"
+        # No model is sure, however near to one it comes.
+        return f"predicted {self.classes[best]} {'>0.99' if said > 0.995 else f'{said:.2f}'}"
 
     @property
     def subtitle(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def group_patches(folder: Path, group_by: str = "auto") -> tuple[list[PatchGroup
     grouped: dict[_Key, list[Path]] = defaultdict(list)
     for path in files:
         grouped[key(path)].append(path)
-    names = _names(folder, list(grouped))
+    names = _names(folder, grouped)
     groups = [_group(names[key], key, paths) for key, paths in grouped.items()]
     _say_joined(folder, groups)
     return sorted(groups, key=lambda group: group.slide_id), rule
@@ -152,8 +152,9 @@ def _several_prefixes(files: Sequence[Path]) -> bool:
     return False
 
 
-def _names(folder: Path, keys: Sequence[_Key]) -> dict[_Key, str]:
+def _names(folder: Path, grouped: Mapping[_Key, Sequence[Path]]) -> dict[_Key, str]:
     """Short names where they are unique, else names with all folders in front."""
+    keys = list(grouped)
     short = {key: key.name for key in keys}
     if len(set(short.values())) == len(keys):
         return short
@@ -161,8 +162,14 @@ def _names(folder: Path, keys: Sequence[_Key]) -> dict[_Key, str]:
     long = {key: "_".join([*key.folder[shared:], key.name]) for key in keys}
     twice = [name for name, count in Counter(long.values()).items() if count > 1]
     if twice:
+        first, second, *_ = (
+            grouped[key][0].relative_to(folder).as_posix() for key in keys if long[key] == twice[0]
+        )
         raise DataError(
-            f"two slides would be called '{twice[0]}'", where=str(folder), fix="Use --group-by"
+            f"two slides would be called '{twice[0]}', that of '{first}' and that of '{second}'",
+            where=str(folder),
+            fix="Give --group-by a (?P<slide>...) that tells them apart; the rule `prefix` puts "
+            "folders in front of names",
         )
     return long
 

@@ -89,7 +89,7 @@ class ModelStack:
         self._v = {k: torch.zeros_like(w) for k, w in self._w.items()}
         self._best: Params | None = None
         self._own: dict[int, tuple[list[torch.Tensor], ...]] = {}
-        self._seeds = torch.tensor([seed & MASK32 for seed in seeds])
+        self._seeds = np.array([seed & MASK32 for seed in seeds])
         dropout = torch.tensor([s.dropout for s in settings], dtype=torch.float64)
         self._drops = bool(dropout.any())
         self._dropped = to_device((dropout * 2**16).round().long()[:, None, None], self._device)
@@ -150,11 +150,11 @@ class ModelStack:
         if self._device.type == "cpu":
             target = torch.tensor(rows).to(self._dtype)  # (s, B, T)
             return self._part(members), target, None, self._noise(members, n_cases)
-        taken = torch.tensor(self._taken[members])  # (s,)
-        keys = mixed(mixed(self._seeds[members]) + taken)  # (s,), whole numbers float64 can hold
-        places = torch.tensor(members)  # (s,)
-        host = torch.cat([t.double() for t in (places, taken + 1, keys)])  # (3 s,)
-        sent = to_device(torch.cat([host, torch.tensor(rows).view(-1)]), self._device)
+        # Whole numbers that float64 can hold; numpy scrambles a few of them faster than torch.
+        taken = self._taken[members]  # (s,)
+        keys = mixed(mixed(self._seeds[members]) + taken) if self._drops else taken  # (s,)
+        packet = np.concatenate([members, taken + 1, keys, rows.ravel()])  # (3 s + s B T,)
+        sent = to_device(torch.from_numpy(packet), self._device)
         part: Part = self._part(members)
         if not isinstance(part, slice):
             part = sent[:s].long()  # (s,)
@@ -243,35 +243,45 @@ class ModelStack:
                 own = {name: grad[at] for name, grad in grads.items()}
                 self._update_one(own, member, float(rate[at]))
             return
-        self._update_each(grads, members, rate.tolist(), counts)
+        self._update_each(grads, members, rate, counts)
 
     @torch.no_grad()
     def _update_each(
-        self, grads: Params, members: list[int], rates: list[float], counts: torch.Tensor
+        self, grads: Params, members: list[int], rates: NDArray[np.float64], counts: torch.Tensor
     ) -> None:
-        """One AdamW step of some members on a GPU, a fused kernel each: nothing is copied.
+        """One AdamW step of some members on a GPU, all of them together: nothing is copied.
 
-        Members need not be neighbours for it, and each parameter is passed over once.
+        The fused kernel counts steps by tensor, but knows one rate only: it finds the direction of
+        every member at rate 1, from weights of zero, and each then goes as far as its own rate
+        says. Members need not be neighbours for it.
         """
+        ways = {name: torch.zeros_like(grads[name]) for name in grads}
         # The kernel misreads gradients laid out otherwise than their weights.
-        own = zip(*(grad.contiguous().unbind() for grad in grads.values()), strict=True)
-        for member, rate, grad, count in zip(members, rates, own, counts.unbind(), strict=True):
-            w, m, v, _ = self._views(member, grads)
-            torch._fused_adamw_(
-                w,
-                list(grad),
-                m,
-                v,
-                [],
-                [count] * len(w),
-                lr=rate,
-                beta1=BETA1,
-                beta2=BETA2,
-                weight_decay=float(self._decay[member]),
-                eps=EPSILON,
-                amsgrad=False,
-                maximize=False,
-            )
+        slopes = list(zip(*(grad.contiguous().unbind() for grad in grads.values()), strict=True))
+        steps = list(zip(*(way.unbind() for way in ways.values()), strict=True))
+        own = [self._views(member, grads) for member in members]
+        each = len(grads)
+        ahead = [tensor for one in steps for tensor in one]
+        torch._fused_adamw_(
+            ahead,
+            [tensor for one in slopes for tensor in one],
+            [tensor for _, m, _, _ in own for tensor in m],
+            [tensor for _, _, v, _ in own for tensor in v],
+            [],
+            [count for count in counts.unbind() for _ in range(each)],
+            lr=1.0,
+            beta1=BETA1,
+            beta2=BETA2,
+            weight_decay=0.0,
+            eps=EPSILON,
+            amsgrad=False,
+            maximize=False,
+        )
+        w = [tensor for tensors, _, _, _ in own for tensor in tensors]
+        rate = np.repeat(rates, each)  # (s P,)
+        torch._foreach_mul_(w, (1 - rate * np.repeat(self._decay[members], each)).tolist())
+        torch._foreach_mul_(ahead, rate.tolist())
+        torch._foreach_add_(w, ahead)
 
     def _views(self, member: int, names: Iterable[str]) -> tuple[list[torch.Tensor], ...]:
         """A member's weights, moments and counted steps: all updates are made in place."""

@@ -73,7 +73,7 @@ def test_a_step_of_all_experts_is_one_graph(tmp_path: Path) -> None:
         stack._update(N_EXPERTS)
     print({k: alone.counts[k] for k in ("launches", "products")}, graph.kernels)
     assert alone.counts["products"] <= 10
-    assert alone.counts["launches"] <= 57 + N_EXPERTS  # a fused AdamW kernel each
+    assert alone.counts["launches"] <= 58 + N_EXPERTS  # a fused AdamW kernel each
     assert alone.counts["h2d"] == alone.counts["stream_syncs"] == 0
 
 

@@ -132,7 +132,8 @@ def _genes(one: Series, resampler: Resampler, look: Look) -> Drawn:
     axes.set_xlabel("\n".join(lines))
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_title(wrapped(_title(one, look), SINGLE_MM - 6), loc="left")
+    # Over the whole width: names of genes leave the axes too little of it.
+    figure.suptitle(wrapped(_title(one, look), SINGLE_MM - 6), x=0.02, ha="left")
     numbers = [
         {
             "gene": score.gene,

@@ -19,6 +19,52 @@ _MASK_BYTES = 64 << 20
 _MOST_MASKS = 64
 
 
+class _Host:
+    """What is uploaded, where the host fills it in: pinned where it goes to a GPU."""
+
+    def __init__(self, n_steps: int, n_experts: int, batch: int, pin: bool, keys: bool) -> None:
+        def empty(*shape: int, dtype: torch.dtype) -> Tensor:
+            return torch.empty(*shape, dtype=dtype, pin_memory=pin)
+
+        self.places = empty(n_steps, n_experts, batch, dtype=torch.int64)
+        self.sizes = empty(n_steps, n_experts, dtype=torch.int64)
+        self.numbers = empty(n_steps if keys else 0, 3, n_experts, dtype=torch.float32)
+        self.keys = empty(n_steps if keys else 0, n_experts, 2, dtype=torch.int64)
+
+    def fill(self, rows: Sequence[NDArray[np.int64]]) -> None:
+        """Cut the spots of each expert, in the order in which it sees them, into batches."""
+        self.places.zero_()
+        self.sizes.zero_()
+        places, sizes = self.places.numpy(), self.sizes.numpy()
+        n = places.shape[2]
+        for a, own in enumerate(rows):
+            whole, rest = divmod(len(own), n)
+            places[:whole, a] = own[: whole * n].reshape(whole, n)
+            sizes[:whole, a] = n
+            if rest:
+                places[whole, a, :rest] = own[whole * n :]
+                sizes[whole, a] = rest
+
+    def fill_epoch(
+        self,
+        schedules: Sequence[Schedule],
+        steps: Sequence[int],
+        rows: Sequence[NDArray[np.int64]],
+    ) -> None:
+        """Also the rates, counts, shares and keys of each step. See `EpochTables.load_epoch`."""
+        self.fill(rows)
+        self.numbers.zero_()
+        numbers, sizes = self.numbers.numpy(), self.sizes.numpy()
+        batch = self.places.shape[2]
+        for a, (plan, step, own) in enumerate(zip(schedules, steps, rows, strict=True)):
+            count = -(-len(own) // batch)
+            until = range(step, step + count)
+            numbers[:count, 0, a] = [plan.lr(t) for t in until]
+            numbers[:count, 1, a] = np.arange(step + 1, step + count + 1)
+            numbers[:count, 2, a] = -0.5 / sizes[:count, a]
+            self.keys[:count, a] = dropout_keys(plan.seed, plan.expert, step, step + count).T
+
+
 class BatchTable:
     """Batches of A experts, step by step.
 
@@ -35,39 +81,37 @@ class BatchTable:
     """
 
     def __init__(self, n_steps: int, n_experts: int, batch: int, device: torch.device) -> None:
-        self._pin = device.type == "cuda"
-        self._host = self._empty(n_steps, n_experts, batch, dtype=torch.int64)
-        self._host_sizes = self._empty(n_steps, n_experts, dtype=torch.int64)
-        self.places = torch.zeros_like(self._host, device=device)
-        self.sizes = torch.zeros_like(self._host_sizes, device=device)
+        self._shape, self._pin = (n_steps, n_experts, batch), device.type == "cuda"
+        self._host = self._new_host()
+        self.places = torch.zeros_like(self._host.places, device=device)
+        self.sizes = torch.zeros_like(self._host.sizes, device=device)
         self.rows = torch.arange(batch, device=device)
 
-    def load(self, batches: Sequence[Sequence[NDArray[np.int64]]]) -> None:
-        """Upload the batches of each expert.
+    def load(self, rows: Sequence[NDArray[np.int64]]) -> None:
+        """Upload where the spots of each expert lie, in the order in which it sees them.
 
         Nothing that was uploaded before may still be on its way.
         """
-        self._host.zero_()
-        self._host_sizes.zero_()
-        places, sizes = self._host.numpy(), self._host_sizes.numpy()
-        for a, of_expert in enumerate(batches):
-            for t, batch in enumerate(of_expert):
-                places[t, a, : len(batch)] = batch
-                sizes[t, a] = len(batch)
-        self.places.copy_(self._host, non_blocking=True)
-        self.sizes.copy_(self._host_sizes, non_blocking=True)
+        self._host.fill(rows)
+        self._upload()
 
     def host_places(self, step: int, n_experts: int) -> NDArray[np.int64]:
         """Return where the spots of a step lie, (a n,), for data that travels."""
-        places: NDArray[np.int64] = self._host[step, :n_experts].reshape(-1).numpy()
+        places: NDArray[np.int64] = self._host.places[step, :n_experts].reshape(-1).numpy()
         return places
 
-    def _empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty(*shape, dtype=dtype, pin_memory=self._pin)
+    def _upload(self) -> None:
+        self.places.copy_(self._host.places, non_blocking=True)
+        self.sizes.copy_(self._host.sizes, non_blocking=True)
+
+    def _new_host(self, keys: bool = False) -> _Host:
+        return _Host(*self._shape, pin=self._pin, keys=keys)
 
 
 class EpochTables(BatchTable):
     """The training batches of an epoch, with rates, step counts and dropout.
+
+    There are two of what the host fills in: the next epoch is prepared while this one runs.
 
     Args:
         n_steps: Steps at most, T.
@@ -87,38 +131,48 @@ class EpochTables(BatchTable):
         n, dim = config.batch_size, config.proj_dim
         super().__init__(n_steps, n_experts, n, device)
         self._rate = config.dropout
-        self._numbers = self._empty(n_steps, 3, n_experts, dtype=torch.float32)
-        self._host_keys = self._empty(n_steps, n_experts, 2, dtype=torch.int64)
-        self.numbers = torch.zeros_like(self._numbers, device=device)
-        self._keys = torch.zeros_like(self._host_keys, device=device)
+        self._host, self._next = self._new_host(keys=True), self._new_host(keys=True)
+        self._prepared: list[tuple[int, int]] = []
+        self.numbers = torch.zeros_like(self._host.numbers, device=device)
+        self._keys = torch.zeros_like(self._host.keys, device=device)
         bytes_per_step = n_experts * 2 * n * dim * 4
         self.block = max(1, min(_MASK_BYTES // bytes_per_step, _MOST_MASKS, n_steps))
         self.masks = torch.empty(self.block, n_experts, 2, n, dim, device=device)
+
+    def prepare(
+        self,
+        schedules: Sequence[Schedule],
+        steps: Sequence[int],
+        rows: Sequence[NDArray[np.int64]],
+    ) -> None:
+        """Fill in what `load_epoch` will upload, while the device is still busy with an epoch."""
+        self._next.fill_epoch(schedules, steps, rows)
+        self._prepared = _named(schedules, steps)
+
+    def is_prepared(self, schedules: Sequence[Schedule], steps: Sequence[int]) -> bool:
+        """Return whether these steps of these experts were prepared."""
+        return self._prepared == _named(schedules, steps)
 
     def load_epoch(
         self,
         schedules: Sequence[Schedule],
         steps: Sequence[int],
-        batches: Sequence[Sequence[NDArray[np.int64]]],
+        rows: Sequence[NDArray[np.int64]] | None,
     ) -> None:
         """Upload what is left of an epoch of each expert.
 
         Args:
             schedules: Their schedules.
             steps: Steps that they have taken.
-            batches: Their batches, from that step on.
+            rows: Where their spots lie, in the order in which they see them from that step on;
+                None for what was prepared.
         """
-        self.load(batches)
-        self._numbers.zero_()
-        numbers, keys = self._numbers.numpy(), self._host_keys
-        for a, (plan, step, own) in enumerate(zip(schedules, steps, batches, strict=True)):
-            until = range(step, step + len(own))
-            numbers[: len(own), 0, a] = [plan.lr(t) for t in until]
-            numbers[: len(own), 1, a] = [t + 1 for t in until]
-            numbers[: len(own), 2, a] = [-0.5 / len(batch) for batch in own]
-            keys[: len(own), a] = dropout_keys(plan.seed, plan.expert, step, step + len(own)).T
-        self.numbers.copy_(self._numbers, non_blocking=True)
-        self._keys.copy_(keys, non_blocking=True)
+        if rows is not None:
+            self.prepare(schedules, steps, rows)
+        self._host, self._next, self._prepared = self._next, self._host, []
+        self._upload()
+        self.numbers.copy_(self._host.numbers, non_blocking=True)
+        self._keys.copy_(self._host.keys, non_blocking=True)
 
     def draw_masks(self, step: int) -> None:
         """Draw the dropout of the block of steps that begins with ``step``, on the device."""
@@ -126,3 +180,7 @@ class EpochTables(BatchTable):
         _, _, _, n, dim = self.masks.shape
         drawn = dropout_keep(keys.reshape(-1), n, dim, self._rate)  # (b A 2, n, P)
         self.masks[: len(keys)].copy_(drawn.view(len(keys), -1, 2, n, dim))
+
+
+def _named(schedules: Sequence[Schedule], steps: Sequence[int]) -> list[tuple[int, int]]:
+    return [(plan.expert, step) for plan, step in zip(schedules, steps, strict=True)]

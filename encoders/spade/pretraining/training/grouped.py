@@ -25,7 +25,11 @@ from torch import Tensor
 
 from spade_bench.encoders.spade.pretraining.training.epochtables import BatchTable, EpochTables
 from spade_bench.encoders.spade.pretraining.training.job import Job
-from spade_bench.encoders.spade.pretraining.training.replay import Replay, stream_of_its_own
+from spade_bench.encoders.spade.pretraining.training.replay import (
+    Replay,
+    lanes_of,
+    stream_of_its_own,
+)
 from spade_bench.encoders.spade.pretraining.training.resident import ResidentData
 from spade_bench.encoders.spade.pretraining.training.schedule import Schedule
 from spade_bench.encoders.spade.pretraining.training.stackedpairs import (
@@ -94,10 +98,10 @@ class Member:
         """Steps to the end of its epoch: 0 where only the others have some left."""
         return (self.state.epochs_done + 1) * self.schedule.steps_per_epoch - self.state.step
 
-    def batches(self) -> list[np.ndarray]:
-        """Return what is left of its epoch, as positions among its spots."""
-        batches = self.schedule.batches(self.state.epochs_done)
-        return batches[len(batches) - self.left :]
+    def spots(self, step: int) -> np.ndarray:
+        """Return the order of its spots from a step to the end of that epoch, as positions."""
+        epoch, taken = divmod(step, self.schedule.steps_per_epoch)
+        return self.schedule.order(epoch)[taken * self.schedule.config.batch_size :]
 
 
 class ExpertStack:
@@ -118,6 +122,7 @@ class ExpertStack:
         self.clock = time.perf_counter()
         self.members: list[Member] = []
         self.replay = Replay(self.device)
+        self.lanes = lanes_of(self.device)
         self.stack(members)
 
     def stack(self, members: Sequence[Member]) -> None:
@@ -143,11 +148,8 @@ class ExpertStack:
         count, device, config = len(self.members), self.device, self.config
         steps = max(m.schedule.steps_per_epoch for m in self.members)
         self.tables = EpochTables(steps, count, config, device)
-        own = [
-            [self.data.place(m.state.expert, b) for b in m.schedule.validation_batches()]
-            for m in self.members
-        ]
-        self.val_steps = max(len(batches) for batches in own)
+        own = [self.data.place(m.state.expert, m.schedule.validation_order()) for m in self.members]
+        self.val_steps = max(-(-len(rows) // config.batch_size) for rows in own)
         self.val_tables = BatchTable(self.val_steps, count, config.batch_size, device)
         self.val_tables.load(own)
         # Sums over an epoch: training and validation loss times batch size.
@@ -203,17 +205,25 @@ class ExpertStack:
                 for member in self.members:
                     keeper.save(member.state)
         self._validate()
+        if all(m.epochs_left > 1 for m in self.members):
+            # While the device still works; not where the stack will be another one.
+            steps = [m.state.step for m in self.members]
+            self.tables.prepare([m.schedule for m in self.members], steps, self._spots(steps))
         return self._end_epoch(self.job.report)
 
     def load(self) -> None:
         """Upload what the rest of the epoch needs."""
-        place = self.data.place
-        self.tables.load_epoch(
-            [m.schedule for m in self.members],
-            [m.state.step for m in self.members],
-            [[place(m.state.expert, b) for b in m.batches()] for m in self.members],
-        )
+        schedules, steps = [m.schedule for m in self.members], [m.state.step for m in self.members]
+        ready = self.tables.is_prepared(schedules, steps)
+        self.tables.load_epoch(schedules, steps, None if ready else self._spots(steps))
         self.at.zero_()
+
+    def _spots(self, steps: Sequence[int]) -> list[np.ndarray]:
+        """Where the spots of each member lie, in the order in which it sees them from its step."""
+        return [
+            self.data.place(m.state.expert, m.spots(step))
+            for m, step in zip(self.members, steps, strict=True)
+        ]
 
     def step(self, step: int, at_work: int) -> None:
         """Launch a step of the first ``at_work`` members; ``step`` counts from :meth:`load`."""
@@ -239,7 +249,8 @@ class ExpertStack:
         slopes = torch.autograd.grad(agreement, list(parameters.values()), grad_outputs=share)
         gradients = dict(zip(parameters, slopes, strict=True))
         with torch.no_grad():
-            adamw_step(self.groups, gradients, rates, counts, config.weight_decay)
+            decay = config.weight_decay
+            adamw_step(self.groups, gradients, rates, counts, decay, lanes=self.lanes)
             # The loss of a batch, times its size.
             self.sums[0, :a].add_(agreement.detach(), alpha=-0.5)
             self.at.add_(1)

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
-__all__ = ["Replay", "stream_of_its_own"]
+__all__ = ["Replay", "lanes_of", "stream_of_its_own"]
 
 _WARM = 2  # times that work runs step by step first: libraries allocate what a capture may not
+_LANES = 8
 _CAPTURING = threading.Lock()  # a capture must not meet another one's waiting for the device
 
 
@@ -86,3 +87,11 @@ def stream_of_its_own(device: torch.device) -> Iterator[None]:
         with torch.cuda.stream(stream):
             yield
         torch.cuda.current_stream().wait_stream(stream)
+
+
+def lanes_of(device: torch.device) -> list[torch.cuda.Stream]:
+    """Return streams for work that runs side by side on a GPU; none on a CPU."""
+    if device.type != "cuda":
+        return []
+    with torch.cuda.device(device):
+        return [torch.cuda.Stream() for _ in range(_LANES)]  # type: ignore[no-untyped-call]

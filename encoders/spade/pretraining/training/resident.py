@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spade_bench.device import to_device
+from spade_bench.device import array_to_device
 
 if TYPE_CHECKING:
     from spade_bench.encoders.spade.pretraining.training.trainingdata import TrainingData
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["ResidentData"]
 
 _SHARE = 0.7  # of the free device memory that data may take; the rest is for training
+_Rows = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]  # where rows start, columns, values
 _UPLOAD_ROWS = 8192
+_UPLOAD_VALUES = 1 << 25
 
 
 class ResidentData:
@@ -64,7 +66,7 @@ class ResidentData:
         self._form = _form(data, chosen, device, sparse)
         self.resident = self._form != "host"
         where = device if self.resident else torch.device("cpu")
-        self._features = torch.from_numpy(_numbers(data.features[chosen])).to(where)
+        self._features = _sent_rows(data.features, chosen, where)
         self._groups: Tensor | None = None
         if data.group is not None:
             self._groups = torch.from_numpy(np.asarray(data.group[chosen], np.int64)).to(device)
@@ -72,13 +74,13 @@ class ResidentData:
             self._dense = torch.empty(len(chosen), self.n_genes, dtype=self.kind, device=device)
             for start in range(0, len(chosen), _UPLOAD_ROWS):
                 some = chosen[start : start + _UPLOAD_ROWS]
-                whole = len(some) == some[-1] - some[0] + 1  # a slice copies bytes, a list rows
-                block = data.expression[slice(some[0], some[-1] + 1) if whole else some]
-                self._dense[start : start + _UPLOAD_ROWS] = self._uploaded(block)
+                block = self._uploaded(data.expression, some)
+                self._dense[start : start + _UPLOAD_ROWS] = block
             return
         self._matrix = data.expression[chosen]
         if self._form == "compressed":
-            self._rows = _Compressed(self._matrix, self.kind, device)
+            m = self._matrix
+            self._rows = _Compressed((m.indptr, m.indices, m.data), self.n_genes, self.kind, device)
             self._matrix = None
             return
         self._sent: list[torch.cuda.Event] = []
@@ -137,26 +139,59 @@ class ResidentData:
             return None
         return self._groups.index_select(0, index.reshape(-1)).view(index.shape)
 
-    def _uploaded(self, block: Any) -> Tensor:
+    def _uploaded(self, matrix: Any, rows: NDArray[np.int64]) -> Tensor:
         """Return rows of the matrix on the device, dense; sparse ones travel compressed."""
-        if hasattr(block, "indptr"):
-            return _Compressed(block, self.kind, self.device).dense(
-                torch.arange(block.shape[0], device=self.device)
-            )
-        return to_device(torch.from_numpy(_numbers(block)), self.device)
+        if not hasattr(matrix, "indptr"):
+            return array_to_device(_numbers(matrix[_places(rows)]), self.device)
+        parts = _compressed_rows(matrix, rows)
+        block = _Compressed(parts, self.n_genes, self.kind, self.device)
+        return block.dense(torch.arange(len(rows), device=self.device))
+
+
+def _places(rows: NDArray[np.int64]) -> Any:
+    """Return rows as a slice where they follow each other: that copies bytes, a list rows."""
+    whole = len(rows) == rows[-1] - rows[0] + 1
+    return slice(int(rows[0]), int(rows[-1]) + 1) if whole else rows
+
+
+def _compressed_rows(matrix: Any, rows: NDArray[np.int64]) -> _Rows:
+    """Return where rows of a sparse matrix start, (r + 1,), their columns and values."""
+    places = _places(rows)
+    if not isinstance(places, slice):
+        matrix = matrix[rows]
+        return matrix.indptr, matrix.indices, matrix.data
+    starts = np.asarray(matrix.indptr[places.start : places.stop + 1], np.int64)
+    some = slice(int(starts[0]), int(starts[-1]))
+    return starts - starts[0], matrix.indices[some], matrix.data[some]
+
+
+def _sent_rows(array: Any, rows: NDArray[np.int64], device: torch.device) -> Tensor:
+    """Return rows of an array on a device, sent in blocks."""
+    if device.type != "cuda":
+        return torch.from_numpy(_numbers(array[rows]))
+    kind = torch.float16 if array.dtype == np.float16 else torch.float32
+    sent = torch.empty(len(rows), array.shape[1], dtype=kind, device=device)
+    for start in range(0, len(rows), _UPLOAD_ROWS):
+        some = rows[start : start + _UPLOAD_ROWS]
+        block = array_to_device(_numbers(array[_places(some)]), device)
+        sent[start : start + _UPLOAD_ROWS] = block
+    return sent
 
 
 class _Compressed:
     """A sparse matrix in rows on the device, of which dense rows are made without a wait."""
 
-    def __init__(self, matrix: Any, kind: torch.dtype, device: torch.device) -> None:
-        self._shape = matrix.shape
-        indptr = matrix.indptr.astype(np.int64)
+    def __init__(self, rows: _Rows, n_genes: int, kind: torch.dtype, device: torch.device) -> None:
+        indptr, indices, values = rows
+        self._n_genes = n_genes
+        indptr = np.asarray(indptr, np.int64)
         self._longest = int(np.diff(indptr).max(initial=0))
-        self._indptr = to_device(torch.from_numpy(indptr), device)
-        self._indices = to_device(torch.from_numpy(matrix.indices.astype(np.int32)), device)
-        values = torch.from_numpy(matrix.data.astype(np.float32)).to(kind)
-        self._values = to_device(values, device)
+        self._indptr = array_to_device(indptr, device)
+        self._indices = array_to_device(np.asarray(indices, np.int32), device)
+        self._values = torch.empty(len(values), dtype=kind, device=device)
+        for start in range(0, len(values), _UPLOAD_VALUES):
+            some = np.asarray(values[start : start + _UPLOAD_VALUES], np.float32)
+            self._values[start : start + _UPLOAD_VALUES] = array_to_device(some, device)
 
     def dense(self, rows: Tensor) -> Tensor:
         """Return rows (r,) of the matrix as (r, G) float32.
@@ -164,7 +199,7 @@ class _Compressed:
         All rows are read as far as the longest one reaches, so that the host need not be told how
         long they are; what lies beyond a row's end is added as zero.
         """
-        dense = torch.zeros(len(rows), self._shape[1], device=rows.device)  # (r, G)
+        dense = torch.zeros(len(rows), self._n_genes, device=rows.device)  # (r, G)
         if not self._longest:
             return dense
         start = self._indptr.index_select(0, rows)  # (r,)
@@ -180,7 +215,7 @@ class _Compressed:
 def _numbers(block: Any) -> NDArray[Any]:
     """Return an array whose precision torch keeps: float16 as it is, all else as float32."""
     array = np.asarray(block)
-    return array if array.dtype == np.float16 else array.astype(np.float32)
+    return array if array.dtype == np.float16 else array.astype(np.float32, copy=False)
 
 
 def _form(data: TrainingData, chosen: NDArray[np.int64], device: torch.device, sparse: bool) -> str:

@@ -71,8 +71,11 @@ class Schedule:
         The loss compares spots within a batch, so neighbouring spots of one sample are spread over
         batches once, as training does.
         """
-        order = epoch_order(self.seed, self.expert, -1, self.n_val)
-        return self._cut(self.n_train + order)
+        return self._cut(self.validation_order())
+
+    def validation_order(self) -> NDArray[np.int64]:
+        """Return the order in which validation spots are cut into batches, (n_val,)."""
+        return self.n_train + epoch_order(self.seed, self.expert, -1, self.n_val)
 
     def _cut(self, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
         size = self.config.batch_size

@@ -8,7 +8,9 @@ gradients then come out of the product as they lie, without a copy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -21,6 +23,9 @@ from spade_bench.encoders.spade.numerics import exact_float32
 __all__ = ["adamw_step", "pack", "stacked_agreement", "stacked_project", "unpack"]
 
 _BETA1, _BETA2, _EPS = 0.9, 0.999, 1e-8
+_PIECE = 1 << 16  # numbers of which torch's fused kernel makes one block
+_FEW = 4  # experts up to which blocks of that size leave most of a GPU idle
+_A_LAUNCH = 32  # tensors that one launch of it takes
 _HEADS = ("image", "spot")
 _SHARED = {
     "first_bias": "projection.bias",  # (A, 2, P)
@@ -153,7 +158,9 @@ class _Agreement(torch.autograd.Function):
         targets = torch.softmax(similarity.masked_fill_(columns, MASKED), dim=2)  # (a, n, n)
         targets = targets.masked_fill_(rows, 0.0)  # (a, n, n)
         by_row = torch.log_softmax(logits.masked_fill(columns, MASKED), dim=2)  # (a, n, n)
-        by_column = torch.log_softmax(logits.masked_fill(rows_of, MASKED), dim=1)  # (a, n, n)
+        # Transposed, as a GPU is ten times slower where it must add up along columns.
+        columns_first = logits.masked_fill(rows_of, MASKED).mT.contiguous()  # (a, n, n)
+        by_column = torch.log_softmax(columns_first, dim=2).mT  # (a, n, n)
         both_ways = by_row + by_column  # (a, n, n)
         mean = (targets * both_ways).sum(dim=2, keepdim=True)  # (a, n, 1)
         ctx.save_for_backward(both, rows, targets, by_row, by_column, both_ways, mean)
@@ -191,10 +198,13 @@ def adamw_step(
     rates: Tensor,
     counts: Tensor,
     weight_decay: float,
+    *,
+    lanes: Sequence[torch.cuda.Stream] = (),
 ) -> None:
     """Take an AdamW step of a experts, each with a rate and a step count of its own.
 
-    Parameters, moments and gradients are passed over once, by a fused kernel per expert.
+    Parameters, moments and gradients are passed over once, by fused kernels. One of them keeps a
+    fraction of a GPU busy: with ``lanes`` they run side by side.
 
     Args:
         groups: Parameters, first and second moments by name, (a, ...) each.
@@ -202,24 +212,69 @@ def adamw_step(
         rates: Learning rates, (a,).
         counts: How many steps an expert will then have taken, (a,) float32.
         weight_decay: Weight decay.
+        lanes: Streams beside the current one; without any, kernel follows kernel.
     """
-    for expert in range(len(rates)):
-        parts = [[group[name][expert] for name in gradients] for group in groups]
-        torch._fused_adamw_(
-            parts[0],
-            [gradient[expert] for gradient in gradients.values()],
-            parts[1],
-            parts[2],
-            [],
-            [counts[expert]] * len(gradients),
-            lr=rates[expert],
-            beta1=_BETA1,
-            beta2=_BETA2,
-            weight_decay=weight_decay,
-            eps=_EPS,
-            amsgrad=False,
-            maximize=False,
-        )
+    kinds = [groups[0], gradients, groups[1], groups[2]]
+    size = _PIECE if len(rates) > _FEW else _PIECE // 4
+    with _spread(lanes) as turn:
+        for expert in range(len(rates)):
+            whole = [[kind[name][expert] for name in gradients] for kind in kinds]
+            split = [_pieces(tensors, size) if lanes else tensors for tensors in whole]
+            for start in range(0, len(split[0]), _A_LAUNCH):
+                some = [tensors[start : start + _A_LAUNCH] for tensors in split]
+                with turn():
+                    _adamw(some, rates[expert], counts[expert], weight_decay)
+
+
+def _adamw(tensors: list[list[Tensor]], rate: Tensor, count: Tensor, weight_decay: float) -> None:
+    """Step parameters by gradients and moments, lists of tensors in this order."""
+    parameters, gradients, first, second = tensors
+    torch._fused_adamw_(
+        parameters,
+        gradients,
+        first,
+        second,
+        [],
+        [count] * len(parameters),
+        lr=rate,
+        beta1=_BETA1,
+        beta2=_BETA2,
+        weight_decay=weight_decay,
+        eps=_EPS,
+        amsgrad=False,
+        maximize=False,
+    )
+
+
+def _pieces(tensors: Sequence[Tensor], size: int) -> list[Tensor]:
+    """Cut tensors into views of ``size`` numbers at most, where they are larger than the kernel's.
+
+    The kernel gives a multiprocessor 65,536 numbers to work on, and those of a tensor that is cut
+    smaller sooner finish.
+    """
+    if size >= _PIECE:
+        return list(tensors)
+    return [part for tensor in tensors for part in torch.split(tensor.view(-1), size)]
+
+
+@contextlib.contextmanager
+def _spread(lanes: Sequence[torch.cuda.Stream]) -> Iterator[Callable[[], Any]]:
+    """Give out streams in turn, which begin after what was launched and end before what follows."""
+    if not lanes:
+        yield contextlib.nullcontext
+        return
+    here, used = torch.cuda.current_stream(), itertools.count()
+
+    def turn() -> Any:
+        number = next(used)
+        lane = lanes[number % len(lanes)]
+        if number < len(lanes):
+            lane.wait_stream(here)
+        return torch.cuda.stream(lane)
+
+    yield turn
+    for lane in lanes[: next(used)]:
+        here.wait_stream(lane)
 
 
 def _product(z: Tensor, weight: Tensor, low_precision: bool) -> Tensor:
