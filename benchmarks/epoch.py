@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from peakmemory import PeakMemory, exponent
 
 INTERPRETER = 1_500_000_000  # bytes that Python and torch may take beside the budget
 
@@ -68,7 +67,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         features = 4 * slides * options.rows * options.dim
         rows.append({"slides": slides, "feature_bytes": features, **found})
     exponents = {
-        name: _exponent([row["feature_bytes"] for row in rows], [row[name] for row in rows])
+        name: exponent([row["feature_bytes"] for row in rows], [row[name] for row in rows])
         for name in ("seconds", "anonymous_bytes", "resident_bytes")
     }
     return {"memory": options.memory, "rows": rows, "exponents": exponents}
@@ -143,53 +142,18 @@ def train(pack: Path, memory: str, hidden: int) -> dict[str, Any]:
     small = np.random.default_rng(0).normal(size=(4, 8, bags.dim)).astype(np.float32)
     two = np.arange(2)  # what is loaded with the first step of all is none of the cohort's
     head.fit_predict(CaseBags(lambda i: small[i], 4, bags.dim), [Fit(two, two, two + 2)], 2)
-    before = _status()
     every = np.arange(n)
     fit = Fit(every[: n // 2], every[: n // 2] % 2, every[n // 2 :])
     start = time.perf_counter()
-    with _Watch() as watch:
+    with PeakMemory(every=0.005) as peak:
         head.fit_predict(bags, [fit], 2)
     return {
         "seconds": round(time.perf_counter() - start, 2),
         "reads_per_bag": reads[0] / n,
-        "anonymous_bytes": watch.peak["RssAnon"] - before["RssAnon"],
-        "resident_bytes": watch.peak["VmRSS"] - before["VmRSS"],
+        "anonymous_bytes": peak.most.anonymous - peak.before.anonymous,
+        "resident_bytes": peak.most.resident - peak.before.resident,
         "mapped_bytes": room.mapped,
     }
-
-
-class _Watch:
-    """Looks at the memory of the process every few milliseconds."""
-
-    def __enter__(self) -> _Watch:
-        self.peak = _status()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._done.wait(0.005):
-            now = _status()
-            self.peak = {name: max(self.peak[name], now[name]) for name in now}
-
-
-def _status() -> dict[str, int]:
-    """Bytes of memory of this process, as Linux counts them."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    return {name: 1024 * int(fields[name].split()[0]) for name in ("VmRSS", "RssAnon")}
-
-
-def _exponent(sizes: list[int], values: list[float]) -> float:
-    """Slope of the logarithms: 1 where a value grows as fast as the size, 0 where it stays."""
-    if len(sizes) < 2:
-        return math.nan
-    return round(float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-9)), 1)[0]), 2)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,22 @@
-"""How time and memory grow: report, validate and run at n, 2n, 4n and 8n.
+"""How time and memory grow: extract, validate, run, report and prepare at n, 2n, 4n and 8n.
 
     python benchmarks/growth.py --json                       # every part, within ten minutes
     python benchmarks/growth.py --part report --sizes 1000,100000
     python benchmarks/growth.py --write-results DIR --rows 100000
 
-Sizes are rows for `report`, slides for `validate` and cases for `run`. Every size is a process of
-its own, so that its peak memory is its own; seconds are those of the processor, which others
-disturb less. ``exponent`` is the slope of log seconds over log size: 1 is linear. The start of a
-command that does nothing is measured once per part and subtracted, because it hides growth.
-`benchmarks/extract.py` and `benchmarks/prepare.py` time extraction and the preparation of sections.
+Sizes are slides for `extract` and `validate`, cases for `run`, rows for `report` and spots for
+`prepare`. Every measurement is a process of its own, so that its peak memory is its own. `seconds`
+are those of the processors, which others disturb less than the clock; `wall` is the clock.
+
+Every command is also run on next to nothing (`start`: one slide, four cases, 80 rows, 100 spots).
+What that takes is mostly the start of Python and of the libraries; it hides growth, so it is
+subtracted before `exponent`, the slope of log seconds over log size, is fitted: 1 is linear.
+`exponent_whole` is fitted to the seconds as they are, `exponent_wall` to the clock less the start.
+The bytes are the peak of resident memory, mapped pages and started processes included.
+
+Slides are extracted by an encoder that averages colours, so that reading, tissue, grid and writing
+are what is measured; `benchmarks/extract.py` times a network. Samples are prepared by one worker:
+that a second one starts from some number of samples on is a step, and no growth.
 """
 
 from __future__ import annotations
@@ -16,11 +24,20 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
 import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peakmemory import PeakMemory, exponent
+from prepare import prepare_folder, write_cohort
 
 from spade_bench.files import hash_obj
 from spade_bench.results import Predictions, ResultStore, Row, write_predictions
@@ -116,6 +133,55 @@ def _told(task: int, logit: np.ndarray) -> Predictions:
     return Predictions(ids, ("neg", "pos"), np.arange(CASES) % 2, np.stack([1 - p, p], axis=1))
 
 
+MEAN_COLOUR = '''
+"""An encoder that costs nothing: the mean and the spread of each colour of a patch."""
+
+from spade_bench import EncoderCard
+from spade_bench.registry import encoders
+
+CARD = EncoderCard(
+    name="mean-colour", input="image", dim=6, patch_px=224, mpp=0.5, licence="Apache-2.0",
+    description="Mean and spread of each colour.", pretrained_on=(),
+)
+
+
+class MeanColour:
+    card = CARD
+
+    def encode(self, images):
+        import torch
+
+        pixels = torch.as_tensor(images)[:, ::4, ::4].float().flatten(1, 2)  # (n, pixels, 3)
+        return torch.cat([pixels.mean(dim=1), pixels.std(dim=1)], dim=1)  # (n, 6)
+
+
+@encoders.register(CARD)
+def load(options):
+    return MeanColour()
+'''
+
+
+def write_slides(folder: Path, slides: int) -> None:
+    """Write simulated slides, of which every fourth is another picture."""
+    from spade_bench.simulate.imaging import make_image
+    from spade_bench.simulate.scanner import draw_site
+    from spade_bench.simulate.studysettings import ORGANS, Nuisance
+    from spade_bench.simulate.textures import Textures
+    from spade_bench.simulate.tiff import write_pyramid
+    from spade_bench.simulate.tissuemap import draw_case, grow_tissue
+
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    tissue = grow_tissue(ORGANS[0], draw_case(ORGANS[0], rng), 1024.0, rng)
+    section = make_image(tissue, draw_site("S1", Nuisance(), rng), Textures(rng), rng)
+    for number in range(slides):
+        path = folder / f"slide_{number:04d}.tif"
+        if number < 4:
+            write_pyramid(path, np.roll(section, 517 * number, axis=(0, 1)), 0.5)
+        else:
+            shutil.copy(folder / f"slide_{number % 4:04d}.tif", path)
+
+
 def write_study(folder: Path, cases: int) -> None:
     """Write a table of cases of two classes, and a feature file of 64 patches for each."""
     from spade_bench.features.bags import write_features
@@ -138,68 +204,143 @@ def write_study(folder: Path, cases: int) -> None:
     (folder / "table.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def prepared(part: str, size: int, folder: Path) -> list[list[str]]:
-    """Write what a part needs at a size; return the commands that are timed, by name first."""
-    results, study = str(folder / "results"), [str(folder / "table.csv"), str(folder / "features")]
-    if part == "report":
-        write_results(folder / "results", size)
-        return [["report", "report", results, "--no-plots"]]
+def _extract(folder: Path, size: int) -> tuple[int, Commands]:
+    write_slides(folder / "slides", size)
+    (folder / "mean_colour.py").write_text(MEAN_COLOUR, encoding="utf-8")
+    return size, {
+        "extract": ["extract", "--encoder", "mean-colour", "--slides", str(folder / "slides"),
+                    "--plugin", str(folder / "mean_colour.py"), "--out", str(folder / "features"),
+                    "--device", "cpu"],
+    }  # fmt: skip
+
+
+def _validate(folder: Path, size: int) -> tuple[int, Commands]:
     write_study(folder, size)
-    if part == "validate":
-        check = ["validate", "--table", study[0], "--features", study[1]]
-        return [["validate", *check], ["validate again", *check]]
-    common = ["--encoder", "made-up", "--task", "classification:label", "--table", study[0],
-              "--features", study[1], "--protocol", "cv", "--folds", "4", "--no-controls",
-              "--device", "cpu"]  # fmt: skip
+    check = ["validate", "--table", str(folder / "table.csv"), "--features",
+             str(folder / "features")]  # fmt: skip
+    return size, {"validate": check, "validate again": check}
+
+
+def _run(folder: Path, size: int) -> tuple[int, Commands]:
+    write_study(folder, size)
+    common = ["run", "--encoder", "made-up", "--task", "classification:label",
+              "--table", str(folder / "table.csv"), "--features", str(folder / "features"),
+              "--protocol", "cv", "--folds", "2", "--no-controls", "--device", "cpu"]  # fmt: skip
     few = ["--set", "abmil.epochs=2", "--set", "abmil.min_steps=1"]
-    return [
-        ["run logistic", "run", *common, "--head", "logistic", "--out", f"{results}-l"],
-        ["run abmil", "run", *common, "--head", "abmil", *few, "--out", f"{results}-a"],
-    ]
+    return size, {
+        "run logistic": [*common, "--head", "logistic", "--out", str(folder / "results-l")],
+        "run abmil": [*common, "--head", "abmil", *few, "--out", str(folder / "results-a")],
+    }
 
 
-PARTS = {"report": 2000, "validate": 250, "run": 100}
+def _report(folder: Path, size: int) -> tuple[int, Commands]:
+    rows = write_results(folder / "results", size)
+    return rows, {"report": ["report", str(folder / "results"), "--no-plots"]}
 
 
-def timed(command: list[str]) -> tuple[float, int]:
-    """Run a command in a process of its own; return its CPU seconds and its peak memory."""
-    import subprocess
-    import sys
+def _prepare(folder: Path, size: int) -> tuple[int, Commands]:
+    samples = max(1, size // SPOTS)
+    made = argparse.Namespace(spots=size, samples=samples, genes=2000, density=0.12, dim=64)
+    write_cohort(folder, made)
+    return size, {"prepare": [PREPARE, str(folder)]}
 
-    code = (
-        "import resource, sys\n"
-        "from spade_bench.cli.main import main\n"
-        "try:\n    main(sys.argv[1:])\n"
-        "except SystemExit as stopped:\n    done = stopped.code or 0\n"
-        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
-        "print(used.ru_utime + used.ru_stime, used.ru_maxrss, done, file=sys.stderr)\n"
+
+Commands = dict[str, list[str]]
+PREPARE = "prepare"  # no command of the package: `pretrain` up to the training
+SPOTS = 500  # per sample
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is measured.
+
+    Attributes:
+        write: Writes what a size needs to a folder; returns the size as it is, and the commands.
+        n: The smallest of the four sizes.
+        nothing: The size of next to nothing, which tells what the start takes.
+    """
+
+    write: Callable[[Path, int], tuple[int, Commands]]
+    n: int
+    nothing: int
+
+
+PARTS = {
+    "extract": Part(_extract, 16, 1),
+    "validate": Part(_validate, 250, 4),
+    "run": Part(_run, 100, 4),
+    "report": Part(_report, 1000, 80),
+    "prepare": Part(_prepare, 4000, 100),
+}
+
+
+def work(command: list[str]) -> dict[str, float]:
+    """Run a command in this process; return seconds, the clock's, and the peak memory."""
+    # Beside this file lies one with the name of a package that others import.
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() != Path(__file__).parent]
+    from spade_bench.cli.main import main as command_line
+
+    began = time.perf_counter()
+    with PeakMemory(children=True) as peak:
+        if command[0] == PREPARE:
+            prepare_folder(Path(command[1]), argparse.Namespace(n_top=200, workers=1))
+        else:
+            try:
+                command_line(command)
+            except SystemExit as stopped:
+                if stopped.code:
+                    raise
+    wall, spent = time.perf_counter() - began, os.times()
+    cpu = spent.user + spent.system + spent.children_user + spent.children_system
+    return {"seconds": cpu, "wall": wall, "bytes": peak.most.resident}
+
+
+def measured(command: list[str], scratch: Path) -> dict[str, float]:
+    """Run a command in a process of its own; return what it took."""
+    found = scratch / "took.json"
+    done = subprocess.run(
+        [sys.executable, __file__, "--child", json.dumps([str(found), *command])],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "SPADE_BENCH_CACHE": str(scratch / "cache")},
     )
-    told = subprocess.run(
-        [sys.executable, "-c", code, *command], capture_output=True, text=True, check=False
-    )
-    seconds, peak, done = told.stderr.split()[-3:]
-    if done != "0":
-        raise SystemExit(f"{' '.join(command)} failed:\n{told.stderr}")
-    unit = 1 if sys.platform == "darwin" else 1024
-    return float(seconds), int(peak) * unit
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+    return dict(json.loads(found.read_text(encoding="utf-8")))
 
 
-def grown(part: str, sizes: list[int]) -> list[dict[str, Any]]:
-    """Time a part at each size; return a row per command with its exponent."""
-    start, _ = timed(["show", "head", "logistic"])
-    found: dict[str, list[tuple[float, int]]] = {}
-    for size in sizes:
-        with tempfile.TemporaryDirectory() as scratch:
-            for name, *command in prepared(part, size, Path(scratch)):
-                found.setdefault(name, []).append(timed(command))
+def at_size(part: Part, size: int) -> tuple[int, dict[str, dict[str, float]]]:
+    """Measure the commands of a part at one size: the size as it is, and what each took."""
+    with tempfile.TemporaryDirectory(prefix="spade-bench-") as name:
+        actual, commands = part.write(Path(name), size)
+        return actual, {what: measured(words, Path(name)) for what, words in commands.items()}
+
+
+def grown(part: Part, sizes: list[int]) -> list[dict[str, Any]]:
+    """Measure a part at each size; return a row per command with its exponents."""
+    _, start = at_size(part, part.nothing)
+    turns = [at_size(part, size) for size in sizes]
+    actual = [size for size, _ in turns]
     rows = []
-    for name, turns in found.items():
-        seconds = [turn[0] for turn in turns]
-        net = [max(0.01, one - start) for one in seconds]
-        slope = float(np.polyfit(np.log(sizes), np.log(net), 1)[0]) if len(sizes) > 1 else None
-        rows.append({"part": name, "sizes": sizes, "seconds": [round(s, 2) for s in seconds],
-                     "bytes": [turn[1] for turn in turns],
-                     "exponent": None if slope is None else round(slope, 2)})  # fmt: skip
+    for what, nothing in start.items():
+        took = {name: [turn[what][name] for _, turn in turns] for name in nothing}
+        net = {name: [max(0.01, value - nothing[name]) for value in took[name]]
+               for name in ("seconds", "wall")}  # fmt: skip
+        rows.append(
+            {
+                "part": what,
+                "sizes": actual,
+                "seconds": [round(value, 2) for value in took["seconds"]],
+                "wall": [round(value, 2) for value in took["wall"]],
+                "bytes": [round(value) for value in took["bytes"]],
+                "start": {name: round(value, 2) for name, value in nothing.items()},
+                "exponent": exponent(actual, net["seconds"]),
+                "exponent_wall": exponent(actual, net["wall"]),
+                "exponent_whole": exponent(actual, took["seconds"]),
+                "exponent_bytes": exponent(actual, took["bytes"]),
+            }
+        )
     return rows
 
 
@@ -210,17 +351,23 @@ def main() -> None:
     parser.add_argument("--write-results", type=Path, help="Only write a folder of results.")
     parser.add_argument("--rows", type=int, default=1000, help="Its rows, about.")
     parser.add_argument("--json", action="store_true", help="Print JSON on one line.")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.child:
+        found, *command = json.loads(options.child)
+        Path(found).write_text(json.dumps(work(command)), encoding="utf-8")
+        return
     if options.write_results:
         print(json.dumps({"rows": write_results(options.write_results, options.rows)}))
         return
-    rows = []
-    for part in [options.part] if options.part else PARTS:
-        sizes = [PARTS[part] * factor for factor in (1, 2, 4, 8)]
+    began, rows = time.perf_counter(), []
+    for name in [options.part] if options.part else PARTS:
+        sizes = [PARTS[name].n * factor for factor in (1, 2, 4, 8)]
         if options.sizes:
             sizes = [int(size) for size in options.sizes.split(",")]
-        rows += grown(part, sizes)
-    print(json.dumps({"parts": rows}, indent=None if options.json else 1))
+        rows += grown(PARTS[name], sizes)
+    took = {"parts": rows, "minutes": round((time.perf_counter() - began) / 60, 1)}
+    print(json.dumps(took, indent=None if options.json else 1))
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ import os
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from peakmemory import PeakMemory, exponent
 
 LIMIT_GIB = 4.0
 
@@ -57,7 +57,7 @@ def main() -> None:
     )
     if options.growth:
         result["exponents"] = {
-            f"{part} {what}": _exponent(
+            f"{part} {what}": exponent(
                 [row["spots"] for row in rows], [row["parts"][part][what] for row in rows]
             )
             for part in rows[0]["parts"]
@@ -149,12 +149,10 @@ def write_expression(
 
     n, genes = len(barcodes), options.genes
     popular = rng.gamma(0.7, size=genes)
-    popular /= popular.sum()
-    each = int(options.density * genes * 1.3)  # draws per spot; repeats fall together
-    columns = rng.choice(genes, size=(n, each), p=popular).astype(np.int32)
-    rows = np.repeat(np.arange(n, dtype=np.int32), each)
-    values = rng.geometric(0.6, size=n * each).astype(np.float32)
-    counts = sp.csr_matrix((values, (rows, columns.ravel())), shape=(n, genes))
+    draws = options.density * genes * 1.3  # per spot; repeats fall together
+    seen = (1 - np.exp(-draws * popular / popular.sum())).astype(np.float32)  # (G,)
+    counts = sp.csr_matrix(rng.random((n, genes), dtype=np.float32) < seen, dtype=np.float32)
+    counts.data[:] = rng.geometric(0.6, size=counts.nnz)
     side = int(np.ceil(np.sqrt(n)))
     row, column = np.divmod(np.arange(n), side)
     centres = np.stack([200.0 * (column + 0.5 * (row % 2)), 173.2 * row], axis=1)
@@ -183,14 +181,14 @@ def prepare_folder(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     )
     base = BaseEncoder("synthetic", workers=options.workers)
     start = time.perf_counter()
-    with _Peak() as peak:
+    with PeakMemory(children=True) as peak:
         prepared = prepare(config, folder / "out", base)
     seconds = time.perf_counter() - start
     return {
         "spots": prepared.spots.features.shape[0],
         "panel": len(prepared.spots.genes),
         "seconds": round(seconds, 1),
-        "peak_gib": peak.gib,
+        "peak_gib": round(peak.most.anonymous / 2**30, 3),
     }
 
 
@@ -202,7 +200,7 @@ def cluster_folder(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     config = ClusteringConfig(k_organ=8, k_experts=4, space=options.space, n_init=1, max_iter=5)
     start = time.perf_counter()
-    with _Peak() as peak:
+    with PeakMemory(children=True) as peak:
         if (folder / "out" / "spots.h5ad").is_file():
             spots = Spots(folder / "out" / "spots.h5ad")
             features, expression = spots.features, spots.expression
@@ -215,53 +213,8 @@ def cluster_folder(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return {
         "centroids": len(experts.centroids),
         "seconds": round(time.perf_counter() - start, 1),
-        "peak_gib": peak.gib,
+        "peak_gib": round(peak.most.anonymous / 2**30, 3),
     }
-
-
-class _Peak:
-    """The most anonymous memory of this process and its children while something runs."""
-
-    gib = 0.0
-
-    def __enter__(self) -> _Peak:
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _look(self) -> None:
-        while not self._done.wait(0.02):
-            own = os.getpid()
-            processes = [own, *_children(own)]
-            self.gib = max(self.gib, round(sum(map(_anonymous, processes)) / 2**30, 3))
-
-
-def _children(process: int) -> list[int]:
-    try:
-        text = Path(f"/proc/{process}/task/{process}/children").read_text(encoding="utf-8")
-    except OSError:
-        return []
-    return [int(number) for number in text.split()]
-
-
-def _anonymous(process: int) -> int:
-    """Bytes of memory that no file stands behind; 0 of a process that has ended."""
-    try:
-        text = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
-    except OSError:
-        return 0
-    lines = (line.split() for line in text.splitlines())
-    return next((1024 * int(line[1]) for line in lines if line[0] == "RssAnon:"), 0)
-
-
-def _exponent(sizes: list[int], values: list[float]) -> float:
-    """Slope of the logarithms: 1 where a value grows as fast as the number of spots."""
-    return round(float(np.polyfit(np.log(sizes), np.log(np.maximum(values, 1e-3)), 1)[0]), 2)
 
 
 if __name__ == "__main__":

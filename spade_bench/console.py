@@ -275,12 +275,13 @@ def _print_grid(
     That takes 100 times as long, which counts for thousands of rows; the lines are the same.
     """
     from rich.cells import cell_len
+    from rich.markup import escape
 
     widths = [max(map(cell_len, column)) for column in zip(heads, *cells, strict=True)]
     fits = sum(widths) + _FRAME * len(widths) + 1 <= screen.width
     fits = fits and all(most >= width for most, width in zip(caps, widths, strict=False))
     plain = not any("\n" in text for row in (heads, *cells) for text in row)
-    plain = plain and not any("[" in head for head in heads)  # which rich takes for markup
+    plain = plain and all(escape(head) == head for head in heads)  # no markup, as rich has it
     if screen.is_terminal or screen.options.ascii_only or not plain or not fits:
         screen.print(_grid(heads, cells, caps))
         return

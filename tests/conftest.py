@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ settings.register_profile(
 )
 settings.load_profile("spade-bench")
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads of several workers wait for each other
 os.environ.pop("COLUMNS", None)  # parallel test workers set it, which would fold tables
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -32,6 +33,26 @@ def _cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """Keep what is known about feature files out of the data folders and the home folder."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SPADE_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _pictures_of_few_dots() -> Iterator[None]:
+    """Save a report's pictures with the dots of a screen: they say the same as those for print."""
+    from spade_bench.report import pictures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(pictures._DPI, "png", 72)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _commands_put_together_once() -> Iterator[None]:
+    """Build the commands once for all calls of typer's runner, as `main` does."""
+    import typer.testing
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.testing, "_get_command", cache(typer.testing._get_command))
         yield
 
 

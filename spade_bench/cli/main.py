@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import io
 import os
@@ -93,6 +94,12 @@ for _name, (_module, _function) in _COMMANDS.items():
     )
 
 
+@functools.cache
+def _parser() -> Any:
+    """All commands with their options, put together once for all calls of `main`."""
+    return typer.main.get_command(app)
+
+
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code (0, 1, 2 or 130)."""
     # Spinning OpenMP threads beside a second busy process cost an order of magnitude on small
@@ -111,7 +118,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
     try:
         with command_line():
-            code = app(arguments, standalone_mode=False)
+            code = _parser()(arguments, standalone_mode=False)
         if code == 130:  # newer Typer turns Ctrl-C into an exit code instead of raising
             raise KeyboardInterrupt
     except (KeyboardInterrupt, typer.Abort):

@@ -44,6 +44,7 @@ __all__ = [
     "FeatureFolders",
     "bag_dim",
     "bag_encoder",
+    "feature_files",
     "features_folder",
     "find_bags",
     "placement",
@@ -311,6 +312,15 @@ def find_bags(
         DataError: When the folder holds no such features.
     """
     return FeatureFolder(folder).bags(encoder, unreadable=unreadable)
+
+
+def feature_files(root: Path) -> list[Path]:
+    """Return the files under a folder that may hold features, by their names; of a pack itself.
+
+    Raises:
+        DataError: When there is no such folder.
+    """
+    return _candidates(root)[0]
 
 
 def _candidates(root: Path) -> tuple[list[Path], list[tuple[Path, str]]]:

@@ -150,6 +150,10 @@ class FeatureCache:
         fits = 4 * known.n * known.dim <= self._free()
         return None if fits and known.digest not in self._packed else known
 
+    def __contains__(self, path: Path) -> bool:
+        """Whether a file was looked at before; it may have changed since."""
+        return self._name(path) in self._entries
+
     def put(
         self, path: Path, before: Signature | None, known: Known, *, slow: bool = False
     ) -> None:

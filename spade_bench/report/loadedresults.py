@@ -82,9 +82,11 @@ class Results:
     @cached_property
     def series(self) -> list[Series]:
         """The draws or folds of each encoder, task, head and number of shots."""
+        from spade_bench.memory import without_cycle_search
         from spade_bench.report.series import collect
 
-        return collect(self.folders, self.problems, self._predictions)
+        with without_cycle_search():
+            return collect(self.folders, self.problems, self._predictions)
 
     @cached_property
     def resampler(self) -> Resampler:

@@ -87,7 +87,11 @@ def card_of(label: str) -> tuple[EncoderCard | None, str]:
     known = encoders.names()
     if label in known:
         return encoders.get(label).card, ""
-    starts = [name for name in known if re.match(rf"{re.escape(name)}[-_@+ ]\w", label)]
+    starts = [
+        name
+        for name in known
+        if label.startswith(name) and re.match(r"[-_@+ ]\w", label[len(name) :])
+    ]
     if not starts:
         return None, ""
     longest = max(starts, key=len)

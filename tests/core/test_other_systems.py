@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 import subprocess
@@ -170,3 +171,16 @@ def test_links_that_work_are_used(tmp_path: Path) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize("searched", [True, False])
+def test_the_search_for_cycles_is_as_it_was(searched: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if searched else gc.disable)()
+        with pytest.raises(ValueError, match="inside"), memory.without_cycle_search():
+            assert not gc.isenabled()
+            raise ValueError("inside")
+        assert gc.isenabled() == searched
+    finally:
+        (gc.enable if before else gc.disable)()

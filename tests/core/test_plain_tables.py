@@ -14,6 +14,7 @@ TABLES = {
     "wide letters": (["ünï", "b"], [["漢字 x", "é"], ["y", "½ µm"]]),
     "no rows": (["only"], []),
     "markup": (["[b]"], [["[red]x[/red]"], ["a\\b"]]),
+    "brackets": (["mean [95% interval]", "[]", "a [ b"], [["0.5 [0.4, 0.6]", "1", "[x]"]]),
     "too wide": (["a", "b"], [["word " * 60, "x"]]),
     "two lines": (["a"], [["x\ny"]]),
 }
@@ -27,3 +28,8 @@ def test_lines_are_those_of_rich(name: str, capsys: pytest.CaptureFixture[str]) 
     screen = Console(file=io.StringIO(), width=200, highlight=False)
     screen.print(console._grid(heads, [list(map(console.printable, row)) for row in cells]))
     assert printed == screen.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_brackets_that_are_no_markup_take_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_grid", lambda *_: pytest.fail("laid out by rich"))
+    console.table("", *TABLES["brackets"])

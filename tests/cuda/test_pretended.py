@@ -38,7 +38,7 @@ def pretence() -> dict[str, str]:
 @pytest.mark.parametrize(
     "module",
     [
-        "test_counts.py",
+        pytest.param("test_counts.py", marks=pytest.mark.slow),
         "test_cpu_and_cuda_agree.py",
         pytest.param("test_commands.py", marks=pytest.mark.slow),
     ],

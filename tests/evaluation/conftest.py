@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -41,9 +42,19 @@ def write_survival(folder: Path, n: int = 60, signal: float = 1.5) -> Study:
     return Study(table, folder / "features_mine", slides)
 
 
+@pytest.fixture(scope="session")
+def _survival(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return write_survival(tmp_path_factory.mktemp("survival"))
+
+
 @pytest.fixture
-def survival(tmp_path: Path) -> Study:
-    return write_survival(tmp_path / "survival")
+def survival(_survival: Study, tmp_path: Path) -> Study:
+    """A cohort of survival, copied: a test may change it."""
+    folder = tmp_path / "survival"
+    shutil.copytree(_survival.table.parent, folder, copy_function=shutil.copyfile)
+    return replace(
+        _survival, table=folder / "survival.csv", features=folder / _survival.features.name
+    )
 
 
 @pytest.fixture

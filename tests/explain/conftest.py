@@ -57,15 +57,16 @@ def write_planted(
     return planted
 
 
-@pytest.fixture
-def planted(tmp_path: Path) -> Planted:
-    return write_planted(tmp_path)
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """A cohort that tests read and never change."""
+    return write_planted(tmp_path_factory.mktemp("planted"))
 
 
-@pytest.fixture
-def others(tmp_path: Path) -> Planted:
-    """Another cohort, which trains nothing."""
-    return write_planted(tmp_path / "others", n=12, name="other", seed=1)
+@pytest.fixture(scope="session")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Planted:
+    """Another cohort, which trains nothing; never changed either."""
+    return write_planted(tmp_path_factory.mktemp("others"), n=12, name="other", seed=1)
 
 
 class HalfEncoder:

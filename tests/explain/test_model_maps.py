@@ -31,9 +31,9 @@ def train(study: Any, tmp_path: Path, head: str = "abmil", **changes: Any) -> Tr
     return fit_model(request_of(study, tmp_path / "unused", **settings))
 
 
-@pytest.fixture
-def model(planted, tmp_path) -> TrainedModel:
-    return train(planted, tmp_path)
+@pytest.fixture(scope="module")
+def model(planted, tmp_path_factory) -> TrainedModel:
+    return train(planted, tmp_path_factory.mktemp("model"))
 
 
 def test_a_map_holds_attention_and_contributions_of_the_slide(model, others) -> None:

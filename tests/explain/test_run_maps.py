@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,12 @@ FEW: dict[str, Any] = {"protocol": "few-shot", "shots": (2, 4), "draws": 3, "kee
                        "heads": ("logistic",), "controls": False}  # fmt: skip
 
 
-@pytest.fixture
-def cv(planted, tmp_path) -> Path:
-    """Folder of a run with the heads of three folds, dealt twice."""
-    run(request_of(planted, tmp_path / "cv", **CV))
-    return tmp_path / "cv"
+@pytest.fixture(scope="module")
+def cv(planted, tmp_path_factory) -> Path:
+    """Folder of a run with the heads of three folds, dealt twice, which nothing changes."""
+    out = tmp_path_factory.mktemp("run") / "cv"
+    run(request_of(planted, out, **CV))
+    return out
 
 
 def held_out(out: Path, case: str, **wanted: Any) -> list[Any]:
@@ -157,8 +159,13 @@ def test_other_features_are_refused(cv, planted, tmp_path) -> None:
         sb.explain(cv, slide_id="case002-s0", features=other)
 
 
-def test_damaged_heads_and_moved_tables_are_named(cv, planted, tmp_path) -> None:
-    planted.table.rename(tmp_path / "moved.csv")
+def test_damaged_heads_and_moved_tables_are_named(planted, tmp_path) -> None:
+    features, cv = tmp_path / planted.features.name, tmp_path / "cv"
+    shutil.copytree(planted.features, features)
+    own = replace(planted, table=tmp_path / "table.csv", features=features)
+    shutil.copy(planted.table, own.table)
+    run(request_of(own, cv, **CV))
+    own.table.rename(tmp_path / "moved.csv")
     with pytest.raises(DataError, match=r"table of the run is not here. .* table="):
         sb.explain(cv, cases="case001")
     assert len(sb.explain(cv, cases="case001", table=tmp_path / "moved.csv")) == 1

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -116,6 +117,40 @@ def test_a_check_reads_what_no_run_has_read_and_the_other_way_round(
         s: (b.n, b.dim, b.encoder) for s, b in plain.items() if not b.bad
     }
     assert (plain["a"].mpp, plain["b"].mpp, plain["nan"].bad) == (0.5, None, 3)
+
+
+def test_a_first_check_opens_each_file_once_and_a_second_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"s{i}" for i in range(6)]
+    for name in names:
+        _chunked(tmp_path / "f" / f"{name}.h5", RNG.normal(size=(4, 3)).astype(np.float32))
+    opened: list[str] = []
+    read_hdf5, open_path = h5py.File, Path.open
+
+    def of_hdf5(path: Path, mode: str) -> h5py.File:
+        opened.append(path.stem)
+        return read_hdf5(path, mode)
+
+    def of_path(path: Path, *given: Any, **named: Any) -> object:
+        if path.suffix == ".h5":
+            opened.append(path.stem)
+        return open_path(path, *given, **named)
+
+    with monkeypatch.context() as spying:
+        spying.setattr(h5py, "File", of_hdf5)
+        first = scan.scan_features(tmp_path / "f", names)
+        assert sorted(opened) == names
+        opened.clear()
+        spying.setattr(Path, "open", of_path)
+        assert scan.scan_features(tmp_path / "f", names) == first
+        assert opened == []
+    _chunked(tmp_path / "f" / "s5.h5", RNG.normal(size=(5, 3)).astype(np.float32))
+    with monkeypatch.context() as spying:
+        spying.setattr(h5py, "File", of_hdf5)
+        changed = scan.scan_features(tmp_path / "f", names).bags
+    assert set(opened) == {"s5"}
+    assert [name for name in names if changed[name] != first.bags[name]] == ["s5"]
 
 
 def test_pooled_numbers_are_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -25,6 +28,19 @@ def write_study(
     folder: Path, n: int = 40, signal: float = 2.0, encoder: str = "mine", name: str = "case"
 ) -> Study:
     """Write n cases of two classes; every fifth case has two slides."""
+    written, slides = _once(n, signal, encoder, name)
+    # The copies are as new as files that are written now, which the cache of features looks at.
+    shutil.copytree(written.name, folder, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    return Study(folder / "table.csv", folder / f"features_{encoder}", list(slides))
+
+
+@cache
+def _once(
+    n: int, signal: float, encoder: str, name: str
+) -> tuple[TemporaryDirectory[str], list[str]]:
+    """Write a cohort from which all others of its kind are copied, until the tests end."""
+    kept = TemporaryDirectory()
+    folder = Path(kept.name)
     rng = np.random.default_rng(0)
     lines, slides = ["case_id,slide_id,label"], []
     for i in range(n):
@@ -38,6 +54,5 @@ def write_study(
             )
             lines.append(f"{name}{i:03d},{slide},{label}")
             slides.append(slide)
-    table = folder / "table.csv"
-    table.write_text("\n".join(lines) + "\n")
-    return Study(table, folder / f"features_{encoder}", slides)
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return kept, slides

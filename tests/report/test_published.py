@@ -68,13 +68,13 @@ def test_the_report_prints_it_and_refuses_what_it_cannot_be(
     label = np.arange(60) % 2
     made = classes(np.clip(0.2 * label + rng.uniform(0, 0.8, 60), 0.01, 0.99), label)
     store(tmp_path, {"task": "crc_msi", "encoder": "uni"}, made)
-    assert run_main("report", tmp_path, "--published", "--json") == 0
+    assert run_main("report", tmp_path, "--published", "--json", "--no-plots") == 0
     content = json.loads(capsys.readouterr().out)
     assert content["schema"] == "spade-bench/report/1"
     uni = next(one for one in content["published"] if one["encoder"] == "uni")
     assert uni["value"] == 0.901
     assert uni["ci_low"] < uni["mean"] < uni["ci_high"]
-    assert run_main("report", tmp_path, "--published") == 0
+    assert run_main("report", tmp_path, "--published", "--no-plots") == 0
     assert "STAMP-Benchmark" in capsys.readouterr().out
     for beside in (("--by", "site"), ("--latex",), ("--html", tmp_path / "page.html")):
         assert run_main("report", tmp_path, "--published", *beside) == 2
