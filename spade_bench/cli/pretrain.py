@@ -15,6 +15,7 @@ from spade_bench.cli.options import (
     RayOption,
     SlurmOption,
     WorkersOption,
+    config_help,
 )
 
 __all__ = ["pretrain"]
@@ -35,9 +36,7 @@ def pretrain(
     xenium: Annotated[
         list[Path] | None, typer.Option(help="A Xenium output bundle. May be repeated.")
     ] = None,
-    config: Annotated[
-        str | None, typer.Option(help="Settings: a YAML file, or a name: hest1k, tangle.")
-    ] = None,
+    config: Annotated[Path | None, typer.Option(help=config_help("hest1k, tangle"))] = None,
     encoder: Annotated[str | None, typer.Option(help="Base patch encoder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the pretrained SPADE.")] = None,
     features: Annotated[
@@ -109,7 +108,8 @@ def pretrain(
     )
     space = workspace.load()
     single = parse_set(settings or [])
-    if config is not None and named_config("pretrain", config).get("method"):
+    given = None if config is None else str(config)
+    if given is not None and named_config("pretrain", given).get("method"):
         only_spade = {"--hest": hest, "--manifest": manifest, "--spaceranger": spaceranger,
                       "--xenium": xenium,
                       "--experts": experts, "--scan-k": scan_k, "--weights": weights,
@@ -117,7 +117,7 @@ def pretrain(
         if refused := [name for name, value in only_spade.items() if value]:
             raise UserError(f"{', '.join(refused)} belongs to SPADE", where=f"--config {config}")
         tanglepipeline.pretrain_tangle(
-            config=config,
+            config=given,
             features=features,
             table=table,
             encoder=encoder,
@@ -140,7 +140,7 @@ def pretrain(
         features=features,
         encoder=encoder,
         seed=seed,
-        config=config,
+        config=given,
         settings=single,
         weights=weights,
         out=out,

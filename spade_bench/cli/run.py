@@ -31,6 +31,7 @@ from spade_bench.cli.options import (
     SlurmOption,
     TrustOption,
     WorkerCount,
+    config_help,
     parse_shard,
     paths_by_name,
 )
@@ -68,10 +69,7 @@ def run(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(
-            help="Sweep (yaml): encoders, tasks, heads and settings; or the name of one that "
-            "ships, such as spade."
-        ),
+        typer.Option(help=config_help("spade")),
     ] = None,
     protocol: Annotated[
         str | None,

@@ -165,18 +165,26 @@ def tables(table: Any, folder: Path) -> dict[str, Path]:
     return {name: _table(one, name, folder) for name, one in _named(table).items()}
 
 
-def feature_folders(features: Any, folder: Path) -> dict[str, Path]:
+def feature_folders(
+    features: Any, folder: Path, names: Mapping[str, str] | None = None
+) -> dict[str, Path]:
     """Return the features folder of each encoder, `*` for every one; bags are written to files.
 
     Args:
         features: A folder or pack, an AnnData, a bag, a list of bags, or a mapping of encoder ->
             any of these; None for none.
         folder: The run's output folder.
+        names: Label -> name, of encoders that are labelled otherwise than they are called: bags
+            that name no encoder were made by the one that the label stands for.
 
     Raises:
         DataError: When a bag names no encoder and none is given for it.
     """
-    return {name: _features(one, name, folder) for name, one in _named(features).items()}
+    called = names or {}
+    return {
+        name: _features(one, name, called.get(name, name), folder)
+        for name, one in _named(features).items()
+    }
 
 
 def by_name(paths: Any) -> dict[str, Path]:
@@ -226,7 +234,8 @@ def _content(bags: Sequence[Bag]) -> str:
     return hash_obj(listed)[:12]
 
 
-def _features(features: Any, name: str, folder: Path) -> Path:
+def _features(features: Any, name: str, made_by: str, folder: Path) -> Path:
+    """The folder of features under a name; bags that name no encoder are written as `made_by`'s."""
     if isinstance(features, (str, os.PathLike)):
         return Path(features)
     if hasattr(features, "folder"):  # what `extract` returned
@@ -239,7 +248,7 @@ def _features(features: Any, name: str, folder: Path) -> Path:
     # By content: other bags of the same name never meet these, nor those of an earlier call.
     root = folder / "features" / f"{stem}-{_content(bags)}"
     for bag in bags:
-        encoder = bag.encoder or (None if name == _EVERY else name)
+        encoder = bag.encoder or (None if name == _EVERY else made_by)
         if encoder is None:
             raise DataError(
                 "the bag does not say which encoder made it",
@@ -281,14 +290,16 @@ def settings_of(
     for keyword, name in {"test_table": "test_tables", "region_name": "region_names"}.items():
         if keyword in settings:
             settings[name] = settings.pop(keyword)
+    called = {label: name for label, equals, name in
+              (one.partition("=") for one in encoders.names) if equals}  # fmt: skip
     values = {
         **settings,
         "test_tables": tables(settings.get("test_tables"), folder),
-        "test_features": feature_folders(settings.get("test_features"), folder),
+        "test_features": feature_folders(settings.get("test_features"), folder, called),
         "encoders": encoders.names,
         "tasks": tuple(task_name(one, folder) for one in listed(task)),
         "tables": tables(table, folder),
-        "features": feature_folders(features, folder),
+        "features": feature_folders(features, folder, called),
         "weights": {**encoders.weights, **by_name(weights)},
         "set": config.merge(encoders.options, settings.get("set") or {}),
         "out": folder,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -275,8 +274,7 @@ def read_settings(path: Path) -> EvaluationSettings:
     Raises:
         ConfigError: When the file is missing, or holds unknown keys or wrong values.
     """
-    read = config.read_yaml if path.is_file() else partial(config.named_config, "reproduce")
-    settings = EvaluationSettings.of(read(str(path)), str(path))
+    settings = EvaluationSettings.of(config.named_config("reproduce", str(path)), str(path))
     near = path.parent
     changes: dict[str, Any] = {
         name: {key: near / value for key, value in getattr(settings, name).items()}

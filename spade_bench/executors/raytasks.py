@@ -35,7 +35,9 @@ def _ray() -> Any:
         import ray
     except ImportError as error:
         raise UserError(
-            "Ray is not installed", where="--executor ray", fix="pip install 'spade-bench[ray]'"
+            "Ray is not installed",
+            where="--executor ray",
+            fix="Run pip install 'spade-bench[ray]', or use --executor local",
         ) from error
     return ray
 

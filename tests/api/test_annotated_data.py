@@ -6,9 +6,11 @@ from pathlib import Path
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
 
+import spade_bench as sb
 from spade_bench.errors import DataError
 from spade_bench.features.annotated import bags_of, read_features
 from spade_bench.features.bags import write_features
@@ -101,3 +103,19 @@ def test_slides_of_two_resolutions_keep_theirs(tmp_path: Path) -> None:
     assert "mpp" not in data.uns
     assert sorted(set(data.obs["mpp"])) == [0.5, 1.0]
     assert all(same(*pair) for pair in zip(bags_of(data), bags, strict=True))
+
+
+def test_a_label_takes_the_bags_of_the_encoder_that_it_stands_for(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    bags = [bag(f"s{i:02d}", encoder=None, features=rng.normal(size=(5, 1024)) + i % 2)
+            for i in range(24)]  # fmt: skip
+    table = pd.DataFrame({"case_id": [f"c{i}" for i in range(24)],
+                          "slide_id": [b.slide_id for b in bags],
+                          "label": ["no" if i % 2 else "yes" for i in range(24)]})  # fmt: skip
+    results = sb.evaluate(
+        {"mine": "uni"}, "t", table=table, features={"mine": bags}, heads=("logistic",),
+        shots=(4,), draws=2, controls=False, out=tmp_path / "o",
+    )  # fmt: skip
+    frame = results.to_dataframe()
+    assert set(frame["encoder"]) == {"mine"}
+    assert not any("mismatch" in str(flags) for flags in frame["flags"])
