@@ -111,14 +111,38 @@ def publish(staged: Path, place: Place, *, private: bool) -> None:
 
     with _hub_faults(place.repo):
         hub.create_repo(place.repo, repo_type="model", private=private, exist_ok=True)
+        earlier = _pushed_before(place)
         hub.upload_folder(
             repo_id=place.repo,
             folder_path=str(staged),
             repo_type="model",
             commit_message="Model pushed by spade-bench",
-            delete_patterns="*",  # files of an earlier model would not be of this one
+            delete_patterns=sorted(earlier) or None,  # they would not be of this model
             revision=place.revision or None,
         )
+
+
+def _pushed_before(place: Place) -> set[str]:
+    """Files of an earlier push in a repository, which go as this one comes.
+
+    Raises:
+        UserError: When the repository holds anything else, which nobody asked to lose.
+    """
+    import huggingface_hub as hub
+
+    revision = place.revision or None
+    there = set(hub.list_repo_files(place.repo, revision=revision))
+    earlier: set[str] = set()
+    if MANIFEST in there:
+        manifest = Path(hub.hf_hub_download(place.repo, MANIFEST, revision=revision))
+        earlier = {*_read_manifest(manifest.parent).files, MANIFEST}
+    if foreign := sorted(there - earlier - _OF_THE_HUB):
+        raise UserError(
+            f"hf://{place.repo} holds what no push put there: {name_some(foreign, 3)}",
+            where="--to",
+            fix="Name a new repository",
+        )
+    return earlier
 
 
 @contextmanager

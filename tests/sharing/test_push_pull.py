@@ -251,13 +251,23 @@ def test_a_push_replaces_a_push_and_nothing_else(spade: Path, tmp_path: Path) ->
 def test_the_hub_is_asked_for_the_same_folder(
     spade: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against a fake of the three calls; the hub itself was not at hand."""
+    """Against a fake of the five calls; the hub itself was not at hand."""
     calls: list[tuple[str, Any]] = []
     there = tmp_path / "hub"
+    there.mkdir()
+    (there / ".gitattributes").write_text("")  # the hub's own
 
     def upload(*, repo_id: str, folder_path: str, **more: Any) -> None:
         calls.append(("upload", repo_id))
-        shutil.copytree(folder_path, there)
+        for name in more["delete_patterns"] or ():
+            (there / name).unlink()
+        shutil.copytree(folder_path, there, dirs_exist_ok=True)
+
+    def listed(repo_id: str, *, revision: str | None) -> list[str]:
+        return [p.relative_to(there).as_posix() for p in there.rglob("*") if p.is_file()]
+
+    def manifest(repo_id: str, name: str, *, revision: str | None) -> str:
+        return str(there / name)
 
     def download(repo_id: str, *, revision: str | None, allow_patterns: list[str]) -> str:
         calls.append(("download", (repo_id, revision)))
@@ -269,12 +279,19 @@ def test_the_hub_is_asked_for_the_same_folder(
     )
     monkeypatch.setattr(huggingface_hub, "upload_folder", upload)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", listed)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", manifest)
     sb.push(spade, to="hf://lab/spade")
     sb.pull("hf://lab/spade@v1", out=tmp_path / "back")
     assert calls == [
         ("lab/spade", True), ("upload", "lab/spade"), ("download", ("lab/spade", "v1")),
     ]  # fmt: skip
     assert (tmp_path / "back" / "spade.json").is_file()
+    sb.push(spade, to="hf://lab/spade")  # an earlier push is replaced
+    (there / "thesis.pdf").write_text("the only copy")
+    with pytest.raises(UserError, match=r"holds what no push put there: thesis\.pdf"):
+        sb.push(spade, to="hf://lab/spade")
+    assert (there / "thesis.pdf").is_file()
 
     def refuse(*_: Any, **__: Any) -> None:
         raise huggingface_hub.errors.LocalTokenNotFoundError("no token")
