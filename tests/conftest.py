@@ -36,14 +36,12 @@ def _cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _pictures_of_few_dots() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def _pictures_of_few_dots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save a report's pictures with the dots of a screen: they say the same as those for print."""
     from spade_bench.report import pictures
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(pictures._DPI, "png", 72)
-        yield
+    monkeypatch.setitem(pictures._DPI, "png", 72)
 
 
 @pytest.fixture(scope="session", autouse=True)

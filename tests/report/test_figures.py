@@ -25,6 +25,11 @@ N = 60
 ENCODERS = {"uni": 1.4, "gigapath": 1.0, "efficientnet-lite0": 0.4}
 
 
+@pytest.fixture(autouse=True)
+def _pictures_of_few_dots() -> None:
+    """These are about print: they keep all dots."""
+
+
 @pytest.fixture(scope="module")
 def results(
     store: Any, classes: Any, risks: Any, tmp_path_factory: pytest.TempPathFactory
