@@ -138,6 +138,7 @@ def _seeded(model: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
     return state
 
 
+@pytest.mark.slow
 def test_uni_loads_a_checkpoint_in_the_hubs_layout(tmp_path: Path, images: np.ndarray) -> None:
     model = uni.architecture()
     assert sum(p.numel() for p in model.parameters()) == 303_350_784

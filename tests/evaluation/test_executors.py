@@ -86,6 +86,7 @@ def test_what_is_wrong_is_said_once_and_stops_all(study: Any, tmp_path: Path) ->
     assert not (tmp_path / "out" / "jobs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="processes are interrupted otherwise there")
 def test_an_interruption_stops_all(study: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -95,6 +95,7 @@ def tight(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: monkeypatch.setattr(BagMemory, "keep", lambda *_: False)
 
 
+@pytest.mark.slow
 def test_a_cohort_beyond_the_memory_is_read_once_per_pass(
     two_tasks: list[str],
     study: Any,
@@ -143,6 +144,7 @@ def test_features_are_encoded_once_for_heads_tasks_and_runs(
     assert _numbers(tmp_path / "off") == _numbers(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_controls_and_other_weights_share_nothing(
     two_tasks: list[str],
     study: Any,

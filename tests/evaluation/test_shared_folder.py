@@ -34,6 +34,7 @@ def plain(study: Any, out: Path) -> ResultStore:
     return ResultStore(out)
 
 
+@pytest.mark.slow
 def test_four_equal_runs_compute_each_cell_once(study: Any, tmp_path: Path) -> None:
     expected = plain(study, tmp_path / "one").rows()
     runs = [start(study, tmp_path / "four") for _ in range(4)]
@@ -48,6 +49,7 @@ def test_four_equal_runs_compute_each_cell_once(study: Any, tmp_path: Path) -> N
     assert sum(done) == len(expected)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="processes cannot be asked there")
 def test_what_a_killed_run_held_is_taken_over(study: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -65,6 +67,7 @@ def test_what_a_killed_run_held_is_taken_over(study: Any, tmp_path: Path) -> Non
     assert set(written(out).values()) == {1}
 
 
+@pytest.mark.slow
 def test_cells_that_fail_elsewhere_are_not_tried_again_meanwhile(
     study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

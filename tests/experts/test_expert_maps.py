@@ -158,6 +158,7 @@ def test_top_patches_are_ranked_by_weight_then_distance_and_lie_apart():
     assert len(top_patches(maps, 0, 10_000)) < 200
 
 
+@pytest.mark.slow
 def test_a_umap_is_a_seeded_sample_that_says_so():
     rng = np.random.default_rng(0)
     features = {

@@ -62,6 +62,7 @@ def test_padding_and_order_do_not_touch_the_transformer(n: int, padding: int, se
     assert torch.allclose(transformer(turned, None, p, None), out, atol=1e-10)
 
 
+@pytest.mark.slow
 def test_finds_rare_patches_that_the_mean_dilutes() -> None:
     rng = np.random.default_rng(4)
     label = np.arange(60) % 2

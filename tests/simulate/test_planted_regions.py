@@ -105,6 +105,7 @@ def test_vacuoles_lie_in_the_regions_of_mapk(study: Study) -> None:
     assert within / areas[0] > 2.5 * beside / areas[1]
 
 
+@pytest.mark.slow
 def test_regions_change_no_other_byte(
     study: Study, mini: Size, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(
     assert same == set()
 
 
+@pytest.mark.slow
 def test_coupling_changes_counts_only(study: Study, mini: Size, tmp_path: Path) -> None:
     simulate(tmp_path / "off", 3, mini, coupling=0.0)
     on, off = _prints(study[0]), _prints(tmp_path / "off")
@@ -157,6 +158,7 @@ def test_story_hash_tells_studies_apart(mini: Size) -> None:
     assert len(hashes) == 8
 
 
+@pytest.mark.slow
 def test_images_of_another_study_are_those_that_would_be_drawn(
     study: Study, mini: Size, tmp_path: Path
 ) -> None:
