@@ -93,10 +93,10 @@ def test_an_interruption_stops_all(study: Any, tmp_path: Path) -> None:
     paths = ["--table", str(study.table), "--features", str(study.features), "--out", str(out)]
     parent = subprocess.Popen(
         [sys.executable, "-m", "spade_bench.cli.main", "run", *FLAGS, *paths,
-         "--executor", "local", "--workers", "2"],
+         "--executor", "local", "--workers", "2", "--set", "mean-mlp.min_steps=50000"],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    while not list(out.glob("jobs/*/unit-0002.status.json")):
+    while not list(out.glob("jobs/*/unit-0002.status.json")):  # long before they have finished
         time.sleep(0.05)
         assert parent.poll() is None
     parent.send_signal(signal.SIGINT)
