@@ -61,7 +61,7 @@ def export(
         board = api.export_leaderboard(folder, out=leaderboard)
         content |= {"leaderboard": str(leaderboard), "rows": board.rows}
         console.say(
-            f"{board.rows} numbers of {board.encoders} encoders in {leaderboard}, without names of "
+            f"{board.rows} number(s) of {board.encoders} encoder(s) in {leaderboard}, without names of "
             "cases and patients"
         )
     if as_json:
