@@ -61,8 +61,8 @@ def export(
         board = api.export_leaderboard(folder, out=leaderboard)
         content |= {"leaderboard": str(leaderboard), "rows": board.rows}
         console.say(
-            f"{board.rows} number(s) of {board.encoders} encoder(s) in {leaderboard}, without names of "
-            "cases and patients"
+            f"{board.rows} number(s) of {board.encoders} encoder(s) in {leaderboard}, without "
+            "names of cases and patients"
         )
     if as_json:
         console.emit_json("export", content)
