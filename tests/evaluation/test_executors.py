@@ -91,8 +91,12 @@ def test_what_is_wrong_is_said_once_and_stops_all(study: Any, tmp_path: Path) ->
 def test_an_interruption_stops_all(study: Any, tmp_path: Path) -> None:
     out = tmp_path / "out"
     paths = ["--table", str(study.table), "--features", str(study.features), "--out", str(out)]
+    # A shell that starts tests in the background has them ignore interruptions.
+    heed = "signal.signal(signal.SIGINT, signal.default_int_handler)"
+    call = "from spade_bench.cli.main import main; main(sys.argv[1:])"
+    program = f"import signal, sys; {heed}; {call}"
     parent = subprocess.Popen(
-        [sys.executable, "-m", "spade_bench.cli.main", "run", *FLAGS, *paths,
+        [sys.executable, "-c", program, "run", *FLAGS, *paths,
          "--executor", "local", "--workers", "2", "--set", "mean-mlp.min_steps=50000"],
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
