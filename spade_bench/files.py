@@ -42,6 +42,7 @@ __all__ = [
     "remembered",
     "remove_leftovers",
     "replace_folder",
+    "sha256_file",
     "sync",
     "temporary_beside",
     "write_json",
@@ -391,11 +392,13 @@ def need_space(path: Path, n_bytes: int) -> None:
 
 def hash_file(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file's bytes, 16 hex digits."""
-    digest = hashlib.sha256()
+    return sha256_file(path)[:16]
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of a file's bytes, 64 hex digits."""
     with Path(path).open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def hash_obj(obj: Any) -> str:

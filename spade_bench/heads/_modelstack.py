@@ -16,7 +16,7 @@ import torch
 from torch.optim.adamw import adamw
 
 from spade_bench.counterhash import MASK32, drawn16, mixed
-from spade_bench.device import autocast, to_device
+from spade_bench.device import array_to_device, autocast, to_device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,7 +154,7 @@ class ModelStack:
         taken = self._taken[members]  # (s,)
         keys = mixed(mixed(self._seeds[members]) + taken) if self._drops else taken  # (s,)
         packet = np.concatenate([members, taken + 1, keys, rows.ravel()])  # (3 s + s B T,)
-        sent = to_device(torch.from_numpy(packet), self._device)
+        sent = array_to_device(packet, self._device)
         part: Part = self._part(members)
         if not isinstance(part, slice):
             part = sent[:s].long()  # (s,)

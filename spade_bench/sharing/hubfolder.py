@@ -7,7 +7,6 @@ The folder is that of a repository on the Hugging Face hub, which ``hf://OWNER/N
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,14 @@ from pathlib import Path, PurePosixPath
 
 from spade_bench import console
 from spade_bench.errors import DataError, UserError, machine_fault, name_some
-from spade_bench.files import atomic_dir, file_name, need_space, read_json, write_json
+from spade_bench.files import (
+    atomic_dir,
+    file_name,
+    need_space,
+    read_json,
+    sha256_file,
+    write_json,
+)
 from spade_bench.version import __version__
 
 __all__ = ["CARD", "MANIFEST", "SCHEMA", "Manifest", "Place", "opened", "publish", "take_over",
@@ -79,7 +85,7 @@ class Place:
 def write_manifest(folder: Path, kind: str, names: str) -> None:
     """List the files of a folder in its manifest; the card, which people edit, is left out."""
     listed = [
-        {"path": name, "bytes": path.stat().st_size, "sha256": _sha256(path)}
+        {"path": name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
         for path in sorted(folder.rglob("*"))
         if path.is_file() and (name := path.relative_to(folder).as_posix()) not in _OF_THE_HUB
     ]
@@ -236,7 +242,7 @@ def _copy(source: Path, target: Path, name: str, size: int, digest: str) -> None
     copy.parent.mkdir(parents=True, exist_ok=True)
     if given.stat().st_size == size:
         shutil.copyfile(given, copy)
-    if not copy.is_file() or _sha256(copy) != digest:
+    if not copy.is_file() or sha256_file(copy) != digest:
         raise DataError(
             f"'{name}' is not what {MANIFEST} says: its checksum does not fit; nothing was kept",
             where=str(source),
@@ -277,8 +283,3 @@ def _hub_faults(repo: str) -> Iterator[None]:
             fix="Check the name and the network, and run `hf auth login` with a token that may "
             "read, or for a push write",
         ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

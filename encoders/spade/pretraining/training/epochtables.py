@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -149,26 +149,22 @@ class EpochTables(BatchTable):
         self._next.fill_epoch(schedules, steps, rows)
         self._prepared = _named(schedules, steps)
 
-    def is_prepared(self, schedules: Sequence[Schedule], steps: Sequence[int]) -> bool:
-        """Return whether these steps of these experts were prepared."""
-        return self._prepared == _named(schedules, steps)
-
     def load_epoch(
         self,
         schedules: Sequence[Schedule],
         steps: Sequence[int],
-        rows: Sequence[NDArray[np.int64]] | None,
+        rows: Callable[[], Sequence[NDArray[np.int64]]],
     ) -> None:
-        """Upload what is left of an epoch of each expert.
+        """Upload what is left of an epoch of each expert, as it was prepared or else filled in now.
 
         Args:
             schedules: Their schedules.
             steps: Steps that they have taken.
-            rows: Where their spots lie, in the order in which they see them from that step on;
-                None for what was prepared.
+            rows: Returns where their spots lie, in the order in which they see them from that
+                step on.
         """
-        if rows is not None:
-            self.prepare(schedules, steps, rows)
+        if self._prepared != _named(schedules, steps):
+            self.prepare(schedules, steps, rows())
         self._host, self._next, self._prepared = self._next, self._host, []
         self._upload()
         self.numbers.copy_(self._host.numbers, non_blocking=True)

@@ -214,8 +214,7 @@ class ExpertStack:
     def load(self) -> None:
         """Upload what the rest of the epoch needs."""
         schedules, steps = [m.schedule for m in self.members], [m.state.step for m in self.members]
-        ready = self.tables.is_prepared(schedules, steps)
-        self.tables.load_epoch(schedules, steps, None if ready else self._spots(steps))
+        self.tables.load_epoch(schedules, steps, partial(self._spots, steps))
         self.at.zero_()
 
     def _spots(self, steps: Sequence[int]) -> list[np.ndarray]:

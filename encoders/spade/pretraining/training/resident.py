@@ -142,13 +142,13 @@ class ResidentData:
     def _uploaded(self, matrix: Any, rows: NDArray[np.int64]) -> Tensor:
         """Return rows of the matrix on the device, dense; sparse ones travel compressed."""
         if not hasattr(matrix, "indptr"):
-            return array_to_device(_numbers(matrix[_places(rows)]), self.device)
+            return array_to_device(_numbers(matrix[_block(rows)]), self.device)
         parts = _compressed_rows(matrix, rows)
         block = _Compressed(parts, self.n_genes, self.kind, self.device)
         return block.dense(torch.arange(len(rows), device=self.device))
 
 
-def _places(rows: NDArray[np.int64]) -> Any:
+def _block(rows: NDArray[np.int64]) -> Any:
     """Return rows as a slice where they follow each other: that copies bytes, a list rows."""
     whole = len(rows) == rows[-1] - rows[0] + 1
     return slice(int(rows[0]), int(rows[-1]) + 1) if whole else rows
@@ -156,11 +156,11 @@ def _places(rows: NDArray[np.int64]) -> Any:
 
 def _compressed_rows(matrix: Any, rows: NDArray[np.int64]) -> _Rows:
     """Return where rows of a sparse matrix start, (r + 1,), their columns and values."""
-    places = _places(rows)
-    if not isinstance(places, slice):
+    block = _block(rows)
+    if not isinstance(block, slice):
         matrix = matrix[rows]
         return matrix.indptr, matrix.indices, matrix.data
-    starts = np.asarray(matrix.indptr[places.start : places.stop + 1], np.int64)
+    starts = np.asarray(matrix.indptr[block.start : block.stop + 1], np.int64)
     some = slice(int(starts[0]), int(starts[-1]))
     return starts - starts[0], matrix.indices[some], matrix.data[some]
 
@@ -173,7 +173,7 @@ def _sent_rows(array: Any, rows: NDArray[np.int64], device: torch.device) -> Ten
     sent = torch.empty(len(rows), array.shape[1], dtype=kind, device=device)
     for start in range(0, len(rows), _UPLOAD_ROWS):
         some = rows[start : start + _UPLOAD_ROWS]
-        block = array_to_device(_numbers(array[_places(some)]), device)
+        block = array_to_device(_numbers(array[_block(some)]), device)
         sent[start : start + _UPLOAD_ROWS] = block
     return sent
 
