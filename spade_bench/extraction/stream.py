@@ -182,6 +182,7 @@ class Stream:
                 break
             self._take(self._reading.popleft())
             while self._count >= self._size:
+                self._read_ahead()  # what has opened meanwhile is read while this is encoded
                 yield self._cut(self._size)
         if self._ready:
             yield self._cut(self._count)

@@ -65,7 +65,8 @@ class Numbers:
     unopenable: bool = False
     keep: Callable[[np.ndarray], np.ndarray] | None = None
     events: list[str] = field(default_factory=list)
-    began: threading.Event = field(default_factory=threading.Event)
+    opened: threading.Event = field(default_factory=threading.Event)
+    began: threading.Event = field(default_factory=threading.Event)  # to be read
 
     def inputs(self) -> Mapping[str, Any]:
         return {"numbers": self.numbers.tolist()}
@@ -73,6 +74,7 @@ class Numbers:
     def prepare(self, folder: Path) -> PatchReader:
         if self.unopenable:
             raise DataError("cannot be opened")
+        self.opened.set()
         coords = np.stack([self.numbers, self.numbers], axis=1)
 
         def read(start: int, stop: int) -> np.ndarray:
@@ -146,15 +148,20 @@ def test_batches_are_full_across_slides(tmp_path: Path, lanes: int) -> None:
         assert job.events == ["close"]
 
 
-def test_the_next_slide_is_read_before_the_last_is_encoded(tmp_path: Path) -> None:
-    jobs = [Numbers("a", np.arange(8)), Numbers("b", np.arange(8))]
+def test_the_next_slide_is_read_before_the_last_is_encoded() -> None:
+    jobs = [Numbers(name, np.arange(8)) for name in "abc"]
 
-    class Waiting(FirstPixel):
-        def encode(self, images: np.ndarray | torch.Tensor) -> torch.Tensor:
-            assert jobs[1].began.wait(20), "the device waited for a slide to end"
-            return super().encode(images)
+    def once_b_is_open(images: np.ndarray) -> np.ndarray:
+        assert jobs[2].opened.wait(60)  # one thread opens them, in order
+        return np.ones(len(images), bool)
 
-    assert len(_run(jobs, Waiting(), tmp_path, batch_size=4).done) == 2
+    jobs[0].keep = once_b_is_open
+
+    with Stream(InOrder(jobs), Path(), Settings(batch_size=4)) as stream:
+        batches = iter(stream)
+        assert [slide.job.slide_id for slide, _ in next(batches).pieces] == ["a"]
+        assert jobs[1].began.wait(60), "the next slide waits for the last to be encoded"
+        assert len(list(batches)) == 5
 
 
 def test_bad_slides_leave_their_neighbours_alone(tmp_path: Path) -> None:
