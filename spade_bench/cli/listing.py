@@ -51,14 +51,17 @@ def list_plugins(
 
 
 def show(
-    what: Annotated[str, typer.Argument(help="encoder, task or head.")],
-    name: Annotated[str, typer.Argument(help="Its name, as `list` prints it.")],
+    what: Annotated[str, typer.Argument(help="encoder, task or head; may be left out.")],
+    name: Annotated[
+        str | None, typer.Argument(help="Its name, as `list` prints it.", show_default=False)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show the card of one encoder, task or head."""
     from spade_bench import console
 
-    rows = [_row(plugin) for plugin in _called(_plural(what), name)]
+    plugins = _called_anywhere(what) if name is None else _called(_plural(what), name)
+    rows = [_row(plugin) for plugin in plugins]
     if as_json:
         console.emit_json("show", rows[0] if len(rows) == 1 else {"rows": rows})
         return
@@ -90,6 +93,33 @@ def _called(what: str, name: str) -> list[Plugin[Any]]:
     if what == "heads":
         return [registry.get(name) for registry in head_registries(name)]
     return [_registries(what)[0].get(name)]
+
+
+def _called_anywhere(name: str) -> list[Plugin[Any]]:
+    """All that have a name, be they encoders, tasks or heads.
+
+    Raises:
+        UserError: When there is none, with names that are nearly the same.
+    """
+    from spade_bench.errors import UserError
+    from spade_bench.registry import suggest
+
+    word = name.removesuffix("s")
+    if f"{word}s" in _COLUMNS:
+        article = "an" if word == "encoder" else "a"
+        raise UserError(
+            f"{article} {word}, but which one?",
+            fix=f"Give its name: `spade-bench list {word}s` prints them all",
+        )
+    every = [registry for what in _COLUMNS for registry in _registries(what)]
+    found = [registry.get(name) for registry in every if name in registry]
+    if not found:
+        near = suggest(name, sorted({other for registry in every for other in registry.names()}))
+        raise UserError(
+            f"no encoder, task or head is called '{name}'",
+            fix=f"Did you mean {near}?" if near else "`spade-bench list` prints what there is",
+        )
+    return found
 
 
 def _show_row(row: dict[str, Any]) -> None:

@@ -58,6 +58,8 @@ def test_every_option_has_a_help_text(name: str) -> None:
         (["lsit"], "Did you mean 'list'"),
         (["list", "encodres"], "Did you mean 'encoders'"),
         (["show", "encoder", "unii"], "Did you mean 'uni'"),
+        (["show", "unii"], "Did you mean 'uni'"),
+        (["show", "tasks"], "`spade-bench list tasks` prints them all"),
         (["list", "--jsn"], "--jsn"),
         (["list", "--plugin", "nowhere.py"], "nowhere.py: no such plugin file"),
     ],

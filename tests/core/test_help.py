@@ -117,6 +117,8 @@ def test_singular_and_plural_are_one(
     shown = capsys.readouterr().out
     assert run_main("show", what, name) == 0
     assert capsys.readouterr().out == shown
+    assert run_main("show", name) == 0  # what it is need not be said
+    assert capsys.readouterr().out == shown
 
 
 def test_what_is_shown_of_an_encoder(capsys: pytest.CaptureFixture[str]) -> None:
