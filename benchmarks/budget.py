@@ -25,9 +25,9 @@ from torch.utils._pytree import tree_leaves
 
 from spade_bench.encoders.spade.pretraining.pretrainconfig import TrainingConfig
 from spade_bench.encoders.spade.pretraining.training.grouped import ExpertStack
-from spade_bench.heads._modelstack import fold_scaling
 from spade_bench.heads._objectives import OBJECTIVES
 from spade_bench.heads.abmil import AbmilConfig, forward, initial
+from spade_bench.heads.training.modelstack import fold_scaling
 
 BYTES_PER_SECOND = 3e12  # memory of an H100, measured
 FLOPS = {"fp32": 50e12, "bf16": 600e12}  # three quarters of what was measured, or of the data sheet

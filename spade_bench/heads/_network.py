@@ -13,8 +13,8 @@ from spade_bench.device import autocast, resolve_device, small_products
 from spade_bench.errors import DataError
 from spade_bench.heads._contribution import Contribution, gradient_times_input
 from spade_bench.heads._fitted import FittedHead, HeadInfo, no_attention
-from spade_bench.heads._modelstack import fold_scaling
-from spade_bench.heads._reader import Reader
+from spade_bench.heads.training.modelstack import fold_scaling
+from spade_bench.heads.training.reader import Reader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

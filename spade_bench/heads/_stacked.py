@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from spade_bench.features.casebags import CaseBags
     from spade_bench.heads._objectives import Objective
-    from spade_bench.heads._reader import Reader
-    from spade_bench.heads._trainer import Member, Trainer
+    from spade_bench.heads.training.reader import Reader
+    from spade_bench.heads.training.trainer import Member, Trainer
 
 __all__ = ["StackedHead", "TrainConfig", "stacked_head"]
 
@@ -179,9 +179,9 @@ class StackedHead:
         import torch
 
         from spade_bench.device import resolve_device, small_products
-        from spade_bench.heads._reader import Reader
-        from spade_bench.heads._trainer import Member, Trainer
-        from spade_bench.heads._workers import Workers
+        from spade_bench.heads.training.reader import Reader
+        from spade_bench.heads.training.trainer import Member, Trainer
+        from spade_bench.heads.training.workers import Workers
 
         device = resolve_device(self._device)
         memory = self._memory or _default_memory(device)

@@ -95,7 +95,7 @@ def initial(dim: int, width: int, s: AbmilConfig, stream: torch.Generator) -> Pa
     """
     import torch
 
-    from spade_bench.heads._modelstack import uniform
+    from spade_bench.heads.training.modelstack import uniform
 
     p = {
         "w1": uniform(stream, s.hidden, dim, fan_in=dim),

@@ -35,7 +35,7 @@ def initial(dim: int, width: int, s: MeanMlpConfig, stream: torch.Generator) -> 
     """Draw one model's parameters."""
     import torch
 
-    from spade_bench.heads._modelstack import uniform
+    from spade_bench.heads.training.modelstack import uniform
 
     return {
         "w1": uniform(stream, s.hidden, dim, fan_in=dim),

@@ -53,7 +53,7 @@ def initial(dim: int, width: int, s: PatchTransformerConfig, stream: torch.Gener
     """Draw one model's parameters."""
     import torch
 
-    from spade_bench.heads._modelstack import uniform
+    from spade_bench.heads.training.modelstack import uniform
 
     h = s.hidden
     squares = [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from command_line import run_main
 
-from spade_bench.heads import _trainer
+from spade_bench.heads.training import trainer as trainer_module
 from spade_bench.results import ResultStore, read_predictions
 
 FAST = ["--shots", "1,2", "--draws", "2", "--device", "cpu"]
@@ -103,13 +103,13 @@ def test_memory_bounds_training_and_never_changes_the_numbers(
     study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stacks: list[int] = []
-    real = _trainer.Trainer.__init__
+    real = trainer_module.Trainer.__init__
 
     def count(self: Any, members: Any, *args: Any, **rest: Any) -> None:
         stacks.append(len(members))
         real(self, members, *args, **rest)
 
-    monkeypatch.setattr(_trainer.Trainer, "__init__", count)
+    monkeypatch.setattr(trainer_module.Trainer, "__init__", count)
     given = ["--table", str(study.table), "--features", str(study.features), "--no-controls"]
     given += ["--shots", "2", "--draws", "6", "--device", "cpu", "--head", "abmil"]
     given += [

@@ -14,7 +14,7 @@ from spade_bench.errors import ConfigError
 from spade_bench.features.bagmemory import BagMemory
 from spade_bench.features.casebags import CaseBags
 from spade_bench.heads import Fit, HeadOptions, parse_memory
-from spade_bench.heads import _trainer as trainer_module
+from spade_bench.heads.training import trainer as trainer_module
 from spade_bench.registry import heads
 
 GRADIENT = [p.name for p in heads if "precision" in p.card.defaults]

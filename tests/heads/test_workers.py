@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 import torch
 
-from spade_bench.heads._workers import Workers
+from spade_bench.heads.training.workers import Workers
 
 
 @pytest.fixture

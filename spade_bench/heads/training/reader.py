@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from spade_bench.device import to_device
-from spade_bench.heads._modelstack import Batch
+from spade_bench.heads.training.modelstack import Batch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,16 +14,16 @@ import torch
 
 from spade_bench import console
 from spade_bench.device import to_device
-from spade_bench.heads._modelstack import Batch, ModelStack
 from spade_bench.heads._objectives import target_scale
-from spade_bench.heads._workers import Workers
+from spade_bench.heads.training.modelstack import Batch, ModelStack
+from spade_bench.heads.training.workers import Workers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spade_bench.heads._base import Fit, Model
     from spade_bench.heads._objectives import Objective
-    from spade_bench.heads._reader import Reader
+    from spade_bench.heads.training.reader import Reader
 
 __all__ = ["Member", "Trainer"]
 

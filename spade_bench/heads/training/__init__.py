@@ -1,0 +1,1 @@
+"""How heads are trained by gradient steps: many models at once over bags that are read once."""
