@@ -19,6 +19,7 @@ __all__ = [
     "array_to_device",
     "autocast",
     "compiled_kernels",
+    "kept_threads",
     "resolve_device",
     "setup_numerics",
     "small_products",
@@ -127,6 +128,20 @@ def setup_numerics(device: torch.device) -> None:
         torch.set_float32_matmul_precision("medium")
     else:
         torch.set_float32_matmul_precision("highest")
+
+
+@contextlib.contextmanager
+def kept_threads() -> Iterator[None]:
+    """Keep the number of threads of a process over a block that runs numba.
+
+    When numba starts its own threads it gives OpenMP, and so torch, all cores for the rest of the
+    process, whatever ``OMP_NUM_THREADS`` asks for. Beside other processes these then wait for each
+    other: small products took up to seventy times as long.
+    """
+    import threadpoolctl
+
+    with threadpoolctl.threadpool_limits(None):  # sets nothing; at the end all is as it was
+        yield
 
 
 @contextlib.contextmanager

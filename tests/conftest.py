@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,15 @@ def _pictures_of_few_dots(monkeypatch: pytest.MonkeyPatch) -> None:
     from spade_bench.report import pictures
 
     monkeypatch.setitem(pictures._DPI, "png", 72)
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    """No test leaves more threads behind than there were: the later ones would wait for them."""
+    torch = sys.modules.get("torch")
+    before = torch.get_num_threads() if torch else 0
+    yield
+    assert not torch or torch.get_num_threads() == before
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -168,7 +168,9 @@ def _umap(features: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
     """Two dimensions of features (n, P), the same for the same seed, (n, 2)."""
     import numpy as np
 
-    with warnings.catch_warnings():
+    from spade_bench.device import kept_threads
+
+    with kept_threads(), warnings.catch_warnings():
         # It says that a seed means one core, and warns of libraries below it.
         warnings.simplefilter("ignore")
         from umap import UMAP

@@ -17,6 +17,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from spade_bench import console
+from spade_bench.device import kept_threads
 from spade_bench.encoders.spade.pretraining.prepare.gather import Record
 from spade_bench.encoders.spade.pretraining.prepare.sampleworkers import work_ahead
 from spade_bench.encoders.spade.pretraining.pretrainconfig import GenesConfig
@@ -132,7 +133,7 @@ def variable_genes(data: Expression, shared: Sequence[str], n_top: int) -> list[
         values.data = np.expm1(values.data)
     values = values[np.diff(values.indptr) > 0]  # spots without any of these genes say nothing
     adata = anndata.AnnData(sp.csr_matrix(values))
-    with warnings.catch_warnings():
+    with kept_threads(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of empty bins and of genes absent from all spots
         if data.kind != "log-normalised":
             scanpy.pp.normalize_total(adata)
