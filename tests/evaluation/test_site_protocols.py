@@ -71,9 +71,8 @@ def test_where_every_site_has_one_class_that_is_said(sites, tmp_path, capsys):
     frame = pd.read_csv(table)
     frame["site"] = [f"{label}{i % 3}" for i, label in enumerate(frame["label"])]
     frame.to_csv(tmp_path / "table.csv", index=False)
-    arguments = ("--protocol", "leave-site-out", "--out", tmp_path / "runs")
-    assert run_main("run", "--encoder", "mine", "--task", "t", "--table", tmp_path / "table.csv",
-                    "--features", features, "--device", "cpu", "--no-controls", *arguments) == 0  # fmt: skip
+    of_one_class = (tmp_path / "table.csv", features)
+    assert _run(of_one_class, tmp_path / "runs", "--protocol", "leave-site-out") == 0
     said = " ".join(capsys.readouterr().err.split())
     assert "parts held out in turn: no site alone; 6 sites with fewer than 5 cases" in said
 
