@@ -143,3 +143,38 @@ def test_a_head_that_raises_is_a_failed_check(repo: Path, tmp_path: Path) -> Non
     assert done.returncode == 2, done.stderr
     found = {row["check"]: row for row in json.loads(done.stdout)["rows"]}
     assert re.search(r"NameError.*\(my_head\.py, line \d+\)", found["runs"]["detail"])
+
+
+TASK = "name: mine\nkind: {kind}\ntitle: Mine\ncohort: mine\nmetrics: [{metric}]\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "said"),
+    [
+        ("classifcation", "auroc", "no classifcation kind of task. Did you mean 'classification'"),
+        ("classification", "aurok", "has no metric 'aurok'. Did you mean 'auroc'"),
+    ],
+)
+def test_showing_a_task_checks_its_card(tmp_path: Path, kind: str, metric: str, said: str) -> None:
+    card = tmp_path / "mine.yaml"
+    card.write_text(TASK.format(kind=kind, metric=metric))
+    done = spade_bench("show", "task", "mine", "--plugin", str(card))
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+MISTAKEN = {
+    "a task": (("task", "crc_braf"), "`spade-bench show task NAME` checks it"),
+    "a word": (("hed", "logistic"), "Use `check encoder` or `check head`"),
+    "a file": (("encoder", "mine.py"), "Give the file as --plugin mine.py"),
+    "no plugin": (("head", "nearest-centre"), "One of your own needs --plugin FILE"),
+    "a slip": (("head", "logistc"), "Did you mean 'logistic'?\n"),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKEN)
+def test_a_check_of_something_else_says_what_to_type(what: str) -> None:
+    arguments, said = MISTAKEN[what]
+    done = spade_bench("check", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
