@@ -31,32 +31,6 @@ PrecisionOption = Annotated[
 ]
 
 
-def check(
-    what: Annotated[str, typer.Argument(help="encoder or head.")],
-    name: Annotated[str, typer.Argument(help="Its name, as `list` prints it.")],
-    weights: WeightsOption = None,
-    device: DeviceOption = None,
-    precision: PrecisionOption = None,
-    trust_remote_code: TrustOption = False,
-    revision: RevisionOption = None,
-    seed: SeedOption = 0,
-    as_json: JsonOption = False,
-) -> int:
-    """Check that an encoder or a head keeps the contract that the harness relies on.
-
-    Of an encoder: shapes, determinism, batch independence, dtype, normalisation and the card. Of a
-    head: shapes, probabilities, determinism, order of patches, its fitted object, saved and loaded.
-    """
-    what = _known(what)
-    if what == "head":
-        findings = _check_head(name, device, weights, precision)
-    else:
-        findings = _check_encoder(
-            name, weights, device, precision, trust_remote_code, seed, revision
-        )
-    return _show(what, name, findings, as_json)
-
-
 def _known(what: str) -> str:
     """What is to be checked, in the singular; refuse what cannot be.
 
@@ -73,8 +47,33 @@ def _known(what: str) -> str:
             fix="`spade-bench show task NAME` checks it, --plugin FILE where it is your own",
         )
     if word not in ("encoder", "head"):
-        raise UserError(f"'{what}' cannot be checked", fix="Use `check encoder` or `check head`")
+        raise UserError(f"'{what}' is not one of encoder, head", fix="Use `check encoder NAME`")
     return word
+
+
+def check(
+    what: Annotated[str, typer.Argument(help="encoder or head.", callback=_known)],
+    name: Annotated[str, typer.Argument(help="Its name, as `list` prints it.")],
+    weights: WeightsOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    trust_remote_code: TrustOption = False,
+    revision: RevisionOption = None,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> int:
+    """Check that an encoder or a head keeps the contract that the harness relies on.
+
+    Of an encoder: shapes, determinism, batch independence, dtype, normalisation and the card. Of a
+    head: shapes, probabilities, determinism, order of patches, its fitted object, saved and loaded.
+    """
+    if what == "head":
+        findings = _check_head(name, device, weights, precision)
+    else:
+        findings = _check_encoder(
+            name, weights, device, precision, trust_remote_code, seed, revision
+        )
+    return _show(what, name, findings, as_json)
 
 
 def _check_head(

@@ -165,7 +165,7 @@ def test_showing_a_task_checks_its_card(tmp_path: Path, kind: str, metric: str, 
 
 MISTAKEN = {
     "a task": (("task", "crc_braf"), "`spade-bench show task NAME` checks it"),
-    "a word": (("hed", "logistic"), "Use `check encoder` or `check head`"),
+    "a word": (("hed", "logistic"), "'hed' is not one of encoder, head"),
     "a file": (("encoder", "mine.py"), "Give the file as --plugin mine.py"),
     "no plugin": (("head", "nearest-centre"), "One of your own needs --plugin FILE"),
     "a slip": (("head", "logistc"), "Did you mean 'logistic'?\n"),
