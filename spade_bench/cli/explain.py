@@ -233,8 +233,10 @@ def _say(written: Written, out: Path) -> None:
     models = sorted({one["models"] for one in written.maps})
     number = f"{models[0]}" if len(models) == 1 else f"{models[0]} to {models[-1]}"
     encoders = " and ".join(written.encoders)
+    maps = "1 map" if len(written.maps) == 1 else f"{len(written.maps)} maps"
+    of = "1 case" if len(cases) == 1 else f"{len(cases)} cases"
     console.emit(
-        f"{len(written.maps)} maps of {len(cases)} cases, {encoders} with {first['head']} on "
+        f"{maps} of {of}, {encoders} with {first['head']} on "
         f"{first['task']}, {number} model(s) each ({first['method']}): {out}"
     )
     trained = sum(one["trained"] for one in written.maps)

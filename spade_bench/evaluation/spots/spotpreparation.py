@@ -227,8 +227,9 @@ def _without_refused(request: EvaluationRequest, prepared: PreparedSpots) -> Pre
 
 
 LEAK_FIX = (
-    "Pretrain it without them (`spade-bench pretrain --exclude-task hest:PATH`), or accept and "
-    "flag it with --allow-leaky-splits"
+    "Pretrain it without them (`spade-bench pretrain --exclude-task hest:PATH`; where these are "
+    "all your sections, once for each fold: docs/EXPRESSION.md), or accept and flag it with "
+    "--allow-leaky-splits"
 )
 
 
