@@ -220,7 +220,8 @@ def _say_experts(made: ExpertFiles, out: Path, as_json: bool) -> None:
         listed = [path.relative_to(out).as_posix() for path in made.files]
         console.emit_json("expert-maps", {"slides": list(made.layers), "files": listed})
         return
-    console.emit(f"experts of {len(made.layers)} slides, {len(made.files)} files: {out}")
+    slides = "1 slide" if len(made.layers) == 1 else f"{len(made.layers)} slides"
+    console.emit(f"experts of {slides}, {len(made.files)} files: {out}")
     if made.viewer is not None:
         console.emit(f"open {made.viewer} in a browser")
 
