@@ -127,7 +127,10 @@ def test_what_a_plugin_raises_is_a_failed_check_and_no_bug_of_ours(
     Image.new("RGB", (224, 224)).save(tmp_path / "patches" / "s_1.png")
     folders = ("--patches", str(tmp_path / "patches"), "--out", str(tmp_path / "out"))
     done = spade_bench("extract", "--encoder", "mean-colour", *folders, *plugin)
-    if what != "encode":  # raised by its own lines
+    if what == "encode":  # raised where it is called
+        assert done.returncode == 1
+        assert "of the plugin if `spade-bench check` finds it" in done.stderr
+    else:
         assert done.returncode == 2, done.stderr
         assert re.search(
             r"error: my_encoder\.py, line \d+: the plugin raised NameError", done.stderr
