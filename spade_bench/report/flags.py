@@ -12,7 +12,8 @@ _WHY_EMPTY = {"undefined": "undefined", "failed": "failed", "no-gene-side": "no 
 
 _EXACT = {
     "contamination:unknown": "nobody says whether the encoder saw this task's data set in "
-    "pretraining, or the task does not say which data set it is",
+    "pretraining (--pretrained-on), or the task does not say which data set it is (`sources` on "
+    "its card)",
     "contamination:training-samples": "slides of this cohort were training samples of the encoder",
     "contamination:training-patients": "cases of this cohort were training patients of the encoder",
     "control:permuted-labels": "trained on shuffled labels: must lie at chance",
