@@ -335,6 +335,9 @@ def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
     if origin is tuple:
         items = value if isinstance(value, (list, tuple)) else [value]
         if len(args) == 2 and args[1] is Ellipsis:
+            if isinstance(value, str) and args[0] in (int, float) and "," in value:
+                wanted = f"Write a list: {key}: [{', '.join(value.replace(',', ' ').split())}]"
+                raise ConfigError(f"'{key}' is '{value}'", where=source, fix=wanted)
             return tuple(_convert(args[0], item, source, key) for item in items)
         if len(items) != len(args):
             raise ConfigError(f"'{key}' needs {len(args)} values", where=source)

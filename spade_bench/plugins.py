@@ -13,6 +13,7 @@ import importlib.util
 import pkgutil
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from spade_bench.errors import PluginError, SpadeBenchError
 from spade_bench.registry import Registry, encoders, expression_heads, heads, kinds, tasks
 from spade_bench.types import TaskCard
 
-__all__ = ["contained", "install", "load_file", "loaded_files"]
+__all__ = ["contained", "install", "load_file", "loaded_files", "place_of"]
 
 _PACKAGES = {
     "encoder": "spade_bench.encoders",
@@ -51,6 +52,21 @@ def install() -> None:
 def loaded_files() -> list[str]:
     """Return the files of plugins that this process has loaded, in order."""
     return list(_loaded)
+
+
+def place_of(error: BaseException) -> str:
+    """Return the file and line of a loose plugin whose own code raised an error, or nothing.
+
+    Where this package's code raised it, called by a plugin or not, the place is not the plugin's.
+    """
+    package = str(Path(__file__).parent)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        file = str(Path(frame.filename).resolve())
+        if file in _loaded:
+            return f"{Path(file).name}, line {frame.lineno}"
+        if file.startswith(package):
+            return ""
+    return ""
 
 
 def load_file(path: str | Path) -> None:

@@ -149,8 +149,7 @@ class Registry(Generic[Card]):
             return Plugin(name, card, factory, f"prefix {prefix}:")
         if name in self._retired:
             raise PluginError(f"{self.kind} '{name}' is gone: {self._retired[name]}")
-        near = suggest(name, self._plugins)
-        hint = f"Did you mean {near}?" if near else f"Known: {', '.join(sorted(self._plugins))}"
+        hint = _hint(name, sorted(self._plugins))
         broken = (
             f" ({len(self.broken)} plugin(s) failed to load, see `list`)" if self.broken else ""
         )
@@ -232,6 +231,15 @@ def head_registries(name: str) -> list[Registry[HeadCard]]:
     if name in heads.retired:
         heads.get(name)  # which says what became of it
     known = sorted({*heads.names(), *expression_heads.names()})
+    raise PluginError(f"unknown head '{name}'", fix=_hint(name, known))
+
+
+def _hint(name: str, known: list[str]) -> str:
+    """What to do about a name that nobody has registered."""
+    if name.endswith((".py", ".yaml", ".yml")):
+        return f"Give the file as --plugin {name}, and here the name on its card"
+    if near := suggest(name, known, cutoff=0.8):
+        return f"Did you mean {near}?"
     near = suggest(name, known)
-    hint = f"Did you mean {near}?" if near else f"Known: {', '.join(known)}"
-    raise PluginError(f"unknown head '{name}'", fix=hint)
+    hint = f"Did you mean {near}?" if near else f"Known: {', '.join(known)}."
+    return f"{hint} One of your own needs --plugin FILE"

@@ -47,7 +47,7 @@ def draw_episodes(
         episodes, parts = leave_site_out(cohort, settings.get("seed", 0))
         alone = [part[0] for part in parts if len(part) == 1]
         joined = [part for part in parts if len(part) > 1]
-        notes = [f"{len(parts)} parts held out in turn: {name_some(alone)} alone"]
+        notes = [f"{len(parts)} parts held out in turn: {name_some(alone or ['no site'])} alone"]
         if joined:
             notes.append(
                 f"{sum(map(len, joined))} sites with fewer than {LEAST_OF_CLASS} cases of some "

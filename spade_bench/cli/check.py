@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,13 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["check"]
 
 
-class Checked(enum.StrEnum):
-    """What can be checked."""
-
-    encoder = "encoder"
-    head = "head"
-
-
 WeightsOption = Annotated[
     Path | None, typer.Option(help="File or folder of weights. Default: the workspace's.")
 ]
@@ -39,8 +31,28 @@ PrecisionOption = Annotated[
 ]
 
 
+def _known(what: str) -> str:
+    """What is to be checked, in the singular; refuse what cannot be.
+
+    Raises:
+        UserError: With the command that is meant.
+    """
+    from spade_bench.errors import UserError
+
+    word = what.removesuffix("s")
+    if word == "task":
+        raise UserError(
+            "a task is a card, of which nothing runs",
+            where=what,
+            fix="`spade-bench show task NAME` checks it, --plugin FILE where it is your own",
+        )
+    if word not in ("encoder", "head"):
+        raise UserError(f"'{what}' is not one of encoder, head", fix="Use `check encoder NAME`")
+    return word
+
+
 def check(
-    what: Annotated[Checked, typer.Argument(help="encoder or head.")],
+    what: Annotated[str, typer.Argument(help="encoder or head.", callback=_known)],
     name: Annotated[str, typer.Argument(help="Its name, as `list` prints it.")],
     weights: WeightsOption = None,
     device: DeviceOption = None,
@@ -55,7 +67,7 @@ def check(
     Of an encoder: shapes, determinism, batch independence, dtype, normalisation and the card. Of a
     head: shapes, probabilities, determinism, order of patches, its fitted object, saved and loaded.
     """
-    if what is Checked.head:
+    if what == "head":
         findings = _check_head(name, device, weights, precision)
     else:
         findings = _check_encoder(
@@ -104,7 +116,7 @@ def _check_encoder(
     return check_encoder(name, options)
 
 
-def _show(what: Checked, name: str, findings: list[Finding], as_json: bool) -> int:
+def _show(what: str, name: str, findings: list[Finding], as_json: bool) -> int:
     """Print the findings; the exit code."""
     from spade_bench import console
 
@@ -113,7 +125,7 @@ def _show(what: Checked, name: str, findings: list[Finding], as_json: bool) -> i
         console.emit_json("check", {"rows": [dataclasses.asdict(finding) for finding in findings]})
     else:
         rows = [[finding.status, finding.check, finding.detail] for finding in findings]
-        console.table(f"{what.value} {name}", ["", "check", "detail"], rows)
+        console.table(f"{what} {name}", ["", "check", "detail"], rows)
         passed = sum(finding.status == "pass" for finding in findings)
         warned = len(findings) - passed - len(failed)
         look = f", {warned} to look at" if warned else ""

@@ -220,7 +220,8 @@ def _say_experts(made: ExpertFiles, out: Path, as_json: bool) -> None:
         listed = [path.relative_to(out).as_posix() for path in made.files]
         console.emit_json("expert-maps", {"slides": list(made.layers), "files": listed})
         return
-    console.emit(f"experts of {len(made.layers)} slides, {len(made.files)} files: {out}")
+    slides = "1 slide" if len(made.layers) == 1 else f"{len(made.layers)} slides"
+    console.emit(f"experts of {slides}, {len(made.files)} files: {out}")
     if made.viewer is not None:
         console.emit(f"open {made.viewer} in a browser")
 
@@ -233,8 +234,10 @@ def _say(written: Written, out: Path) -> None:
     models = sorted({one["models"] for one in written.maps})
     number = f"{models[0]}" if len(models) == 1 else f"{models[0]} to {models[-1]}"
     encoders = " and ".join(written.encoders)
+    maps = "1 map" if len(written.maps) == 1 else f"{len(written.maps)} maps"
+    of = "1 case" if len(cases) == 1 else f"{len(cases)} cases"
     console.emit(
-        f"{len(written.maps)} maps of {len(cases)} cases, {encoders} with {first['head']} on "
+        f"{maps} of {of}, {encoders} with {first['head']} on "
         f"{first['task']}, {number} model(s) each ({first['method']}): {out}"
     )
     trained = sum(one["trained"] for one in written.maps)

@@ -57,10 +57,15 @@ def show(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show the card of one encoder, task or head."""
+    """Show the card of one encoder, task or head; that of a task is checked."""
     from spade_bench import console
+    from spade_bench.evaluation.request import check_card
+    from spade_bench.types import TaskCard
 
     plugins = _called_anywhere(what) if name is None else _called(_plural(what), name)
+    for plugin in plugins:
+        if isinstance(plugin.card, TaskCard):
+            check_card(plugin.card)
     rows = [_row(plugin) for plugin in plugins]
     if as_json:
         console.emit_json("show", rows[0] if len(rows) == 1 else {"rows": rows})

@@ -125,6 +125,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         _fail("interrupted; run the same command again to continue", 130)
     except Exception as error:
         from spade_bench.errors import UserError, machine_fault
+        from spade_bench.plugins import loaded_files, place_of
 
         if debug:
             raise
@@ -136,8 +137,14 @@ def main(argv: list[str] | None = None) -> NoReturn:
             _fail(f"{error.format_message()} See `{_command_of(error)} --help`", 2)
         if (fault := machine_fault(error)) is not None:
             _fail(str(fault), 2)
+        if place := place_of(error):
+            said = f"the plugin raised {type(error).__name__}: {error}"
+            _fail(f"{place}: {said}. Correct it there; --debug shows the traceback", 2)
+        whose = "This is a bug"
+        if loaded_files():
+            whose = "This is a bug, of the plugin if `spade-bench check` finds it"
         _fail(
-            f"internal error: {type(error).__name__}: {error}. This is a bug: run again with "
+            f"internal error: {type(error).__name__}: {error}. {whose}: run again with "
             "--debug and report the traceback",
             1,
         )

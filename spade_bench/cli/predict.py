@@ -82,7 +82,8 @@ def predict(
         )
     with atomic_path(out) as temporary:
         frame.to_csv(temporary, index=False)
-    console.emit(f"{len(frame)} cases predicted: {out}")
+    predicted = "1 case" if len(frame) == 1 else f"{len(frame)} cases"
+    console.emit(f"{predicted} predicted: {out}")
 
 
 def _cases(table: Path) -> dict[str, Sequence[str]]:

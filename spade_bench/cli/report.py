@@ -31,15 +31,11 @@ FiguresOption = Annotated[
 ]
 
 
-CsvOption = Annotated[
-    bool, typer.Option("--csv", help="Print csv instead of tables: encoders x tasks.")
-]
+CsvOption = Annotated[bool, typer.Option("--csv", help="Print csv instead of tables.")]
 MarkdownOption = Annotated[
-    bool, typer.Option("--markdown", help="Print Markdown instead of tables: encoders x tasks.")
+    bool, typer.Option("--markdown", help="Print Markdown instead of tables.")
 ]
-LatexOption = Annotated[
-    bool, typer.Option("--latex", help="Print LaTeX for the package booktabs: encoders x tasks.")
-]
+LatexOption = Annotated[bool, typer.Option("--latex", help="Print LaTeX for the package booktabs.")]
 OutOption = Annotated[
     Path | None,
     typer.Option(

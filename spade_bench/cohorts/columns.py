@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.errors import DataError, name_some
@@ -134,16 +135,18 @@ def missing_columns(
     present: Iterable[object], columns: Columns, names: Iterable[str]
 ) -> tuple[str, str] | None:
     """Say which needed columns a table lacks, and how to name them; None when it has all."""
-    there = [str(column) for column in present]
+    there, names = [str(column) for column in present], tuple(names)
     absent = {name: getattr(columns, name) for name in names if getattr(columns, name) not in there}
     if not absent:
         return None
     lowered = {column.strip().lower(): column for column in there}
+    needed = {getattr(columns, name) for name in names}
+    free = [one for one, column in lowered.items() if column not in needed]
     hints = []
     for name, wanted in absent.items():
-        near = next(
-            (lowered[o] for o in (wanted.lower(), name, *_OTHER_NAMES[name]) if o in lowered), None
-        )
-        hints.append(f"{_FLAGS[name]} {near or 'NAME'}")
+        others = (wanted.lower(), name, *_OTHER_NAMES[name])
+        slips = get_close_matches(wanted.lower(), free, n=1, cutoff=0.8)
+        near = next((lowered[other] for other in (*others, *slips) if other in lowered), "NAME")
+        hints.append(f"{_FLAGS[name]} {near}")
     text = f"missing column(s) {', '.join(absent.values())} (found {name_some(there, 12)})"
     return text, f"Rename the column, or say which one holds it: {' '.join(hints)}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 import spade_bench.registry as registries
-from spade_bench.doctor.slidecontract import Finding, check_slide_encoder
+from spade_bench.doctor.slidecontract import Finding, check_slide_encoder, guarded
 from spade_bench.errors import UserError
 from spade_bench.types import EncoderCard, LoadOptions
 
@@ -34,13 +34,18 @@ def check_encoder(name: str, options: LoadOptions) -> list[Finding]:
         WeightsError: When its weights cannot be had.
     """
     plugin = registries.encoders.get(name)
-    findings = list(_card(plugin.card))
+    return [*_card(plugin.card), *guarded(plugin, _conduct(plugin, options))]
+
+
+def _conduct(plugin: registries.Plugin[EncoderCard], options: LoadOptions) -> Iterator[Finding]:
+    """Load the encoder and check what it does."""
     encoder = plugin.load(options)
     if plugin.card.level == "slide":
-        return findings + list(check_slide_encoder(encoder))
-    if plugin.card.input == "features":
-        return findings + list(_feature_encoder(encoder, options))
-    return findings + list(_patch_encoder(encoder, options))
+        yield from check_slide_encoder(encoder)
+    elif plugin.card.input == "features":
+        yield from _feature_encoder(encoder, options)
+    else:
+        yield from _patch_encoder(encoder, options)
 
 
 def _card(card: EncoderCard) -> Iterator[Finding]:

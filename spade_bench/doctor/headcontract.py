@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import spade_bench.registry as registries
-from spade_bench.doctor.slidecontract import Finding
+from spade_bench.doctor.slidecontract import Finding, guarded
 from spade_bench.errors import ConfigError, SpadeBenchError, UserError
 from spade_bench.features.casebags import CaseBags
 from spade_bench.heads import (
@@ -97,19 +97,20 @@ def check_head(name: str, device: str = "cpu") -> list[Finding]:
         PluginError: When the name is not registered.
     """
     plugin = registries.heads.get(name)
-    card = plugin.card
-    findings = list(_card(card))
+    return [*_card(plugin.card), *guarded(plugin, _conduct(plugin, device))]
+
+
+def _conduct(plugin: registries.Plugin[Any], device: str) -> Iterator[Finding]:
+    """Load the head, fit it and check what it does."""
+    name, card = plugin.name, plugin.card
     quick = {key: value for key, value in _QUICK.items() if key in card.defaults}
     probe = _probe(name, plugin.load(HeadOptions(device, quick)))
-    findings.append(_refusal(plugin))
+    yield _refusal(plugin)
     for check in (_shapes, _seed, _order, _together, _one_patch, _fitted):
         try:
-            findings += check(probe)
+            yield from check(probe)
         except SpadeBenchError as error:
-            findings.append(
-                Finding(check.__name__.strip("_").replace("_", " "), "fail", str(error))
-            )
-    return findings
+            yield Finding(check.__name__.strip("_").replace("_", " "), "fail", str(error))
 
 
 def _probe(name: str, head: Any) -> Probe:

@@ -150,7 +150,7 @@ def _cohort(folder: Path, has: Belongings, encoder: str) -> list[str]:
 
 def _from(folder: Path, place: Path) -> Path:
     """A path as the file in the folder has to write it: relative where it lies near."""
-    there = place.expanduser().absolute()
+    there = Path(os.path.normpath(place.expanduser().absolute()))
     try:
         near = Path(os.path.relpath(there, folder.absolute()))
     except ValueError:  # another drive of Windows

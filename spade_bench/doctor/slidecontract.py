@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import spade_bench.registry as registries
+from spade_bench.errors import SpadeBenchError
+from spade_bench.plugins import place_of
+from spade_bench.registry import Plugin
 
-__all__ = ["Finding", "check_slide_encoder"]
+__all__ = ["Finding", "check_slide_encoder", "guarded"]
 
 _PATCHES = 40
 _TOLERANCE = 1e-4  # of the vector's norm, for sums in another order
@@ -27,6 +30,23 @@ class Finding:
     check: str
     status: Literal["pass", "warn", "fail"]
     detail: str
+
+
+def guarded(plugin: Plugin[Any], findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Pass findings on; what a plugin's own code raises while they are made is one that fails.
+
+    Errors that read as sentences, and whatever a built-in raises, are raised as they are.
+    """
+    try:
+        yield from findings
+    except SpadeBenchError:
+        raise
+    except Exception as error:
+        if plugin.origin == "built-in":
+            raise
+        place = place_of(error)
+        told = f"raises {type(error).__name__}: {error}"
+        yield Finding("runs", "fail", f"{told} ({place})" if place else told)
 
 
 def check_slide_encoder(encoder: Any) -> Iterator[Finding]:

@@ -7,10 +7,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import spade_bench.registry as registries
-from spade_bench.doctor.slidecontract import Finding
+from spade_bench.doctor.slidecontract import Finding, guarded
 from spade_bench.errors import ConfigError, SpadeBenchError
 from spade_bench.heads.spots import SpotHead, SpotOptions, SpotTask
 from spade_bench.plugins import contained
+from spade_bench.types import HeadCard
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,16 +49,20 @@ def check_spot_head(name: str) -> list[Finding]:
         PluginError: When the name is not registered.
     """
     plugin = registries.expression_heads.get(name)
+    return list(guarded(plugin, _conduct(plugin)))
+
+
+def _conduct(plugin: registries.Plugin[HeadCard]) -> Iterator[Finding]:
     head: SpotHead = plugin.load(SpotOptions())
-    findings = [_card(head), _refusal(name)]
+    yield _card(head)
+    yield _refusal(plugin.name)
     for check in (_shape, _determinism, _together):
         try:
-            with contained(f"head '{name}'"):
-                findings += check(head, _task())
+            with contained(f"head '{plugin.name}'"):
+                found = list(check(head, _task()))
         except SpadeBenchError as error:
-            title = check.__name__.strip("_")
-            findings.append(Finding(title, "fail", str(error)))
-    return findings
+            found = [Finding(check.__name__.strip("_"), "fail", str(error))]
+        yield from found
 
 
 def _task() -> SpotTask:

@@ -12,9 +12,10 @@ from spade_bench import workspace as ws
 from spade_bench.cohorts.columns import PUBLISHED_FIELDS, said_columns, with_columns
 from spade_bench.cohorts.published.hestbench import HEST, hest_card, hest_folder
 from spade_bench.cohorts.published.pathobench import PATHO_BENCH, patho_bench_card
-from spade_bench.errors import DataError, PluginError, UserError
+from spade_bench.errors import ConfigError, DataError, PluginError, UserError
 from spade_bench.evaluation.settings import EvaluationSettings, path_of
-from spade_bench.registry import heads_of_kind, kinds, tasks
+from spade_bench.registry import heads_of_kind, kinds, suggest, tasks
+from spade_bench.tasks.kind import KindCard
 from spade_bench.types import TaskCard
 
 __all__ = ["MEASURED", "EncoderRequest", "EvaluationRequest", "TaskRequest", "resolve_task",
@@ -194,11 +195,7 @@ def resolve_task(
         place = hest_folder(name, bench_root)
         return TaskRequest(hest_card(place), place, published=place)
     card, named = _card(name, table or _listed_table(workspace, name), columns or {})
-    if card.kind not in kinds:
-        known = ", ".join(kinds.names())
-        raise UserError(
-            f"there is no {card.kind} kind of task", where=f"task {card.name}", fix=f"Use {known}"
-        )
+    _check_kind(card)
     if table is None and workspace is not None:
         entry = _cohort_entry(workspace, card)
         if entry is not None and card.name in entry.tables:
@@ -291,3 +288,33 @@ def _cohort_entry(workspace: ws.Workspace, task: TaskCard) -> ws.CohortEntry | N
         return workspace.cohorts[task.cohort]
     having = [entry for entry in workspace.cohorts.values() if task.name in entry.tables]
     return having[0] if len(having) == 1 else None
+
+
+def check_card(card: TaskCard) -> None:
+    """Refuse a task whose card names a kind that there is not, or a metric that it does not have.
+
+    Raises:
+        UserError: When there is no such kind.
+        ConfigError: When it has no such metric; the message names those that it has.
+    """
+    known = _check_kind(card).metrics
+    for name in card.metrics:
+        if name not in known:
+            near = suggest(name, known)
+            raise ConfigError(
+                f"{card.kind} has no metric '{name}'",
+                where=f"task {card.name}",
+                fix=f"Did you mean {near}?" if near else f"Use {', '.join(known)}",
+            )
+
+
+def _check_kind(card: TaskCard) -> KindCard:
+    if card.kind not in kinds:
+        near = suggest(card.kind, kinds.names())
+        raise UserError(
+            f"there is no {card.kind} kind of task",
+            where=f"task {card.name}",
+            fix=f"Did you mean {near}?" if near else f"Use {', '.join(kinds.names())}",
+        )
+    kind: KindCard = kinds.get(card.kind).card
+    return kind

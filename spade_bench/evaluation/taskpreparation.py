@@ -11,7 +11,7 @@ from spade_bench.cohorts.episodes import save_episodes
 from spade_bench.cohorts.spelling import read_number
 from spade_bench.cohorts.tables import cohort_hash, keep_covered
 from spade_bench.console import say, warn
-from spade_bench.errors import ConfigError, DataError, UserError, printable
+from spade_bench.errors import DataError, UserError, printable
 from spade_bench.evaluation.cohortrecord import store_cohort
 from spade_bench.evaluation.controls import RANDOM_WEIGHTS, random_weight_features, variants
 from spade_bench.evaluation.encoderfeatures import (
@@ -20,7 +20,12 @@ from spade_bench.evaluation.encoderfeatures import (
     matched,
     with_test_files,
 )
-from spade_bench.evaluation.request import MEASURED, EvaluationRequest, TaskRequest
+from spade_bench.evaluation.request import (
+    MEASURED,
+    EvaluationRequest,
+    TaskRequest,
+    check_card,
+)
 from spade_bench.evaluation.restriction import Restriction
 from spade_bench.evaluation.settings import EvaluationSettings
 from spade_bench.evaluation.taskcohort import TaskCases, draw, load_cases
@@ -38,9 +43,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from spade_bench.features.bagmemory import BagMemory
-    from spade_bench.tasks.kind import KindCard, TaskKind
+    from spade_bench.tasks.kind import TaskKind
 
-__all__ = ["PreparedTask", "check_metrics", "prepare"]
+__all__ = ["PreparedTask", "prepare"]
 
 
 _MANY = 10  # classes, of which more are unusual
@@ -127,7 +132,7 @@ def prepare(
     """
     card = task.card
     kind: TaskKind = kinds.get(card.kind).load()
-    check_metrics(card, kind.card)
+    check_card(card)
     cases = load_cases(request, task, kind)
     if not task.named:
         _say_unregistered(card, cases.cohort)
@@ -277,22 +282,6 @@ def _random_elsewhere(
         others = folders.bags(folder, name)
         files = {**files, **{slide: path for slide, path in others.items() if slide in tested}}
     return (name, files) if tested <= set(files) else None
-
-
-def check_metrics(card: TaskCard, kind: KindCard) -> None:
-    """Refuse a task whose card names a metric that its kind does not have.
-
-    Raises:
-        ConfigError: Naming those that it has.
-    """
-    for name in card.metrics:
-        if name not in kind.metrics:
-            near = suggest(name, kind.metrics)
-            raise ConfigError(
-                f"{card.kind} has no metric '{name}'",
-                where=f"task {card.name}",
-                fix=f"Did you mean {near}?" if near else f"Use {', '.join(kind.metrics)}",
-            )
 
 
 def _with_sources(card: TaskCard, cases: TaskCases, cohort: Cohort) -> TaskCard:

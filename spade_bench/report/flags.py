@@ -12,12 +12,13 @@ _WHY_EMPTY = {"undefined": "undefined", "failed": "failed", "no-gene-side": "no 
 
 _EXACT = {
     "contamination:unknown": "nobody says whether the encoder saw this task's data set in "
-    "pretraining, or the task does not say which data set it is",
+    "pretraining (--pretrained-on), or the task does not say which data set it is (`sources` on "
+    "its card)",
     "contamination:training-samples": "slides of this cohort were training samples of the encoder",
     "contamination:training-patients": "cases of this cohort were training patients of the encoder",
     "control:permuted-labels": "trained on shuffled labels: must lie at chance",
     "control:random-projection": "a fixed random projection of the same features, each value below "
-    "zero set to zero: no encoder of images",
+    "zero set to zero: it keeps much of what they hold, so it says nothing of pretraining",
     "control:random-weights": "an untrained encoder of images: what its features tell without "
     "pretraining",
     "control:base": "the encoder below, without the one that sits on it",

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from checked_tables import bad, check, rows_of
 
+from spade_bench.cohorts.checks.issues import error
+
 
 def test_a_clean_table_has_only_notes(tmp_path: Path) -> None:
     found = check(tmp_path, rows_of())
@@ -93,6 +95,15 @@ def test_missing_columns_and_unknown_classes(tmp_path: Path) -> None:
     texts = " ".join(issue.text for issue in found["error:classes"])  # type: ignore[attr-defined]
     assert "not a class" in texts
     assert "no case is labelled c" in texts
+
+
+def test_what_a_sentence_names_is_not_named_again() -> None:
+    (one, two) = (
+        error("columns", "the table lacks a, b (found x)", ["a", "b"]),
+        error("files", "2 slide(s) have no file", ["a", "b"]),
+    )
+    assert one.sentence == "the table lacks a, b (found x)"
+    assert two.sentence == "2 slide(s) have no file: a, b"
 
 
 def test_several_slides_and_few_cases_are_said(tmp_path: Path) -> None:

@@ -204,6 +204,12 @@ def test_missing_columns_say_which_flag_names_them(tmp_path: Path) -> None:
     path.write_text("Patient,slide,label\na,s1,wt\nb,s2,mut\n")
     with pytest.raises(DataError, match=r"--case-column Patient --slide-column slide"):
         read_cohort(path)
+    path.write_text("case_id,slide_id,Labl,lab\na,s1,wt,x\nb,s2,mut,x\n")  # a slip of the pen
+    with pytest.raises(DataError, match=r"--label-column Labl"):
+        read_cohort(path)
+    path.write_text("slide_id,label\ns1,wt\ns2,mut\n")  # a column that is needed itself is none
+    with pytest.raises(DataError, match=r"--case-column NAME"):
+        read_cohort(path)
     path.write_text("case_id,slide_id,OS,OS.time\na,s1,1,3\nb,s2,0,4\n")
     with pytest.raises(DataError, match=r"--event-column OS --days-column OS\.time"):
         read_cohort(path, survival=True)

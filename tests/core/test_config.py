@@ -47,6 +47,7 @@ def test_builds_nested_values_and_keeps_defaults() -> None:
         ({"inner": {"raet": 1}}, "unknown key 'inner.raet'.*'rate'"),
         ({"count": "three"}, "'count' is 'three', which is not of type int"),
         ({"count": True}, "'count' is True"),
+        ({"shots": "1,2, 4"}, r"'shots' is '1,2, 4'. Write a list: shots: \[1, 2, 4\]"),
         ({"inner": {"mode": "sfot"}}, "Choose from: soft, hard"),
         ({"limit": "atuo"}, "Use a number or auto"),
         ({"inner": 3}, "must hold keys"),

@@ -75,6 +75,7 @@ def test_help_shows_groups_and_examples(
         assert f"\n{title}:\n" in shown
     assert "\nExamples:\n  spade-bench run" in shown
     assert "list[str]" not in shown
+    assert "Every command also takes --plugin FILE" in shown
     assert max(map(len, shown.splitlines())) <= 80
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ENCODER = """
 from spade_bench import EncoderCard
@@ -97,3 +99,85 @@ def test_entry_points_load_and_a_broken_one_does_not_take_the_rest_down(tmp_path
     assert "spade" in rows
     assert "plugin 'bad' does not load" in done.stderr
     assert "half installed" in done.stderr
+
+
+BROKEN_CODE = {
+    "encode": ("def encode(", "def encod(", "has no attribute 'encode'"),
+    "in encode": ("torch.as_tensor(images)", "misspelt", "NameError: name 'misspelt'"),
+    "in load": ("return MeanColour()", "return MeanColor()", "NameError: name 'MeanColor'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BROKEN_CODE)
+def test_what_a_plugin_raises_is_a_failed_check_and_no_bug_of_ours(
+    what: str, repo: Path, tmp_path: Path
+) -> None:
+    old, new, said = BROKEN_CODE[what]
+    file = tmp_path / "my_encoder.py"
+    code = (repo / "docs" / "PLUGINS.md").read_text().split("# my_encoder.py")[1].split("```")[0]
+    assert old in code
+    file.write_text(code.replace(old, new))
+    plugin = ("--plugin", str(file))
+    done = spade_bench("check", "encoder", "mean-colour", "--json", *plugin)
+    assert done.returncode == 2, done.stderr
+    (runs,) = [row for row in json.loads(done.stdout)["rows"] if row["check"] == "runs"]
+    assert runs["status"] == "fail"
+    assert said in runs["detail"]
+    (tmp_path / "patches").mkdir()
+    Image.new("RGB", (224, 224)).save(tmp_path / "patches" / "s_1.png")
+    folders = ("--patches", str(tmp_path / "patches"), "--out", str(tmp_path / "out"))
+    done = spade_bench("extract", "--encoder", "mean-colour", *folders, *plugin)
+    if what == "encode":  # raised where it is called
+        assert done.returncode == 1
+        assert "of the plugin if `spade-bench check` finds it" in done.stderr
+    else:
+        assert done.returncode == 2, done.stderr
+        assert re.search(
+            r"error: my_encoder\.py, line \d+: the plugin raised NameError", done.stderr
+        )
+        assert "(my_encoder.py, line " in runs["detail"]
+
+
+def test_a_head_that_raises_is_a_failed_check(repo: Path, tmp_path: Path) -> None:
+    file = tmp_path / "my_head.py"
+    code = (repo / "docs" / "PLUGINS.md").read_text().split("# my_head.py")[1].split("```")[0]
+    file.write_text(code.replace("yield Solved", "yield Slved"))
+    done = spade_bench("check", "head", "nearest-centre", "--json", "--plugin", str(file))
+    assert done.returncode == 2, done.stderr
+    found = {row["check"]: row for row in json.loads(done.stdout)["rows"]}
+    assert re.search(r"NameError.*\(my_head\.py, line \d+\)", found["runs"]["detail"])
+
+
+TASK = "name: mine\nkind: {kind}\ntitle: Mine\ncohort: mine\nmetrics: [{metric}]\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "metric", "said"),
+    [
+        ("classifcation", "auroc", "no classifcation kind of task. Did you mean 'classification'"),
+        ("classification", "aurok", "has no metric 'aurok'. Did you mean 'auroc'"),
+    ],
+)
+def test_showing_a_task_checks_its_card(tmp_path: Path, kind: str, metric: str, said: str) -> None:
+    card = tmp_path / "mine.yaml"
+    card.write_text(TASK.format(kind=kind, metric=metric))
+    done = spade_bench("show", "task", "mine", "--plugin", str(card))
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+MISTAKEN = {
+    "a task": (("task", "crc_braf"), "`spade-bench show task NAME` checks it"),
+    "a word": (("hed", "logistic"), "'hed' is not one of encoder, head"),
+    "a file": (("encoder", "mine.py"), "Give the file as --plugin mine.py"),
+    "no plugin": (("head", "nearest-centre"), "One of your own needs --plugin FILE"),
+    "a slip": (("head", "logistc"), "Did you mean 'logistic'?\n"),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKEN)
+def test_a_check_of_something_else_says_what_to_type(what: str) -> None:
+    arguments, said = MISTAKEN[what]
+    done = spade_bench("check", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from spade_bench import plugins
-from spade_bench.cli.check import Checked, check
+from spade_bench.cli.check import check
 from spade_bench.doctor import Finding, check_encoder
 from spade_bench.encoders.common.timmodel import TimmEncoder
 from spade_bench.features.bags import read_bag, write_features
@@ -181,15 +181,15 @@ def test_the_command_exits_with_2_on_a_fault(
 ) -> None:
     encoder = Probe()
     run(encoder)
-    assert check(Checked.encoder, "probe", device="cpu") == 0
+    assert check("encoder", "probe", device="cpu") == 0
     assert "13 of 13 checks pass" in capsys.readouterr().out
-    assert check(Checked.encoder, "mean-pool", device="cpu") == 0
+    assert check("encoder", "mean-pool", device="cpu") == 0
     assert "(40, 32) -> (32,), as wide as the features" in capsys.readouterr().out
     run(encoder, dataclasses.replace(encoder.card, pretrained_on=None))
-    assert check(Checked.encoder, "probe", device="cpu") == 0
+    assert check("encoder", "probe", device="cpu") == 0
     assert "checks pass, 1 to look at, 0 fail" in capsys.readouterr().out
     encoder.broken = BROKEN["dtype"]
-    assert check(Checked.encoder, "probe", device="cpu", as_json=True) == 2
+    assert check("encoder", "probe", device="cpu", as_json=True) == 2
     assert '"status": "fail"' in capsys.readouterr().out
 
 

@@ -42,6 +42,14 @@ def test_what_is_written_is_read_back(had: Path, task: str, folder: str) -> None
     assert commands[0].startswith("spade-bench run --encoder uni --task ")
 
 
+def test_a_far_place_is_written_without_steps_back(had: Path) -> None:
+    Path("a/b/study").mkdir(parents=True)
+    has = Belongings("mine", Path("a/../cases.csv"), Path("features"), "uni")
+    write_workspace(Path("a/b/study"), has, example="")
+    written = Path("a/b/study", workspace.FILE_NAME).read_text()
+    assert f"mine: {had / 'cases.csv'}" in written.replace('"', "")
+
+
 def test_sections_bring_spade(had: Path) -> None:
     has = Belongings("crc_braf", Path("cases.csv"), slides=Path("slides"), hest=Path("hest"))
     commands = write_workspace(Path(), has, example="")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from command_line import run_main
 
@@ -62,6 +63,18 @@ def test_leave_site_out_tests_every_case_at_a_site_that_did_not_train(sites, tmp
     for one in episodes["episodes"]:
         test = set(episodes["test_sets"][one["test_set"]])
         assert not {site[c] for c in one["train"]} & {site[c] for c in test}
+
+
+def test_where_every_site_has_one_class_that_is_said(sites, tmp_path, capsys):
+    """As in TCGA lung, whose codes of sites are given per project."""
+    table, features = sites
+    frame = pd.read_csv(table)
+    frame["site"] = [f"{label}{i % 3}" for i, label in enumerate(frame["label"])]
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    of_one_class = (tmp_path / "table.csv", features)
+    assert _run(of_one_class, tmp_path / "runs", "--protocol", "leave-site-out") == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "parts held out in turn: no site alone; 6 sites with fewer than 5 cases" in said
 
 
 def test_preserved_sites_are_another_condition_than_other_folds(sites, tmp_path, capsys):

@@ -74,6 +74,7 @@ def first_gene(model):
         (["--features", "FEATURES", "--genes", "NOPE"], "is not in the panel"),
         (["--features", "FEATURES", "--genes", "GENE", "--training-spots", "."], "training spots"),
         (["--features", "FEATURES", "--case", "NOPE"], "no features of slide 'NOPE'"),
+        (["--features", "FEATURES", "--case", "NOPE"], "what a case has, --table says"),
         (["--features", "FEATURES", "--genes", " , "], "--genes: no gene is named"),
         (["--features", "FEATURES", "--genes", ""], "--genes: no gene is named"),
         (["--features", "FEATURES", "--training-spots", "."], "--training-spots: says from which"),

@@ -101,6 +101,7 @@ def test_a_model_of_all_patients_is_refused(
     assert "'spade' was trained on" in said
     assert "3 of 3 fold(s)" in said
     assert "--exclude-task hest:PATH" in said
+    assert "once for each fold: docs/EXPRESSION.md" in said
     assert not rows_of(tmp_path / "out")
 
 

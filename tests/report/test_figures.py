@@ -16,6 +16,8 @@ import spade_bench as sb
 from spade_bench.cli.main import main
 from spade_bench.errors import UserError
 from spade_bench.registry import encoders
+from spade_bench.report.figures.curves import curve_pictures
+from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.loadedresults import KINDS, Results
 from spade_bench.report.naming import card_title, encoder_title, metric_title
 from spade_bench.report.pictures import DOUBLE_MM, PALETTE, SINGLE_MM, Look, draw_pictures
@@ -145,11 +147,28 @@ def test_the_csv_holds_exactly_the_lines(results: Results, kind: str, tmp_path: 
                    for row in mine)  # fmt: skip
 
 
+def test_a_band_of_a_single_control_has_its_name() -> None:
+    """Else a thin grey line near an encoder reads as if all controls were as good."""
+    one = ReportRow("uni", "t", "logistic", "few-shot", 4, "auroc", 0.8, 0.7, 0.9, 40, 10, ())
+    layer = replace(
+        one, encoder="uni+random256", control="random-projection", control_of="uni", mean=0.7
+    )
+    permuted = replace(one, control="permuted-labels", control_of="uni", mean=0.5)
+    drawn = curve_pictures([one, layer, permuted], Look({"uni": 0}))[0].drawn()
+    labels = drawn.figure.axes[0].get_legend_handles_labels()[1]
+    assert {"random projection", "permuted labels"} <= set(labels)
+    others = [replace(row, control_of="conch") for row in (layer, permuted)]
+    drawn = curve_pictures([one, layer, permuted, *others], Look({"uni": 0}))[0].drawn()
+    labels = drawn.figure.axes[0].get_legend_handles_labels()[1]
+    assert sum("lowest to highest" in label for label in labels) == 2
+
+
 def test_controls_are_one_band_that_the_csv_names(results: Results) -> None:
     drawn = _picture(results, "curve").drawn()
     (axes,) = drawn.figure.axes
     labels = axes.get_legend_handles_labels()[1]
-    assert sum("lowest to highest" in label for label in labels) == 2
+    assert "controls, lowest to highest" in labels
+    assert "permuted labels" in labels  # of one encoder
     assert len(labels) == len(ENCODERS) + 3  # two bands and chance
     board = results.leaderboard()
     place = (board.task == "crc_braf") & (board.protocol == "few-shot") & (board.k_shot == 4)

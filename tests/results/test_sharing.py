@@ -28,12 +28,19 @@ from tests.helpers.stored_cells import store_predictions
 INPUTS = {"cohort": "c", "task": "t", "encoder": "e", "head": "h", "features": "f"}
 
 
-def fill(out: Path, encoder: str = "uni", draws: range = range(3), **changes: Any) -> list[Row]:
-    """Store draws of an encoder, one file of predictions per draw."""
+def fill(
+    out: Path,
+    encoder: str = "uni",
+    draws: range = range(3),
+    *,
+    off: float = 0.0,
+    **changes: Any,
+) -> list[Row]:
+    """Store draws of an encoder, one file of predictions per draw, all values off by ``off``."""
     rows = []
     for draw in draws:
         rng = np.random.default_rng([draw, len(encoder), changes.pop("noise", 0)])
-        p = rng.uniform(size=20)
+        p = rng.uniform(size=20) + off
         told = Predictions(
             tuple(f"c{i}" for i in range(20)), ("neg", "pos"), np.arange(20) % 2,
             np.stack([1 - p, p], axis=1),
@@ -83,6 +90,27 @@ def test_a_cell_that_failed_in_one_folder_stands_as_finished(tmp_path: Path) -> 
         shutil.rmtree(out, ignore_errors=True)
         merged = sb.merge(order, out=tmp_path / f"from-{order[0].name}")
         assert (merged.cells, merged.failed) == (3, 0)
+
+
+def test_cells_that_differ_by_rounding_are_joined_and_that_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fit beside other draws is rounded otherwise than alone: 1e-14 is no contradiction."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    fill(a, draws=range(2))
+    fill(b, draws=range(1, 3), off=1e-14, metrics={"auroc": 0.50125})  # where a tie broke
+    merged = sb.merge([a, b], out=tmp_path / "out")
+    assert (merged.cells, merged.twice) == (3, 1)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "1 cell differs between folders by rounding, at most 1e-14" in said
+    assert "those of the folder named first stand" in said
+    together = sb.load_results(tmp_path / "out").leaderboard()
+    assert together.equals(sb.load_results([a, b]).leaderboard())
+    fill(tmp_path / "c", draws=range(1), off=1e-3)
+    with pytest.raises(DataError, match="has other predictions than in"):
+        sb.merge([a, tmp_path / "c"], out=tmp_path / "none")
+    with pytest.raises(DataError, match="has other predictions than in another folder"):
+        sb.load_results([a, tmp_path / "c"])
 
 
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {

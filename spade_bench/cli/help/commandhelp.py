@@ -12,6 +12,7 @@ from spade_bench.cli.help.helptexts import TEXTS
 __all__ = ["GroupedCommand", "examples_of"]
 
 _VALUES = {"str": "TEXT", "path": "PATH", "Path": "PATH", "int": "N", "float": "X"}
+_OF_ALL = "Every command also takes --plugin FILE, --debug and --quiet.\n"
 _WIDTH = 76  # of an example; the help is folded at 80
 
 
@@ -40,7 +41,8 @@ class GroupedCommand(TyperCommand):
                     formatter.write_dl([record for _, record in sorted(records, key=_first)])
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        """Write the examples, each on lines that can be copied."""
+        """Write what goes with every command, then examples on lines that can be copied."""
+        formatter.write(f"\n{_OF_ALL}")
         text = TEXTS.get(self.name or "")
         if text is not None:
             formatter.write("\nExamples:\n")

@@ -194,7 +194,7 @@ TEXTS: dict[str, CommandText] = {
         "Look for what spoils results quietly, before a run",
         (
             "spade-bench validate --table cases.csv --features features/",
-            "spade-bench validate --table cases.csv --features features/ --task crc_braf "
+            "spade-bench validate --table cases.csv --features features/ --event-value dead "
             "--write-table clean.csv",
         ),
         {

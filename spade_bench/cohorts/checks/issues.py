@@ -39,8 +39,11 @@ class Issue:
         """The finding with the first things it concerns; notes concern everything."""
         if self.severity == "note" or not self.examples:
             return self.text
+        named = ", ".join(self.examples[:5])
+        if named in self.text:
+            return self.text
         more = " ..." if self.count > 5 else ""
-        return f"{self.text}: {', '.join(self.examples[:5])}{more}"
+        return f"{self.text}: {named}{more}"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""

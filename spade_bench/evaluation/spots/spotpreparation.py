@@ -11,6 +11,7 @@ from spade_bench.cohorts.episodes import episode_hash, save_episodes
 from spade_bench.cohorts.published.hestbench import Sections, read_sections
 from spade_bench.console import say, warn
 from spade_bench.errors import DataError, UserError, printable
+from spade_bench.evaluation.request import check_card
 from spade_bench.evaluation.settingchecks import check_protocol_options, said_options
 from spade_bench.evaluation.spots.sectiondata import SectionData, read_section_data, say_sections
 from spade_bench.evaluation.spots.spotrows import (
@@ -20,7 +21,6 @@ from spade_bench.evaluation.spots.spotrows import (
     encoder_rows,
     plain_rows,
 )
-from spade_bench.evaluation.taskpreparation import check_metrics
 from spade_bench.features.bags import FeatureFolders
 from spade_bench.files import file_name, hash_obj
 from spade_bench.registry import kinds
@@ -95,7 +95,7 @@ def prepare_spots(request: EvaluationRequest, task: TaskRequest) -> PreparedSpot
     """
     _refuse_options_of_cases(request)
     kind: Expression = kinds.get(task.card.kind).load()
-    check_metrics(task.card, kind.card)
+    check_card(task.card)
     sections = read_sections(task.published or task.table)
     protocol = kind.protocol(sections, request.settings.protocol)
     if len(request.tasks) == 1:
@@ -227,8 +227,9 @@ def _without_refused(request: EvaluationRequest, prepared: PreparedSpots) -> Pre
 
 
 LEAK_FIX = (
-    "Pretrain it without them (`spade-bench pretrain --exclude-task hest:PATH`), or accept and "
-    "flag it with --allow-leaky-splits"
+    "Pretrain it without them (`spade-bench pretrain --exclude-task hest:PATH`; where these are "
+    "all your sections, once for each fold: docs/EXPRESSION.md), or accept and flag it with "
+    "--allow-leaky-splits"
 )
 
 

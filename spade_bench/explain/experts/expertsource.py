@@ -72,7 +72,7 @@ class ExpertSource:
             raise DataError(
                 f"no features of slide '{absent[0]}'" if absent else "no slide is named",
                 where=self.where,
-                fix=f"There are {name_some(self.places, 5)}",
+                fix=f"There are {name_some(self.places, 5)}; what a case has, --table says",
             )
         return wanted
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.report.leaderboard import ReportRow
-from spade_bench.report.naming import head_title, metric_title, task_title
+from spade_bench.report.naming import encoder_title, head_title, metric_title, task_title
 from spade_bench.report.pictures import (
     GREY,
     SINGLE_MM,
@@ -22,7 +22,7 @@ from spade_bench.report.pictures import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["control_ranges", "curve_pictures"]
+__all__ = ["band_names", "control_ranges", "curve_pictures"]
 
 _MAX_LINES = 7
 _Place = tuple[str, str, tuple[str, ...]]
@@ -57,10 +57,34 @@ def control_ranges(rows: Sequence[ReportRow]) -> dict[tuple[str, int], tuple[flo
     """
     found: dict[tuple[str, int], list[float]] = {}
     for row in rows:
-        if row.control and row.control != "base" and row.mean is not None:
-            kind = "permuted labels" if row.control == "permuted-labels" else "controls"
+        if (kind := _band(row)) and row.mean is not None:
             found.setdefault((kind, row.k_shot or 0), []).append(row.mean)
     return {key: (min(values), max(values)) for key, values in found.items()}
+
+
+def band_names(rows: Sequence[ReportRow]) -> dict[str, str]:
+    """What the legend calls each range of controls: where it holds a single one, by its name.
+
+    Args:
+        rows: Rows of which some are controls.
+    """
+    found: dict[str, set[tuple[str, str]]] = {}
+    for row in rows:
+        if (kind := _band(row)) and row.mean is not None:
+            found.setdefault(kind, set()).add((row.control, row.control_of or row.encoder))
+    return {
+        kind: encoder_title("", next(iter(controls))[0])
+        if len(controls) == 1
+        else f"{kind}, lowest to highest"
+        for kind, controls in found.items()
+    }
+
+
+def _band(row: ReportRow) -> str:
+    """The range that a row is part of, in the words of `_BANDS`; empty for encoders."""
+    if row.control in {"", "base"}:
+        return ""
+    return "permuted labels" if row.control == "permuted-labels" else "controls"
 
 
 def _draw(shown: Sequence[ReportRow], look: Look) -> Drawn:
@@ -80,7 +104,7 @@ def _draw(shown: Sequence[ReportRow], look: Look) -> Drawn:
     numbers: list[Mapping[str, Any]] = []
     for encoder in kept:
         numbers += _line(axes, encoder, lines[encoder], look)
-    numbers += _bands(axes, control_ranges(of_metric))
+    numbers += _bands(axes, control_ranges(of_metric), band_names(of_metric))
     if (level := chance(metric)) is not None:
         axes.axhline(level, color=GREY, linewidth=0.7, linestyle=":", zorder=0, label="chance")
         numbers.append({"drawn_as": "chance", "metric": metric, "mean": level})
@@ -126,7 +150,9 @@ def _line(
 
 
 def _bands(
-    axes: Axes, ranges: Mapping[tuple[str, int], tuple[float, float]]
+    axes: Axes,
+    ranges: Mapping[tuple[str, int], tuple[float, float]],
+    names: Mapping[str, str],
 ) -> list[Mapping[str, Any]]:
     """Draw the range of the controls, and return its numbers."""
     numbers: list[Mapping[str, Any]] = []
@@ -136,7 +162,7 @@ def _bands(
             continue
         low, high = zip(*(ranges[kind, k] for k in shots), strict=True)
         axes.fill_between(shots, low, high, color=shade, linewidth=1.0, zorder=0,
-                          label=f"{kind}, lowest to highest")  # fmt: skip
+                          label=names[kind])  # fmt: skip
         numbers += [
             {"drawn_as": f"range of {kind}", "k_shot": k, "ci_low": a, "ci_high": b}
             for k, a, b in zip(shots, low, high, strict=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from spade_bench.report.figures.curves import control_ranges
+from spade_bench.report.figures.curves import band_names, control_ranges
 from spade_bench.report.leaderboard import ReportRow, leaderboard
 from spade_bench.report.mainseries import main_series
 from spade_bench.report.naming import metric_title, protocol_title, task_title
@@ -107,13 +107,14 @@ def _dots(grid: _Grid, protocol: str, look: Look) -> Drawn:
     axes = figure.add_subplot()
     numbers: list[Mapping[str, Any]] = []
     named: set[str] = set()
+    bands = band_names([row for task in tasks for row in grid[task]])
     for at, task in enumerate(reversed(tasks)):
         rows = grid[task]
         common = {"task": task, "metric": rows[0].metric, "protocol": protocol}
         for (kind, _), (low, high) in control_ranges(rows).items():
             shade = "0.86" if kind == "controls" else "0.93"
             axes.fill_betweenx([at - 0.42, at + 0.42], low, high, color=shade, linewidth=1.0,
-                               label=None if kind in named else f"{kind}, lowest to highest",
+                               label=None if kind in named else bands[kind],
                                zorder=0)  # fmt: skip
             named.add(kind)
             numbers.append(
