@@ -56,6 +56,32 @@ def test_it_says_what_the_split_chose_and_what_training_adds() -> None:
     assert "test spots" in verdict(both)
 
 
+@pytest.mark.parametrize(
+    ("gaps", "words"),
+    [
+        (((0.0, 0.0), (0.0, 0.0)), "kept the heads of the single expert (K = 1) and add nothing"),
+        (((-0.1, -0.05), (-0.2, -0.1)), "are better than a single one (K = 1)."),
+        (((-0.1, -0.05), (-0.2, 0.1)), "are better than a single one (K = 1) in one direction."),
+        (((0.1, 0.2), (0.1, 0.3)), "are worse than a single one (K = 1)."),
+        (((0.1, 0.2), (-0.1, 0.3)), "are worse than a single one (K = 1) in one direction."),
+        (((0.1, 0.2), (-0.3, -0.1)), "in one direction, worse in one."),
+        (((-0.1, 0.2), (0.0, 0.0)), "and a single one (K = 1) cannot be told apart."),
+    ],
+)
+def test_it_says_whether_several_experts_do_better_than_one(
+    gaps: tuple[tuple[float, float], ...], words: str
+) -> None:
+    ways = ("image_to_expression", "expression_to_image")
+    report = _report(dict.fromkeys(ways, GOOD))
+    report["splits"]["test"]["differences"]["spade - k1"] = {
+        way: {"mean_percentile": {"low": low, "high": high}}
+        for way, (low, high) in zip(ways, gaps, strict=True)
+    }
+    text = verdict(report)
+    assert "than with untrained heads. The experts " in text
+    assert words in text.partition("untrained heads. ")[2]
+
+
 def test_a_strip_of_a_section_says_nothing_of_other_patients() -> None:
     ways = {"image_to_expression": GOOD, "expression_to_image": GOOD}
     report = _report(ways)

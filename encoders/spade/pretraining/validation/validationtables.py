@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from spade_bench import console
@@ -49,7 +49,7 @@ def verdict(report: Mapping[str, Any]) -> str:
         return f"Held-out retrieval says nothing: {why}."
     split = "test" if "test" in scored else next(iter(scored))
     part = scored[split]
-    words, better, untrained = [], [], []
+    words, better, untrained, single = [], [], [], []
     for direction, way in _WAYS.items():
         figure = part["methods"]["spade"][direction]["mean_percentile"]
         chance = part["methods"]["chance"][direction]["mean_percentile"]["value"]
@@ -60,6 +60,8 @@ def verdict(report: Mapping[str, Any]) -> str:
         )
         if gap := part["differences"].get("spade - untrained"):
             untrained.append(gap[direction]["mean_percentile"]["high"] < 0)
+        if gap := part["differences"].get("spade - k1"):
+            single.append(gap[direction]["mean_percentile"])
     lead = "better than chance" if all(better) else "not better than chance"
     if any(better) and not all(better):
         lead = "better than chance in one direction only"
@@ -67,6 +69,8 @@ def verdict(report: Mapping[str, Any]) -> str:
     if untrained:
         there = "better" if all(untrained) else "in part better" if any(untrained) else "not better"
         beside = f" It is {there} than with untrained heads."
+    if single:
+        beside += f" {_beside_one(single)}"
     chose = "; this split also chose the epochs" if split == "val" else ""
     if where := _blocks(part):
         chose += f"; {where.strip()}: nothing is said of other patients"
@@ -75,6 +79,22 @@ def verdict(report: Mapping[str, Any]) -> str:
         f"{part['n_spots']:,} {split} spots of {part['n_samples']} sample"
         f"{'' if part['n_samples'] == 1 else 's'}{chose}.{beside}"
     )
+
+
+def _beside_one(gaps: Sequence[Mapping[str, float]]) -> str:
+    """Say whether several experts retrieve better than one, from the paired differences."""
+    if all(gap["low"] == gap["high"] == 0 for gap in gaps):
+        return "The experts kept the heads of the single expert (K = 1) and add nothing to it."
+    better, worse = [gap["high"] < 0 for gap in gaps], [gap["low"] > 0 for gap in gaps]
+    if any(better) and any(worse):
+        return "The experts are better than a single one (K = 1) in one direction, worse in one."
+    if any(better):
+        part = "" if all(better) else " in one direction"
+        return f"The experts are better than a single one (K = 1){part}."
+    if any(worse):
+        part = "" if all(worse) else " in one direction"
+        return f"The experts are worse than a single one (K = 1){part}."
+    return "The experts and a single one (K = 1) cannot be told apart."
 
 
 def _blocks(part: Mapping[str, Any]) -> str:
