@@ -15,6 +15,7 @@ from spade_bench.errors import DataError
 from spade_bench.statistics.evaluate import evaluate, is_measured
 from spade_bench.statistics.metrics import macro_f1, mean_recall
 from spade_bench.statistics.regression_metrics import pearsons
+from spade_bench.statistics.survival_metrics import ibs_of_draws
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +55,8 @@ def evaluate_draws(
 
     if metric == "c_index" and len(target) ** 2 <= _EXACT:
         return _c_index(target, np.stack(draws)[:, :, 0], weights)
+    if metric == "ibs" and target.ndim == 2:
+        return ibs_of_draws(target, draws, weights, trains)
     if metric == "pearson" and is_measured(target):
         return _pearson(target, np.stack(draws)[:, :, 0], weights)
     together = _TOGETHER.get(metric)
@@ -187,8 +190,9 @@ def _c_index(target: Floats, risks: Floats, weights: Floats | None) -> Floats:
 
     from spade_bench.statistics.riskscores import check_survival
 
-    checked = [check_survival(target[:, 0] > 0, target[:, 1], risk) for risk in risks]
-    event, days, _ = checked[0]
+    event, days, _ = check_survival(target[:, 0] > 0, target[:, 1], risks[0])
+    if not np.isfinite(risks).all():
+        raise DataError("a duration or a risk is NaN or infinite", where="survival metric")
     counts = np.ones((1, len(event))) if weights is None else weights
     every = np.ascontiguousarray(counts.T, dtype=np.float32)  # (n, B)
     first = np.flatnonzero(event)  # (E,) the shorter member of a pair
@@ -196,13 +200,15 @@ def _c_index(target: Floats, risks: Floats, weights: Floats | None) -> Floats:
     after = ((days[first, None] < days) | (tied_day & ~event)).astype(np.float32)  # (E, n)
     mine, ones = every[first], np.ones(len(event), dtype=np.float32)  # (E, B), (n,)
     pairs = ((after.T @ mine) * every).sum(axis=0).astype(np.float64)  # (B,)
-    out = np.empty((len(risks), len(counts)))
-    for at, (_, _, risk) in enumerate(checked):
+    won = np.empty((len(risks), len(counts)), dtype=np.float32)
+    beaten = np.empty_like(every)  # (n, B)
+    for risk, of_draw in zip(risks, won, strict=True):
         wins = (risk[first, None] > risk).astype(np.float32)  # (E, n)
         wins += np.float32(0.5) * (risk[first, None] == risk)
-        won = ones @ (((wins * after).T @ mine) * every)  # (B,)
-        out[at] = np.where(pairs > 0, won / np.where(pairs > 0, pairs, 1.0), np.nan)
-    return out
+        np.dot((wins * after).T, mine, out=beaten)
+        np.multiply(beaten, every, out=beaten)
+        np.dot(ones, beaten, out=of_draw)
+    return np.where(pairs > 0, won / np.where(pairs > 0, pairs, 1.0), np.nan)
 
 
 def _pearson(truth: Floats, predicted: Floats, weights: Floats | None) -> Floats:
@@ -228,15 +234,20 @@ def _confused(
         import numpy as np
 
         counts = np.ones((1, len(label))) if weights is None else weights
-        classes = np.arange(scores.shape[2])
+        n, d, c = scores.shape[1], len(scores), scores.shape[2]
+        classes = np.arange(c)
         truth = (label[:, None] == classes).astype(float)  # (n, C)
         true = counts @ truth  # (B, C)
+        step = max(1, min(d, _BLOCK // (len(counts) * c)))  # draws at once
+        truths = np.tile(true, (1, step)).reshape(len(counts), step, c)  # (B, s, C)
         called = scores.argmax(axis=2)  # (D, n)
-        out = np.empty((len(scores), len(counts)))
-        for at, calls in enumerate(called):
-            says = (calls[:, None] == classes).astype(float)  # (n, C)
-            both = counts @ np.concatenate([truth * says, says], axis=1)  # (B, 2 C)
-            out[at] = finish(true, both[:, : len(classes)], both[:, len(classes) :])
+        out = np.empty((d, len(counts)))
+        for at in (slice(i, i + step) for i in range(0, d, step)):
+            says = (called[at].T[:, :, None] == classes).astype(float)  # (n, d, C)
+            hits = counts @ (truth[:, None] * says).reshape(n, -1)  # (B, d C)
+            calls = counts @ says.reshape(n, -1)  # (B, d C)
+            both = (one.reshape(len(counts), -1, c) for one in (hits, calls))
+            out[at] = finish(truths[:, : len(called[at])], *both).T
         return out
 
     return metric

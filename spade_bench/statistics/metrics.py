@@ -35,6 +35,8 @@ __all__ = [
     "sensitivity_at",
 ]
 
+_SUMMED_IN_TURN = 8  # so many numbers numpy adds in another order
+
 
 def auroc(label: NDArray[np.int64], scores: Floats, weights: Floats | None = None) -> Floats:
     """Area under the ROC curve; macro one-versus-rest with more than two classes.
@@ -220,19 +222,19 @@ def _confusion(
 
 
 def mean_recall(truth: Floats, hit: Floats) -> Floats:
-    """Mean over classes of the share that was found, (B,), from (B, C) weights of both."""
+    """Mean over classes of the share that was found, (...), from (..., C) weights of both."""
     import numpy as np
 
     with np.errstate(invalid="ignore"):
-        recall = np.where(truth > 0, hit / np.maximum(truth, 1e-300), np.nan)  # (B, C)
+        recall = np.where(truth > 0, hit / np.maximum(truth, 1e-300), np.nan)  # (..., C)
     return _nan_mean(recall)
 
 
 def macro_f1(truth: Floats, hit: Floats, predicted: Floats) -> Floats:
-    """Mean F1 over classes, (B,), from (B, C) weights of the truth, the hits and the calls."""
+    """Mean F1 over classes, (...), from (..., C) weights of the truth, the hits and the calls."""
     import numpy as np
 
-    total = truth + predicted  # (B, C): 2 tp + fp + fn
+    total = truth + predicted  # (..., C): 2 tp + fp + fn
     return _nan_mean(np.where(total > 0, 2 * hit / np.maximum(total, 1e-300), np.nan))
 
 
@@ -241,6 +243,21 @@ def _nan_mean(values: Floats) -> Floats:
     import numpy as np
 
     known = np.isfinite(values)
-    count = known.sum(axis=1)
-    total = np.where(known, values, 0.0).sum(axis=1)
+    if known.all():
+        return np.asarray(_total(values) / values.shape[-1])
+    count = known.sum(axis=-1)
+    total = _total(np.where(known, values, 0.0))
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def _total(values: Floats) -> Floats:
+    """Sum over the last axis: of a few classes one after another, which numpy is slow to do."""
+    import numpy as np
+
+    n = values.shape[-1]
+    if not 0 < n < _SUMMED_IN_TURN:
+        return np.asarray(values.sum(axis=-1))
+    total = values[..., 0].copy()
+    for c in range(1, n):
+        total += values[..., c]
+    return np.asarray(total)

@@ -52,15 +52,16 @@ def pearsons(truth: Floats, predicted: Iterable[Floats], weights: Floats) -> Ite
 
     total = weights.sum(axis=1)  # (B,)
     truth = truth / _unit(truth)
-    first = _centred(truth, weights)  # (B, n)
-    a = (weights * first**2).sum(axis=1)  # (B,)
-    varies, weighted = a > _floor(truth, total), weights * first  # (B,), (B, n)
+    first = _centred(truth, weights, total)  # (B, n)
+    weighted = weights * first  # (B, n)
+    a = np.einsum("bn,bn->b", weighted, first)  # (B,)
+    varies = a > _floor(truth, total)  # (B,)
     for values in predicted:
         one = values / _unit(values)
-        second = _centred(one, weights)  # (B, n)
-        b = (weights * second**2).sum(axis=1)  # (B,)
+        second = _centred(one, weights, total)  # (B, n)
+        b = np.einsum("bn,bn->b", weights * second, second)  # (B,)
         known = varies & (b > _floor(one, total))
-        both = (weighted * second).sum(axis=1)  # (B,)
+        both = np.einsum("bn,bn->b", weighted, second)  # (B,)
         scale = np.sqrt(np.where(known, a * b, 1.0))
         yield np.where(known, np.clip(both / scale, -1.0, 1.0), np.nan)
 
@@ -84,7 +85,7 @@ def r2(truth: Floats, predicted: Floats, weights: Floats) -> Floats:
     total = weights.sum(axis=1)  # (B,)
     unit = max(_unit(truth), _unit(predicted))
     truth, predicted = truth / unit, predicted / unit
-    spread = (weights * _centred(truth, weights) ** 2).sum(axis=1)  # (B,)
+    spread = (weights * _centred(truth, weights, total) ** 2).sum(axis=1)  # (B,)
     error = weights @ (truth - predicted) ** 2  # (B,)
     known = spread > _floor(truth, total)
     return np.where(known, 1.0 - error / np.where(known, spread, 1.0), np.nan)
@@ -145,9 +146,12 @@ def _unit(values: Floats) -> float:
     return 1.0 if largest < _HUGE else 2.0 ** int(np.log2(largest))
 
 
-def _centred(values: Floats, weights: Floats) -> Floats:
-    """Values minus their weighted mean, (B, n)."""
-    mean = (weights * values).sum(axis=1) / weights.sum(axis=1)  # (B,)
+def _centred(values: Floats, weights: Floats, total: Floats) -> Floats:
+    """Values minus their weighted mean, (B, n); `total` is the sum of the weights, (B,)."""
+    import numpy as np
+
+    pairs = "bn,bn->b" if values.ndim == 2 else "bn,n->b"
+    mean = np.einsum(pairs, weights, values) / total  # (B,)
     centred: Floats = values - mean[:, None]  # (n,) or (B, n) -> (B, n)
     return centred
 

@@ -26,8 +26,10 @@ __all__ = [
     "breslow_survival",
     "brier_errors",
     "brier_score",
+    "censoring_weights",
     "evaluation_times",
     "integrated_brier_score",
+    "weighted_errors",
 ]
 
 
@@ -122,19 +124,56 @@ def brier_errors(
 
     event, duration, _ = check_survival(event, duration, duration)
     curves, days = np.asarray(survival, dtype=float), _check_times(times)
-    if curves.shape != (len(event), len(days)) or not np.isfinite(curves).all():
-        raise DataError(
-            f"survival of shape {curves.shape} is not {(len(event), len(days))}, or not finite",
-            where="survival metric",
-        )
-    free = censoring_curve(train_event, train_duration).at(days)  # (T,)
+    weights = censoring_weights(train_event, train_duration, duration, days)
+    return weighted_errors(event, duration, curves, days, weights)
+
+
+def censoring_weights(
+    train_event: Bools, train_duration: Floats, duration: Floats, times: Floats
+) -> tuple[Floats, Floats]:
+    """What errors are multiplied by, because some cases are censored before their event.
+
+    Args:
+        train_event: (m,) events of the training cases.
+        train_duration: (m,) their days.
+        duration: (n,) days of the test cases.
+        times: (T,) ascending days.
+
+    Returns:
+        (n,) weights of cases whose event has happened, (T,) those of cases without event by then.
+
+    Raises:
+        DataError: When a time lies beyond the training follow-up.
+    """
+    import numpy as np
+
+    free = censoring_curve(train_event, train_duration).at(times)  # (T,)
     if np.isnan(free).any():
         raise DataError("a time lies beyond the training follow-up", where="survival metric")
-    at_event = inverse_censoring(train_event, train_duration, duration)[:, None]  # (n, 1)
     at_time = np.where(free > 0, 1.0 / np.where(free > 0, free, 1.0), 0.0)  # (T,)
-    gone = (duration[:, None] <= days) & event[:, None]  # (n, T)
-    alive = duration[:, None] > days  # (n, T)
-    return np.asarray(curves**2 * gone * at_event + (1.0 - curves) ** 2 * alive * at_time)
+    return inverse_censoring(train_event, train_duration, duration), at_time
+
+
+def weighted_errors(
+    event: Bools,
+    duration: Floats,
+    survival: Floats,
+    times: Floats,
+    weights: tuple[Floats, Floats],
+) -> Floats:
+    """:func:`brier_errors` of checked cases and times, with `censoring_weights` known."""
+    import numpy as np
+
+    at_event, at_time = weights  # (n,), (T,)
+    if survival.shape != (len(event), len(times)) or not np.isfinite(survival).all():
+        raise DataError(
+            f"survival of shape {survival.shape} is not {(len(event), len(times))}, or not finite",
+            where="survival metric",
+        )
+    gone = (duration[:, None] <= times) & event[:, None]  # (n, T)
+    alive = duration[:, None] > times  # (n, T)
+    lost, left = gone * at_event[:, None], alive * at_time  # (n, T) both
+    return np.asarray(survival**2 * lost + (1.0 - survival) ** 2 * left)
 
 
 def integrated_brier_score(

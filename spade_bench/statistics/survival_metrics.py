@@ -6,6 +6,8 @@ Cox heads, a convention for others.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from spade_bench.errors import ConfigError, DataError
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
     Training = tuple[Floats, Floats]
 
-__all__ = ["SURVIVAL_METRICS", "survival_score_many"]
+__all__ = ["SURVIVAL_METRICS", "ibs_of_draws", "survival_score_many"]
 
 SURVIVAL_METRICS = ("c_index", "c_index_uno", "ibs", "auroc_over_time")
 _TIMES = 20
@@ -65,6 +67,8 @@ def survival_score_many(
         if weights is None:
             return np.array([c_index(event, days, risk)])
         return resampled_c_index(event, days, risk, weights)
+    if name == "ibs":
+        return np.asarray(ibs_of_draws(target, [scores], weights, [train])[0])
     counts = np.ones((1, len(event))) if weights is None else np.asarray(weights, dtype=float)
     undefined = np.full(len(counts), np.nan)
     if train is None:
@@ -75,28 +79,80 @@ def survival_score_many(
             event, days, risk, train_event=happened, train_duration=when, weights=counts
         )
     try:
-        times = curves.evaluation_times(happened, when, days, *(() if name == "ibs" else (_TIMES,)))
+        times = curves.evaluation_times(happened, when, days, _TIMES)
     except DataError:
         return undefined
     if len(times) < 2:
         return undefined
-    if name == "ibs":
-        return _ibs(target, risk, train, times, counts)
     return _auroc_over_time(target, risk, (happened, when), times, counts)
 
 
-def _ibs(target: Floats, risk: Floats, train: Training, times: Floats, counts: Floats) -> Floats:
-    """Integrated Brier score of Breslow curves, (B,): the integral of each case, averaged."""
+def ibs_of_draws(
+    target: Floats,
+    draws: Sequence[Floats],
+    weights: Floats | None = None,
+    trains: Sequence[Training | None] | None = None,
+) -> Floats:
+    """Integrated Brier score of Breslow curves: the integral of each case, averaged.
+
+    Args:
+        target: (n, 2) event and days.
+        draws: For each draw the (n, 1) risks of these cases.
+        weights: (B, n) counts of cases; None for the cases as they are.
+        trains: For each draw target (m, 2) and risk (m, 1) of its training cases.
+
+    Returns:
+        (D, B) values, B = 1 without weights; NaN where undefined, as without training cases.
+
+    Raises:
+        DataError: When a duration or a risk is not finite, or an event neither 0 nor 1.
+    """
     import numpy as np
 
-    event, days = target[:, 0] > 0, target[:, 1]
-    happened, when, known = train[0][:, 0] > 0, train[0][:, 1], train[1][:, 0]
-    survival = curves.breslow_survival(happened, when, known, risk, times)  # (n, T)
-    errors = curves.brier_errors(
-        event, days, survival, times, train_event=happened, train_duration=when
-    )  # (n, T)
-    area = ((errors[:, 1:] + errors[:, :-1]) / 2 * np.diff(times)).sum(axis=1)  # (n,)
-    return np.asarray(counts @ area / counts.sum(axis=1) / (times[-1] - times[0]))
+    counts = np.ones((1, len(target))) if weights is None else np.asarray(weights, dtype=float)
+    total = counts.sum(axis=1)  # (B,)
+    out = np.full((len(draws), len(counts)), np.nan)
+    for at, (scores, train) in enumerate(zip(draws, trains or [None] * len(draws), strict=True)):
+        event, days, risk = check_survival(target[:, 0] > 0, target[:, 1], scores[:, 0])
+        known = None if train is None else _clock(_bytes(train[0]), _bytes(days))
+        if train is None or known is None:
+            continue
+        times, of_censoring = known
+        happened, when = train[0][:, 0] > 0, train[0][:, 1]
+        survival = curves.breslow_survival(happened, when, train[1][:, 0], risk, times)  # (n, T)
+        errors = curves.weighted_errors(event, days, survival, times, of_censoring)  # (n, T)
+        area = ((errors[:, 1:] + errors[:, :-1]) / 2 * np.diff(times)).sum(axis=1)  # (n,)
+        out[at] = counts @ area / total / (times[-1] - times[0])
+    return out
+
+
+def _bytes(values: Floats) -> bytes:
+    import numpy as np
+
+    return np.asarray(values, dtype=float).tobytes()
+
+
+@lru_cache(maxsize=256)
+def _clock(train: bytes, days: bytes) -> tuple[Floats, tuple[Floats, Floats]] | None:
+    """When curves are judged, and the weights for censoring; None where they cannot be.
+
+    Encoders, heads and shots share training cases and test cases, so it is asked for often.
+
+    Args:
+        train: Bytes of the (m, 2) events and days of the training cases.
+        days: Bytes of the (n,) days of the test cases.
+    """
+    import numpy as np
+
+    happened, when = np.frombuffer(train).reshape(-1, 2).T
+    duration = np.frombuffer(days)
+    try:
+        times = curves.evaluation_times(happened > 0, when, duration)
+    except DataError:
+        return None
+    if len(times) < 2:
+        return None
+    return times, curves.censoring_weights(happened > 0, when, duration, times)
 
 
 def _auroc_over_time(
