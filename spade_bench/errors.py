@@ -159,8 +159,11 @@ def printable(text: object) -> str:
     reading direction become ``\xNN`` or ``\uNNNN``, and so do lone surrogates, which
     cannot be encoded.
     """
+    text = str(text)
+    if text.isascii() and text.replace("\n", "").replace("\t", "").isprintable():
+        return text
     return "".join(
-        char if char in "\n\t" or not _steers(char) else ascii(char)[1:-1] for char in str(text)
+        char if char in "\n\t" or not _steers(char) else ascii(char)[1:-1] for char in text
     )
 
 

@@ -142,6 +142,7 @@ class Resampler:
     _intervals: dict[tuple[str, ...], Interval | None] = field(default_factory=dict)
     _centres: dict[tuple[str, ...], Floats] = field(default_factory=dict)
     _boots: dict[tuple[str, ...], Floats] = field(default_factory=dict)
+    _bytes: int = 0
 
     def values(self, series: Series, metric: str) -> Values:
         """Return a metric of every row of a series.
@@ -183,6 +184,8 @@ class Resampler:
             boot = values.boot
             centre = means(values.plain, boot, self.seed) if values.fixed else boot.mean(axis=0)
             self._centres[key] = centre
+            if values.influence is not None and key in self._boots:
+                self._bytes -= self._boots.pop(key).nbytes  # intervals and tests do without
         return self._centres[key]
 
     @cached_property
@@ -279,8 +282,9 @@ class Resampler:
             ]
         )
         self._boots[key] = boot
-        while sum(one.nbytes for one in self._boots.values()) > _KEPT and len(self._boots) > 1:
-            del self._boots[next(iter(self._boots))]
+        self._bytes += boot.nbytes
+        while self._bytes > _KEPT and len(self._boots) > 1:
+            self._bytes -= self._boots.pop(next(iter(self._boots))).nbytes
         return boot
 
     def _of_spots(self, series: Series, of_rows: Sequence[Predictions], metric: str) -> Values:

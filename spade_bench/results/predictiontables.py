@@ -134,10 +134,15 @@ class PredictionTable:
             self._seen[key] = texts, digest
         return self._seen[key]
 
+    @cached_property
+    def _headed(self) -> hashlib._Hash:
+        """Digest of the names alone, with which that of every cell begins."""
+        return hashlib.sha256(json.dumps(list(self.names)).encode())
+
     def sha256(self, run_id: str) -> str:
         """Return the digest of the predictions of a cell, which its row carries."""
         rows = self.cells[run_id]
-        digest = hashlib.sha256(json.dumps(list(self.names)).encode())
+        digest = self._headed.copy()
         for name in self.names:
             if name in self.texts:
                 digest.update(self._listed(name, rows)[1])
@@ -184,10 +189,23 @@ class PredictionTable:
             return np.stack([self.numbers["event"], self.numbers["duration_days"]], axis=1)
         return self.numbers["value"]
 
-    def _cases(self, rows: slice) -> Predictions:
+    @cached_property
+    def _shared(self) -> dict[bytes, NDArray[Any]]:
+        """Targets that cells share, by their bytes."""
+        return {}
+
+    def _target(self, rows: slice) -> NDArray[Any]:
+        """Target of some rows; equal ones are one array, so that who compares sees it at once."""
         target = self._targets[rows]
-        if self._classes and (target < 0).any():
-            raise ValueError("a label is none of the classes")
+        key = target.tobytes()
+        if key not in self._shared:
+            if self._classes and (target < 0).any():
+                raise ValueError("a label is none of the classes")
+            self._shared[key] = target.copy()  # a view would keep those of all rows
+        return self._shared[key]
+
+    def _cases(self, rows: slice) -> Predictions:
+        target = self._target(rows)
         ids, _ = self._listed("case_id", rows)
         return Predictions(ids, self._classes, target, self._scores[rows])
 
@@ -197,11 +215,16 @@ class PredictionTable:
         n = parts.count("test")
         if not n or parts != ("test",) * n + ("train",) * (len(parts) - n):
             raise ValueError("a part is neither test nor train")
-        target, scores = self._targets[rows], self._scores[rows]
-        tested = Predictions(ids[:n], (), target[:n], scores[:n])
+        tested, trained = slice(rows.start, rows.start + n), slice(rows.start + n, rows.stop)
+        told = Predictions(ids[:n], (), self._target(tested), self._scores[tested])
         if n == len(ids):
-            return tested
-        return replace(tested, train_ids=ids[n:], train_target=target[n:], train_scores=scores[n:])
+            return told
+        return replace(
+            told,
+            train_ids=ids[n:],
+            train_target=self._target(trained),
+            train_scores=self._scores[trained],
+        )
 
 
 def predictions_sha256(predictions: Predictions) -> str:

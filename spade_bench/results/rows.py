@@ -142,10 +142,11 @@ class Row:
         digest = content.pop(_DIGEST, None)
         if digest is not None and digest != _digest(content):
             raise EditedRowError(str(content.get("run_id")), where)
-        known = {f.name for f in dataclasses.fields(cls)}
+        known = cls.__dataclass_fields__
         values = {key: value for key, value in content.items() if key in known}
         for name, (fits, kind) in _KINDS.items():
-            if name in values and not fits(values[name]):
+            # Nearly every value is of a type that leaves nothing to look at.
+            if name in values and type(values[name]) not in _SURE[name] and not fits(values[name]):
                 raise DataError(f"{name} is not {kind}", where=where)
         values["flags"] = tuple(values.get("flags", ()))
         _share(values)
@@ -162,17 +163,21 @@ def _share(values: dict[str, Any]) -> None:
     for name in _ALIKE:
         if name in values:
             values[name] = sys.intern(values[name])
-    for name in ("inputs", "env"):
-        if name in values:
-            values[name] = {
-                sys.intern(key): sys.intern(value) if isinstance(value, str) else value
-                for key, value in values[name].items()
-            }
+    if "inputs" in values:
+        values["inputs"] = _interned(values["inputs"])
     env = values.get("env")
     if env:
         if len(_environments) > _MOST_ENVIRONMENTS:
             _environments.clear()
-        values["env"] = _environments.setdefault(tuple(env.items()), env)
+        key = tuple(env.items())
+        values["env"] = _environments.get(key) or _environments.setdefault(key, _interned(env))
+
+
+def _interned(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        sys.intern(key): sys.intern(value) if isinstance(value, str) else value
+        for key, value in values.items()
+    }
 
 
 def _text(value: object) -> bool:
@@ -191,12 +196,14 @@ def _number_or_null(value: object) -> bool:
     return value is None or isinstance(value, float) or _whole(value)
 
 
-def _named(fits: Callable[[object], bool]) -> Callable[[object], bool]:
-    return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
+def _of_types(*types: type) -> Callable[[object], bool]:
+    """Whether a value is a mapping to these types and to no other, not even one made of them."""
+    sure = set(types)
+    return lambda value: isinstance(value, dict) and sure.issuperset(map(type, value.values()))
 
 
 def _inputs(value: object) -> bool:
-    return _named(lambda v: _text(v) or _whole(v))(value) and _whole(
+    return _of_types(str, int)(value) and _whole(
         cast("Mapping[str, object]", value).get("permutation", 0)
     )
 
@@ -217,14 +224,23 @@ _KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     ),
     **dict.fromkeys(("k_shot", "draw", "fold"), (_whole_or_null, "a whole number or null")),
     "seed": (_whole, "a whole number"),
-    "metrics": (_named(_number_or_null), "names and numbers"),
-    "n": (_named(_whole_or_null), "names and whole numbers"),
+    "metrics": (_of_types(float, int, type(None)), "names and numbers"),
+    "n": (_of_types(int, type(None)), "names and whole numbers"),
     "inputs": (_inputs, "names and hashes, and a whole number for permutation"),
     "flags": (_flags, "a list of texts"),
-    "env": (_named(_text), "names and texts"),
+    "env": (_of_types(str), "names and texts"),
     "seconds": (_number_or_null, "a number"),
     "error": (lambda value: value is None or _text(value), "text or null"),
 }
+_TYPES: Mapping[Callable[[object], bool], set[type]] = {
+    _text: {str},
+    _whole: {int},
+    _whole_or_null: {int, type(None)},
+}
+_SURE: Mapping[str, set[type]] = {
+    name: _TYPES.get(fits, set()) for name, (fits, _) in _KINDS.items()
+}
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def _control_of_older_row(label: str, flags: Sequence[str]) -> dict[str, str]:
@@ -243,8 +259,7 @@ def _control_of_older_row(label: str, flags: Sequence[str]) -> dict[str, str]:
 
 def _digest(content: Mapping[str, Any]) -> str:
     """SHA-256 of the canonical JSON of a line without its own checksum."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_CANONICAL.encode(content).encode()).hexdigest()
 
 
 def now() -> str:
