@@ -91,20 +91,19 @@ def mean_curve(kind: str, series: Series, resampler: Resampler) -> Band:
 
     of_rows = [resampler.predictions(row) for row in series.rows]
     x = np.linspace(0, 1, _GRID)
-    plain, boot = [], []
-    for one in of_rows:
-        positive, scores = one.target == 1, one.scores[:, 1]
+    values = np.empty((len(of_rows), _GRID))  # (D, G)
+    resamples = np.empty((_GRID, len(of_rows), resampler.n_boot))  # (G, D, B)
+    for at, one in enumerate(of_rows):
         weights = resampler.weights(one)  # (B, n)
-        plain.append(on_grid(kind, positive, scores, np.ones((1, len(scores))), x)[0])
-        boot.append(on_grid(kind, positive, scores, weights, x))
-    values, resamples = np.stack(plain), np.stack(boot)  # (D, G), (D, B, G)
+        counts = np.concatenate([np.ones((1, weights.shape[1])), weights])  # (1 + B, n)
+        found = on_grid(kind, one.target == 1, one.scores[:, 1], counts, x)  # (1 + B, G)
+        values[at], resamples[:, at] = found[0], found[1:].T
     fixed = all(one.case_ids == of_rows[0].case_ids for one in of_rows)
     if fixed:
-        sampled = np.stack(
-            [means(values[:, g], resamples[:, :, g], resampler.seed) for g in range(_GRID)], axis=1
-        )  # (B, G)
+        places = zip(values.T, resamples, strict=True)
+        sampled = np.stack([means(*place, resampler.seed) for place in places], axis=1)  # (B, G)
     else:
-        sampled = resamples.mean(axis=0)
+        sampled = resamples.mean(axis=1).T  # (B, G)
     mean = values.mean(axis=0)
     low, high = np.clip(np.nanquantile(sampled, [0.025, 0.975], axis=0), 0, 1)  # (G,) each
     return Band(
@@ -164,12 +163,16 @@ def _places(rising: Floats, x: Floats, side: str) -> NDArray[np.int64]:
     import numpy as np
 
     rows, k = rising.shape
-    shift = 2.0 * np.arange(rows)[:, None]  # rows apart, so that one search does all
     near = 1e-10 if side == "left" else -1e-10  # of rates that sums of counts make
-    flat = (rising + shift).ravel()
-    found = np.searchsorted(flat, (x - near + shift).ravel(), side="left")
-    within = found.reshape(rows, -1) - k * np.arange(rows)[:, None]
-    return np.asarray(np.clip(within, 0, k), dtype=np.int64)
+    order = np.argsort(x, kind="stable")
+    # There are fewer values than places, so it is they that are searched for: before which place
+    # each lies, and then how many lie before a place.
+    before = np.searchsorted(x[order] - near, rising, side="right")  # (B, K) 0..G
+    before += (len(x) + 1) * np.arange(rows)[:, None]
+    count = np.bincount(before.ravel(), minlength=rows * (len(x) + 1)).reshape(rows, -1)
+    found = np.empty((rows, len(x)), dtype=np.int64)
+    found[:, order] = np.cumsum(count[:, :-1], axis=1)
+    return np.clip(found, 0, k)
 
 
 def _joined(rising: Floats, values: Floats, x: Floats) -> Floats:
@@ -177,10 +180,12 @@ def _joined(rising: Floats, values: Floats, x: Floats) -> Floats:
     import numpy as np
 
     k = rising.shape[1]
-    after = np.minimum(_places(rising, x, "right"), k - 1)  # (B, G) first place beyond
-    before = np.maximum(_places(rising, x, "right") - 1, 0)
-    x0, x1 = (np.take_along_axis(rising, at, axis=1) for at in (before, after))
-    y0, y1 = (np.take_along_axis(values, at, axis=1) for at in (before, after))
+    found = _places(rising, x, "right")  # (B, G)
+    after, before = np.minimum(found, k - 1), np.maximum(found - 1, 0)  # first place beyond
+    starts = k * np.arange(len(rising))[:, None]  # of the rows, end to end
+    before, after = before + starts, after + starts
+    x0, x1 = rising.ravel()[before], rising.ravel()[after]
+    y0, y1 = values.ravel()[before], values.ravel()[after]
     wide = x1 - x0
     share = np.where(wide > 1e-12, (x - x0) / np.where(wide > 1e-12, wide, 1.0), 0.0)
     return np.asarray(y0 + np.clip(share, 0, 1) * (y1 - y0))
