@@ -283,7 +283,11 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def write_json(path: str | os.PathLike[str], obj: Any) -> None:
     """Write ``obj`` as indented JSON, atomically. NaN becomes ``null``, arrays become lists."""
-    write_text(path, json.dumps(_plain(obj), indent=2, allow_nan=False) + "\n")
+    _write_plain(path, _plain(obj))
+
+
+def _write_plain(path: str | os.PathLike[str], obj: Any) -> None:
+    write_text(path, json.dumps(obj, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -318,7 +322,7 @@ def parse_json(text: str | bytes, where: str) -> Any:
 def write_sealed(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """Write ``content`` as JSON with a checksum of itself under ``seal``, atomically."""
     plain = _plain({key: value for key, value in content.items() if key != "seal"})
-    write_json(path, {**plain, "seal": hash_obj(plain)})
+    _write_plain(path, {**plain, "seal": _hash_plain(plain)})
 
 
 def read_sealed(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -403,7 +407,11 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 
 def hash_obj(obj: Any) -> str:
     """Return the SHA-256 of the canonical JSON of ``obj``, 16 hex digits."""
-    text = json.dumps(_plain(obj), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _hash_plain(_plain(obj))
+
+
+def _hash_plain(obj: Any) -> str:
+    text = json.dumps(obj, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -417,8 +425,13 @@ def hash_array(array: np.ndarray) -> str:
     return digest.hexdigest()[:16]
 
 
+_PLAIN = frozenset({str, int, bool, type(None)})
+
+
 def _plain(obj: Any) -> Any:
     """Turn tuples, paths, arrays and numpy scalars into what JSON can hold."""
+    if type(obj) in _PLAIN:
+        return obj
     if isinstance(obj, Mapping):
         return {str(key): _plain(value) for key, value in obj.items()}
     if isinstance(obj, (list, tuple)):

@@ -18,7 +18,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ __all__ = [
     "FeatureCache",
     "Known",
     "KnownFiles",
+    "Signature",
     "cache_places",
     "check_cache_mode",
     "discard",
@@ -58,6 +59,8 @@ _VERSION = 1
 
 Signature = list[Any]
 _discarded: set[Pack] = set()  # packs that this process found damaged
+_latest: list[tuple[tuple[Any, ...], dict[str, dict[str, Any]]]] = []
+"""The index that was read last, and what its file was like: a command asks for it several times."""
 _advised: set[Path] = set()  # caches whose slow files this process has spoken of
 
 
@@ -95,6 +98,7 @@ class FeatureCache:
 
     def __init__(self, root: Path, home: Path, *, copies: bool = False) -> None:
         self.root, self.home, self.copies = root, home, copies
+        self._inside = f"{root.absolute()}{os.sep}"  # with what the paths of its files begin
         self._entries: dict[str, dict[str, Any]] = _load(home / "index.json")
         self._packed: dict[str, Path] = {}
         self._damaged: list[Path] = []
@@ -174,7 +178,7 @@ class FeatureCache:
         newest = max(before[1], before[2]) / 1e9
         if time.time() - newest < SETTLED_SECONDS:
             return
-        entry = {"signature": before, "known": asdict(known), "slow": slow}
+        entry = {"signature": before, "known": dict(vars(known)), "slow": slow}
         self._entries[name] = entry
         self._changed = True
 
@@ -276,7 +280,10 @@ class FeatureCache:
         return self._room
 
     def _name(self, path: Path) -> str:
-        return os.path.relpath(path.absolute(), self.root)
+        absolute = str(path.absolute())
+        if absolute.startswith(self._inside) and ".." not in absolute:
+            return absolute[len(self._inside) :]
+        return os.path.relpath(absolute, self.root)
 
 
 class KnownFiles:
@@ -422,6 +429,13 @@ def _load(file: Path, *, quiet: bool = False) -> dict[str, dict[str, Any]]:
         quiet: Say nothing of its damage, because that was said before.
     """
     try:
+        stat = file.stat()
+        key = (str(file.absolute()), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+    except OSError:
+        return {}
+    if _latest and _latest[0][0] == key:
+        return dict(_latest[0][1])
+    try:
         content = read_sealed(file)
         if content.get("version") != _VERSION:
             return {}
@@ -435,4 +449,5 @@ def _load(file: Path, *, quiet: bool = False) -> dict[str, dict[str, Any]]:
         return {}
     except (KeyError, TypeError, AttributeError):
         return {}  # everything is read again, and the index written anew
-    return files
+    _latest[:] = [(key, files)]
+    return dict(files)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,8 +13,9 @@ from spade_bench.console import track
 from spade_bench.errors import DataError, UserError
 from spade_bench.features.bagfiles import BagFiles
 from spade_bench.features.bagmemory import BagMemory
-from spade_bench.features.cache import FeatureCache, Known, signature
+from spade_bench.features.cache import FeatureCache, Known, Signature, signature
 from spade_bench.features.formats import read_bag, reads_quickly
+from spade_bench.features.otherprocesses import in_order
 from spade_bench.features.packs import open_pack, split_path
 from spade_bench.files import hash_array
 
@@ -61,6 +62,7 @@ def scan_bags(
     whole: bool = False,
     cache: str = "digests",
     seen: Looks | None = None,
+    beside: bool = False,
 ) -> dict[str, BagInfo]:
     """Look at every file: width, digest, and whether it can be used at all.
 
@@ -77,6 +79,8 @@ def scan_bags(
         cache: One of `CACHE_MODES`.
         seen: What this process has found in files before; files that have not changed since are
             not read again, and what is found is added.
+        beside: Read many files in several processes, with the same result; not together with
+            copies, which this process writes.
 
     Returns:
         Slide id -> what was found. Empty bags, NaN and infinite values are problems, as is a
@@ -85,13 +89,15 @@ def scan_bags(
     loose = [path for path in files.values() if split_path(path) is None]
     store = FeatureCache.of(loose, cache)
     infos = {}
+    ahead = _Ahead(_unknown(loose, store) if beside and cache != "copy" else ())
     try:
         for slide, path in track(files.items(), description, len(files), "slides"):
-            infos[slide] = _look_once(path, store, whole, {} if seen is None else seen)
+            infos[slide] = _look_once(path, store, whole, {} if seen is None else seen, ahead)
         if store is not None:
             store.commit()
             store.advise(loose)
     finally:
+        ahead.stop()
         if store is not None:
             store.abandon()
     widths = [info.dim for info in infos.values() if not info.problem]
@@ -305,11 +311,51 @@ class CaseBags:
         return what, self._names[index]
 
 
-def _look_once(path: Path, cache: FeatureCache | None, whole: bool, seen: Looks) -> BagInfo:
+_Found: TypeAlias = "tuple[Signature | None, BagInfo, bool]"
+"""The signature of a file before it was read, what was found, and whether it reads slowly."""
+_WORTH_A_PROCESS = 1000  # small files for which another process is worth its start
+
+
+class _Ahead:
+    """Files that are read in several processes, where there are many of them.
+
+    Args:
+        paths: The files, in the order in which they will be asked for.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._waiting = set(paths)
+        self._read = in_order(_found, paths, _WORTH_A_PROCESS)
+        self._paths = iter(paths)
+
+    def take(self, path: Path) -> _Found | None:
+        """Return what was found in a file; None where it is not one of these."""
+        while path in self._waiting:
+            read = next(self._paths)
+            self._waiting.remove(read)
+            found = next(self._read)
+            if read == path:
+                return found
+        return None
+
+    def stop(self) -> None:
+        """End the processes."""
+        self._read.close()
+
+
+def _unknown(files: Iterable[Path], cache: FeatureCache | None) -> list[Path]:
+    """Files of which nothing is known, each once."""
+    unlike = dict.fromkeys(files)
+    return [path for path in unlike if cache is None or cache.get(path) is None]
+
+
+def _look_once(
+    path: Path, cache: FeatureCache | None, whole: bool, seen: Looks, ahead: _Ahead
+) -> BagInfo:
     now = signature(path)  # None of a bag in a pack, of which the index is at hand
     if now is not None and path in seen and seen[path][0] == now:
         return seen[path][1]
-    info = _look(path, cache, whole)
+    info = _look(path, cache, whole, ahead)
     if now is not None and now == signature(path):
         seen[path] = now, info
     return info
@@ -318,18 +364,21 @@ def _look_once(path: Path, cache: FeatureCache | None, whole: bool, seen: Looks)
 _KNOWN = tuple(field.name for field in dataclasses.fields(Known))
 
 
-def _look(path: Path, cache: FeatureCache | None, whole: bool = False) -> BagInfo:
+def _look(
+    path: Path, cache: FeatureCache | None, whole: bool = False, ahead: _Ahead | None = None
+) -> BagInfo:
     packed = split_path(path)
     if packed is not None:
         return _look_packed(path, *packed, whole)
     known = None if cache is None else cache.get(path)
     if known is None:
-        before = signature(path)
-        info, features = _read(path)
+        features = None
+        found = None if ahead is None else ahead.take(path)
+        if found is None:
+            found, features = _found_whole(path)
+        before, info, slow = found
         if cache is not None:
-            found = {name: getattr(info, name) for name in _KNOWN}
-            known = Known(**found)
-            slow = features is not None and not reads_quickly(path)
+            known = Known(**{name: getattr(info, name) for name in _KNOWN})
             if slow and features is not None:
                 cache.keep(info.digest, features)
             cache.put(path, before, known, slow=slow)
@@ -350,6 +399,18 @@ def _look_packed(path: Path, file: Path, slide_id: str, whole: bool) -> BagInfo:
     if not n:
         return BagInfo(path, problem="no patches")
     return BagInfo(path, slide.digest, n, pack.dim, slide.encoder, "", slide.mpp, True)
+
+
+def _found(path: Path) -> _Found:
+    return _found_whole(path)[0]
+
+
+def _found_whole(path: Path) -> tuple[_Found, NDArray[np.floating] | None]:
+    """Read a file of which nothing is known; the features are None when they cannot be used."""
+    before = signature(path)
+    info, features = _read(path)
+    slow = features is not None and not reads_quickly(path)
+    return (before, info, slow), features
 
 
 def _read(path: Path) -> tuple[BagInfo, NDArray[np.floating] | None]:

@@ -106,7 +106,7 @@ def _read_ahead(folder: Path, slides: Collection[str]) -> None:
     cache = FeatureCache.of(files)
     if cache is not None:
         new = [path for path in files if path not in cache and not is_pack(path)]
-        scan_bags({str(path): path for path in new})
+        scan_bags({str(path): path for path in new}, beside=True)
 
 
 def _known(info: BagInfo) -> BagFacts | None:
