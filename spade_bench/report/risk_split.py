@@ -80,7 +80,8 @@ def case_risks(series: Series, resampler: Resampler) -> CaseRisks:
         resampler: Reads predictions.
     """
     import numpy as np
-    from scipy.stats import rankdata
+
+    from spade_bench.statistics.ranks import middle_ranks
 
     ranks: dict[tuple[str, ...], list[float]] = {}
     of_rows = [resampler.predictions(row) for row in series.rows]
@@ -89,11 +90,11 @@ def case_risks(series: Series, resampler: Resampler) -> CaseRisks:
                 for one in of_rows)  # fmt: skip
     if alike and not first.patients:
         scores = np.stack([one.scores[:, 0] for one in of_rows])  # (D, m)
-        places = (rankdata(scores, axis=1) - 0.5) / len(first.case_ids)  # (D, m)
+        places = (middle_ranks(scores, axis=1) - 0.5) / len(first.case_ids)  # (D, m)
         risk = np.array([np.mean(of_case) for of_case in np.ascontiguousarray(places.T)])
         return CaseRisks(first.target[:, 0] > 0, first.target[:, 1], risk)
     for predictions in of_rows:
-        place = (rankdata(predictions.scores[:, 0]) - 0.5) / len(predictions.case_ids)  # (m,)
+        place = (middle_ranks(predictions.scores[:, 0]) - 0.5) / len(predictions.case_ids)  # (m,)
         units = predictions.patients or predictions.case_ids
         for unit, outcome, rank in zip(units, predictions.target.tolist(), place, strict=True):
             ranks.setdefault((unit, *outcome), []).append(float(rank))

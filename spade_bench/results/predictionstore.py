@@ -266,7 +266,11 @@ def _read_part(path: Path) -> PredictionTable:
             where=str(path),
         )
     try:
-        table = pq.read_table(pa.BufferReader(content), read_dictionary=_TEXTS, use_threads=False)
+        # `read_table` looks for a data set of many files, and imports pandas.
+        there = set(pq.ParquetFile(pa.BufferReader(content)).schema_arrow.names)
+        texts = [name for name in _TEXTS if name in there]
+        file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
+        table = file.read(use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"damaged predictions ({error})", where=str(path)) from error
     return PredictionTable.from_arrow(table, str(path))

@@ -76,10 +76,10 @@ class PredictionTable:
                 if name in _TEXTS:
                     if not pa.types.is_dictionary(column.type):
                         column = column.dictionary_encode()
-                    codes = column.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+                    codes = _numbers(column.indices).astype(np.int64)
                     texts[name] = _Texts(codes, tuple(column.dictionary.to_pylist()))
                 else:
-                    numbers[name] = column.to_numpy(zero_copy_only=False).astype(np.float64)
+                    numbers[name] = _numbers(column).astype(np.float64)
         except (pa.ArrowException, ValueError, TypeError) as error:
             raise DataError(f"damaged predictions ({error})", where=where) from error
         names = tuple(name for name in table.column_names if name != "run_id")
@@ -225,6 +225,17 @@ class PredictionTable:
             train_target=self._target(trained),
             train_scores=self._scores[trained],
         )
+
+
+def _numbers(column: pa.Array) -> NDArray[Any]:
+    """Numbers of an Arrow array; `to_numpy` alone would import pandas, which takes its time."""
+    import numpy as np
+    import pyarrow as pa
+
+    plain = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    if plain and not column.null_count:
+        return np.from_dlpack(column)
+    return np.asarray(column.to_numpy(zero_copy_only=False))
 
 
 def predictions_sha256(predictions: Predictions) -> str:

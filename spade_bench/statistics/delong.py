@@ -110,7 +110,6 @@ def delong_covariance(positive: NDArray[np.bool_], scores: Floats) -> tuple[Floa
 
 def _midranks(values: Floats) -> Floats:
     """Rank along the last axis from 1; tied values share the mean of their ranks."""
-    import numpy as np
-    from scipy.stats import rankdata
+    from spade_bench.statistics.ranks import middle_ranks
 
-    return np.asarray(rankdata(values, axis=-1), dtype=float)
+    return middle_ranks(values)

@@ -34,7 +34,8 @@ def auroc_influence(label: NDArray[np.int64], scores: Floats) -> tuple[float, Fl
         None when a class has fewer than two cases.
     """
     import numpy as np
-    from scipy.stats import rankdata
+
+    from spade_bench.statistics.ranks import middle_ranks
 
     sizes = np.bincount(label, minlength=scores.shape[1])
     if sizes.min() < 2:
@@ -44,9 +45,9 @@ def auroc_influence(label: NDArray[np.int64], scores: Floats) -> tuple[float, Fl
     for column in columns:
         up, score = label == column, scores[:, column]
         m, n = int(up.sum()), int((~up).sum())
-        overall = rankdata(score)  # (m + n,)
-        above = (overall[up] - rankdata(score[up])) / n  # (m,) share of negatives below each
-        below = 1.0 - (overall[~up] - rankdata(score[~up])) / m  # (n,) share of positives above
+        overall = middle_ranks(score)  # (m + n,)
+        above = (overall[up] - middle_ranks(score[up])) / n  # (m,) share of negatives below each
+        below = 1.0 - (overall[~up] - middle_ranks(score[~up])) / m  # (n,) share of positives above
         area = float(above.mean())
         total += area
         influence[up] += (above - area) / m
@@ -70,8 +71,7 @@ def delong_over_draws(
         the two differ without any variance: there the approximation says nothing.
     """
     import numpy as np
-    from scipy.special import ndtr, ndtri
-    from scipy.stats import t
+    from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
     n_draws, mean = len(differences), float(differences.mean())
     centre = influence.mean(axis=0)  # (n,)
@@ -90,7 +90,7 @@ def delong_over_draws(
         margin, p = float(ndtri(0.975)), float(2 * ndtr(-abs(mean) / error))
     else:
         freedom = variance**2 / doubt
-        margin, p = float(t.ppf(0.975, freedom)), float(2 * t.sf(abs(mean) / error, freedom))
+        margin, p = float(stdtrit(freedom, 0.975)), float(2 * stdtr(freedom, -abs(mean) / error))
     return Interval(mean, mean - margin * error, mean + margin * error, p)
 
 

@@ -126,9 +126,9 @@ def _per_sample(y: Floats, z: Floats, section: NDArray[np.int64]) -> Floats:
 
 def _spearman(y: Floats, z: Floats, section: NDArray[np.int64]) -> Floats:
     """Correlation of ranks over all spots of the fold; ties share their mean rank."""
-    from scipy.stats import rankdata
+    from spade_bench.statistics.ranks import middle_ranks
 
-    return _pearson(rankdata(y, axis=0), rankdata(z, axis=0), section)
+    return _pearson(middle_ranks(y, axis=0), middle_ranks(z, axis=0), section)
 
 
 def _r2(y: Floats, z: Floats, section: NDArray[np.int64]) -> Floats:

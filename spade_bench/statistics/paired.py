@@ -68,7 +68,7 @@ def corrected_t_test(differences: Floats, n_train: float, n_test: float) -> Inte
         DataError: With fewer than two folds, a value that is not finite, or no cases.
     """
     import numpy as np
-    from scipy.stats import t
+    from scipy.special import stdtr, stdtrit
 
     values = np.asarray(differences, dtype=float)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
@@ -81,7 +81,7 @@ def corrected_t_test(differences: Floats, n_train: float, n_test: float) -> Inte
         return Interval(mean, mean, mean, 1.0 if mean == 0 else 0.0)
     spread = float(np.sqrt(variance))
     freedom = len(values) - 1
-    margin = float(t.ppf(0.975, freedom)) * spread
+    margin = float(stdtrit(freedom, 0.975)) * spread
     return Interval(
-        mean, mean - margin, mean + margin, float(2 * t.sf(abs(mean) / spread, freedom))
+        mean, mean - margin, mean + margin, float(2 * stdtr(freedom, -abs(mean) / spread))
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata, wilcoxon
 
 from spade_bench.errors import DataError
-from spade_bench.statistics.ranks import mean_ranks, signed_rank
+from spade_bench.statistics.ranks import mean_ranks, middle_ranks, signed_rank
 
 
 def test_mean_ranks_share_ties_and_leave_incomplete_tasks_out() -> None:
@@ -49,6 +49,17 @@ def test_certain_scores_have_no_spread_unless_tasks_are_drawn() -> None:
     assert (drawn.low < drawn.high).all()
     same = mean_ranks(scores, seed=0)
     np.testing.assert_array_equal(drawn.low, same.low)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 9), st.sampled_from([0, 1, -1]), st.booleans())
+def test_middle_ranks_are_scipys(seed: int, n: int, axis: int, unknown: bool) -> None:
+    values = np.random.default_rng(seed).integers(0, 5, (n, 4)) / 3
+    if unknown and n:
+        values[n // 2, 1] = np.nan
+    want = rankdata(values, axis=axis)
+    assert np.array_equal(middle_ranks(values, axis=axis), want, equal_nan=True)
+    assert np.array_equal(middle_ranks(values[:, 0]), rankdata(values[:, 0]), equal_nan=True)
 
 
 def test_mean_ranks_refuse_nothing_to_rank() -> None:

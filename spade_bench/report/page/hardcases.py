@@ -164,10 +164,11 @@ def _of_classes(predictions: Predictions) -> list[tuple[str, str, _Fit]]:
 
 def _of_survival(predictions: Predictions) -> list[tuple[str, str, _Fit]]:
     import numpy as np
-    from scipy.stats import rankdata
+
+    from spade_bench.statistics.ranks import middle_ranks
 
     risk = predictions.scores[:, 0]  # (m,)
-    rank = (rankdata(risk) - 0.5) / len(risk)  # (m,)
+    rank = (middle_ranks(risk) - 0.5) / len(risk)  # (m,)
     wrong = discordant_share(predictions.target, risk)  # (m,)
     out: list[tuple[str, str, _Fit]] = []
     for case, (event, days), place, share in zip(
@@ -181,10 +182,11 @@ def _of_survival(predictions: Predictions) -> list[tuple[str, str, _Fit]]:
 
 def _of_values(predictions: Predictions) -> list[tuple[str, str, _Fit]]:
     import numpy as np
-    from scipy.stats import rankdata
+
+    from spade_bench.statistics.ranks import middle_ranks
 
     error = np.abs(predictions.scores[:, 0] - predictions.target)  # (m,)
-    nearer = (rankdata(error) - 1) / max(1, len(error) - 1)  # (m,)
+    nearer = (middle_ranks(error) - 1) / max(1, len(error) - 1)  # (m,)
     rows = zip(predictions.case_ids, predictions.target, predictions.scores, nearer, strict=True)
     return [
         (case, f"{value:.4g}", (repr(float(said[0])), float(share), None))
