@@ -259,14 +259,15 @@ def new_figure(width: float, height: float) -> Figure:
 
         def draw(self, renderer: Any) -> None:
             # Saving draws twice, at first with nothing reaching the page, so that a layout settles.
-            # Where everything has its place, that would only resample every image once more.
+            # The layout alone does that, in half the time.
             first = getattr(renderer.draw_image, "__wrapped__", None) is RendererBase.draw_image
-            placed = isinstance(self.get_layout_engine(), (type(None), PlaceHolderLayoutEngine))
-            if first and placed:
-                return
+            engine = self.get_layout_engine()
             # Ticks are made when they are drawn, in the look of that moment.
             with mpl.rc_context(_LOOK):
-                super().draw(renderer)
+                if not first:
+                    super().draw(renderer)
+                elif self.axes and not isinstance(engine, (type(None), PlaceHolderLayoutEngine)):
+                    engine.execute(self)
 
         def _repr_png_(self) -> bytes:
             # Without pyplot nothing else would tell a notebook how a figure looks.
