@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["N_BOOT", "Resampler", "Values", "at_hand", "class_sizes", "single"]
 
 N_BOOT = 1000
-_KEPT = 64_000_000  # bytes of resamples that are kept for whoever asks next
+_KEPT = 64_000_000  # bytes of weights of resamples that are kept for whoever asks next
+_KEPT_VALUES = 192_000_000  # and of metrics on them, which tables ask for again in another order
 
 
 @dataclass(frozen=True)
@@ -283,7 +284,7 @@ class Resampler:
         )
         self._boots[key] = boot
         self._bytes += boot.nbytes
-        while self._bytes > _KEPT and len(self._boots) > 1:
+        while self._bytes > _KEPT_VALUES and len(self._boots) > 1:
             self._bytes -= self._boots.pop(next(iter(self._boots))).nbytes
         return boot
 

@@ -94,6 +94,7 @@ def test_resamples_too_large_to_keep_are_still_used(
     found = []
     for kept in (values._KEPT, 1):
         monkeypatch.setattr(values, "_KEPT", kept)
+        monkeypatch.setattr(values, "_KEPT_VALUES", kept)
         found.append(Resampler(tmp_path).interval(series, "brier"))
     assert found[0] == found[1]
     assert found[0] is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -186,11 +186,15 @@ def test_pictures_of_one_name_are_all_written(
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf"])
-def test_a_picture_without_a_layout_resamples_its_images_once(
-    kind: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("layout", ["none", "constrained"])
+def test_a_picture_is_as_matplotlib_draws_it_and_resamples_its_images_once(
+    kind: str, layout: Literal["none", "constrained"], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
-    from matplotlib.layout_engine import LayoutEngine
+
+    from spade_bench.report.pictures import _LOOK
 
     resampled = []
     make_image = AxesImage.make_image
@@ -200,24 +204,24 @@ def test_a_picture_without_a_layout_resamples_its_images_once(
         return make_image(self, *args, **kwargs)
 
     monkeypatch.setattr(AxesImage, "make_image", counted)
-    figure = new_figure(2, 2)
-    figure.set_layout_engine("none")
-    axes = figure.add_axes((0.1, 0.1, 0.8, 0.8))
-    axes.imshow(np.random.default_rng(0).integers(0, 255, (90, 90, 3)).astype(np.uint8))
-    axes.set_title("title")
+
+    def made() -> Figure:
+        figure = new_figure(2, 2)
+        figure.set_layout_engine(layout)
+        axes = figure.add_subplot()
+        axes.imshow(np.random.default_rng(0).integers(0, 255, (90, 90, 3)).astype(np.uint8))
+        axes.set_title("title")
+        axes.plot([0, 80], [0, 80], label="line")
+        figure.legend(loc="outside lower center" if layout == "constrained" else "lower center")
+        return figure
+
     metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
     once, twice = io.BytesIO(), io.BytesIO()
-    figure.savefig(once, format=kind, metadata=metadata)
-    assert len(resampled) == 1
-
-    # An engine that changes nothing makes it draw twice, as other figures are.
-    class Idle(LayoutEngine):
-        _adjust_compatible = _colorbar_gridspec = True
-
-        def execute(self, fig: Any) -> None:
-            """Change nothing."""
-
-    figure.set_layout_engine(Idle())
-    figure.savefig(twice, format=kind, metadata=metadata)
+    with mpl.rc_context(_LOOK):
+        made().savefig(once, format=kind, metadata=metadata)
+        assert len(resampled) == 1
+        plain = made()
+        monkeypatch.setattr(type(plain), "draw", Figure.draw)
+        plain.savefig(twice, format=kind, metadata=metadata)
     assert len(resampled) == 3
     assert once.getvalue() == twice.getvalue()
