@@ -10,7 +10,8 @@ are those of the processors, which others disturb less than the clock; `wall` is
 
 Every command is also run on next to nothing (`start`: one slide, four cases, 80 rows, 100 spots).
 What that takes is mostly the start of Python and of the libraries; it hides growth, so it is
-subtracted before `exponent`, the slope of log seconds over log size, is fitted: 1 is linear.
+subtracted before `exponent`, the slope of log seconds over log size, is fitted: 1 is linear. In the
+fit each size counts by how much of its seconds is left, because the rest is the noise of the start.
 `exponent_whole` is fitted to the seconds as they are, `exponent_wall` to the clock less the start.
 The bytes are the peak of resident memory, mapped pages and started processes included.
 
@@ -330,6 +331,9 @@ def grown(part: Part, sizes: list[int]) -> list[dict[str, Any]]:
         took = {name: [turn[what][name] for _, turn in turns] for name in nothing}
         net = {name: [max(0.01, value - nothing[name]) for value in took[name]]
                for name in ("seconds", "wall")}  # fmt: skip
+        # A few hundredths of a second above the start are the noise of the start.
+        share = {name: [rest / value for rest, value in zip(net[name], took[name], strict=True)]
+                 for name in net}  # fmt: skip
         rows.append(
             {
                 "part": what,
@@ -338,8 +342,8 @@ def grown(part: Part, sizes: list[int]) -> list[dict[str, Any]]:
                 "wall": [round(value, 2) for value in took["wall"]],
                 "bytes": [round(value) for value in took["bytes"]],
                 "start": {name: round(value, 2) for name, value in nothing.items()},
-                "exponent": exponent(actual, net["seconds"]),
-                "exponent_wall": exponent(actual, net["wall"]),
+                "exponent": exponent(actual, net["seconds"], share["seconds"]),
+                "exponent_wall": exponent(actual, net["wall"], share["wall"]),
                 "exponent_whole": exponent(actual, took["seconds"]),
                 "exponent_bytes": exponent(actual, took["bytes"]),
             }

@@ -110,8 +110,15 @@ def _memory(process: int) -> Memory:
     return Memory(**found)
 
 
-def exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
+def exponent(
+    sizes: Sequence[float], values: Sequence[float], trust: Sequence[float] | None = None
+) -> float | None:
     """Slope by least squares of the logarithms: 1 where a value grows as fast as the size.
+
+    Args:
+        sizes: The sizes.
+        values: What was measured at each.
+        trust: One over the relative error of each; None where all are as exact.
 
     Returns:
         None for fewer than two sizes, of which nothing can be said.
@@ -119,4 +126,5 @@ def exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
     if len(sizes) < 2:
         return None
     logs = np.log(np.maximum(values, 1e-9))
-    return round(float(np.polyfit(np.log(sizes), logs, 1)[0]), 2)
+    weights = None if trust is None else np.asarray(trust, dtype=float)
+    return round(float(np.polyfit(np.log(sizes), logs, 1, w=weights)[0]), 2)
