@@ -271,7 +271,7 @@ PARTS = {
     "validate": Part(_validate, 1000, 4),
     "run": Part(_run, 200, 4),
     "report": Part(_report, 4000, 80),
-    "prepare": Part(_prepare, 4000, 100),
+    "prepare": Part(_prepare, 8000, 100),
 }
 
 
