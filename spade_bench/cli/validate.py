@@ -63,6 +63,7 @@ def validate(
     from spade_bench.cohorts.checks.validation import Question, validate_cohort
     from spade_bench.cohorts.columns import COLUMN_FIELDS, columns_of, with_columns
     from spade_bench.features.slideids import check_match
+    from spade_bench.memory import without_cycle_search
     from spade_bench.types import TaskCard
 
     check_match(match_ids)
@@ -93,7 +94,8 @@ def validate(
     if write_table is not None:
         _rewrite(question, write_table)
         return
-    result = validate_cohort(question)
+    with without_cycle_search():  # what is found of each slide stays to the end
+        result = validate_cohort(question)
     if as_json:
         from spade_bench import console
 
