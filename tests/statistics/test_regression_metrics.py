@@ -62,6 +62,17 @@ def test_undefined_where_the_truth_does_not_vary(name: str) -> None:
     assert np.isnan(regression_score_many(name, same, np.arange(6.0)[:, None])).all()
 
 
+@pytest.mark.parametrize("value", [0.1, 1 / 3, 123456.789])
+@pytest.mark.parametrize("name", ["pearson", "r2"])
+def test_many_equal_values_do_not_vary(name: str, value: float) -> None:
+    """What rounding leaves of a sum of 20,000 equal values is no spread."""
+    truth, equal = _values(20_000, 4)[0], np.full(20_000, value)
+    weights = np.vstack([np.ones(20_000), case_weights(np.zeros(20_000, int), 2, seed=1)])
+    assert np.isnan(regression_score_many(name, equal, truth[:, None], weights)).all()
+    if name == "pearson":
+        assert np.isnan(regression_score_many(name, truth, equal[:, None], weights)).all()
+
+
 def test_a_small_spread_far_from_zero_is_no_rounding() -> None:
     truth = 1e6 + np.arange(8.0)
     assert regression_score_many("pearson", truth, truth[:, None] + 3) == pytest.approx(1.0)
