@@ -105,8 +105,10 @@ class ResultStore:
                 if line.endswith(b"\n"):
                     self._read += len(line)
                     yield text
-                elif text:
+                    continue
+                if text:
                     warn(f"{self.path}: the last line is incomplete and is not counted")
+                return  # its rest, written meanwhile by another process, is no line
 
     def appended(self) -> list[Row]:
         """Return rows that came after those that were read last, by this process or another."""

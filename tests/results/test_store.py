@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from spade_bench.results import ResultStore, Row
+from spade_bench.results import store as storing
 
 ROW = Row("a" * 16, "ok", "uni", "t", "logistic", "few-shot", 1, 0, metrics={"auroc": 0.5})
 
@@ -104,6 +105,20 @@ def test_finished_stands_against_failed_in_any_order(tmp_path: Path) -> None:
     store.append([bad, other])
     assert store.rows() == [ROW, other]
     assert [row.run_id for row in store.rows() if row.status == "ok"] == [ROW.run_id]
+
+
+def test_a_line_whose_rest_arrives_while_it_is_read_is_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ResultStore(tmp_path)
+    second, third = (replace(ROW, run_id=of * 16) for of in "bc")
+    store.append([ROW, second, third])
+    whole = store.path.read_bytes()
+    store.path.write_bytes(whole[: whole.index(b"\n") + 40])
+    monkeypatch.setattr(storing, "warn", lambda _: store.path.write_bytes(whole))
+    assert store.rows() == [ROW]
+    assert store.problems == []
+    assert store.appended() == [second, third]
 
 
 @pytest.mark.parametrize("cut", [1, 5, 100])
