@@ -121,8 +121,9 @@ def apart(one: Predictions, other: Predictions) -> float:
     """How far the predictions of one cell lie apart in two folders.
 
     Returns:
-        The largest difference, over the largest value where that is above 1; infinite where they
-        are not of the same cases, classes and targets.
+        The largest difference, over the largest value where that is above 1 or where values are
+        predicted, whose unit may be small; infinite where they are not of the same cases, classes
+        and targets.
     """
     import numpy as np
 
@@ -141,7 +142,8 @@ def apart(one: Predictions, other: Predictions) -> float:
     )
     if not alike or not all(_equal(a, b) for a, b in pairs[: len(given)]):
         return float("inf")
-    return max(_furthest(a, b) for a, b in pairs[len(given) :])
+    least = 0.0 if one.kind == "regression" else 1.0
+    return max(_furthest(a, b, least) for a, b in pairs[len(given) :])
 
 
 def _equal(a: NDArray[Any] | None, b: NDArray[Any] | None) -> bool:
@@ -150,15 +152,15 @@ def _equal(a: NDArray[Any] | None, b: NDArray[Any] | None) -> bool:
     return (a is None and b is None) or np.array_equal(np.asarray(a), np.asarray(b))
 
 
-def _furthest(a: NDArray[Any] | None, b: NDArray[Any] | None) -> float:
-    """The largest difference of two arrays of one shape, over the largest value above 1."""
+def _furthest(a: NDArray[Any] | None, b: NDArray[Any] | None, least: float) -> float:
+    """The largest difference of two arrays of one shape, over the largest value, or ``least``."""
     import numpy as np
 
     if _equal(a, b):
         return 0.0
     if a is None or b is None or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return float("inf")
-    return float(np.abs(a - b).max() / max(1.0, np.abs(a).max()))
+    return float(np.abs(a - b).max() / max(least, np.abs(a).max(), np.abs(b).max()))
 
 
 def _rows(folder: Path) -> list[Row]:

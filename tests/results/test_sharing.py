@@ -20,6 +20,7 @@ from spade_bench.cli.main import main
 from spade_bench.errors import DataError, UserError
 from spade_bench.files import write_json
 from spade_bench.results import Predictions, ResultStore, Row, StoredPredictions
+from spade_bench.results.merging import same_predictions
 from spade_bench.results.pathscrub import absolute_paths, scrubbed
 from spade_bench.results.unpacking import MANIFEST
 from tests.helpers.older_predictions import make_older
@@ -111,6 +112,15 @@ def test_cells_that_differ_by_rounding_are_joined_and_that_is_said(
         sb.merge([a, tmp_path / "c"], out=tmp_path / "none")
     with pytest.raises(DataError, match="has other predictions than in another folder"):
         sb.load_results([a, tmp_path / "c"])
+
+
+def test_values_in_a_small_unit_are_no_rounding() -> None:
+    """Of values around 1e-6 a difference of 3e-6 is a contradiction."""
+    ids, value = tuple(f"c{i}" for i in range(20)), np.linspace(1e-6, 4e-6, 20)
+    one = Predictions(ids, (), value, value[:, None])
+    other = Predictions(ids, (), value, value[::-1, None].copy())
+    assert not same_predictions(one, other)
+    assert same_predictions(one, Predictions(ids, (), value, value[:, None] * (1 + 1e-7)))
 
 
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
