@@ -159,7 +159,13 @@ class FeatureCache:
         return self._name(path) in self._entries
 
     def put(
-        self, path: Path, before: Signature | None, known: Known, *, slow: bool = False
+        self,
+        path: Path,
+        before: Signature | None,
+        known: Known,
+        *,
+        slow: bool = False,
+        read_at: float | None = None,
     ) -> None:
         """Remember a file.
 
@@ -168,6 +174,7 @@ class FeatureCache:
             before: Its signature from before it was read.
             known: What was found in it.
             slow: Whether it reads slowly where it lies.
+            read_at: When it was read; now, where that is not told.
         """
         if before is None or before != signature(path):
             return  # changed while it was read
@@ -176,7 +183,7 @@ class FeatureCache:
         if old and known.digest not in ("", old):
             self._differ.append(name)
         newest = max(before[1], before[2]) / 1e9
-        if time.time() - newest < SETTLED_SECONDS:
+        if (time.time() if read_at is None else read_at) - newest < SETTLED_SECONDS:
             return
         entry = {"signature": before, "known": dict(vars(known)), "slow": slow}
         self._entries[name] = entry

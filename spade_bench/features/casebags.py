@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -311,8 +312,8 @@ class CaseBags:
         return what, self._names[index]
 
 
-_Found: TypeAlias = "tuple[Signature | None, BagInfo, bool]"
-"""The signature of a file before it was read, what was found, and whether it reads slowly."""
+_Found: TypeAlias = "tuple[Signature | None, BagInfo, bool, float]"
+"""The signature of a file before it was read, what was found, if it reads slowly, and when."""
 _WORTH_A_PROCESS = 1000  # small files for which another process is worth its start
 
 
@@ -376,12 +377,12 @@ def _look(
         found = None if ahead is None else ahead.take(path)
         if found is None:
             found, features = _found_whole(path)
-        before, info, slow = found
+        before, info, slow, read_at = found
         if cache is not None:
             known = Known(**{name: getattr(info, name) for name in _KNOWN})
             if slow and features is not None:
                 cache.keep(info.digest, features)
-            cache.put(path, before, known, slow=slow)
+            cache.put(path, before, known, slow=slow, read_at=read_at)
         return info
     return BagInfo(path, **{name: getattr(known, name) for name in _KNOWN})
 
@@ -407,10 +408,10 @@ def _found(path: Path) -> _Found:
 
 def _found_whole(path: Path) -> tuple[_Found, NDArray[np.floating] | None]:
     """Read a file of which nothing is known; the features are None when they cannot be used."""
-    before = signature(path)
+    before, now = signature(path), time.time()
     info, features = _read(path)
     slow = features is not None and not reads_quickly(path)
-    return (before, info, slow), features
+    return (before, info, slow, now), features
 
 
 def _read(path: Path) -> tuple[BagInfo, NDArray[np.floating] | None]:

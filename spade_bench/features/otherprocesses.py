@@ -75,7 +75,8 @@ class _Process:
 
     def __init__(self, work: Callable[[Any], Any], jobs: Sequence[Any]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", _MODULE],
+            # -P: not from the folder that the user is in, where a script may be called random.py.
+            [sys.executable, "-P", "-m", _MODULE],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # what is to be said, this process says

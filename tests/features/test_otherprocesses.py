@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -72,6 +73,39 @@ def test_what_another_process_cannot_do_or_would_say_is_left_to_this_one(
     said = [f"job {i}" for i in range(7)]
     assert list(in_order(_speak, said, 2)) == said
     assert capsys.readouterr().err.split("\n")[:-1] == said
+
+
+@pytest.mark.usefixtures("processes")
+def test_a_script_of_the_folder_that_is_called_like_a_module_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one not in ("", ".")])
+    for name in ("pickle", "random"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w').close()\n")
+    assert list(in_order(math.sqrt, [1.0, 4.0, 9.0, 16.0], 2)) == [1.0, 2.0, 3.0, 4.0]
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_that_was_new_when_it_was_read_is_not_trusted_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process may have read it long before this one asks."""
+    monkeypatch.delenv("SPADE_BENCH_CACHE")
+    path = tmp_path / "s.npy"
+    np.save(path, np.ones((2, 5), np.float32))
+    ahead = [casebags._found(path)]
+    monkeypatch.setattr(casebags, "in_order", lambda *_: (one for one in ahead))
+    later = time.time() + 60
+    monkeypatch.setattr(time, "time", lambda: later)
+    casebags.scan_bags({"s": path}, beside=True)
+    store = packcache.FeatureCache.of([path])
+    assert store is not None
+    assert path not in store
+    casebags.scan_bags({"s": path})
+    store = packcache.FeatureCache.of([path])
+    assert store is not None
+    assert path in store
 
 
 def test_few_jobs_are_worth_no_process() -> None:
