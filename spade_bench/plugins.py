@@ -59,12 +59,12 @@ def place_of(error: BaseException) -> str:
 
     Where this package's code raised it, called by a plugin or not, the place is not the plugin's.
     """
-    package = str(Path(__file__).parent)
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file = str(Path(frame.filename).resolve())
-        if file in _loaded:
-            return f"{Path(file).name}, line {frame.lineno}"
-        if file.startswith(package):
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        file = Path(frame.f_code.co_filename).resolve()
+        if str(file) in _loaded:
+            return f"{file.name}, line {line}"
+        # Not by its file: in the repository, those of encoders and tasks lie beside the package.
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == __package__:
             return ""
     return ""
 

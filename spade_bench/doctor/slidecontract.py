@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import spade_bench.registry as registries
-from spade_bench.errors import SpadeBenchError
+from spade_bench.errors import SpadeBenchError, machine_fault
 from spade_bench.plugins import place_of
 from spade_bench.registry import Plugin
 
@@ -35,14 +35,15 @@ class Finding:
 def guarded(plugin: Plugin[Any], findings: Iterable[Finding]) -> Iterator[Finding]:
     """Pass findings on; what a plugin's own code raises while they are made is one that fails.
 
-    Errors that read as sentences, and whatever a built-in raises, are raised as they are.
+    Errors that read as sentences, what the machine refuses, such as a full disk, and whatever a
+    built-in raises, are raised as they are.
     """
     try:
         yield from findings
     except SpadeBenchError:
         raise
     except Exception as error:
-        if plugin.origin == "built-in":
+        if plugin.origin == "built-in" or machine_fault(error) is not None:
             raise
         place = place_of(error)
         told = f"raises {type(error).__name__}: {error}"

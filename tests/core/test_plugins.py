@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
+import runpy
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from spade_bench import plugins
+from spade_bench.doctor.slidecontract import Finding, guarded
+from spade_bench.registry import Plugin
+from spade_bench.tasks.protocols import draw_episodes
 
 ENCODER = """
 from spade_bench import EncoderCard
@@ -146,6 +155,32 @@ def test_a_head_that_raises_is_a_failed_check(repo: Path, tmp_path: Path) -> Non
     assert done.returncode == 2, done.stderr
     found = {row["check"]: row for row in json.loads(done.stdout)["rows"]}
     assert re.search(r"NameError.*\(my_head\.py, line \d+\)", found["runs"]["detail"])
+
+
+def test_a_fault_of_an_encoder_or_task_of_ours_is_not_that_of_the_plugin_that_calls_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their folders stand beside the package, where it runs from its repository."""
+    file = tmp_path / "mine.py"
+    file.write_text("def call(what):\n    what()\n")
+    monkeypatch.setattr(plugins, "_loaded", [str(file.resolve())])
+    called = runpy.run_path(str(file))["call"]
+    with pytest.raises(AttributeError) as caught:
+        called(partial(draw_episodes, None, "external", None))
+    assert plugins.place_of(caught.value) == ""
+    with pytest.raises(TypeError) as caught:
+        called(None)
+    assert plugins.place_of(caught.value) == "mine.py, line 2"
+
+
+def test_what_the_machine_refuses_is_no_failed_check() -> None:
+    def full() -> Iterator[Finding]:
+        yield Finding("card", "pass", "")
+        raise OSError(errno.ENOSPC, "No space left on device", "x")
+
+    plugin: Plugin[None] = Plugin("mine", None, lambda: None, "mine.py")
+    with pytest.raises(OSError, match="No space"):
+        list(guarded(plugin, full()))
 
 
 TASK = "name: mine\nkind: {kind}\ntitle: Mine\ncohort: mine\nmetrics: [{metric}]\n"
