@@ -106,6 +106,12 @@ def test_what_a_sentence_names_is_not_named_again() -> None:
     assert two.sentence == "2 slide(s) have no file: a, b"
 
 
+@pytest.mark.parametrize("name", ["1", "ave", "e"])
+def test_a_name_that_is_part_of_a_sentence_is_named_all_the_same(name: str) -> None:
+    one = error("coverage", "1 slide(s) of the table have no features", [name])
+    assert one.sentence == f"1 slide(s) of the table have no features: {name}"
+
+
 def test_several_slides_and_few_cases_are_said(tmp_path: Path) -> None:
     rows = [*rows_of(12), {**rows_of()[0], "slide_id": "s99"}]
     found = check(tmp_path, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -40,7 +41,7 @@ class Issue:
         if self.severity == "note" or not self.examples:
             return self.text
         named = ", ".join(self.examples[:5])
-        if named in self.text:
+        if _names(self.text, named):
             return self.text
         more = " ..." if self.count > 5 else ""
         return f"{self.text}: {named}{more}"
@@ -82,6 +83,12 @@ def note(check: str, text: str, items: Iterable[object] = (), *, count: int | No
 def sort_issues(issues: Sequence[Issue]) -> list[Issue]:
     """Worst first; within one severity in the order found."""
     return sorted(issues, key=lambda issue: _ORDER[issue.severity])
+
+
+def _names(text: str, named: str) -> bool:
+    """Whether a sentence names things already, and not a count or a part of a word by chance."""
+    whole = re.search(rf"(?<![\w.-]){re.escape(named)}(?![\w-])", text)
+    return whole is not None and not named.isdigit()
 
 
 def _counted(
