@@ -150,12 +150,18 @@ def _cohort(folder: Path, has: Belongings, encoder: str) -> list[str]:
 
 def _from(folder: Path, place: Path) -> Path:
     """A path as the file in the folder has to write it: relative where it lies near."""
-    there = Path(os.path.normpath(place.expanduser().absolute()))
+    there = _without_steps_back(place.expanduser().absolute())
     try:
         near = Path(os.path.relpath(there, folder.absolute()))
     except ValueError:  # another drive of Windows
         return there
     return there if near.parts[:2] == ("..", "..") else near
+
+
+def _without_steps_back(place: Path) -> Path:
+    """The same place; where a link stands before a step back, by its real path."""
+    plain = Path(os.path.normpath(place))
+    return plain if plain.resolve() == place.resolve() else place.resolve()
 
 
 def _text(value: object) -> str:

@@ -50,6 +50,17 @@ def test_a_far_place_is_written_without_steps_back(had: Path) -> None:
     assert f"mine: {had / 'cases.csv'}" in written.replace('"', "")
 
 
+def test_steps_back_from_a_linked_folder_lead_where_they_led(had: Path) -> None:
+    Path("disk/study/sub").mkdir(parents=True)
+    Path("disk/study/cases.csv").write_text(Path("cases.csv").read_text())
+    Path("link").symlink_to(Path("disk/study/sub").absolute())
+    has = Belongings("mine", Path("link/../cases.csv"), Path("features"), "uni")
+    write_workspace(Path(), has, example="")
+    (line,) = [one for one in Path(workspace.FILE_NAME).read_text().split("\n") if "mine: " in one]
+    written = line.split("mine: ")[1].strip('"')
+    assert Path(written).samefile("disk/study/cases.csv"), written
+
+
 def test_sections_bring_spade(had: Path) -> None:
     has = Belongings("crc_braf", Path("cases.csv"), slides=Path("slides"), hest=Path("hest"))
     commands = write_workspace(Path(), has, example="")
