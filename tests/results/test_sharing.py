@@ -123,6 +123,28 @@ def test_values_in_a_small_unit_are_no_rounding() -> None:
     assert same_predictions(one, Predictions(ids, (), value, value[:, None] * (1 + 1e-7)))
 
 
+def test_no_contradiction_hides_behind_its_scale() -> None:
+    """Small probabilities that change places, and one wild value beside changed signs."""
+    ids, label = tuple(f"c{i}" for i in range(40)), np.arange(40) % 2
+    p = np.where(label, 4e-6, 1e-6)
+
+    def classes(p: np.ndarray) -> Predictions:
+        return Predictions(ids, ("a", "b"), label, np.stack([1 - p, p], axis=1))
+
+    assert not same_predictions(classes(p), classes(5e-6 - p))
+    assert same_predictions(classes(p), classes(p * (1 + 2e-6)))
+    value = np.random.default_rng(0).normal(size=40)
+    value[0] = 1e7
+    turned = np.where(np.arange(40) == 0, value, -value)
+    one, other = (Predictions(ids, (), value, x[:, None]) for x in (value, turned))
+    assert not same_predictions(one, other)
+    # What float32 leaves of a value near zero is small beside the other cases.
+    near = np.where(np.arange(40) == 1, 1e-6, value)
+    moved = np.where(np.arange(40) == 1, -1e-6, value)
+    one, other = (Predictions(ids, (), value, x[:, None]) for x in (near, moved))
+    assert same_predictions(one, other)
+
+
 CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "other predictions": ({"noise": 1}, "has other predictions than in"),
     "other metrics": ({"metrics": {"auroc": 0.9}}, "has other metrics than in"),
