@@ -43,7 +43,7 @@ INK, GREY = "0.25", "0.6"
 
 _ACROSS = 4
 _MM = 25.4  # per inch
-_DPI = {"png": 400, "notebook": 200}
+_DPI = {"png": 300, "notebook": 200}
 _LOOK: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so that widths are known

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["Interval", "case_weights", "interval", "means", "paired_interval"]
+__all__ = ["Interval", "case_weights", "interval", "means", "paired_interval", "with_draws"]
 
 N_BOOT = 1000
 
@@ -143,23 +143,48 @@ def means(plain: Floats, boot: Floats, seed: int = 0) -> Floats:
         seed: Seed of the deviates.
     """
     import numpy as np
+
+    centre = np.asarray(boot.mean(axis=0))  # (B,)
+    within = boot[:, np.isfinite(centre)].var(axis=1).mean() if np.isfinite(centre).any() else 0.0
+    return with_draws(plain, centre, within, seed)
+
+
+def with_draws(plain: Floats, centre: Floats, within: Floats | float, seed: int = 0) -> Floats:
+    """Add the chance of the draws to means over draws on resampled cases.
+
+    Of one metric, or of many values such as the places of a curve; resamples in which a mean is
+    undefined stay undefined and tell nothing.
+
+    Args:
+        plain: (D, ...) values per draw, on the cases as they are.
+        centre: (B, ...) mean over draws on each case resample.
+        within: (...) variance over resamples of the values of one draw, mean over draws.
+        seed: Seed of the deviates.
+
+    Returns:
+        (B, ...) the means, wider by what other draws would have changed.
+    """
+    import numpy as np
     from scipy.special import ndtri, stdtrit
 
-    n_draws, n_boot = boot.shape
-    centre = np.asarray(boot.mean(axis=0))  # (B,)
-    known = np.isfinite(centre)
-    spread = float(plain.var(ddof=1)) / n_draws if n_draws > 1 else 0.0
-    if not spread > 0 or not known.any():
+    n_draws = len(plain)
+    known = np.isfinite(centre)  # (B, ...)
+    if n_draws < 2 or not known.any():
         return centre
-    apart = boot[:, known] - centre[known]  # (D, b) what cases do to one draw and not to all
-    crossed = float(apart.var(axis=1).mean()) / (n_draws - 1)
-    draws = max(0.0, spread - crossed)
-    total = draws + float(centre[known].var())
-    freedom = total**2 / (spread**2 / (n_draws - 1))
-    widen = float(stdtrit(freedom, 0.975) / ndtri(0.975))
-    deviates = np.random.default_rng([seed, 1]).standard_normal(n_boot)  # (B,)
-    middle = float(centre[known].mean())
-    return np.asarray(middle + (centre - middle + np.sqrt(draws) * deviates) * widen)
+    count = np.maximum(known.sum(axis=0), 1)  # (...)
+    middle = np.where(known, centre, 0.0).sum(axis=0) / count
+    across = (np.where(known, centre - middle, 0.0) ** 2).sum(axis=0) / count
+    spread = plain.var(axis=0, ddof=1) / n_draws
+    # What cases do to one draw and not to all is in the spread of the draws, and in `across` too.
+    crossed = (within - across) / (n_draws - 1)
+    draws = np.maximum(0.0, spread - crossed)
+    varies = spread > 0
+    freedom = (draws + across) ** 2 / np.where(varies, spread**2 / (n_draws - 1), 1.0)
+    widen = stdtrit(np.where(varies, freedom, 1.0), 0.975) / ndtri(0.975)
+    deviates = np.random.default_rng([seed, 1]).standard_normal(len(centre))  # (B,)
+    deviates = deviates.reshape(-1, *[1] * (centre.ndim - 1))
+    wider = middle + (centre - middle + np.sqrt(draws) * deviates) * widen  # (B, ...)
+    return np.asarray(np.where(varies, wider, centre))
 
 
 def _widened(samples: Floats, size: int | None) -> Floats:

@@ -17,7 +17,8 @@ from sklearn.metrics import (
 )
 
 from spade_bench.report import Resampler, collect
-from spade_bench.report.figures.rocpr import mean_curve, on_grid
+from spade_bench.report.figures.rocpr import mean_curve
+from spade_bench.statistics.rocpr import on_grid
 
 FINE = np.linspace(0, 1, 20001)
 
@@ -65,6 +66,17 @@ def test_many_resamples_at_once_equal_one_by_one(seed: int, kind: str) -> None:
             continue
         alone = on_grid(kind, positive[cases], scores[cases], np.ones((1, 25)), x)[0]
         assert curve == pytest.approx(alone)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), kind=st.sampled_from(["roc", "pr"]))
+def test_places_in_even_steps_are_read_as_any_others(seed: int, kind: str) -> None:
+    positive, scores = _case(seed, 40, 3)
+    weights = np.random.default_rng(seed).multinomial(40, [1 / 40] * 40, size=30).astype(float)
+    even = np.linspace(0, 1, 41)  # many places are rates of cases, where curves step
+    uneven = np.append(even, 0.513)
+    found = on_grid(kind, positive, scores, weights, uneven)[:, :-1]
+    np.testing.assert_array_equal(on_grid(kind, positive, scores, weights, even), found)
 
 
 @pytest.mark.parametrize("kind", ["roc", "pr"])

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from spade_bench.errors import DataError
 from spade_bench.statistics.draws import resampled
 from spade_bench.statistics.intervals import (
     case_weights,
     interval,
+    means,
     paired_interval,
+    with_draws,
 )
 
 LABEL = np.repeat([0, 1], 40)
@@ -131,3 +134,27 @@ def test_one_draw_still_has_an_interval_over_cases() -> None:
     rng = np.random.default_rng(6)
     result = interval(*resampled("auroc", LABEL, _draws(rng, 1, 0.5), case_weights(LABEL, 200)))
     assert result.low < result.mean < result.high
+
+
+@pytest.mark.parametrize("lacking", [0, 3])
+def test_the_chance_of_the_draws_is_added_to_many_values_as_to_each(lacking: int) -> None:
+    rng = np.random.default_rng(0)
+    plain = rng.normal(size=(5, 4))  # (D, G)
+    boot = plain[:, None] + rng.normal(size=(1, 200, 1)) + 0.3 * rng.normal(size=(5, 200, 4))
+    plain[:, 3], boot[:, :, 3] = 1.0, 1.0  # draws that do not differ
+    boot[:, :lacking] = np.nan
+    centre, within = boot.mean(axis=0), np.nanvar(boot, axis=1).mean(axis=0)  # (B, G), (G,)
+    together = with_draws(plain, centre, within, seed=1)  # (B, G)
+    for at in range(4):
+        alone = means(plain[:, at], boot[:, :, at], seed=1)
+        np.testing.assert_allclose(together[:, at], alone, rtol=1e-12)
+    assert np.isfinite(together).sum(axis=0).tolist() == [200 - lacking] * 4
+    known = boot[:, lacking:, 0]
+    # What cases do to one draw and not to all is in the spread of the draws too.
+    apart = (known - known.mean(axis=0)).var(axis=1).mean() / 4
+    draws, cases = plain[:, 0].var(ddof=1) / 5 - apart, known.mean(axis=0)
+    freedom = (draws + cases.var()) ** 2 / ((plain[:, 0].var(ddof=1) / 5) ** 2 / 4)
+    widen = scipy.stats.t.ppf(0.975, freedom) / scipy.stats.norm.ppf(0.975)
+    deviates = np.random.default_rng([1, 1]).standard_normal(200)[lacking:]
+    want = cases.mean() + (cases - cases.mean() + np.sqrt(draws) * deviates) * widen
+    np.testing.assert_allclose(together[lacking:, 0], want, rtol=1e-9)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from spade_bench.report.pictures import (
 )
 from spade_bench.report.series import Series
 from spade_bench.report.values import Resampler
+from spade_bench.results import Predictions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-__all__ = ["KINDS", "Band", "mean_curve", "on_grid", "rocpr_pictures"]
+__all__ = ["KINDS", "Band", "mean_curve", "rocpr_pictures"]
 
 KINDS = {"roc": ("ROC picture", "auroc"), "pr": ("precision-recall picture", "auprc")}
 """Kind of curve -> what its picture is called, and the metric that is the area below it."""
 
 _MAX_LINES = 6
-_GRID = 201
+_GRID = 101
 
 
 @dataclass(frozen=True)
@@ -87,25 +88,23 @@ def mean_curve(kind: str, series: Series, resampler: Resampler) -> Band:
     """
     import numpy as np
 
-    from spade_bench.statistics.intervals import means
+    from spade_bench.statistics.intervals import with_draws
 
     of_rows = [resampler.predictions(row) for row in series.rows]
     x = np.linspace(0, 1, _GRID)
     values = np.empty((len(of_rows), _GRID))  # (D, G)
-    resamples = np.empty((_GRID, len(of_rows), resampler.n_boot))  # (G, D, B)
-    for at, one in enumerate(of_rows):
-        weights = resampler.weights(one)  # (B, n)
-        counts = np.concatenate([np.ones((1, weights.shape[1])), weights])  # (1 + B, n)
-        found = on_grid(kind, one.target == 1, one.scores[:, 1], counts, x)  # (1 + B, G)
-        values[at], resamples[:, at] = found[0], found[1:].T
-    fixed = all(one.case_ids == of_rows[0].case_ids for one in of_rows)
-    if fixed:
-        places = zip(values.T, resamples, strict=True)
-        sampled = np.stack([means(*place, resampler.seed) for place in places], axis=1)  # (B, G)
-    else:
-        sampled = resamples.mean(axis=1).T  # (B, G)
+    centre = np.zeros((resampler.n_boot, _GRID))  # (B, G)
+    within = np.zeros(_GRID)
+    for at, (found, variance) in enumerate(_curves(kind, of_rows, resampler, x)):
+        values[at] = found[0]
+        centre += found[1:]
+        within += variance
+    centre /= len(of_rows)
+    within /= len(of_rows)
+    if all(one.case_ids == of_rows[0].case_ids for one in of_rows):
+        centre = with_draws(values, centre, within, resampler.seed)
     mean = values.mean(axis=0)
-    low, high = np.clip(np.nanquantile(sampled, [0.025, 0.975], axis=0), 0, 1)  # (G,) each
+    low, high = np.clip(np.quantile(_whole(centre), [0.025, 0.975], axis=0), 0, 1)  # (G,) each
     return Band(
         x=x,
         mean=mean,
@@ -115,80 +114,32 @@ def mean_curve(kind: str, series: Series, resampler: Resampler) -> Band:
     )
 
 
-def on_grid(
-    kind: str, positive: NDArray[np.bool_], scores: Floats, weights: Floats, x: Floats
-) -> Floats:
-    """Evaluate ROC or precision-recall curves of many resamples at fixed places.
+def _curves(
+    kind: str, of_rows: Sequence[Predictions], resampler: Resampler, x: Floats
+) -> Iterator[tuple[Floats, Floats]]:
+    """Curves of each row, (1 + B, G), on the cases as they are and on every resample.
 
-    ROC curves are joined by straight lines, so that the area below is the AUROC; precision at a
-    recall is that of the highest threshold that reaches it, so that its mean over all recalls is
-    the average precision.
-
-    Args:
-        kind: `roc` or `pr`.
-        positive: (n,) whether each case is positive.
-        scores: (n,) scores, high for positive; tied cases are called together.
-        weights: (B, n) how often each case counts.
-        x: (G,) false-positive rates or recalls, within 0..1.
-
-    Returns:
-        (B, G) true-positive rates or precisions; NaN for a resample that lacks a class.
+    With them comes their variance over the resamples, (G,).
     """
     import numpy as np
 
-    order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of ties, (K,)
-    counted = weights[:, order]  # (B, n)
-    true = np.cumsum(counted * positive[order], axis=1)[:, ends]  # (B, K)
-    false = np.cumsum(counted * ~positive[order], axis=1)[:, ends]
-    n_true, n_false = true[:, -1:], false[:, -1:]
-    lacking = ((n_true == 0) | (n_false == 0))[:, 0]  # (B,)
-    recall = np.hstack([np.zeros_like(n_true), true / np.where(n_true > 0, n_true, 1)])  # (B, K+1)
-    if kind == "roc":
-        wrong = np.hstack([np.zeros_like(n_true), false / np.where(n_false > 0, n_false, 1)])
-        out = _joined(wrong, recall, x)
-    else:
-        called = true + false
-        precision = true / np.where(called > 0, called, 1)  # (B, K)
-        at = np.minimum(_places(recall[:, 1:], x, "left"), len(ends) - 1)  # (B, G)
-        # No recall at all is reached by no call: the first call that finds a case stands for it.
-        first = np.minimum((true > 0).argmax(axis=1), len(ends) - 1)  # (B,)
-        out = np.take_along_axis(precision, np.maximum(at, first[:, None]), axis=1)
-    out[lacking] = np.nan
-    return out
+    from spade_bench.statistics.rocpr import on_grid
+
+    def curves(one: Predictions) -> tuple[Floats, Floats]:
+        weights = resampler.weights(one)  # (B, n)
+        counts = np.concatenate([np.ones((1, weights.shape[1])), weights])  # (1 + B, n)
+        found = on_grid(kind, one.target == 1, one.scores[:, 1], counts, x)
+        return found, _whole(found[1:]).var(axis=0)
+
+    return map(curves, of_rows)
 
 
-def _places(rising: Floats, x: Floats, side: str) -> NDArray[np.int64]:
-    """Search each row for all places at once: (B, K) rising in 0..1 and (G,) -> (B, G)."""
+def _whole(sampled: Floats) -> Floats:
+    """Curves of the resamples that have both classes; of the others all places are NaN."""
     import numpy as np
 
-    rows, k = rising.shape
-    near = 1e-10 if side == "left" else -1e-10  # of rates that sums of counts make
-    order = np.argsort(x, kind="stable")
-    # There are fewer values than places, so it is they that are searched for: before which place
-    # each lies, and then how many lie before a place.
-    before = np.searchsorted(x[order] - near, rising, side="right")  # (B, K) 0..G
-    before += (len(x) + 1) * np.arange(rows)[:, None]
-    count = np.bincount(before.ravel(), minlength=rows * (len(x) + 1)).reshape(rows, -1)
-    found = np.empty((rows, len(x)), dtype=np.int64)
-    found[:, order] = np.cumsum(count[:, :-1], axis=1)
-    return np.clip(found, 0, k)
-
-
-def _joined(rising: Floats, values: Floats, x: Floats) -> Floats:
-    """Read lines through (B, K) places and values at (G,) others; at a step its upper end."""
-    import numpy as np
-
-    k = rising.shape[1]
-    found = _places(rising, x, "right")  # (B, G)
-    after, before = np.minimum(found, k - 1), np.maximum(found - 1, 0)  # first place beyond
-    starts = k * np.arange(len(rising))[:, None]  # of the rows, end to end
-    before, after = before + starts, after + starts
-    x0, x1 = rising.ravel()[before], rising.ravel()[after]
-    y0, y1 = values.ravel()[before], values.ravel()[after]
-    wide = x1 - x0
-    share = np.where(wide > 1e-12, (x - x0) / np.where(wide > 1e-12, wide, 1.0), 0.0)
-    return np.asarray(y0 + np.clip(share, 0, 1) * (y1 - y0))
+    known = np.isfinite(sampled[:, 0])  # (B,)
+    return sampled[known] if known.any() and not known.all() else sampled
 
 
 def _draw(kind: str, shown: Sequence[Series], resampler: Resampler, look: Look) -> Drawn:
