@@ -2,7 +2,8 @@
 
 Memory is read in Linux's /proc every few milliseconds: `anonymous` is what no file stands behind,
 which the system cannot take back; `resident` counts mapped pages of files as well. Where work is
-spread over processes, those that this one started are added at each moment.
+spread over processes, those that this one started are added at each moment, once they have lived
+from one look to the next: before a new process is a program, it shares all pages of this one.
 """
 
 from __future__ import annotations
@@ -62,6 +63,7 @@ class PeakMemory:
             raise SystemExit("Peak memory is read in /proc, which only Linux has")
         self._children, self._every = children, every
         self.before = self.most = Memory()
+        self._known = {os.getpid()}
 
     def __enter__(self) -> PeakMemory:
         self.before = self.most = self._now()
@@ -80,8 +82,9 @@ class PeakMemory:
             self.most = self.most.peak(self._now())
 
     def _now(self) -> Memory:
-        processes = _family(os.getpid()) if self._children else [os.getpid()]
-        return sum(map(_memory, processes), Memory())
+        there = set(_family(os.getpid())) if self._children else {os.getpid()}
+        known, self._known = self._known & there, there
+        return sum(map(_memory, known), Memory())
 
 
 def _family(process: int) -> Iterator[int]:

@@ -14,12 +14,14 @@ from spade_bench.console import say, track
 from spade_bench.errors import UserError
 from spade_bench.escaping import csv_cell
 from spade_bench.files import atomic_path, file_name, hash_obj
+from spade_bench.report.look import LOOK
 from spade_bench.report.naming import (
     encoder_title,
     head_title,
     protocol_title,
     task_title,
 )
+from spade_bench.report.savedbeside import saver
 from spade_bench.report.series import Series
 
 if TYPE_CHECKING:
@@ -43,44 +45,6 @@ INK, GREY = "0.25", "0.6"
 
 _ACROSS = 4
 _MM = 25.4  # per inch
-_DPI = {"png": 300, "notebook": 200}
-_LOOK: dict[Any, Any] = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so that widths are known
-    "font.size": 7.0,
-    "axes.titlesize": 7.0,
-    "axes.labelsize": 7.0,
-    "figure.titlesize": 7.5,
-    "figure.labelsize": 7.0,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "legend.fontsize": 6.5,
-    "legend.frameon": False,
-    "legend.handlelength": 1.4,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 3.0,
-    "text.parse_math": False,  # a name with dollars is a name
-}
-# Type 42 embeds fonts as outlines that journals take and that stay text; Type 3 they refuse. SVG
-# has no fonts that every program reads, so its letters are outlines and look the same everywhere.
-_SAVING: dict[Any, Any] = {
-    "pdf.fonttype": 42,
-    "svg.fonttype": "path",
-    "svg.hashsalt": "spade-bench",
-}
-# Without a date the same results make the same bytes.
-_UNDATED: dict[str, dict[str, Any]] = {
-    "pdf": {"CreationDate": None},
-    "svg": {"Date": None},
-    "png": {"Software": None},
-}
 
 Numbers = Sequence[Mapping[str, Any]]
 
@@ -115,7 +79,7 @@ class Picture:
         """Draw the figure in the house's look, which no other figure is given."""
         import matplotlib as mpl
 
-        with mpl.rc_context(_LOOK):
+        with mpl.rc_context(LOOK):
             return self.make()
 
     def draw(self) -> Figure:
@@ -184,19 +148,16 @@ def draw_pictures(
     """
     names = [picture_name(*picture.words) for picture in pictures]
     paths = []
-    for picture, name in track(
-        zip(pictures, names, strict=True), "Drawing", len(pictures), "pictures"
-    ):
-        path = folder / (name if names.count(name) == 1 else _marked(name, picture.words))
-        drawn = picture.drawn()
-        for suffix in formats:
-            with atomic_path(path.with_name(f"{path.name}.{suffix}")) as temporary:
-                drawn.figure.savefig(
-                    temporary, dpi=_DPI["png"], format=suffix, metadata=_UNDATED[suffix]
-                )
-        with atomic_path(path.with_name(f"{path.name}.csv")) as temporary:
-            temporary.write_text(_as_csv(drawn.numbers), encoding="utf-8")
-        paths.append(path.with_name(f"{path.name}.{formats[0]}"))
+    with saver(len(pictures)) as saving:
+        for picture, name in track(
+            zip(pictures, names, strict=True), "Drawing", len(pictures), "pictures"
+        ):
+            path = folder / (name if names.count(name) == 1 else _marked(name, picture.words))
+            drawn = picture.drawn()
+            saving.save(drawn.figure, path, formats)
+            with atomic_path(path.with_name(f"{path.name}.csv")) as temporary:
+                temporary.write_text(_as_csv(drawn.numbers), encoding="utf-8")
+            paths.append(path.with_name(f"{path.name}.{formats[0]}"))
     kinds = [picture.kind for picture in pictures]
     counts = {kind: kinds.count(kind) for kind in kinds}
     parts = [f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in counts.items()]
@@ -244,36 +205,9 @@ def print_figure(width_mm: float, height_mm: float) -> Figure:
 
 def new_figure(width: float, height: float) -> Figure:
     """Make a figure that can be saved without a screen and that a notebook shows; in inches."""
-    import matplotlib as mpl
-    from matplotlib.backend_bases import RendererBase
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
-    class PrintFigure(Figure):
-        """A figure whose fonts are embedded however it is saved."""
-
-        def savefig(self, fname: Any, *, transparent: bool | None = None, **kwargs: Any) -> None:
-            with mpl.rc_context(_SAVING):
-                super().savefig(fname, transparent=transparent, **kwargs)
-
-        def draw(self, renderer: Any) -> None:
-            # Saving draws twice, at first with nothing reaching the page, so that a layout settles.
-            # The layout alone does that, in half the time.
-            first = getattr(renderer.draw_image, "__wrapped__", None) is RendererBase.draw_image
-            engine = self.get_layout_engine()
-            # Ticks are made when they are drawn, in the look of that moment.
-            with mpl.rc_context(_LOOK):
-                if not first:
-                    super().draw(renderer)
-                elif self.axes and not isinstance(engine, (type(None), PlaceHolderLayoutEngine)):
-                    engine.execute(self)
-
-        def _repr_png_(self) -> bytes:
-            # Without pyplot nothing else would tell a notebook how a figure looks.
-            buffer = io.BytesIO()
-            self.savefig(buffer, dpi=_DPI["notebook"], format="png")
-            return buffer.getvalue()
+    from spade_bench.report.printfigure import PrintFigure
 
     figure = PrintFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)

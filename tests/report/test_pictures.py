@@ -194,7 +194,7 @@ def test_a_picture_is_as_matplotlib_draws_it_and_resamples_its_images_once(
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-    from spade_bench.report.pictures import _LOOK
+    from spade_bench.report.look import LOOK
 
     resampled = []
     make_image = AxesImage.make_image
@@ -217,7 +217,7 @@ def test_a_picture_is_as_matplotlib_draws_it_and_resamples_its_images_once(
 
     metadata = {"CreationDate": None} if kind == "pdf" else {"Software": None}
     once, twice = io.BytesIO(), io.BytesIO()
-    with mpl.rc_context(_LOOK):
+    with mpl.rc_context(LOOK):
         made().savefig(once, format=kind, metadata=metadata)
         assert len(resampled) == 1
         plain = made()

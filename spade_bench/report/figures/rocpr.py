@@ -180,7 +180,7 @@ def _draw(kind: str, shown: Sequence[Series], resampler: Resampler, look: Look) 
 def _line(axes: Axes, one: Series, curve: Band, label: str, look: Look) -> None:
     colour = look.colour(one.encoder)
     axes.plot(curve.x, curve.mean, color=colour, label=label, marker=look.marker(one.encoder),
-              markevery=(7 + 5 * look.place.get(one.encoder, 0), 50))  # fmt: skip
+              markevery=((3 + 7 * look.place.get(one.encoder, 0)) % 25, 25))  # fmt: skip
     axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.12, linewidth=0)
 
 
