@@ -60,8 +60,16 @@ _FAULTS = {
     errno.EBUSY: ("the file is in use", "Wait for the other program, then repeat the command"),
     errno.ETXTBSY: ("the file is in use", "Wait for the other program, then repeat the command"),
 }
-# How HDF5, Rust and C++ libraries quote the number that the system gave them.
-_QUOTED = re.compile(r"\b(?:errno = |os error |errno: )(\d+)|\[Errno (\d+)\]")
+# How HDF5, Rust, torch and other libraries quote the number that the system gave them.
+_QUOTED = re.compile(r"\b(?:errno = |os error |errno: |Error code )(\d+)|\[Errno (\d+)\]")
+# What torch, cuBLAS, cuDNN and Metal say of a card without room; torch has no class for all of it.
+_CARD_FULL = re.compile(
+    r"\b(?:CUDA|HIP|MPS backend|XPU) out of memory|CUDA error: out of memory|_ALLOC_FAILED"
+)
+_CARD_FIX = (
+    "See with `nvidia-smi` what else is on it; a smaller --batch-size, or --memory of `run`, asks "
+    "for less, and --device takes another"
+)
 # A first word that is no name, path, number or piece of code.
 _PLAIN_WORD = re.compile(r"[a-z]+(?:'[a-z]+)?(?=[\s,;:.]|$)(?!\.\S)")
 _QUOTED_PATH = re.compile(r"(?:name|filename) = '([^']+)'")
@@ -170,6 +178,8 @@ def printable(text: object) -> str:
 def _fault(error: BaseException) -> SystemFaultError | None:
     if isinstance(error, MemoryError):
         return SystemFaultError("out of memory", fix="Use fewer workers or smaller batches")
+    if isinstance(error, RuntimeError) and _CARD_FULL.search(str(error)):
+        return SystemFaultError("the GPU is out of memory", fix=_CARD_FIX)
     if isinstance(error, UnicodeEncodeError):
         return SystemFaultError(
             f"{error.object!r} cannot be written in this locale's encoding, {error.encoding}",

@@ -159,6 +159,14 @@ def test_long_names_are_written_and_content_is_synced(
         (OSError("Unable to create file (name = '/x/y.h5', errno = 28, error message = 'No')"),
          "/x/y.h5: the disk is full"),
         (MemoryError(), "Out of memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't "
+                      "allocate memory: you tried to allocate 4 bytes. Error code 12 (Cannot "
+                      "allocate memory)"), "Out of memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."), "The GPU is out of"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"), "The GPU is out of"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+         "The GPU is out of memory"),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"), "The GPU is out"),
     ],
 )  # fmt: skip
 def test_what_a_machine_refuses_is_said_in_words(error: Exception, said: str) -> None:
