@@ -174,7 +174,7 @@ class TrainedModel:
             One row per case: `case_id`, `slide_id` (joined by `;`), `probability_CLASS` and
             `predicted`, or `predicted` alone for a value, or `risk` (higher is worse), and
             `trained_on`, which marks cases that the model has seen; also `flags` where it was
-            fitted on features that name another encoder.
+            fitted on features that name another encoder, or on simulated data.
 
         Raises:
             DataError: When the features are of another identity, unusable, or a slide is missing.
@@ -494,8 +494,9 @@ class TrainedModel:
             say("The training cases of this model were withheld: trained_on cannot be told")
         else:
             frame["trained_on"] = seen
-        if self._mismatch:
-            frame["flags"] = ";".join(self._mismatch)
+        flags = (*self._mismatch, *(("simulated",) if self.info.simulated else ()))
+        if flags:
+            frame["flags"] = ";".join(flags)
         if any(seen):
             say(f"{sum(seen)} of {len(frame)} cases trained this model; "
                 "the column trained_on marks them")  # fmt: skip

@@ -254,6 +254,14 @@ def test_a_model_of_features_under_another_name_predicts_on_such_features(
         model.predict(uni_study.features)
 
 
+def test_predictions_of_a_model_of_simulated_data_say_so(study, other_study, tmp_path) -> None:
+    assert "flags" not in train(study, tmp_path).predict(other_study.features)
+    table = pd.read_csv(study.table)
+    table.assign(simulated=True).to_csv(study.table, index=False)
+    model = train(study, tmp_path)
+    assert set(model.predict(other_study.features)["flags"]) == {"simulated"}
+
+
 def test_a_model_of_nameless_features_takes_nameless_ones_only(study, uni_study, tmp_path) -> None:
     for folder in (tmp_path / "train", tmp_path / "test"):
         folder.mkdir()
