@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from spade_bench.cohorts.folds import assign_folds
 from spade_bench.cohorts.tables import keep_covered
@@ -39,7 +39,11 @@ if TYPE_CHECKING:
 
     from spade_bench.cohorts.tables import Coverage
     from spade_bench.evaluation.encoderfeatures import EncoderFeatures
-    from spade_bench.features.casebags import CaseBags
+    from spade_bench.evaluation.request import EncoderRequest, TaskRequest
+    from spade_bench.evaluation.taskcohort import TaskCases
+    from spade_bench.evaluation.trainedmodel import FeaturesIdentity
+    from spade_bench.features.casebags import BagInfo, CaseBags
+    from spade_bench.regions.regionbags import PatchRule
     from spade_bench.tasks.kind import TaskKind
     from spade_bench.types import Cohort, TaskCard
 
@@ -79,51 +83,19 @@ def fit_model(request: EvaluationRequest) -> TrainedModel:
         DataError: When table or features are unsound, or slides lack features and this was not
             allowed.
     """
-    heads_asked_for = request.given.heads or ()
-    if len(request.encoders) != 1 or len(request.tasks) != 1 or len(heads_asked_for) > 1:
-        raise UserError("A model has one encoder, one task and one head")
-    encoder, task = request.encoders[0], request.tasks[0]
-    if kinds.get(task.card.kind).card.units == "spots":
-        raise UserError(
-            "expression is predicted spot by spot, and only `run` does that",
-            where=f"task {task.card.name}",
-            fix="Use `spade-bench run`; its predictions of all genes are stored beside the results",
-        )
+    encoder, task = _one_of_each(request)
     device = resolve_device(request.settings.device)
     setup_numerics(device)
     kind: TaskKind = kinds.get(task.card.kind).load()
     head = _head(request, task.card, kind, str(device))
     cases = load_cases(request, task, kind)
-    wanted = [slide for case in cases.cohort.cases for slide in case.slide_ids]
-    folders = FeatureFolders()
-    source = find_features(request, encoder, task.card, folders)
-    files, loose = matched(request, source.files, wanted, source.label)
-    whole = {slide: files[slide] for slide in wanted if slide in files}
-    inside = Restriction.of(request, wanted, folders)
-    source = inside.features(replace(source, files=whole))
-    files = source.files
-    infos = scan_bags(files, f"Reading features for {source.label}")
-    unusable = {slide: info.problem for slide, info in infos.items() if info.problem}
-    cohort, coverage = keep_covered(cases.cohort, files, unusable)
-    _check_coverage(coverage, request.settings.allow_missing)
-    listed = {case.case_id: case.slide_ids for case in cohort.cases}
-    if not listed:
-        raise DataError("no case of the table has features", where=cohort.name)
-    files = {slide: files[slide] for slides in listed.values() for slide in slides}
-    source = replace(source, files=files)
-    # Of the whole slides: the parts inside are as many things as there are outlines.
-    identity = features_identity(replace(source, files={slide: whole[slide] for slide in files}))
-    width = infos[next(iter(files))].dim
-    if source.dim is not None and source.base is None and width != source.dim:
-        raise DataError(
-            f"features are {width} wide, encoder '{source.label}' makes {source.dim}",
-            fix="Name the folder with this encoder's features",
-        )
+    found = _found(request, encoder, task, cases)
+    cohort = found.cohort
     bags = source_bags(
-        source,
-        list(listed.values()),
-        width,
-        infos=infos,
+        found.source,
+        [case.slide_ids for case in cohort.cases],
+        found.width,
+        infos=found.infos,
         memory=BagMemory(bag_bytes(request.settings.memory)),
     )
     data = TrainingData(kind, task.card, cohort, bags, cases.patient_of)
@@ -133,17 +105,99 @@ def fit_model(request: EvaluationRequest) -> TrainedModel:
         options=dict(encoder.options),
         task=task.card.name,
         kind=task.card.kind,
-        features=identity,
-        trained_on=listed,
-        regions=None if inside.choice is None else inside.choice.rule,
+        features=found.identity,
+        trained_on={case.case_id: case.slide_ids for case in cohort.cases},
+        regions=found.rule,
         thresholds=thresholds,
         seed=request.settings.seed,
         simulated=cohort.simulated or task.card.simulated,
-        flags=_flags(source, (*inside.flags, *cases.flags), loose, coverage),
+        flags=found.flags,
         versions=package_versions(),
         created_utc=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return TrainedModel(info, fitted.with_classes(cohort.classes), encoder.weights)
+
+
+def _one_of_each(request: EvaluationRequest) -> tuple[EncoderRequest, TaskRequest]:
+    """The encoder and the task of a request.
+
+    Raises:
+        UserError: When it names several, several heads, or a task of spots.
+    """
+    heads_asked_for = request.given.heads or ()
+    if len(request.encoders) != 1 or len(request.tasks) != 1 or len(heads_asked_for) > 1:
+        raise UserError("A model has one encoder, one task and one head")
+    task = request.tasks[0]
+    if kinds.get(task.card.kind).card.units == "spots":
+        raise UserError(
+            "expression is predicted spot by spot, and only `run` does that",
+            where=f"task {task.card.name}",
+            fix="Use `spade-bench run`; its predictions of all genes are stored beside the results",
+        )
+    return request.encoders[0], task
+
+
+class _Found(NamedTuple):
+    """The cases of a table that have features, and these.
+
+    Attributes:
+        cohort: The cases.
+        source: Features of their slides.
+        infos: What is known about each feature file.
+        width: Width of the features.
+        identity: Identity of the features of the whole slides: the parts inside regions are as many
+            things as there are outlines.
+        rule: How patches inside regions are chosen; None without regions.
+        flags: What must be seen beside the model.
+    """
+
+    cohort: Cohort
+    source: EncoderFeatures
+    infos: Mapping[str, BagInfo]
+    width: int
+    identity: FeaturesIdentity
+    rule: PatchRule | None
+    flags: tuple[str, ...]
+
+
+def _found(
+    request: EvaluationRequest, encoder: EncoderRequest, task: TaskRequest, cases: TaskCases
+) -> _Found:
+    """Find the features of the cases.
+
+    Raises:
+        DataError: When features are unsound, or slides lack them and this was not allowed.
+    """
+    wanted = [slide for case in cases.cohort.cases for slide in case.slide_ids]
+    folders = FeatureFolders()
+    source = find_features(request, encoder, task.card, folders)
+    files, loose = matched(request, source.files, wanted, source.label)
+    whole = {slide: files[slide] for slide in wanted if slide in files}
+    inside = Restriction.of(request, wanted, folders)
+    source = inside.features(replace(source, files=whole))
+    infos = scan_bags(source.files, f"Reading features for {source.label}")
+    unusable = {slide: info.problem for slide, info in infos.items() if info.problem}
+    cohort, coverage = keep_covered(cases.cohort, source.files, unusable)
+    _check_coverage(coverage, request.settings.allow_missing)
+    kept = [slide for case in cohort.cases for slide in case.slide_ids]
+    if not kept:
+        raise DataError("no case of the table has features", where=cohort.name)
+    source = replace(source, files={slide: source.files[slide] for slide in kept})
+    width = infos[kept[0]].dim
+    if source.dim is not None and source.base is None and width != source.dim:
+        raise DataError(
+            f"features are {width} wide, encoder '{source.label}' makes {source.dim}",
+            fix="Name the folder with this encoder's features",
+        )
+    return _Found(
+        cohort,
+        source,
+        infos,
+        width,
+        features_identity(replace(source, files={slide: whole[slide] for slide in kept})),
+        None if inside.choice is None else inside.choice.rule,
+        _flags(source, (*inside.flags, *cases.flags), loose, coverage),
+    )
 
 
 def _head(request: EvaluationRequest, card: TaskCard, kind: TaskKind, device: str) -> Head:

@@ -140,12 +140,7 @@ def prepare(
     inside = Restriction.of(request, wanted, folders)
     features, unusable = _features(request, card, cases.tested, inside)
     random_files, loose = _random_files(request, card, cases.tested, inside)
-    rows = variants(features, request, random_files)
-    if random_files is not None and loose:
-        rows = [
-            replace(row, notes=(*row.notes, *loose)) if row.control == RANDOM_WEIGHTS else row
-            for row in rows
-        ]
+    rows = _noted(variants(features, request, random_files), loose)
     cohort, infos, complete = _cover(cases.cohort, wanted, rows, request.settings, folders.looks)
     rows = [_fits_width(row, cohort, infos) for row in rows]
     cohort = replace(cohort, simulated=cohort.simulated or card.simulated)
@@ -161,15 +156,8 @@ def prepare(
     if not request.dry_run:
         about = {"task": card.name, "cohort": hashes["cohort"], "settings": settings}
         _save_episodes(request.out, card.name, episodes, about)
-        store_cohort(
-            request.out,
-            task,
-            digest=hashes["cohort"],
-            whole=cases.cohort,
-            kept=cohort,
-            rows=rows,
-            infos=infos,
-        )
+        store_cohort(request.out, task, digest=hashes["cohort"], whole=cases.cohort, kept=cohort,
+                     rows=rows, infos=infos)  # fmt: skip
     flags = (
         *(("simulated",) if cohort.simulated else ()),
         *(() if complete else ("missing-slides",)),
@@ -192,6 +180,14 @@ def prepare(
         {**_in_words(task, cohort, dealt, bool(cases.tested)), **inside.words},
         request.settings.cache,
     )
+
+
+def _noted(rows: list[Variant], loose: Sequence[str]) -> list[Variant]:
+    """Note on controls with random weights how their features were matched to slides."""
+    return [
+        replace(row, notes=(*row.notes, *loose)) if row.control == RANDOM_WEIGHTS else row
+        for row in rows
+    ]
 
 
 def _save_episodes(
