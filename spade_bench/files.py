@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 __all__ = [
+    "ask_anew",
     "atomic_dir",
     "atomic_hdf5",
     "atomic_path",
@@ -273,6 +274,22 @@ def check_target(path: Path, option: str, example: str, *, inputs: Iterable[Path
     if not os.access(path if path.exists() else parent, os.W_OK):
         raise UserError(f"'{path}' may not be written", where=option,
                         fix="Change the permissions or choose another place")  # fmt: skip
+
+
+def ask_anew(path: Path) -> None:
+    """Make the client of a shared file system ask its server about a file, or about a folder.
+
+    Clients remember for seconds, those of NFS for up to a minute, how long a file is and that
+    something was not there. A change of one's own makes them forget: a new time for a file, a new
+    file for a folder. Nothing is changed where that is not allowed, or nothing is there.
+    """
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            os.utime(path)
+    mark = _temporary(path / "asked" if path.is_dir() else path, "asked", "tmp", "")
+    with contextlib.suppress(OSError):
+        mark.touch()
+        mark.unlink()
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -30,7 +30,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spade_bench.files import file_name
+from spade_bench.files import ask_anew, file_name
 
 __all__ = ["Lease", "Leases", "exclusive"]
 
@@ -87,11 +87,19 @@ class Leases:
     Args:
         folder: Where they lie; it comes with the first of them and goes with the last.
         expiry: Seconds after which one that is not renewed may be taken over.
+        told_by: Tells the files or folders by which one sees that some work is done. What this
+            machine remembers of them is older than a lease that it has just been given.
     """
 
-    def __init__(self, folder: Path, expiry: float = EXPIRY) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        expiry: float = EXPIRY,
+        told_by: Callable[[str], Iterable[Path]] | None = None,
+    ) -> None:
         self.folder = folder
         self.expiry = expiry
+        self._told_by = told_by
         # Folders that the first lease makes: they go too, where nothing comes to lie in them.
         self._new = [place for place in folder.parents if not place.exists()]
 
@@ -101,7 +109,11 @@ class Leases:
         Args:
             key: Names the work, such as a hash of what determines it.
         """
-        return _take(self.folder / f"{file_name(key)}.lease", self.expiry)
+        lease = _take(self.folder / f"{file_name(key)}.lease", self.expiry)
+        if lease is not None and self._told_by is not None:
+            for path in self._told_by(key):
+                ask_anew(path)
+        return lease
 
     def close(self) -> None:
         """Remove the folder where no lease is left in it, and what was made for it alone."""

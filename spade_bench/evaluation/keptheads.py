@@ -22,7 +22,10 @@ from spade_bench.heads import FittedHead, Head, can_be_saved
 if TYPE_CHECKING:
     from spade_bench.results import Predictions
 
-__all__ = ["KEEP_HEADS", "HeadKeeper", "check_kept_head", "kept_head"]
+__all__ = ["HEADS", "KEEP_HEADS", "HeadKeeper", "check_kept_head", "kept_head"]
+
+HEADS = "heads"
+"""Folder, in that of the results, of the heads that are kept."""
 
 KEEP_HEADS = ("none", "folds", "all")
 SAME_PREDICTION = 1e-6
@@ -172,7 +175,7 @@ class HeadKeeper:
             raise DataError(
                 f"{len(self.unlike)} cell(s), trained again for their heads, predict something "
                 f"else than is stored: {name_some(self.unlike)}",
-                where=str(self._out / "heads"),
+                where=str(self._out / HEADS),
                 fix="Use the version and device that made the results, or run into a new folder "
                 "with --out",
             )
@@ -180,7 +183,7 @@ class HeadKeeper:
 
 def kept_head(out: Path, run_id: str) -> Path:
     """Return the folder of the fitted head of a cell; `FittedHead.load` reads it."""
-    return out / "heads" / file_name(run_id)  # a hash, unless the results are a stranger's
+    return out / HEADS / file_name(run_id)  # a hash, unless the results are a stranger's
 
 
 def check_kept_head(folder: Path) -> None:

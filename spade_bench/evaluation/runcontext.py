@@ -11,7 +11,7 @@ from spade_bench import console
 from spade_bench.calibration.timings import FitPace
 from spade_bench.errors import SpadeBenchError
 from spade_bench.evaluation.cells import Cell
-from spade_bench.evaluation.keptheads import HeadKeeper
+from spade_bench.evaluation.keptheads import HEADS, HeadKeeper
 from spade_bench.features.bagmemory import BagMemory
 from spade_bench.files import hash_obj
 from spade_bench.leases import Leases
@@ -78,7 +78,8 @@ class Context:
     @cached_property
     def leases(self) -> Leases:
         """Leases on the work of the folder."""
-        return Leases(self.store.out / LEASES)
+        told_by = (self.store.path, self.store.out / HEADS)
+        return Leases(self.store.out / LEASES, told_by=lambda _: told_by)
 
     def in_turn(
         self,

@@ -131,7 +131,9 @@ def _work_off(
         return stored is not None and not recipes[job.slide_id].changes(stored, source)
 
     work = [(job, recipe.attrs(identity)) for job, recipe in todo]
-    turns = Turns(work, Leases(folder / LEASES), is_current, settings.sharing)
+    turns = Turns(
+        work, Leases(folder / LEASES, told_by=lambda _: [folder]), is_current, settings.sharing
+    )
     with (
         console.progress(f"Extracting {source.card.name}", None, "patches") as bar,
         closing(turns),

@@ -90,7 +90,7 @@ def over_bags(
     targets = {slide_id: target_of(slide_id, source) for slide_id, source in bags.items()}
     check_width(list(targets.values()), encoder.dim)
     work = _Work(encoder, bags, targets, recipe, write, lacks, sharing or Sharing(), failed)
-    leases = Leases(_common(targets.values()) / LEASES)
+    leases = Leases(_common(targets.values()) / LEASES, told_by=lambda name: [targets[name].parent])
     order = work.sharing.order(list(bags))
     with (
         console.progress(f"encode {card.name}", total=len(bags), unit=unit) as bar,

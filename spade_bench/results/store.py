@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,8 @@ __all__ = ["Finished", "ResultStore", "stored_in", "whole_predictions"]
 
 _STORED = ("results.jsonl", "results.jsonl.lock", "predictions", "heads", "episodes", "configs",
            "cohorts", "plans", "jobs")  # fmt: skip
+
+_LOOKS, _PAUSE = 100, 0.02  # at a file that is longer than what is read of it, and seconds between
 
 # Windows has a mode in which it writes other line ends than it is given.
 _APPENDING = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
@@ -112,17 +115,29 @@ class ResultStore:
 
     def appended(self) -> list[Row]:
         """Return rows that came after those that were read last, by this process or another."""
-        if not self.path.exists() or self.path.stat().st_size <= self._read:
-            return []
-        with self.path.open("rb") as file:
-            file.seek(self._read)
-            whole = file.read().rpartition(b"\n")[0]
+        whole = self._tail().rpartition(b"\n")[0]
         self._read += len(whole) + 1 if whole else 0
         rows = []
         for line in whole.decode("utf-8", errors="replace").split("\n") if whole else ():
             with contextlib.suppress(DataError):  # `rows` names what is no row
                 rows.append(Row.from_line(line, str(self.path)))
         return rows
+
+    def _tail(self) -> bytes:
+        """What stands behind the lines that were read; empty where there is no file."""
+        tail = b""
+        for _ in range(_LOOKS):
+            try:
+                with self.path.open("rb") as file:  # to open it is what makes clients of NFS ask
+                    size = os.fstat(file.fileno()).st_size
+                    file.seek(self._read)
+                    tail = file.read()
+            except FileNotFoundError:
+                break
+            if self._read + len(tail) >= size:
+                break
+            time.sleep(_PAUSE)  # a client may know the new length before it has the new content
+        return tail
 
 
 class Finished:

@@ -178,6 +178,30 @@ def test_what_others_finish_is_passed_over(tmp_path: Path, monkeypatch: pytest.M
     assert order == ["a", "c"]
 
 
+def test_what_tells_that_work_is_done_is_asked_for_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients of shared file systems forget what they know of what they have changed themselves."""
+    rows, made = tmp_path / "rows.jsonl", tmp_path / "made"
+    rows.write_text("rows", encoding="utf-8")
+    made.mkdir()
+    for path in (rows, made):
+        os.utime(path, (0, 0))
+    told = {"work": [rows, made], "more": [tmp_path / "not there" / "x"]}
+    folder = Leases(tmp_path / "leases", told_by=told.__getitem__)
+    lease = folder.take("work")
+    assert lease is not None
+    assert min(path.stat().st_mtime for path in (rows, made)) > 0
+    for path in (rows, made):
+        os.utime(path, (0, 0))
+    assert folder.take("work") is None  # it is somebody's: nothing to look for
+    assert {path.stat().st_mtime for path in (rows, made)} == {0}
+    assert folder.take("more") is not None
+    assert rows.read_text(encoding="utf-8") == "rows"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["leases", "made", "rows.jsonl"]
+    assert not list(made.iterdir())
+
+
 def test_one_at_a_time_and_the_holder_is_named(tmp_path: Path) -> None:
     count, most, told = [0], [0], []
 

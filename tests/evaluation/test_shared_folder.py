@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from shared_runs import FLAGS, assert_same, settings_of, written
 
-from spade_bench import evaluation
+from spade_bench import evaluation, leases
 from spade_bench.evaluation.runcontext import LEASES, Context
 from spade_bench.results import Finished, ResultStore, Row
 
@@ -32,6 +32,16 @@ def plain(study: Any, out: Path) -> ResultStore:
     """The same, by one process."""
     evaluation.run_settings(settings_of(study, out))
     return ResultStore(out)
+
+
+def test_rows_and_heads_are_asked_for_anew_before_work_begins(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(leases, "ask_anew", asked.append)
+    plain(study, tmp_path / "out")
+    assert {path.name for path in asked} == {"results.jsonl", "heads"}
+    assert {path.parent for path in asked} == {tmp_path / "out"}
 
 
 @pytest.mark.slow

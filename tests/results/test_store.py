@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,6 +120,32 @@ def test_a_line_whose_rest_arrives_while_it_is_read_is_read_later(
     assert store.rows() == [ROW]
     assert store.problems == []
     assert store.appended() == [second, third]
+
+
+@pytest.mark.parametrize("known", ["less", "more"])
+def test_rows_of_others_are_seen_whatever_a_client_remembers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str
+) -> None:
+    """Clients of shared file systems may know an old length, or the new one before the content."""
+    second = replace(ROW, run_id="b" * 16)
+    store, other = ResultStore(tmp_path), ResultStore(tmp_path)
+    store.append([ROW])
+    assert len(store.rows()) == 1
+    old, real = store.path.stat(), os.fstat
+    other.append([second])
+    looks: list[int] = []
+
+    def told(handle: int) -> os.stat_result:
+        looks.append(handle)
+        if known == "more" and len(looks) < 4:
+            return os.stat_result([*real(handle)[:6], 10**6, *real(handle)[7:]])
+        return real(handle)
+
+    monkeypatch.setattr(os, "fstat", told)
+    if known == "less":
+        monkeypatch.setattr(Path, "stat", lambda *_, **__: old)
+    assert [row.run_id for row in store.appended()] == [second.run_id]
+    assert len(looks) >= (4 if known == "more" else 1)
 
 
 @pytest.mark.parametrize("cut", [1, 5, 100])
