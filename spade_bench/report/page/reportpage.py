@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from spade_bench.errors import printable
 from spade_bench.files import write_text
 from spade_bench.report import risk_split
+from spade_bench.report.figures.forest import forest_picture
 from spade_bench.report.flags import empty_cell, shared
 from spade_bench.report.leaderboard import ReportRow
 from spade_bench.report.literature.citations import bibtex, used, used_labels
@@ -45,6 +46,7 @@ from spade_bench.report.page.standings import (
 )
 from spade_bench.report.page.subgroups import by_class, by_site
 from spade_bench.report.page.svgfigures import SvgFigure, draw_figures
+from spade_bench.report.pictures import Look
 from spade_bench.report.series import Series
 from spade_bench.results.runsettings import stored_settings
 
@@ -165,11 +167,9 @@ def _figures(
     results: ResultsView, pairs: Sequence[Pair]
 ) -> tuple[dict[str, list[SvgFigure]], list]:
     """Draw every figure: those of comparisons first, in case there are too many for a page."""
+    look = Look.of(results.series)
     drawn = [
-        ("forest", one)
-        for pair in pairs
-        if not pair.is_control
-        for one in results.pictures("forest", a=pair.a, b=pair.b)
+        ("forest", forest_picture(pair.differences, look)) for pair in pairs if not pair.is_control
     ]
     drawn += [(kind, one) for kind in _KINDS for one in results.pictures(kind)]
     figures, left_out = draw_figures([picture for _, picture in drawn])
