@@ -40,7 +40,7 @@ def _cache_of_this_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 @pytest.fixture(autouse=True)
 def _pictures_of_few_dots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Save a report's pictures with the dots of a screen: they say the same as those for print."""
-    from spade_bench.report.look import DPI
+    from spade_bench.report.drawing.look import DPI
 
     monkeypatch.setitem(DPI, "png", 72)
 

@@ -16,9 +16,9 @@ from spade_bench.features.bagfiles import BagFiles
 from spade_bench.features.bagmemory import BagMemory
 from spade_bench.features.cache import FeatureCache, Known, Signature, signature
 from spade_bench.features.formats import read_bag, reads_quickly
+from spade_bench.features.otherprocesses import in_order
 from spade_bench.features.packs import open_pack, split_path
 from spade_bench.files import hash_array
-from spade_bench.otherprocesses import in_order
 
 if TYPE_CHECKING:
     import numpy as np

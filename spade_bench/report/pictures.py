@@ -14,14 +14,14 @@ from spade_bench.console import say, track
 from spade_bench.errors import UserError
 from spade_bench.escaping import csv_cell
 from spade_bench.files import atomic_path, file_name, hash_obj
-from spade_bench.report.look import LOOK
+from spade_bench.report.drawing.look import LOOK
+from spade_bench.report.drawing.savedbeside import saver
 from spade_bench.report.naming import (
     encoder_title,
     head_title,
     protocol_title,
     task_title,
 )
-from spade_bench.report.savedbeside import saver
 from spade_bench.report.series import Series
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def new_figure(width: float, height: float) -> Figure:
     """Make a figure that can be saved without a screen and that a notebook shows; in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    from spade_bench.report.printfigure import PrintFigure
+    from spade_bench.report.drawing.printfigure import PrintFigure
 
     figure = PrintFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)

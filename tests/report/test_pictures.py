@@ -194,7 +194,7 @@ def test_a_picture_is_as_matplotlib_draws_it_and_resamples_its_images_once(
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-    from spade_bench.report.look import LOOK
+    from spade_bench.report.drawing.look import LOOK
 
     resampled = []
     make_image = AxesImage.make_image

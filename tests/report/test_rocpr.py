@@ -18,7 +18,7 @@ from sklearn.metrics import (
 
 from spade_bench.report import Resampler, collect
 from spade_bench.report.figures.rocpr import mean_curve
-from spade_bench.statistics.rocpr import on_grid
+from spade_bench.statistics.resampledcurves import on_grid
 
 FINE = np.linspace(0, 1, 20001)
 

@@ -9,8 +9,8 @@ from typing import Any
 import matplotlib as mpl
 import pytest
 
-from spade_bench.otherprocesses import OtherProcess
-from spade_bench.report import savedbeside
+from spade_bench.features.otherprocesses import OtherProcess
+from spade_bench.report.drawing import savedbeside
 from spade_bench.report.pictures import Drawn, Picture, draw_pictures, print_figure
 
 FORMATS = ("png", "pdf")

@@ -123,7 +123,7 @@ def _curves(
     """
     import numpy as np
 
-    from spade_bench.statistics.rocpr import on_grid
+    from spade_bench.statistics.resampledcurves import on_grid
 
     def curves(one: Predictions) -> tuple[Floats, Floats]:
         weights = resampler.weights(one)  # (B, n)

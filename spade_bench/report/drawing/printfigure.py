@@ -10,7 +10,7 @@ from matplotlib.backend_bases import RendererBase
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import PlaceHolderLayoutEngine
 
-from spade_bench.report.look import DPI, LOOK, SAVING
+from spade_bench.report.drawing.look import DPI, LOOK, SAVING
 
 __all__ = ["PrintFigure"]
 

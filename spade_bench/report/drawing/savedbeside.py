@@ -9,9 +9,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from spade_bench.features.otherprocesses import OtherProcess, processes_for
 from spade_bench.files import atomic_path
-from spade_bench.otherprocesses import OtherProcess, processes_for
-from spade_bench.report.look import DPI, UNDATED
+from spade_bench.report.drawing.look import DPI, UNDATED
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

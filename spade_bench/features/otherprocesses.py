@@ -21,7 +21,7 @@ __all__ = ["MOST_PROCESSES", "OtherProcess", "in_order", "processes_for"]
 
 MOST_PROCESSES = 4
 """Processes at most, this one included: disks seldom serve more, and each takes memory."""
-_MODULE = "spade_bench.otherprocesses"
+_MODULE = "spade_bench.features.otherprocesses"
 _UNDONE = "undone"  # in place of a result, which a tuple holds
 _FLUSHED = 16  # results that are sent at once
 

@@ -12,12 +12,11 @@ import h5py
 import numpy as np
 import pytest
 
-from spade_bench import otherprocesses
 from spade_bench.cohorts.checks.featurescan import FeatureScan, scan_features
 from spade_bench.features import cache as packcache
-from spade_bench.features import casebags
+from spade_bench.features import casebags, otherprocesses
+from spade_bench.features.otherprocesses import in_order, processes_for
 from spade_bench.files import read_json
-from spade_bench.otherprocesses import in_order, processes_for
 
 RNG = np.random.default_rng(0)
 
