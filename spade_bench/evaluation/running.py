@@ -40,7 +40,7 @@ class RunSummary:
     Attributes:
         done: Cells that finished in this run.
         skipped: Cells that had been finished before.
-        elsewhere: Cells that other runs of the folder finished meanwhile.
+        elsewhere: Cells that other runs of the folder, or workers that died, finished meanwhile.
         failed: Cells that failed, here or meanwhile in other runs of the folder.
         failed_meanwhile: Those of them that others tried.
         first_error: What went wrong first.
@@ -113,7 +113,7 @@ def run(request: EvaluationRequest) -> RunSummary:
             store_config(request, {**made, **of_expression})
             stored = True
         _run_task(request, prepared, fitting, context, summary)
-    keeper.summarise()
+    keeper.summarise(alone=request.seat[1] == 1)
     summary.done, summary.skipped = context.done, context.skipped
     summary.elsewhere = context.elsewhere
     summary.failed, summary.failed_meanwhile = context.failed, context.failed_meanwhile

@@ -71,6 +71,7 @@ def test_a_worker_is_killed_and_nothing_is_lost(
     assert not (out / LEASES).exists()
     said = capsys.readouterr().err
     assert "unit-0001 ended early (killed by SIGKILL)" in said
+    assert "cells done" not in said  # what one worker did, which its log has
     assert said.count("toy: positive class: tumor") == 2  # by the plain run, and by one worker
 
 
@@ -248,3 +249,19 @@ def test_a_hidden_card_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cards(None) == []
     with pytest.raises(UserError, match="no card"):
         cards("all")
+
+
+def test_cells_of_a_worker_that_died_are_counted(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker was killed after 18 of 48 cells; what it did is known from those that saw the end."""
+    ends = [
+        {"done": 12, "skipped": 18, "elsewhere": 18, "failed": 0, "failed_meanwhile": 0,
+         "first_error": "", "kept": False},
+        {"done": 17, "skipped": 0, "elsewhere": 30, "failed": 1, "failed_meanwhile": 0,
+         "first_error": "no", "kept": True},
+    ]  # fmt: skip
+    monkeypatch.setattr(spreading, "spread", lambda *given: ends)
+    summary = spreading.run_spread(settings_of(study, tmp_path / "out"), None, TWO)
+    assert (summary.done, summary.skipped, summary.failed) == (29, 0, 1)
+    assert summary.elsewhere == 18
