@@ -254,7 +254,7 @@ def test_a_hidden_card_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cells_of_a_worker_that_died_are_counted(
     study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker was killed after 18 of 48 cells; what it did is known from those that saw the end."""
+    """A worker was killed after 18 of 48 cells: those that saw the end know what it did."""
     ends = [
         {"done": 12, "skipped": 18, "elsewhere": 18, "failed": 0, "failed_meanwhile": 0,
          "first_error": "", "kept": False},
