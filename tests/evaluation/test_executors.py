@@ -89,7 +89,9 @@ def test_what_is_wrong_is_said_once_and_stops_all(study: Any, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="processes are interrupted otherwise there")
-def test_an_interruption_stops_all(study: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_stops_all(how: signal.Signals, study: Any, tmp_path: Path) -> None:
+    """By Ctrl-C, or by a batch system whose time for the command is over."""
     out = tmp_path / "out"
     paths = ["--table", str(study.table), "--features", str(study.features), "--out", str(out)]
     # A shell that starts tests in the background has them ignore interruptions.
@@ -104,7 +106,7 @@ def test_an_interruption_stops_all(study: Any, tmp_path: Path) -> None:
     while not list(out.glob("jobs/*/unit-0002.status.json")):  # long before they have finished
         time.sleep(0.05)
         assert parent.poll() is None
-    parent.send_signal(signal.SIGINT)
+    parent.send_signal(how)
     text = parent.communicate(timeout=60)[1]
     assert parent.returncode == 130, text
     assert "run the same command again to continue" in text
