@@ -178,8 +178,8 @@ def run(
         str | None,
         typer.Option(
             help="What the run may take, such as 4GB: half for features in memory, half for "
-            "training. A larger cohort is read in part in every epoch; the numbers do not change. "
-            "Default: 8GB; of a GPU, most of what is free."
+            "training. A larger cohort is read in part in every epoch, and fewer fits train at "
+            "once, which changes numbers by rounding. Default: 8GB; of a GPU, most of what is free."
         ),
     ] = None,
     cache: Annotated[
