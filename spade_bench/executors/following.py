@@ -284,7 +284,8 @@ class _View:
         """Show how far the workers are."""
         over = sum(status.state == DONE for status in states)
         running = [status for status in states if status.state == RUNNING]
-        self._all.advance(over - self._over, f"{len(running)} running" + (said and f", {said}"))
+        notes = [f"{len(running)} running" if running else "", said]
+        self._all.advance(over - self._over, ", ".join(filter(None, notes)))
         self._over = over
         current = dict.fromkeys(s.progress[-1].description for s in running if s.progress)
         self._keep(current)
