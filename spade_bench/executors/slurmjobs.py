@@ -15,11 +15,11 @@ from pathlib import Path
 from spade_bench import console
 from spade_bench.errors import SystemFaultError, UserError
 from spade_bench.executors.choosing import ExecutorSettings
+from spade_bench.executors.workunits import SCRIPT
 from spade_bench.files import write_text
 
 __all__ = ["SlurmJobs", "write_script"]
 
-_SCRIPT = "job.sh"
 _PATIENCE = 60  # looks in a row that the controller may leave without an answer
 _LAST_STEPS = 60  # seconds that cancelled jobs may take: KillWait of Slurm is 30 by default
 _OVER = re.compile(r"invalid job id", re.IGNORECASE)
@@ -51,7 +51,7 @@ def write_script(folder: Path, units: Sequence[Path], settings: ExecutorSettings
         f'exec {shlex.quote(sys.executable)} -m spade_bench.unitworker "$unit" '
         '>>"${unit%.json}.log" 2>&1',
     ]  # fmt: skip
-    path = folder / _SCRIPT
+    path = folder / SCRIPT
     write_text(path, "\n".join(lines) + "\n")
     return path
 

@@ -19,9 +19,12 @@ from spade_bench.errors import ConfigError, DataError, UserError
 from spade_bench.evaluation.runcontext import LEASES
 from spade_bench.executors import ExecutorSettings, Unit, executor_settings
 from spade_bench.executors.choosing import cards, cores, local_workers
+from spade_bench.executors.following import remove_left
 from spade_bench.executors.localprocesses import LocalProcesses
 from spade_bench.executors.slurmjobs import write_script
+from spade_bench.executors.workunits import Status, write_status
 from spade_bench.features.bags import find_bags, read_bag
+from spade_bench.leases import Leases
 
 TWO = ExecutorSettings("local", workers=2)
 
@@ -267,3 +270,42 @@ def test_cells_of_a_worker_that_died_are_counted(
     summary = spreading.run_spread(settings_of(study, tmp_path / "out"), None, TWO)
     assert (summary.done, summary.skipped, summary.failed) == (29, 0, 1)
     assert summary.elsewhere == 18
+
+
+@pytest.mark.parametrize(
+    ("states", "script", "left"),
+    [
+        (["running", "running"], False, False),  # of this machine: they end with their starter
+        (["done", "stopped"], True, False),
+        (["done", "running"], True, True),
+        (["done"], True, True),  # the other one waits in the queue
+    ],
+)
+def test_units_of_a_killed_starter_go(
+    states: list[str], script: bool, left: bool, tmp_path: Path
+) -> None:
+    folder = tmp_path / "jobs" / "run-1"
+    for i in range(2):
+        unit = folder / f"unit-{i + 1:04d}.json"
+        Unit("run", {}).write(unit)
+        if states[i:]:
+            write_status(unit, Status(states[i]))
+    if script:
+        (folder / "job.sh").touch()
+    killed = (
+        "import os, sys; from pathlib import Path; from spade_bench.leases import Leases;"
+        "Leases(Path(sys.argv[1])).take('starter'); os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", killed, str(folder)], check=False)
+    remove_left(tmp_path / "jobs")
+    assert folder.exists() == left
+
+
+def test_units_that_are_followed_or_kept_stay(tmp_path: Path) -> None:
+    followed, kept = (tmp_path / "jobs" / name for name in ("run-1", "run-2"))
+    for folder in (followed, kept):
+        Unit("run", {}).write(folder / "unit-0001.json")
+    with Leases(followed).take("starter") or pytest.fail("free work is taken"):
+        remove_left(tmp_path / "jobs")
+    assert followed.exists()
+    assert kept.exists()
