@@ -488,7 +488,8 @@ class _PlainProgress:
         total = "" if self._total is None else f"/{_whole(self._total)}"
         seconds = time.monotonic() - self._start
         self._said = (self._done, self._note)
-        note = f", {self._note}" if self._note else ""
+        between = " " if self._note.startswith("(") else ", "
+        note = f"{between}{self._note}" if self._note else ""
         counts = self._done > 0 or self._total is not None  # else there is nothing to count
         done = f"{_whole(self._done)}{total}{self._unit} in " if counts else ""
         say(f"{self._description}: {done}{seconds:.0f} s{note}")
