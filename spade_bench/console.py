@@ -401,7 +401,9 @@ def _lines(
 
 
 def _count(task: Task) -> str:
-    """`1200/5000 patches`."""
+    """`1200/5000 patches`; nothing where there is nothing to count."""
+    if task.total is None and not task.completed:
+        return ""
     total = "?" if task.total is None else f"{task.total:.0f}"
     return f"{task.completed:.0f}/{total} {task.fields['unit']}".rstrip()
 
@@ -486,9 +488,11 @@ class _PlainProgress:
         total = "" if self._total is None else f"/{_whole(self._total)}"
         seconds = time.monotonic() - self._start
         self._said = (self._done, self._note)
-        note = f" {self._note}" if self._note else ""
-        done = _whole(self._done)
-        say(f"{self._description}: {done}{total}{self._unit} in {seconds:.0f} s{note}")
+        between = " " if self._note.startswith("(") else ", "
+        note = f"{between}{self._note}" if self._note else ""
+        counts = self._done > 0 or self._total is not None  # else there is nothing to count
+        done = f"{_whole(self._done)}{total}{self._unit} in " if counts else ""
+        say(f"{self._description}: {done}{seconds:.0f} s{note}")
 
 
 def _whole(number: float) -> str:

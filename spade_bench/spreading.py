@@ -44,6 +44,7 @@ def run_spread(
         UserError: As `evaluation.run_settings`, or when workers die again and again.
     """
     from spade_bench.evaluation import RunSummary, resolve
+    from spade_bench.evaluation.keptheads import say_kept
     from spade_bench.evaluation.settingchecks import check_request
 
     request = resolve(settings, workspace, shard=shard)
@@ -64,6 +65,12 @@ def run_spread(
     if results:
         # Cells that one worker did are there before, or done meanwhile, for another.
         summary.skipped = min(result["skipped"] for result in results)
+        # A worker that died said nothing of what it did; those that ended well have seen it.
+        seen = ("done", "skipped", "elsewhere", "failed", "failed_meanwhile")
+        cells = max(sum(result[name] for name in seen) for result in results)
+        summary.elsewhere = max(0, cells - summary.done - summary.skipped - summary.failed)
+    if any(result["kept"] for result in results):
+        say_kept(request.out)
     return summary
 
 

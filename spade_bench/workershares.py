@@ -20,7 +20,7 @@ Seat = tuple[int, int]
 
 def run_share(arguments: Mapping[str, Any], seat: Seat) -> dict[str, Any]:
     """Do a worker's share of `run_spread`."""
-    from spade_bench import evaluation, workspace
+    from spade_bench import console, evaluation, workspace
 
     path = arguments["workspace"]
     summary = evaluation.run_settings(
@@ -29,13 +29,21 @@ def run_share(arguments: Mapping[str, Any], seat: Seat) -> dict[str, Any]:
         shard=tuple(arguments["shard"]),
         seat=seat,
     )
+    # In brackets: for the log, where it tells that nothing is left; see `following`.
+    console.say(
+        f"[{summary.done} cells done, {summary.elsewhere} by others meanwhile, "
+        f"{summary.skipped} finished before, {summary.failed} failed]"
+    )
     if summary.keeper is not None:
         summary.keeper.check()
     return {
         "done": summary.done,
         "skipped": summary.skipped,
+        "elsewhere": summary.elsewhere,
         "failed": summary.failed - summary.failed_meanwhile,
+        "failed_meanwhile": summary.failed_meanwhile,
         "first_error": summary.first_error,
+        "kept": seat[1] > 1 and summary.keeper is not None and summary.keeper.kept > 0,
     }
 
 

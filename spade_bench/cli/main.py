@@ -7,7 +7,10 @@ import functools
 import importlib
 import io
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -100,6 +103,23 @@ def _parser() -> Any:
     return typer.main.get_command(app)
 
 
+@contextlib.contextmanager
+def _stopping_in_order() -> Iterator[None]:
+    """Let a batch system that ends this process have done with it what Ctrl-C has done.
+
+    Without, jobs and leases would be left to nobody. A handler of the caller's stays.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code (0, 1, 2 or 130)."""
     # Spinning OpenMP threads beside a second busy process cost an order of magnitude on small
@@ -117,7 +137,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     from spade_bench.keywords import command_line
 
     try:
-        with command_line():
+        with command_line(), _stopping_in_order():
             code = _parser()(arguments, standalone_mode=False)
         if code == 130:  # newer Typer turns Ctrl-C into an exit code instead of raising
             raise KeyboardInterrupt

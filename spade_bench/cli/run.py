@@ -178,8 +178,8 @@ def run(
         str | None,
         typer.Option(
             help="What the run may take, such as 4GB: half for features in memory, half for "
-            "training. A larger cohort is read in part in every epoch; the numbers do not change. "
-            "Default: 8GB; of a GPU, most of what is free."
+            "training. A larger cohort is read in part in every epoch, and fewer fits train at "
+            "once, which changes numbers by rounding. Default: 8GB; of a GPU, most of what is free."
         ),
     ] = None,
     cache: Annotated[
@@ -230,7 +230,7 @@ def run(
         return
     summary = spreading.run_spread(settings, space, where, shard=part)
     if not where.script:
-        _finish(request, summary)
+        _finish(request, summary, others="workers that ended early or other runs")
 
 
 _NO_SETTINGS = (
@@ -278,7 +278,12 @@ def _shots(text: str | None) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def _finish(request: EvaluationRequest, summary: RunSummary, workers: int | None = None) -> None:
+def _finish(
+    request: EvaluationRequest,
+    summary: RunSummary,
+    workers: int | None = None,
+    others: str = "other runs",
+) -> None:
     from spade_bench import console
     from spade_bench.errors import UserError
 
@@ -291,7 +296,7 @@ def _finish(request: EvaluationRequest, summary: RunSummary, workers: int | None
             f"{_duration(summary, workers)}"
         )
     else:
-        beside = f"{summary.elsewhere} by other runs meanwhile, " if summary.elsewhere else ""
+        beside = f"{summary.elsewhere} by {others} meanwhile, " if summary.elsewhere else ""
         console.say(
             f"{summary.done} cells done, {beside}{summary.skipped} finished before, "
             f"{summary.failed} failed; see them with `spade-bench report {request.out}`"

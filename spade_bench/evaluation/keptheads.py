@@ -22,7 +22,7 @@ from spade_bench.heads import FittedHead, Head, can_be_saved
 if TYPE_CHECKING:
     from spade_bench.results import Predictions
 
-__all__ = ["HEADS", "KEEP_HEADS", "HeadKeeper", "check_kept_head", "kept_head"]
+__all__ = ["HEADS", "KEEP_HEADS", "HeadKeeper", "check_kept_head", "kept_head", "say_kept"]
 
 HEADS = "heads"
 """Folder, in that of the results, of the heads that are kept."""
@@ -30,6 +30,11 @@ HEADS = "heads"
 KEEP_HEADS = ("none", "folds", "all")
 SAME_PREDICTION = 1e-6
 """How far a prediction may lie from the stored one where a cell is trained again."""
+
+
+def say_kept(out: Path, heads: str = "fitted heads", size: str = "") -> None:
+    """Say where fitted heads were kept, and how to keep none."""
+    say(f"{heads} kept in {out / 'heads'}{size}; --keep-heads none keeps none")
 
 
 class HeadKeeper:
@@ -155,13 +160,14 @@ class HeadKeeper:
         self.kept += 1
         self.n_bytes += sum(path.stat().st_size for path in folder.iterdir())
 
-    def summarise(self) -> None:
-        """Say how many heads were kept, where, and how large they are."""
-        if self.kept:
-            say(
-                f"{self.kept} fitted heads kept in {self._out / 'heads'} "
-                f"({self.n_bytes / 1e6:.1f} MB); --keep-heads none keeps none"
-            )
+    def summarise(self, *, alone: bool) -> None:
+        """Say how many heads were kept, where, and how large they are.
+
+        Args:
+            alone: Whether these are all; of several workers none knows what the others keep.
+        """
+        if self.kept and alone:
+            say_kept(self._out, f"{self.kept} fitted heads", f" ({self.n_bytes / 1e6:.1f} MB)")
         if self.unsaved:
             say(f"Some heads were not kept: {self.unsaved}")
 

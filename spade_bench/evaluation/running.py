@@ -40,7 +40,7 @@ class RunSummary:
     Attributes:
         done: Cells that finished in this run.
         skipped: Cells that had been finished before.
-        elsewhere: Cells that other runs of the folder finished meanwhile.
+        elsewhere: Cells that other runs of the folder, or workers that died, finished meanwhile.
         failed: Cells that failed, here or meanwhile in other runs of the folder.
         failed_meanwhile: Those of them that others tried.
         first_error: What went wrong first.
@@ -113,7 +113,7 @@ def run(request: EvaluationRequest) -> RunSummary:
             store_config(request, {**made, **of_expression})
             stored = True
         _run_task(request, prepared, fitting, context, summary)
-    keeper.summarise()
+    keeper.summarise(alone=request.seat[1] == 1)
     summary.done, summary.skipped = context.done, context.skipped
     summary.elsewhere = context.elsewhere
     summary.failed, summary.failed_meanwhile = context.failed, context.failed_meanwhile
@@ -145,7 +145,9 @@ def _run_spots(
         _task_failed(request, task, request.heads_of(task.card), context, error)
         return
     summary.planned += planned
-    if not request.dry_run and request.is_first:
+    if request.dry_run:
+        _say_unusable(context, prepared.rows.unusable)
+    elif request.is_first:
         for label, text in prepared.rows.unusable:
             _unprepared(
                 context,
@@ -189,6 +191,7 @@ def _run_task(
         with console.progress(f"Timing small fits of {prepared.card.name}"):
             seconds = TaskRun(prepared, fitting, context).timed(fresh)
         summary.timed |= {(prepared.card.name, head): value for head, value in seconds.items()}
+        _say_unusable(context, prepared.unusable)
         return
     write_plan(request.out, prepared.card.name, _planned_cells(every))
     if prepared.unusable and request.is_first:
@@ -288,6 +291,12 @@ def _encoders_failed(
             protocol=prepared.episodes[0].protocol,
             seed=seed,
         )
+
+
+def _say_unusable(context: Context, unusable: Sequence[tuple[str, str]]) -> None:
+    """Let a dry run end like the run, which stores a failed row of each of these encoders."""
+    for _, text in unusable:
+        context.first_error = context.first_error or text
 
 
 def _unprepared(

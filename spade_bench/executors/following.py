@@ -18,6 +18,7 @@ from spade_bench.executors.workunits import (
     DONE,
     FAILED,
     RUNNING,
+    SCRIPT,
     Status,
     Unit,
     log_of,
@@ -25,13 +26,15 @@ from spade_bench.executors.workunits import (
     status_path,
 )
 from spade_bench.files import hash_obj
+from spade_bench.leases import Leases
 from spade_bench.plugins import loaded_files
 
-__all__ = ["Executor", "spread", "worker_count"]
+__all__ = ["JOBS", "Executor", "remove_left", "spread", "worker_count"]
 
 JOBS = "jobs"
 """Folder, in that of the command's output, of the units of commands that run."""
 
+_STARTER = "starter"  # names the lease of the process that follows the units of a folder
 _LATE = 60.0  # seconds that a file may take to be seen on another machine
 _TRIES = 4  # how often a worker is started whose end nobody can explain
 
@@ -89,6 +92,7 @@ def spread(
     """
     seats = len(parts) or worker_count(settings)
     folder = out / JOBS / f"{kind}-{hash_obj(arguments)[:6]}-{uuid.uuid4().hex[:6]}"
+    remove_left(folder.parent)
     folder.mkdir(parents=True)
     units = []
     for i in range(seats):
@@ -101,17 +105,41 @@ def spread(
         script = write_script(folder, units, settings)
         console.say(f"{seats} jobs are not submitted: read {script}, then `sbatch {script}`")
         return []
-    executor, keep = _made(settings, folder), False
+    starter, keep = Leases(folder).take(_STARTER), False
     try:
-        return _Following(executor, units, kind, every=bool(parts)).to_the_end()
+        return _Following(_made(settings, folder), units, kind, every=bool(parts)).to_the_end()
     except SystemFaultError:
         keep = True  # the message names a log in it
         raise
     finally:
+        if starter is not None:
+            starter.release()
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(OSError):
                 folder.parent.rmdir()
+
+
+def remove_left(jobs: Path) -> None:
+    """Remove units whose starter was killed, and which nobody needs any more.
+
+    Workers on this machine and on Ray end with their starter. Jobs of Slurm go on without it: their
+    units stay until all have ended. What was kept to be read, or to be submitted by hand, stays.
+
+    Args:
+        jobs: Folder of the units of several commands.
+    """
+    for lease in sorted(jobs.glob(f"*/{_STARTER}.lease")):
+        folder = lease.parent
+        waiting = (folder / SCRIPT).exists() and any(
+            read_status(unit).state in {"", RUNNING}
+            for unit in folder.glob("unit-*.json")
+            if not unit.name.endswith(".status.json")
+        )
+        if waiting or (taken := Leases(folder).take(_STARTER)) is None:
+            continue
+        taken.release()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def worker_count(settings: ExecutorSettings) -> int:
@@ -284,7 +312,8 @@ class _View:
         """Show how far the workers are."""
         over = sum(status.state == DONE for status in states)
         running = [status for status in states if status.state == RUNNING]
-        self._all.advance(over - self._over, f"{len(running)} running" + (said and f", {said}"))
+        notes = [f"{len(running)} running" if running else "", said]
+        self._all.advance(over - self._over, ", ".join(filter(None, notes)))
         self._over = over
         current = dict.fromkeys(s.progress[-1].description for s in running if s.progress)
         self._keep(current)

@@ -17,6 +17,8 @@ from spade_bench.executors.workunits import log_of
 __all__ = ["RayTasks", "ray_seats"]
 
 _RETRIES = 3  # of a task whose worker or node dies, by Ray itself
+_LOOK = 0.5  # seconds between two looks at a worker
+_PATIENCE = 10.0  # seconds that a worker may take to stop
 _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 # Of this process; those of the nodes are theirs.
 _PASSED_ON = ("PYTHONPATH", "SPADE_BENCH_CACHE", "SPADE_BENCH_WORKSPACE", "HF_HUB_OFFLINE")
@@ -119,9 +121,13 @@ def _run_unit(command: Sequence[str], log: str, environment: Mapping[str, str]) 
             env={**os.environ, **environment},
         )
         try:
-            return process.wait()
+            while True:  # Ray cancels a task between two steps of Python, and never inside a wait
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    return process.wait(_LOOK)
         finally:
             process.terminate()  # the task was cancelled
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_PATIENCE)
 
 
 class RayTasks:
@@ -166,7 +172,7 @@ class RayTasks:
             with contextlib.suppress(Exception):
                 self._ray.cancel(task, force=False)
         with contextlib.suppress(Exception):
-            self._ray.wait(list(self._running), num_returns=len(self._running), timeout=10)
+            self._ray.wait(list(self._running), num_returns=len(self._running), timeout=_PATIENCE)
         self._running.clear()
 
     def close(self) -> None:

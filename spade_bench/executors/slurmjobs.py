@@ -8,18 +8,20 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from spade_bench import console
 from spade_bench.errors import SystemFaultError, UserError
 from spade_bench.executors.choosing import ExecutorSettings
+from spade_bench.executors.workunits import SCRIPT
 from spade_bench.files import write_text
 
 __all__ = ["SlurmJobs", "write_script"]
 
-_SCRIPT = "job.sh"
 _PATIENCE = 60  # looks in a row that the controller may leave without an answer
+_LAST_STEPS = 60  # seconds that cancelled jobs may take: KillWait of Slurm is 30 by default
 _OVER = re.compile(r"invalid job id", re.IGNORECASE)
 
 
@@ -49,7 +51,7 @@ def write_script(folder: Path, units: Sequence[Path], settings: ExecutorSettings
         f'exec {shlex.quote(sys.executable)} -m spade_bench.unitworker "$unit" '
         '>>"${unit%.json}.log" 2>&1',
     ]  # fmt: skip
-    path = folder / _SCRIPT
+    path = folder / SCRIPT
     write_text(path, "\n".join(lines) + "\n")
     return path
 
@@ -138,9 +140,20 @@ class SlurmJobs:
     def cancel(self) -> None:
         """See `Executor`."""
         if self._jobs:
-            _ask("scancel", *sorted({name.partition("_")[0] for name in self._jobs.values()}))
+            jobs = sorted({name.partition("_")[0] for name in self._jobs.values()})
+            _ask("scancel", *jobs)
             console.say(f"the {self.said} is cancelled")
+            self._wait_for_the_end(jobs)
         self._jobs.clear()
+
+    def _wait_for_the_end(self, jobs: Sequence[str]) -> None:
+        """Wait until cancelled jobs are gone: until then they write to the folder of the units."""
+        end = time.monotonic() + _LAST_STEPS
+        while time.monotonic() < end:
+            left = _ask("squeue", "--noheader", "--format=%i", f"--jobs={','.join(jobs)}")
+            if not left.stdout.strip():
+                return
+            time.sleep(min(self.interval, 1.0))
 
     def close(self) -> None:
         """See `Executor`."""

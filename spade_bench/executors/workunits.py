@@ -12,10 +12,11 @@ from spade_bench import errors
 from spade_bench.errors import DataError, UserError
 from spade_bench.files import atomic_path, read_json, write_json
 
-__all__ = ["DONE", "FAILED", "RUNNING", "STOPPED", "Shown", "Status", "Unit", "log_of",
+__all__ = ["DONE", "FAILED", "RUNNING", "SCRIPT", "STOPPED", "Shown", "Status", "Unit", "log_of",
            "read_status", "write_status"]  # fmt: skip
 
 _SCHEMA = "spade-bench/unit/1"
+SCRIPT = "job.sh"  # in the folder of units that are jobs of Slurm
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
 
 

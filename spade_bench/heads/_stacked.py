@@ -298,7 +298,7 @@ class StackedHead:
                         f"a bag of {longest} patches needs {need / 1e6:.0f} MB to train on, "
                         f"more than the {memory / 1e6:.0f} MB given",
                         where=f"head {self.card.name}",
-                        fix="Raise --memory",
+                        fix=f"Give --memory {-(-need // 10**6)}MB or more",
                     )
             if stacks[-1] and used + size > room:
                 stacks.append([])

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Merged", "apart", "empty_folder", "merge", "same_predictions"]
 
 _BESIDE = ("configs", "episodes", "plans", "cohorts")  # named by what they hold
-_APART = "Give them other names, or read the folders one by one"
+_APART = "Give them other names, or read the folders together with `spade-bench report`"
 
 # A fit that trains beside other draws or shots is rounded otherwise than alone: by 1e-12 in the
 # linear heads, by 2e-6 in those of float32 (docs/HEADS.md). Nothing that matters hides below this:
@@ -175,7 +175,11 @@ def _rows(folder: Path) -> list[Row]:
     store = ResultStore(folder)
     rows = store.rows()
     if store.problems:
-        raise DataError(f"{store.problems[0]} Nothing is merged", where=str(folder))
+        raise DataError(
+            f"{store.problems[0]} Nothing is merged",
+            where=str(folder),
+            fix="Take the folder as it was written, or run the same command into it again",
+        )
     if not rows:
         raise DataError(
             "no results here", where=str(folder), fix="Make some with `spade-bench run --out DIR`"
@@ -268,7 +272,8 @@ def _agree(first: _Found, second: _Found, stored: Mapping[Path, StoredPrediction
             f"the cell {one.run_id} ({one.encoder} {one.head} on {one.task}) has other "
             f"{what or 'predictions'} than in {first.folder}",
             where=str(second.folder),
-            fix="Find out which is right, and leave the other folder out",
+            fix="Find out why (another --memory, device or version, or a wrong one), and leave "
+            "one folder out",
         )
     return by
 

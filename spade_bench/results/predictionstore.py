@@ -40,6 +40,7 @@ __all__ = [
 
 _FOLDER = "predictions"
 _PART = re.compile(r"(?P<head>.+)-(?P<digest>[0-9a-f]{16})\.parquet")
+_AGAIN = "Repeat the `spade-bench run` command, which computes it again, or copy the file anew"
 _TEXTS = ["run_id", "case_id", "label", "part", "patient_id"]
 
 
@@ -169,6 +170,7 @@ class StoredPredictions:
                 return DataError(
                     "predictions were damaged or edited: their checksum is not the row's",
                     where=str(path),
+                    fix=_AGAIN,
                 )
         damaged = [part for part in self._parts.values() if isinstance(part, DataError)]
         if damaged:
@@ -216,6 +218,7 @@ def _own_file(out: Path, run_id: str, sha256: str) -> Predictions | None:
             raise DataError(
                 "predictions were damaged or edited: their checksum is not the row's",
                 where=str(path),
+                fix=_AGAIN,
             )
         if suffix == "npz":
             return Predictions.of_spots(spots_from(content, str(path)))
@@ -264,6 +267,7 @@ def _read_part(path: Path) -> PredictionTable:
             "predictions were damaged or edited: their checksum is not that in the name of the "
             "file",
             where=str(path),
+            fix=_AGAIN,
         )
     try:
         # `read_table` looks for a data set of many files, and imports pandas.

@@ -50,11 +50,11 @@ def put_image(
         reuse_slide(path, drawn / path.name)
 
 
-def in_parallel(title: str, work: Callable[[Any], T], items: Sequence[Any]) -> list[T]:
+def in_parallel(title: str, work: Callable[[Any], T], items: Sequence[Any], unit: str) -> list[T]:
     """Run ``work`` on every item on a few threads; results keep the order of the items."""
     with (
         ThreadPoolExecutor(_WORKERS) as pool,
-        progress(title, total=len(items), unit="sections") as bar,
+        progress(title, total=len(items), unit=unit) as bar,
     ):
         results = []
         for result in pool.map(work, items):

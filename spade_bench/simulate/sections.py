@@ -86,7 +86,7 @@ def simulate_sections(
             images=None if images_of is None else images_of / "hest" / "wsis",
         )
 
-    rows = in_parallel("simulating sections with expression", one, range(len(samples)))
+    rows = in_parallel("simulating sections with expression", one, range(len(samples)), "sections")
     write_rows(folder / "hest" / "HEST_v1_1_0.csv", HEST_COLUMNS, rows)
     names = [*NICHES, *(programme.name for programme in PROGRAMMES)]
     return {

@@ -83,7 +83,7 @@ def simulate_slides(
         put_image(path, tissue, site, textures, slide_rng, drawn=images_of and images_of / "slides")
         return mean_drivers(tissue)
 
-    drivers = np.stack(in_parallel("simulating slides", one, slides))  # (slides, drivers)
+    drivers = np.stack(in_parallel("simulating slides", one, slides, "slides"))  # (slides, drivers)
     _write_tables(folder / "tables", slides, case_ids, case_sites, labels)
     owner = np.array([slide.case for slide in slides])
     of_cases = np.stack([drivers[owner == i].mean(axis=0) for i in range(size.cases)])

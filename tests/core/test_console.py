@@ -13,7 +13,7 @@ def test_lines_say_how_far_it_is(
     monkeypatch.setattr(console, "_PLAIN_INTERVAL", 0.0)
     with console.progress("Running t", 4, "cells") as bar:
         bar.advance(1, "abmil")
-    assert capsys.readouterr().err.startswith("Running t: 1/4 cells in 0 s abmil")
+    assert capsys.readouterr().err.startswith("Running t: 1/4 cells in 0 s, abmil")
 
 
 def test_a_part_of_something_larger_has_no_closing_line(
@@ -61,3 +61,13 @@ def test_a_count_that_was_said_is_not_said_again(
     with console.progress("Mapping", 1, "cases") as bar:
         bar.advance()
     assert capsys.readouterr().err == "Mapping: 1/1 cases in 30 s\n"
+
+
+def test_what_cannot_be_counted_says_how_long_it_took(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = iter((0.0, 3.0, 3.0))
+    monkeypatch.setattr(console.time, "monotonic", lambda: next(seconds))
+    with console.progress("Timing small fits"):
+        pass
+    assert capsys.readouterr().err == "Timing small fits: 3 s\n"

@@ -22,6 +22,7 @@ from spade_bench import evaluation, spreading
 from spade_bench.errors import UserError
 from spade_bench.evaluation.runcontext import LEASES
 from spade_bench.executors import ExecutorSettings
+from spade_bench.executors.raytasks import RayTasks
 from spade_bench.executors.slurmjobs import SlurmJobs
 
 pytestmark = pytest.mark.cluster
@@ -171,3 +172,33 @@ def test_what_sbatch_refuses_is_said(study: Study, slurm: SmallSlurm, tmp_path: 
     asked = ExecutorSettings("slurm", workers=1, slurm={"partition": "nowhere"})
     with pytest.raises(UserError, match=r"sbatch refuses.*invalid partition"):
         spreading.run_spread(settings_of(study, tmp_path / "out"), None, asked)
+
+
+@pytest.mark.parametrize("name", ["ray", "slurm"])
+def test_nothing_is_left_of_an_interruption(
+    name: str,
+    study: Study,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Workers end before the command does: what they hold is free, and none writes any more."""
+    if name == "ray":
+        pytest.importorskip("ray", reason="Ray is not installed")
+    else:
+        request.getfixturevalue("slurm")
+    out = tmp_path / "out"
+
+    def interrupt(self: object) -> dict[Path, str]:
+        if list(out.glob(f"{LEASES}/*.lease")):
+            raise KeyboardInterrupt
+        return {}
+
+    executor = SlurmJobs if name == "slurm" else RayTasks
+    monkeypatch.setattr(executor, "collect", interrupt)
+    settings = settings_of(study, out, set={"mean-mlp": {"min_steps": 50000}})
+    with pytest.raises(KeyboardInterrupt):
+        spreading.run_spread(settings, None, ExecutorSettings(name, workers=2))
+    assert not workers_of(out)
+    assert not list(out.glob(f"{LEASES}/*"))
+    assert not (out / "jobs").exists()

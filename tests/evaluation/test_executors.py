@@ -19,9 +19,12 @@ from spade_bench.errors import ConfigError, DataError, UserError
 from spade_bench.evaluation.runcontext import LEASES
 from spade_bench.executors import ExecutorSettings, Unit, executor_settings
 from spade_bench.executors.choosing import cards, cores, local_workers
+from spade_bench.executors.following import remove_left
 from spade_bench.executors.localprocesses import LocalProcesses
 from spade_bench.executors.slurmjobs import write_script
+from spade_bench.executors.workunits import Status, write_status
 from spade_bench.features.bags import find_bags, read_bag
+from spade_bench.leases import Leases
 
 TWO = ExecutorSettings("local", workers=2)
 
@@ -71,6 +74,7 @@ def test_a_worker_is_killed_and_nothing_is_lost(
     assert not (out / LEASES).exists()
     said = capsys.readouterr().err
     assert "unit-0001 ended early (killed by SIGKILL)" in said
+    assert "cells done" not in said  # what one worker did, which its log has
     assert said.count("toy: positive class: tumor") == 2  # by the plain run, and by one worker
 
 
@@ -88,7 +92,9 @@ def test_what_is_wrong_is_said_once_and_stops_all(study: Any, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="processes are interrupted otherwise there")
-def test_an_interruption_stops_all(study: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_stops_all(how: signal.Signals, study: Any, tmp_path: Path) -> None:
+    """By Ctrl-C, or by a batch system whose time for the command is over."""
     out = tmp_path / "out"
     paths = ["--table", str(study.table), "--features", str(study.features), "--out", str(out)]
     # A shell that starts tests in the background has them ignore interruptions.
@@ -103,7 +109,7 @@ def test_an_interruption_stops_all(study: Any, tmp_path: Path) -> None:
     while not list(out.glob("jobs/*/unit-0002.status.json")):  # long before they have finished
         time.sleep(0.05)
         assert parent.poll() is None
-    parent.send_signal(signal.SIGINT)
+    parent.send_signal(how)
     text = parent.communicate(timeout=60)[1]
     assert parent.returncode == 130, text
     assert "run the same command again to continue" in text
@@ -248,3 +254,58 @@ def test_a_hidden_card_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cards(None) == []
     with pytest.raises(UserError, match="no card"):
         cards("all")
+
+
+def test_cells_of_a_worker_that_died_are_counted(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker was killed after 18 of 48 cells: those that saw the end know what it did."""
+    ends = [
+        {"done": 12, "skipped": 18, "elsewhere": 18, "failed": 0, "failed_meanwhile": 0,
+         "first_error": "", "kept": False},
+        {"done": 17, "skipped": 0, "elsewhere": 30, "failed": 1, "failed_meanwhile": 0,
+         "first_error": "no", "kept": True},
+    ]  # fmt: skip
+    monkeypatch.setattr(spreading, "spread", lambda *given: ends)
+    summary = spreading.run_spread(settings_of(study, tmp_path / "out"), None, TWO)
+    assert (summary.done, summary.skipped, summary.failed) == (29, 0, 1)
+    assert summary.elsewhere == 18
+
+
+@pytest.mark.parametrize(
+    ("states", "script", "left"),
+    [
+        (["running", "running"], False, False),  # of this machine: they end with their starter
+        (["done", "stopped"], True, False),
+        (["done", "running"], True, True),
+        (["done"], True, True),  # the other one waits in the queue
+    ],
+)
+def test_units_of_a_killed_starter_go(
+    states: list[str], script: bool, left: bool, tmp_path: Path
+) -> None:
+    folder = tmp_path / "jobs" / "run-1"
+    for i in range(2):
+        unit = folder / f"unit-{i + 1:04d}.json"
+        Unit("run", {}).write(unit)
+        if states[i:]:
+            write_status(unit, Status(states[i]))
+    if script:
+        (folder / "job.sh").touch()
+    killed = (
+        "import os, sys; from pathlib import Path; from spade_bench.leases import Leases;"
+        "Leases(Path(sys.argv[1])).take('starter'); os._exit(1)"
+    )
+    subprocess.run([sys.executable, "-c", killed, str(folder)], check=False)
+    remove_left(tmp_path / "jobs")
+    assert folder.exists() == left
+
+
+def test_units_that_are_followed_or_kept_stay(tmp_path: Path) -> None:
+    followed, kept = (tmp_path / "jobs" / name for name in ("run-1", "run-2"))
+    for folder in (followed, kept):
+        Unit("run", {}).write(folder / "unit-0001.json")
+    with Leases(followed).take("starter") or pytest.fail("free work is taken"):
+        remove_left(tmp_path / "jobs")
+    assert followed.exists()
+    assert kept.exists()

@@ -220,6 +220,14 @@ def test_dry_run_writes_nothing(study: Any, tmp_path: Path) -> None:
     assert sum(row[4] for row in summary.planned) == 4 * (1 + 5 + 1)
 
 
+def test_a_dry_run_fails_where_the_run_would(study: Any, tmp_path: Path) -> None:
+    """One encoder of two has no features: the other one's cells are planned all the same."""
+    encoders = (EncoderRequest("mine", "mine"), EncoderRequest("resnet50", "resnet50"))
+    summary = run(_ask(study, tmp_path / "out", encoders=encoders, dry_run=True))
+    assert summary.planned
+    assert "resnet50" in summary.first_error
+
+
 def test_registered_encoder_refuses_other_features(study: Any, tmp_path: Path) -> None:
     request = _ask(study, tmp_path / "o", encoders=(EncoderRequest("resnet50", "resnet50"),))
     with pytest.raises(DataError, match="resnet50"):

@@ -51,7 +51,7 @@ def test_little_memory_splits_stacks_without_changing_results(
 
 def test_too_little_memory_is_said(make_head, world) -> None:
     head = make_head("abmil", memory="20kB")
-    with pytest.raises(ConfigError, match="--memory"):
+    with pytest.raises(ConfigError, match=r"Give --memory \d+MB or more"):
         head.fit_predict(world.bags(), world.fits(head, [4]), 2)
     assert [parse_memory(t) for t in ("4GB", "1.5 MB", 7, "2k")] == [4 * 10**9, 1500000, 7, 2000]
     for bad in ("much", "0", "-4GB"):

@@ -138,7 +138,7 @@ def test_the_row_says_which_of_two_versions_counts(tmp_path: Path) -> None:
     for told, digest in zip(versions, digests, strict=True):
         found = StoredPredictions(tmp_path).of(ROW, sha256=digest[ROW.run_id])
         assert same(found, told)
-    with pytest.raises(DataError, match="their checksum is not the row's"):
+    with pytest.raises(DataError, match=r"not the row's\. Repeat the `spade-bench run`"):
         StoredPredictions(tmp_path).of(ROW, sha256="0" * 64)
 
 

@@ -412,7 +412,7 @@ class _Run:
             made.append(model)
             if made[0].n_experts > len(made[0].heads):
                 raise _UnfinishedError
-            return {"said": f"model written to {folder} ({result.seconds:.1f} s of training)"}
+            return {"said": f"written to {folder}"}
 
         before = self.stages.key
         try:
