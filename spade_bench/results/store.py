@@ -181,18 +181,16 @@ def whole_predictions(stored: StoredPredictions, row: Row) -> Predictions:
         row: The row.
 
     Raises:
-        DataError: When they are missing, damaged, not finite or of another number of cases.
+        DataError: When they are missing, damaged, hold what cannot be, or are of another number
+            of cases.
     """
-    import numpy as np
-
     name = f"{row.encoder} {row.head} on {row.task}"
     try:
         predictions = stored.of(row, sha256=row.predictions_sha256)
     except DataError as error:
         raise DataError(str(error), where=name) from error
-    told = predictions.scores if predictions.spots is None else predictions.spots.predicted
-    if not np.isfinite(told).all():  # rows of versions that did not look
-        raise DataError("its predictions are not finite", where=name)
+    if fault := predictions.fault():
+        raise DataError(f"{fault} (cell {row.run_id})", where=name)
     wanted = row.n.get("test")
     if wanted is not None and len(predictions.case_ids) != wanted:
         what = f"its predictions hold {len(predictions.case_ids)} of {wanted} cases"
