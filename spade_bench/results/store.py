@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from spade_bench.console import warn
-from spade_bench.errors import DataError
+from spade_bench.errors import DataError, name_some
 from spade_bench.leases import exclusive
 from spade_bench.results.predictions import Predictions
 from spade_bench.results.predictionstore import StoredPredictions
@@ -184,6 +184,8 @@ def whole_predictions(stored: StoredPredictions, row: Row) -> Predictions:
         DataError: When they are missing, damaged, hold what cannot be, or are of another number
             of cases.
     """
+    from spade_bench.statistics.evaluate import metrics_of
+
     name = f"{row.encoder} {row.head} on {row.task}"
     try:
         predictions = stored.of(row, sha256=row.predictions_sha256)
@@ -191,10 +193,14 @@ def whole_predictions(stored: StoredPredictions, row: Row) -> Predictions:
         raise DataError(str(error), where=name) from error
     if fault := predictions.fault():
         raise DataError(f"{fault} (cell {row.run_id})", where=name)
+    known = metrics_of(predictions.kind)
+    if unknown := [metric for metric in row.metrics if metric not in known]:
+        what = f"its predictions are of {predictions.kind}, which this version does not score by"
+        raise DataError(f"{what} {name_some(unknown)} (cell {row.run_id})", where=name)
     wanted = row.n.get("test")
     if wanted is not None and len(predictions.case_ids) != wanted:
         what = f"its predictions hold {len(predictions.case_ids)} of {wanted} cases"
-        raise DataError(what, where=name)
+        raise DataError(f"{what} (cell {row.run_id})", where=name)
     return predictions
 
 

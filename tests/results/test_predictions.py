@@ -292,6 +292,15 @@ def test_numbers_and_names_that_cannot_be_do_not_count(
     assert row.run_id not in Finished(tmp_path, [row])  # it runs again
 
 
+@pytest.mark.parametrize("metric", ["c_index", "pearson", "nonsense", ""])
+def test_a_row_of_another_kind_than_its_predictions_is_named(tmp_path: Path, metric: str) -> None:
+    digests = write_predictions(tmp_path, *PLACE, {ROW.run_id: _classes()})
+    row = replace(ROW, metrics={"auroc": 0.5, metric: 0.5}, predictions_sha256=digests[ROW.run_id])
+    said = f"does not score by {metric}.*{ROW.run_id}"
+    with pytest.raises(DataError, match=said):
+        whole_predictions(StoredPredictions(tmp_path), row)
+
+
 def _store(out: Path, start: int, count: int = 40) -> None:
     store = ResultStore(out)
     for i in range(start, start + count):
