@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Merged", "apart", "empty_folder", "merge", "same_predictions"]
 
 _BESIDE = ("configs", "episodes", "plans", "cohorts")  # named by what they hold
+_AGAIN = "Repeat its `spade-bench run` command, which computes again what is damaged"
 _APART = "Give them other names, or read the folders one by one"
 
 # A fit that trains beside other draws or shots is rounded otherwise than alone: by 1e-12 in the
@@ -175,7 +176,12 @@ def _rows(folder: Path) -> list[Row]:
     store = ResultStore(folder)
     rows = store.rows()
     if store.problems:
-        raise DataError(f"{store.problems[0]} Nothing is merged", where=str(folder))
+        raise DataError(
+            f"{store.problems[0]} Nothing is merged",
+            where=str(folder),
+            fix="Remove that line, and repeat its `spade-bench run` command, which computes again "
+            "what is missing",
+        )
     if not rows:
         raise DataError(
             "no results here", where=str(folder), fix="Make some with `spade-bench run --out DIR`"
@@ -260,7 +266,7 @@ def _agree(first: _Found, second: _Found, stored: Mapping[Path, StoredPrediction
     one, other = first.row, second.row
     by = 0.0
     if not one.predictions_sha256 == other.predictions_sha256 != "":
-        by = apart(*(whole_predictions(stored[at.folder], at.row) for at in (first, second)))
+        by = apart(_whole(first, stored), _whole(second, stored))
     # Rounding may break a tie, which moves a metric by more than rounding.
     what = "metrics" if by == 0 and one.metrics != other.metrics else ""
     if what or by > _ROUNDING:
@@ -271,6 +277,19 @@ def _agree(first: _Found, second: _Found, stored: Mapping[Path, StoredPrediction
             fix="Find out which is right, and leave the other folder out",
         )
     return by
+
+
+def _whole(one: _Found, stored: Mapping[Path, StoredPredictions]) -> Predictions:
+    """Predictions behind a finished row.
+
+    Raises:
+        DataError: When they are missing, damaged or not the row's.
+    """
+    try:
+        return whole_predictions(stored[one.folder], one.row)
+    except DataError as error:
+        what = f"{error} Nothing is merged"
+        raise DataError(what, where=str(one.folder), fix=_AGAIN) from error
 
 
 def _copy_predictions(
@@ -287,7 +306,7 @@ def _copy_predictions(
     ):  # each folder's parts are read once
         if one.row.status != "ok":
             continue
-        predictions = whole_predictions(stored[one.folder], one.row)
+        predictions = _whole(one, stored)
         if predictions.spots is not None:
             digests[one.row.run_id] = write_spots(out, one.row.run_id, predictions.spots)
         else:

@@ -172,6 +172,41 @@ def test_what_contradicts_is_refused_and_nothing_is_made(tmp_path: Path, what: s
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("what", ["part", "row"])
+def test_damage_is_named_with_its_remedy_and_nothing_is_made(tmp_path: Path, what: str) -> None:
+    folder, out = tmp_path / "a", tmp_path / "out"
+    fill(folder)
+    if what == "part":
+        part = next(folder.rglob("*.parquet"))
+        part.write_bytes(part.read_bytes()[:-3])
+        said, fix = f"{part.name}: predictions were damaged", "Repeat its `spade-bench run` command"
+    else:
+        with (folder / "results.jsonl").open("a") as file:
+            file.write("{}\n")
+        said, fix = "results.jsonl line 4: schema is None", "Remove that line, and repeat"
+    with pytest.raises(DataError, match=f"{re.escape(said)}.*Nothing is merged.*{fix}"):
+        sb.merge([folder], out=out)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_damaged_file_is_named_once_whatever_it_takes_along(tmp_path: Path, capsys: Any) -> None:
+    fill(tmp_path / "a")
+    fill(tmp_path / "a", "spade", range(12))
+    fill(tmp_path / "a", "virchow")
+    merged = sb.merge([tmp_path / "a"], out=tmp_path / "b").out  # a file per encoder
+    (part,) = (merged / "predictions/t/spade").iterdir()
+    part.write_bytes(part.read_bytes()[:-3])
+    (other,) = (merged / "predictions/t/virchow").iterdir()
+    other.unlink()
+    with pytest.raises(SystemExit):
+        main(["report", str(merged), "--no-plots"])
+    said = capsys.readouterr().err.splitlines()
+    (one,) = [line for line in said if str(part) in line and line.startswith("warning")]
+    assert one.endswith("(12 results)")
+    assert any("no predictions" in line and line.endswith("(3 results)") for line in said)
+    assert "15 stored result(s) are damaged" in said[-1]
+
+
 def test_a_place_that_is_taken_or_read_is_refused(tmp_path: Path) -> None:
     fill(tmp_path / "a")
     for out in (tmp_path / "a", tmp_path / "a" / "new"):
