@@ -341,7 +341,53 @@ def edited(members: dict[str, bytes]) -> None:
     members["results.jsonl"] = bytes(content)
 
 
+def manifested(members: dict[str, bytes], **said: Any) -> None:
+    """Say something else of the first file in the manifest."""
+    manifest = json.loads(members[MANIFEST])
+    manifest["files"][0] |= said
+    members[MANIFEST] = json.dumps(manifest).encode()
+
+
+def replaced(members: dict[str, bytes], name: str, content: bytes) -> None:
+    """Put something else in the place of a member, as if the export had held it."""
+    manifest = json.loads(members[MANIFEST])
+    manifest["files"] = [one for one in manifest["files"] if one["path"] != name]
+    members[MANIFEST] = json.dumps(manifest).encode()
+    listing(members, name, content)
+
+
+def forged(members: dict[str, bytes]) -> None:
+    """Change a number in a row, and let the manifest fit."""
+    changed = members["results.jsonl"].replace(b'"draw": 0', b'"draw": 9', 1)
+    assert changed != members["results.jsonl"]
+    replaced(members, "results.jsonl", changed)
+
+
+def robbed(members: dict[str, bytes]) -> None:
+    """Leave out the predictions, in the manifest too."""
+    manifest = json.loads(members[MANIFEST])
+    kept = [one for one in manifest["files"] if not one["path"].startswith("predictions/")]
+    for one in manifest["files"]:
+        if one not in kept:
+            del members[one["path"]]
+    members[MANIFEST] = json.dumps({**manifest, "files": kept}).encode()
+
+
 BAD: dict[str, tuple[Callable[[dict[str, bytes]], Any], str]] = {
+    "file below a file": (lambda m: listing(m, "Report.html/x", b"x"), "lies below a file"),
+    "file that is a folder": (
+        lambda m: (listing(m, "a/b/c", b"x"), listing(m, "A", b"x")),
+        "lies below a file",
+    ),
+    "long part": (lambda m: listing(m, "é" * 130, b"x"), "no name of a file"),
+    "long path": (lambda m: listing(m, "/".join(["d" * 50] * 30), b"x"), "no name of a file"),
+    "no part": (lambda m: listing(m, "a//b", b"x"), "no name of a file"),
+    "endless": (lambda m: manifested(m, bytes=float("inf")), "does not list files"),
+    "half a byte": (lambda m: manifested(m, bytes=1.5), "does not list files"),
+    "no path": (lambda m: manifested(m, path=None), "does not list files"),
+    "forged": (forged, "bad.zip: results.jsonl line 1: edited after it was written.*nothing was"),
+    "no rows": (lambda m: replaced(m, "results.jsonl", b""), "holds no results"),
+    "robbed": (robbed, "bad.zip: .*no predictions for a finished row.*nothing was kept"),
     "parent": (lambda m: listing(m, "../evil.txt", b"x"), "no name of a file in a folder"),
     "deep parent": (lambda m: listing(m, "a/../../evil", b"x"), "no name of a file"),
     "absolute": (lambda m: listing(m, "/tmp/evil.txt", b"x"), "no name of a file"),
