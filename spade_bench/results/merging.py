@@ -24,7 +24,8 @@ from spade_bench.results.store import ResultStore, whole_predictions
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Merged", "apart", "empty_folder", "merge", "same_predictions"]
+__all__ = ["ROUNDING", "Found", "Merged", "apart", "empty_folder", "merge", "rounding",
+           "say_rounded"]  # fmt: skip
 
 _BESIDE = ("configs", "episodes", "plans", "cohorts")  # named by what they hold
 _AGAIN = "Repeat its `spade-bench run` command, which computes again what is damaged"
@@ -33,7 +34,7 @@ _APART = "Give them other names, or read the folders one by one"
 # A fit that trains beside other draws or shots is rounded otherwise than alone: by 1e-12 in the
 # linear heads, by 2e-6 in those of float32 (docs/HEADS.md). Nothing that matters hides below this:
 # it is a share of what the predictions of the other cases lie apart.
-_ROUNDING = 1e-4
+ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,13 @@ class Merged:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A standing row and the folder that holds its predictions."""
+class Found:
+    """A standing row and the folder that holds its predictions.
+
+    Attributes:
+        row: The row.
+        folder: The folder.
+    """
 
     row: Row
     folder: Path
@@ -80,7 +86,7 @@ def merge(folders: Sequence[Path], out: Path) -> Merged:
     _one_meaning(of_folders)
     stored = {folder: StoredPredictions(folder) for folder in folders}
     found, twice = _joined(of_folders, stored)
-    places: dict[tuple[str, str, str], list[_Found]] = {}
+    places: dict[tuple[str, str, str], list[Found]] = {}
     for one in found.values():
         places.setdefault((one.row.encoder, one.row.task, one.row.head), []).append(one)
     with atomic_dir(out) as inside:
@@ -112,11 +118,6 @@ def empty_folder(out: Path, inputs: Sequence[Path] = ()) -> None:
         if out.resolve().is_relative_to(one.resolve()):
             raise UserError(f"'{out}' lies in '{one}', which is read here", where="--out",
                             fix="Choose another place")  # fmt: skip
-
-
-def same_predictions(one: Predictions, other: Predictions) -> bool:
-    """Whether two folders say the same of a cell, up to rounding and however they store it."""
-    return apart(one, other) <= _ROUNDING
 
 
 def apart(one: Predictions, other: Predictions) -> float:
@@ -229,13 +230,13 @@ def _one_meaning(of_folders: Mapping[Path, Sequence[Row]]) -> None:
 
 def _joined(
     of_folders: Mapping[Path, Sequence[Row]], stored: Mapping[Path, StoredPredictions]
-) -> tuple[dict[str, _Found], int]:
+) -> tuple[dict[str, Found], int]:
     """The standing row of each cell over all folders, and how many stand in several."""
-    found: dict[str, _Found] = {}
-    shared: list[tuple[_Found, _Found]] = []
+    found: dict[str, Found] = {}
+    shared: list[tuple[Found, Found]] = []
     for folder, rows in of_folders.items():
         for row in rows:
-            one, before = _Found(row, folder), found.get(row.run_id)
+            one, before = Found(row, folder), found.get(row.run_id)
             if before is not None and before.row.status == row.status == "ok":
                 shared.append((before, one))
             elif before is None or row.status == "ok":
@@ -244,12 +245,7 @@ def _joined(
     for first, second in sorted(shared, key=lambda pair: _place(pair[0].row)):
         if by := _agree(first, second, stored):
             rounded[first.row.run_id] = max(by, rounded.get(first.row.run_id, 0.0))
-    if rounded:
-        cells = "1 cell differs" if len(rounded) == 1 else f"{len(rounded)} cells differ"
-        console.say(
-            f"{cells} between folders by rounding, "
-            f"at most {max(rounded.values()):.1g}: those of the folder named first stand"
-        )
+    say_rounded(rounded)
     return found, len({pair[0].row.run_id for pair in shared})
 
 
@@ -257,29 +253,68 @@ def _place(row: Row) -> tuple[str, str, str]:
     return row.encoder, row.task, row.head
 
 
-def _agree(first: _Found, second: _Found, stored: Mapping[Path, StoredPredictions]) -> float:
+def _agree(first: Found, second: Found, stored: Mapping[Path, StoredPredictions]) -> float:
     """Return by how much rounding sets a cell apart in two folders; refuse anything more.
 
     Raises:
         DataError: Naming the cell.
     """
-    one, other = first.row, second.row
-    by = 0.0
-    if not one.predictions_sha256 == other.predictions_sha256 != "":
-        by = apart(_whole(first, stored), _whole(second, stored))
+    proved = first.row.predictions_sha256 == second.row.predictions_sha256 != ""
+    told = None if proved else (_whole(first, stored), _whole(second, stored))
+    by = rounding(first, second, told)
     # Rounding may break a tie, which moves a metric by more than rounding.
-    what = "metrics" if by == 0 and one.metrics != other.metrics else ""
-    if what or by > _ROUNDING:
-        raise DataError(
-            f"the cell {one.run_id} ({one.encoder} {one.head} on {one.task}) has other "
-            f"{what or 'predictions'} than in {first.folder}",
-            where=str(second.folder),
-            fix="Find out which is right, and leave the other folder out",
-        )
+    if by == 0 and first.row.metrics != second.row.metrics:
+        raise _contradiction(first, second, "metrics")
     return by
 
 
-def _whole(one: _Found, stored: Mapping[Path, StoredPredictions]) -> Predictions:
+def rounding(first: Found, second: Found, told: tuple[Predictions, Predictions] | None) -> float:
+    """Return by how much rounding sets a cell apart in two folders; refuse anything more.
+
+    Args:
+        first: Its row in one folder.
+        second: Its row in the other.
+        told: The predictions of both; None where their checksums prove them equal.
+
+    Returns:
+        See `apart`.
+
+    Raises:
+        DataError: When they are of other cells, or of other predictions.
+    """
+    if first.row.cell != second.row.cell:
+        raise _contradiction(first, second, "names, shots, draw, fold or seed")
+    by = 0.0 if told is None else apart(*told)
+    if by > ROUNDING:
+        raise _contradiction(first, second, "predictions")
+    return by
+
+
+def say_rounded(rounded: Mapping[str, float]) -> None:
+    """Say which cells rounding set apart, if any.
+
+    Args:
+        rounded: By how much, by run id.
+    """
+    if rounded:
+        cells = "1 cell differs" if len(rounded) == 1 else f"{len(rounded)} cells differ"
+        console.say(
+            f"{cells} between folders by rounding, "
+            f"at most {max(rounded.values()):.1g}: those of the folder named first stand"
+        )
+
+
+def _contradiction(first: Found, second: Found, what: str) -> DataError:
+    row = first.row
+    return DataError(
+        f"the cell {row.run_id} ({row.encoder} {row.head} on {row.task}) has other {what} than in "
+        f"{first.folder}",
+        where=str(second.folder),
+        fix="Find out which is right, and leave the other folder out",
+    )
+
+
+def _whole(one: Found, stored: Mapping[Path, StoredPredictions]) -> Predictions:
     """Predictions behind a finished row.
 
     Raises:
@@ -295,7 +330,7 @@ def _whole(one: _Found, stored: Mapping[Path, StoredPredictions]) -> Predictions
 def _copy_predictions(
     out: Path,
     place: tuple[str, str, str],
-    cells: Sequence[_Found],
+    cells: Sequence[Found],
     stored: Mapping[Path, StoredPredictions],
 ) -> dict[str, str]:
     """Write the predictions of a place; return the digest of each cell."""
@@ -334,7 +369,7 @@ def _copy_files(folders: Sequence[Path], out: Path) -> None:
                 shutil.copyfile(path, target)
 
 
-def _copy_heads(found: Mapping[str, _Found], out: Path) -> None:
+def _copy_heads(found: Mapping[str, Found], out: Path) -> None:
     """Copy the kept heads of the cells, each from the folder whose row stands."""
     lost = []
     for run_id, one in found.items():

@@ -118,6 +118,12 @@ class Row:
         number: int = self.inputs.get("permutation", 0)
         return number
 
+    @property
+    def cell(self) -> tuple[object, ...]:
+        """What of it the run id stands for, in words and numbers."""
+        return (self.encoder, self.task, self.head, self.protocol, self.k_shot, self.draw,
+                self.fold, self.seed)  # fmt: skip
+
     def to_line(self) -> str:
         """Return the row as one line of JSON with its checksum, newline included."""
         content = dataclasses.asdict(self)

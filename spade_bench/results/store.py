@@ -67,8 +67,9 @@ class ResultStore:
         A finished row stands against failed ones, a later row against an earlier one of the same
         status. A row that failed before its inputs were known (it has none) stands until the same
         encoder, task, head and protocol finish a cell. A torn last line is passed over, with a
-        warning; a complete line that is no row, was edited, or is of another version is named in
-        `problems`, unless it was edited and its cell has been computed again.
+        warning; a complete line that is no row, was edited, is of another version, or has the run
+        id of another cell is named in `problems`, unless it was edited and its cell has been
+        computed again.
         """
         self.problems = []
         self._read = 0
@@ -85,6 +86,10 @@ class ResultStore:
                 problems.append(error)
                 continue
             before = standing.get(row.run_id)
+            if before is not None and before.cell != row.cell:
+                what = f"has the run id {row.run_id} of another cell, which stands above it"
+                problems.append(DataError(what, where=f"{self.path} line {number}"))
+                continue
             if before is None or row.status == "ok" or before.status != "ok":
                 standing[row.run_id] = row
         whole = {row.run_id for row in standing.values() if row.status == "ok"}

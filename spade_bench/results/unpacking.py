@@ -163,7 +163,7 @@ def _members(
         name = absent[0] if absent else "results.jsonl"
         raise DataError(f"'{name}' is absent; nothing was unpacked", where=where, fix=_AGAIN)
     total = sum(one.file_size for one in members)
-    if total > max_gb * 1e9:
+    if not total <= max_gb * 1e9:  # nan is no limit either
         raise DataError(
             f"would unpack to {total / 1e9:.1f} GB, more than {max_gb:g} GB",
             where=where,

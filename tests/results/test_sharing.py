@@ -21,13 +21,17 @@ from spade_bench.cli.main import main
 from spade_bench.errors import DataError, UserError
 from spade_bench.files import write_json
 from spade_bench.results import Predictions, ResultStore, Row, StoredPredictions
-from spade_bench.results.merging import same_predictions
+from spade_bench.results.merging import ROUNDING, apart
 from spade_bench.results.pathscrub import absolute_paths, scrubbed
 from spade_bench.results.unpacking import MANIFEST
 from tests.helpers.older_predictions import make_older
 from tests.helpers.stored_cells import store_predictions
 
 INPUTS = {"cohort": "c", "task": "t", "encoder": "e", "head": "h", "features": "f"}
+
+
+def same_predictions(one: Predictions, other: Predictions) -> bool:
+    return apart(one, other) <= ROUNDING
 
 
 def fill(
@@ -108,11 +112,44 @@ def test_cells_that_differ_by_rounding_are_joined_and_that_is_said(
     assert "those of the folder named first stand" in said
     together = sb.load_results(tmp_path / "out").leaderboard()
     assert together.equals(sb.load_results([a, b]).leaderboard())
+    assert " ".join(capsys.readouterr().err.split()).startswith(said[said.index("1 cell") :])
     fill(tmp_path / "c", draws=range(1), off=1e-3)
     with pytest.raises(DataError, match="has other predictions than in"):
         sb.merge([a, tmp_path / "c"], out=tmp_path / "none")
-    with pytest.raises(DataError, match="has other predictions than in another folder"):
+    with pytest.raises(DataError, match="has other predictions than in"):
         sb.load_results([a, tmp_path / "c"])
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"draw": 7}, "names, shots, draw"), ({"head": "abmil"}, "names"), ({"noise": 1}, "predi")],
+)
+def test_one_run_id_of_two_cells_is_refused_by_merge_and_report_alike(
+    tmp_path: Path, changed: dict[str, Any], said: str, older: bool
+) -> None:
+    fill(tmp_path / "a", draws=range(1))
+    fill(tmp_path / "b", draws=range(1), **changed)
+    if older:  # no row says what its predictions are
+        for folder in (tmp_path / "a", tmp_path / "b"):
+            rows = ResultStore(folder).rows()
+            (folder / "results.jsonl").unlink()
+            ResultStore(folder).append(replace(row, predictions_sha256="") for row in rows)
+    both = [tmp_path / "a", tmp_path / "b"]
+    for use in (sb.load_results, lambda folders: sb.merge(folders, out=tmp_path / "out")):
+        with pytest.raises(DataError, match=f"uni-0 .* has other {said}.* than in {both[0]}"):
+            use(both)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_row_with_the_run_id_of_another_cell_is_named(tmp_path: Path) -> None:
+    fill(tmp_path / "a", draws=range(2))
+    (row, other) = ResultStore(tmp_path / "a").rows()
+    ResultStore(tmp_path / "a").append([replace(other, run_id=row.run_id)])
+    store = ResultStore(tmp_path / "a")
+    assert store.rows() == [row, other]
+    (problem,) = store.problems
+    assert f"line 3: has the run id {row.run_id} of another cell" in problem
 
 
 def test_values_in_a_small_unit_are_no_rounding() -> None:
