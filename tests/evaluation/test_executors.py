@@ -21,7 +21,9 @@ from spade_bench.executors import ExecutorSettings, Unit, executor_settings
 from spade_bench.executors.choosing import cards, cores, local_workers
 from spade_bench.executors.localprocesses import LocalProcesses
 from spade_bench.executors.slurmjobs import write_script
+from spade_bench.executors.workunits import read_status
 from spade_bench.features.bags import find_bags, read_bag
+from spade_bench.unitworker import work
 
 TWO = ExecutorSettings("local", workers=2)
 
@@ -238,8 +240,26 @@ def test_a_unit_is_read_as_it_was_written(tmp_path: Path) -> None:
     unit.write(tmp_path / "unit.json")
     assert Unit.read(tmp_path / "unit.json") == unit
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(DataError, match="no unit of work"):
+    with pytest.raises(DataError, match=r"no unit of work.*Start the command again"):
         Unit.read(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [('"run"', '"rm"'), ("2", "3"), ('"a.py"', '"b.py"'), ('"settings"', '"s"')],
+)
+def test_a_unit_that_was_changed_before_its_worker_began_is_refused(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    path = tmp_path / "unit.json"
+    Unit("run", {"settings": {"shots": [1, 2]}}, (0, 1), str(tmp_path), ("a.py",)).write(path)
+    text = path.read_text()
+    path.write_text(text.replace(before, after, 1))
+    assert path.read_text() != text
+    assert work(path) == 2
+    status = read_status(path)
+    assert (status.state, status.bug) == ("failed", False)
+    assert "unit.json: damaged or edited" in str(status.failure())
 
 
 def test_a_script_for_slurm_is_only_written(study: Any, tmp_path: Path) -> None:
