@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench import console
 from spade_bench.errors import DataError, UserError, name_some
-from spade_bench.files import atomic_dir, file_name, hash_file
+from spade_bench.files import atomic_dir, file_name, hash_file, read_sealed
+from spade_bench.results.cohortfiles import read_cohorts
+from spade_bench.results.plans import read_plans
 from spade_bench.results.predictions import Predictions
 from spade_bench.results.predictionstore import StoredPredictions, write_predictions, write_spots
 from spade_bench.results.rows import Row
+from spade_bench.results.runsettings import read_run_settings
 from spade_bench.results.store import ResultStore, whole_predictions
 
 if TYPE_CHECKING:
@@ -353,9 +356,10 @@ def _copy_files(folders: Sequence[Path], out: Path) -> None:
     """Copy what lies beside the results; files are named by what they hold.
 
     Raises:
-        DataError: When two folders have other content under one name.
+        DataError: When one is damaged, or two folders have other content under one name.
     """
     for folder in folders:
+        _check_files(folder)
         for name in _BESIDE:
             for path in sorted((folder / name).glob("*.json")):
                 target = out / name / path.name
@@ -367,6 +371,29 @@ def _copy_files(folders: Sequence[Path], out: Path) -> None:
                     )
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse damage beside the results, which would be handed on and, by `export`, sealed anew.
+
+    Raises:
+        DataError: Naming the first file that is damaged or edited.
+    """
+    problems: list[str] = []
+    read_run_settings(folder, problems)
+    read_plans(folder, problems)
+    read_cohorts(folder, problems)
+    for path in sorted((folder / "episodes").glob("*.json")):
+        try:
+            read_sealed(path)
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError(
+            f"{problems[0]} Nothing is merged",
+            where=str(folder),
+            fix="Remove that file, and repeat the `spade-bench run` command, which writes it again",
+        )
 
 
 def _copy_heads(found: Mapping[str, Found], out: Path) -> None:

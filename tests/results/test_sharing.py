@@ -253,6 +253,23 @@ def test_a_place_that_is_taken_or_read_is_refused(tmp_path: Path) -> None:
         sb.merge([tmp_path / "a", tmp_path / "nothing"], out=tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["configs/run-1.json", "plans/t-1.json", "cohorts/t-1.json",
+                                  "episodes/t-1.json"])  # fmt: skip
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe{", b'{"task": "x", "seal": "0"}'])
+def test_damage_beside_the_results_is_not_handed_on(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    """What `export` seals anew would be taken for whole."""
+    fill(tmp_path / "a")
+    path = tmp_path / "a" / name
+    path.parent.mkdir()
+    path.write_bytes(content)
+    for make in (sb.merge, sb.export):
+        with pytest.raises(DataError, match=f"{name}.*Nothing is merged. Remove that file"):
+            make(tmp_path / "a", out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
+
+
 def test_files_of_one_name_and_other_content_are_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         fill(tmp_path / name)
