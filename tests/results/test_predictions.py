@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import multiprocessing
 import os
 import signal
@@ -25,6 +26,7 @@ from spade_bench.results import (
 )
 from spade_bench.results.predictionstore import predictions_path
 from spade_bench.results.predictiontables import predictions_sha256
+from spade_bench.results.spotpredictions import spots_from
 from spade_bench.results.store import Finished, whole_predictions
 from tests.helpers.older_predictions import make_older, write_csv_predictions
 
@@ -299,6 +301,38 @@ def test_a_row_of_another_kind_than_its_predictions_is_named(tmp_path: Path, met
     said = f"does not score by {metric}.*{ROW.run_id}"
     with pytest.raises(DataError, match=said):
         whole_predictions(StoredPredictions(tmp_path), row)
+
+
+def _spots() -> dict[str, np.ndarray]:
+    return {
+        "genes": np.array(["G1", "G2"]), "barcodes": np.array(["b1", "b2", "b3"]),
+        "sections": np.array(["s"]), "patients": np.array(["p"]),
+        "section": np.zeros(3, np.int32), "coords": np.zeros((3, 2)),
+        "observed": np.ones((3, 2), np.float32), "predicted": np.ones((3, 2), np.float32),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("observed", np.full((3, 2), "1.0")),
+        ("predicted", np.ones((3, 2), complex)),
+        ("predicted", np.ones((3, 2), bool)),
+        ("coords", np.full((3, 2), "0")),
+        ("section", np.full(3, np.nan)),
+        ("genes", np.array("G1")),
+        ("barcodes", np.arange(3)),
+    ],
+)
+def test_spots_that_hold_something_else_are_named(name: str, array: np.ndarray) -> None:
+    def content(arrays: dict[str, np.ndarray]) -> bytes:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        return buffer.getvalue()
+
+    assert spots_from(content(_spots()), "x.npz").barcodes == ("b1", "b2", "b3")
+    with pytest.raises(DataError, match=f"x.npz: damaged predictions .{name} holds"):
+        spots_from(content({**_spots(), name: array}), "x.npz")
 
 
 def _store(out: Path, start: int, count: int = 40) -> None:
