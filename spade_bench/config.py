@@ -37,6 +37,7 @@ C = TypeVar("C")
 _MAX_BYTES = 4 << 20  # of a YAML file: settings, cards and tables of a few thousand lines
 _MAX_DEPTH = 40
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_MOST_MEMORY = 2.0**63  # bytes
 _MAX_NODES = 200_000  # once aliases are written out
 
 
@@ -61,10 +62,10 @@ def parse_memory(text: int | str) -> int:
         ConfigError: When it is not an amount of memory above zero.
     """
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)i?b?\s*", str(text).lower())
-    size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
-    if size < 1:
+    bytes_ = float(found[1]) * _UNITS[found[2]] if found else 0.0
+    if not 1 <= bytes_ < _MOST_MEMORY:
         raise ConfigError(f"'{text}' is not an amount of memory", fix="Write it like 4GB or 512MB")
-    return size
+    return int(bytes_)
 
 
 def check_ranges(

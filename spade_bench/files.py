@@ -106,12 +106,13 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = True) -> Iterat
     remove_leftovers(target.parent)
     temporary = _temporary(target, target.stem, "tmp", target.suffix)
     try:
-        yield temporary
-        if durable:
-            sync(temporary)
-        temporary.replace(target)
-        if durable:
-            sync(target.parent)
+        with _naming(target):
+            yield temporary
+            if durable:
+                sync(temporary)
+            temporary.replace(target)
+            if durable:
+                sync(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -122,10 +123,22 @@ def atomic_dir(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = temporary_beside(path)
     temporary.mkdir()
     try:
-        yield temporary
-        replace_folder(path, temporary)
+        with _naming(Path(path)):
+            yield temporary
+            replace_folder(path, temporary)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _naming(target: Path) -> Iterator[None]:
+    """Let an error of the system say what was written: a full disk does not say which it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(target)
+        raise
 
 
 def temporary_beside(path: str | os.PathLike[str]) -> Path:

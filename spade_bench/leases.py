@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import platform
+import stat
 import threading
 import time
 import uuid
@@ -30,6 +31,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from spade_bench.errors import DataError
 from spade_bench.files import ask_anew, file_name
 
 __all__ = ["Lease", "Leases", "exclusive"]
@@ -43,6 +45,7 @@ More than the 60 s for which clients of NFS may keep what they know of a file.
 """
 
 _RENEWALS = 6  # while a lease lasts
+_MOST_PID = 1 << 31
 _POLL = 0.5  # seconds between two looks at leases that others hold
 _BRIEF = 0.02  # likewise at one that is held for milliseconds
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
@@ -242,7 +245,8 @@ def _evicted(path: Path, own: Path, expiry: float) -> bool:
         os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
     except FileExistsError:
         with contextlib.suppress(OSError):
-            if _age(guard, own) > expiry:  # its maker was killed between two lines
+            _refuse_stranger(guard)
+            if abs(_age(guard, own)) > expiry:  # its maker was killed between two lines
                 guard.unlink()
         return False
     try:
@@ -257,13 +261,26 @@ def _evicted(path: Path, own: Path, expiry: float) -> bool:
 
 def _stale(path: Path, own: Path, expiry: float) -> str | None:
     """The token of a lease whose holder is gone; None where it is held, or not there."""
-    try:
+    with contextlib.suppress(OSError):
+        _refuse_stranger(path)
         about = _read(path)
-        if _is_gone(about) or _age(path, own) > expiry:
+        # A holder that lives renews it by the same clock: it lies in no future.
+        if _is_gone(about) or abs(_age(path, own)) > expiry:
             return str(about.get("token"))
-    except OSError:
-        pass
     return None
+
+
+def _refuse_stranger(path: Path) -> None:
+    """Refuse what no process made that takes leases, and that would be waited for without end.
+
+    Raises:
+        DataError: When it is no file.
+        OSError: When it is not there any more.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise DataError(
+            "is no file, where that of a lease is to be", where=str(path), fix="Remove it"
+        )
 
 
 def _age(path: Path, own: Path) -> float:
@@ -285,7 +302,7 @@ def _read(path: Path) -> dict[str, Any]:
     """What stands in a lease; empty while it is being written, or where it is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -296,7 +313,7 @@ def _is_gone(about: dict[str, Any]) -> bool:
     if os.name == "nt" or not about or about.get("machine") != own["machine"]:
         return False
     pid = about.get("pid")
-    if not isinstance(pid, int) or pid <= 0:
+    if not isinstance(pid, int) or not 0 < pid < _MOST_PID:
         return False
     try:
         os.kill(pid, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -431,14 +432,16 @@ def _left_out(results: Results) -> None:
     problems = results.problems
     if not problems:
         return
-    for problem in problems[:10]:
-        console.warn(problem)
-    if len(problems) > 10:
-        console.warn(f"and {len(problems) - 10} more")
+    times = Counter(problems)  # one damaged file takes many cells with it
+    for problem, count in list(times.items())[:10]:
+        console.warn(problem if count == 1 else f"{problem} ({count} results)")
+    if len(times) > 10:
+        console.warn(f"and {len(times) - 10} more")
     raise DataError(
         f"{len(problems)} stored result(s) are damaged and were left out",
         where=", ".join(map(str, results.folders)),
-        fix="Repeat the `spade-bench run` command: it computes again what is missing",
+        fix="Repeat the `spade-bench run` command: it computes again what is missing. Remove lines "
+        "of results.jsonl that are no results",
     )
 
 

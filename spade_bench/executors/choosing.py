@@ -9,14 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spade_bench import config
-from spade_bench.errors import UserError
+from spade_bench.errors import ConfigError, UserError
 from spade_bench.registry import suggest
 
-__all__ = ["EXECUTORS", "ExecutorSettings", "cards", "cores", "executor_settings"]
+__all__ = ["EXECUTORS", "ExecutorSettings", "cards", "check_sbatch", "cores",
+           "executor_settings", "ray_resources"]  # fmt: skip
 
 EXECUTORS = ("local", "ray", "slurm")
 _MOST_BY_DEFAULT = 8  # processes on the cores of a machine
+_MOST = 10_000  # workers
+_MOST_PER_CORE = 64  # processes; a machine that has more to do than that does nothing
 _RAY = ("gpus", "cpus", "memory")
+_SMALLEST = 1e-4  # share of a card or core that Ray tells from none
 _OURS = ("array", "chdir", "error", "job-name", "output", "parsable", "wrap")
 """Options of sbatch that are said by this program."""
 
@@ -65,18 +69,21 @@ class ExecutorSettings:
                     f"--{flag} is an option of --executor {owner}, not of {self.name}",
                     fix="Leave out one of the two",
                 )
-        if self.workers is not None and self.workers < 1:
-            raise UserError(f"{self.workers} workers do nothing", where="--workers",
-                            fix="Use 1 or more")  # fmt: skip
+        if self.workers is not None:
+            _check_workers(
+                self.workers, _MOST_PER_CORE * cores() if self.name == "local" else _MOST
+            )
         if self.name == "slurm" and self.workers is None:
             raise UserError(
                 "it is not said how many jobs to submit", fix="Add --workers N, such as 40"
             )
         _check_names(self.ray, _RAY, "--ray")
-        for option in self.slurm:
+        ray_resources(self.ray)
+        for option, value in self.slurm.items():
             if option in _OURS or not re.fullmatch(r"[a-z][a-z0-9-]*", option):
                 raise UserError(f"'{option}' is not for you to set", where="--slurm",
                                 fix="Leave it out")  # fmt: skip
+            check_sbatch(value, f"--slurm {option}")
 
 
 def executor_settings(value: Any, **options: Any) -> ExecutorSettings | None:
@@ -91,7 +98,8 @@ def executor_settings(value: Any, **options: Any) -> ExecutorSettings | None:
     Raises:
         UserError: When something is unknown or does not fit together.
     """
-    given = {name: option for name, option in options.items() if option not in (None, False, "")}
+    silent = (None, False, "")  # 0 equals False, and says something
+    given = {n: option for n, option in options.items() if not any(option is s for s in silent)}
     if isinstance(value, ExecutorSettings):
         settings = value
     else:
@@ -137,9 +145,10 @@ def cards(wanted: str | None) -> list[str]:
             raise UserError("this machine has no card", where="--gpus",
                             fix="Leave it out, or use --workers N")  # fmt: skip
         return names
-    chosen = [part.strip() for part in str(wanted).split(",") if part.strip()]
+    chosen = [part.strip() for part in str(wanted).split(",")]
+    numbers = {str(i) for i in range(len(names))}
     for part in chosen:
-        if not part.isdigit() or int(part) >= len(names) or chosen.count(part) > 1:
+        if part not in numbers or chosen.count(part) > 1:
             raise UserError(
                 f"'{part}' is no card of this machine, or is named twice; it has {len(names)}",
                 where="--gpus",
@@ -166,6 +175,66 @@ def local_workers(settings: ExecutorSettings) -> list[dict[str, str]]:
     return [{**shared, "CUDA_VISIBLE_DEVICES": there[i % len(there)]} for i in range(n)]
 
 
+def ray_resources(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a worker asks of Ray.
+
+    Args:
+        given: Amounts of `gpus`, `cpus` and `memory`.
+
+    Raises:
+        UserError: When an amount cannot be read, or Ray knows no such amount.
+    """
+    asked: dict[str, Any] = {"num_cpus": 1}
+    for name in ("gpus", "cpus"):
+        if name in given:
+            asked[f"num_{name}"] = _amount(str(given[name]), f"--ray {name}")
+    if "memory" in given:
+        try:
+            asked["memory"] = config.parse_memory(given["memory"])
+        except ConfigError as error:
+            raise UserError(error.what, where="--ray memory", fix=error.fix) from error
+    return asked
+
+
+def check_sbatch(value: Any, where: str) -> None:
+    """Refuse text that cannot stand in the head of a script for sbatch.
+
+    Args:
+        value: The text, or True for an option without a value.
+        where: What it is.
+
+    Raises:
+        UserError: Naming it.
+    """
+    if isinstance(value, bool):
+        wrong = not value
+    else:
+        wrong = value is None or any(char == '"' or not char.isprintable() for char in str(value))
+    if wrong:
+        raise UserError(f"sbatch cannot read {value!r}", where=where,
+                        fix="Leave it out, or write it without quotes and line breaks")  # fmt: skip
+
+
+def _check_workers(workers: int, most: int) -> None:
+    if workers < 1:
+        raise UserError(f"{workers} workers do nothing", where="--workers", fix="Use 1 or more")
+    if workers > most:
+        raise UserError(f"{workers} workers are too many", where="--workers",
+                        fix=f"Use {most} at most")  # fmt: skip
+
+
+def _amount(text: str, where: str) -> float:
+    """Read how many cards or cores a worker gets: a share of one, or whole ones."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    whole = number >= 1 and number.is_integer()
+    if not (number == 0 or _SMALLEST <= number <= 1 or whole):
+        raise UserError(f"'{text}' is no amount", where=where, fix="Write gpus=1 or gpus=0.5")
+    return number
+
+
 def _pairs(text: str, where: str) -> dict[str, str]:
     """Read `a=1,b=2`; a part without `=` belongs to the value before it, such as in a list."""
     pairs: dict[str, str] = {}
@@ -174,6 +243,10 @@ def _pairs(text: str, where: str) -> dict[str, str]:
         name, equals, value = part.partition("=")
         if equals and name.strip():
             last = name.strip().lstrip("-")
+            if last in pairs:
+                raise UserError(
+                    f"'{last}' is said twice", where=where, fix="Leave out one of the two"
+                )
             pairs[last] = value.strip()
         elif last and part.strip():
             pairs[last] += f",{part.strip()}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spade_bench.errors import SystemFaultError, UserError
-from spade_bench.executors.choosing import ExecutorSettings
+from spade_bench.executors.choosing import ExecutorSettings, ray_resources
 from spade_bench.executors.localprocesses import command_of, ended
 from spade_bench.executors.workunits import log_of
 
@@ -19,7 +19,6 @@ __all__ = ["RayTasks", "ray_seats"]
 _RETRIES = 3  # of a task whose worker or node dies, by Ray itself
 _LOOK = 0.5  # seconds between two looks at a worker
 _PATIENCE = 10.0  # seconds that a worker may take to stop
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 # Of this process; those of the nodes are theirs.
 _PASSED_ON = ("PYTHONPATH", "SPADE_BENCH_CACHE", "SPADE_BENCH_WORKSPACE", "HF_HUB_OFFLINE")
 
@@ -66,39 +65,13 @@ def _connect(settings: ExecutorSettings) -> Any:
     return ray
 
 
-def _resources(settings: ExecutorSettings) -> dict[str, Any]:
-    """What a worker asks of Ray.
-
-    Raises:
-        UserError: When an amount cannot be read.
-    """
-    given, asked = settings.ray, {}
-    for name in ("gpus", "cpus"):
-        if name in given:
-            asked[f"num_{name}"] = _number(str(given[name]), f"--ray {name}")
-    if "memory" in given:
-        text = str(given["memory"]).strip().upper()
-        factor = next((f for end, f in _UNITS.items() if text.endswith(end)), 1)
-        number = text[:-2] if factor > 1 else text
-        asked["memory"] = int(_number(number, "--ray memory") * factor)
-    return {"num_cpus": 1, **asked}
-
-
-def _number(text: str, where: str) -> float:
-    try:
-        return float(text)
-    except ValueError as error:
-        raise UserError(f"'{text}' is no amount", where=where, fix="Write gpus=1 or memory=16GB") \
-            from error  # fmt: skip
-
-
 def ray_seats(settings: ExecutorSettings) -> int:
     """Return how many workers the cluster has room for at once, or how many are asked for.
 
     Raises:
         UserError: When it has no room for one, which would wait for ever.
     """
-    ray, wanted = _connect(settings), _resources(settings)
+    ray, wanted = _connect(settings), ray_resources(settings.ray)
     there = ray.cluster_resources()
     names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
     fits = [int(there.get(names[n], 0) / amount) for n, amount in wanted.items() if amount]
@@ -142,10 +115,12 @@ class RayTasks:
 
     def __init__(self, settings: ExecutorSettings) -> None:
         self._ray = _connect(settings)
-        self._task = self._ray.remote(**_resources(settings), max_retries=_RETRIES)(_run_unit)
+        self._task = self._ray.remote(**ray_resources(settings.ray), max_retries=_RETRIES)(
+            _run_unit
+        )
         self._running: dict[Any, Path] = {}
         self._environment = {n: os.environ[n] for n in _PASSED_ON if n in os.environ}
-        cpus = int(_resources(settings)["num_cpus"]) or 1
+        cpus = int(ray_resources(settings.ray)["num_cpus"]) or 1
         self._environment["OMP_NUM_THREADS"] = str(cpus)
 
     def submit(self, units: Sequence[Path]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from spade_bench import console
 from spade_bench.errors import SystemFaultError, UserError
-from spade_bench.executors.choosing import ExecutorSettings
+from spade_bench.executors.choosing import ExecutorSettings, check_sbatch
 from spade_bench.executors.workunits import SCRIPT
 from spade_bench.files import write_text
 
@@ -32,13 +32,18 @@ def write_script(folder: Path, units: Sequence[Path], settings: ExecutorSettings
         folder: Folder of the units.
         units: Their files, `unit-0001.json` and on.
         settings: Options of sbatch.
+
+    Raises:
+        UserError: When a path cannot be written so that sbatch reads it.
     """
-    place = folder.resolve()
+    place, here = folder.resolve(), Path.cwd()
+    check_sbatch(place, "--out")
+    check_sbatch(here, "the working folder")
     options = {
         "job-name": "spade-bench",
         "array": f"1-{len(units)}",
-        "output": str(place / "slurm-%a.out"),
-        "chdir": str(Path.cwd()),
+        "output": str(place).replace("%", "%%") + "/slurm-%a.out",
+        "chdir": str(here),
         **{name: "" if value is True else str(value) for name, value in settings.slurm.items()},
     }
     lines = [

@@ -10,12 +10,12 @@ from typing import Any
 
 from spade_bench import errors
 from spade_bench.errors import DataError, UserError
-from spade_bench.files import atomic_path, read_json, write_json
+from spade_bench.files import atomic_path, read_json, read_sealed, write_sealed
 
 __all__ = ["DONE", "FAILED", "RUNNING", "SCRIPT", "STOPPED", "Shown", "Status", "Unit", "log_of",
            "read_status", "write_status"]  # fmt: skip
 
-_SCHEMA = "spade-bench/unit/1"
+_SCHEMA = "spade-bench/unit/2"
 SCRIPT = "job.sh"  # in the folder of units that are jobs of Slurm
 RUNNING, DONE, FAILED, STOPPED = "running", "done", "failed", "stopped"
 
@@ -39,19 +39,21 @@ class Unit:
     plugins: tuple[str, ...] = ()
 
     def write(self, path: Path) -> None:
-        """Write the file of the unit."""
-        write_json(path, {"schema": _SCHEMA, **asdict(self)})
+        """Write the file of the unit, sealed: it may wait in a queue for days."""
+        write_sealed(path, {"schema": _SCHEMA, **asdict(self)})
 
     @classmethod
     def read(cls, path: Path) -> Unit:
         """Read the file of a unit.
 
         Raises:
-            DataError: When it is none.
+            DataError: When it is none, or was changed after it was written.
         """
-        content = read_json(path)
-        if not isinstance(content, dict) or content.pop("schema", None) != _SCHEMA:
-            raise DataError("is no unit of work of this version", where=str(path))
+        content = read_sealed(path)
+        if content.pop("schema", None) != _SCHEMA:
+            raise DataError(
+                "is no unit of work of this version", where=str(path), fix="Start the command again"
+            )
         try:
             seat, plugins = content.pop("seat"), content.pop("plugins")
             return cls(**content, seat=(int(seat[0]), int(seat[1])), plugins=tuple(plugins))

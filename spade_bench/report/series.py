@@ -11,7 +11,7 @@ from spade_bench.errors import DataError
 from spade_bench.files import hash_obj
 from spade_bench.report.conditions import conditions, tested_on
 from spade_bench.results import Predictions, ResultStore, Row, StoredPredictions
-from spade_bench.results.merging import same_predictions
+from spade_bench.results.merging import Found, rounding, say_rounded
 from spade_bench.results.rows import GENE_SIDE, NEEDS_GENE_SIDE, NO_GENE_SIDE
 from spade_bench.results.store import whole_predictions
 
@@ -129,7 +129,8 @@ def collect(
         DataError: When a folder holds no results.
     """
     read: dict[str, Predictions] = {} if predictions is None else predictions
-    standing: dict[str, Row] = {}
+    standing: dict[str, Found] = {}
+    rounded: dict[str, float] = {}
     for folder in [out] if isinstance(out, Path) else out:
         store = ResultStore(folder)
         found = _whole(folder, store.rows(), store.problems)
@@ -145,23 +146,15 @@ def collect(
                 fix="Make some with `spade-bench run --out DIR`",
             )
         for row, told in found:
-            before = standing.get(row.run_id)
-            if before is None or before.status != "ok":
-                standing[row.run_id] = row
+            one, before = Found(row, folder), standing.get(row.run_id)
+            if before is None or before.row.status != "ok":
+                standing[row.run_id] = one
                 if told is not None:
                     read[row.run_id] = told
-            elif (
-                told is not None
-                and row.predictions_sha256 != before.predictions_sha256
-                and not same_predictions(told, read[row.run_id])
-            ):
-                raise DataError(
-                    f"the cell {row.run_id} ({row.encoder} on {row.task}) has other predictions "
-                    "than in another folder",
-                    where=str(folder),
-                    fix="Read the folders one by one",
-                )
-    rows = _named_elsewhere(list(standing.values()))
+            elif told is not None and (by := rounding(before, one, (read[row.run_id], told))):
+                rounded[row.run_id] = max(by, rounded.get(row.run_id, 0.0))
+    say_rounded(rounded)
+    rows = _named_elsewhere([one.row for one in standing.values()])
     return _with_wanted(sorted(_grouped(rows), key=_order))
 
 

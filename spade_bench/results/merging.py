@@ -15,24 +15,29 @@ from typing import TYPE_CHECKING, Any
 
 from spade_bench import console
 from spade_bench.errors import DataError, UserError, name_some
-from spade_bench.files import atomic_dir, file_name, hash_file
+from spade_bench.files import atomic_dir, file_name, hash_file, read_sealed
+from spade_bench.results.cohortfiles import read_cohorts
+from spade_bench.results.plans import read_plans
 from spade_bench.results.predictions import Predictions
 from spade_bench.results.predictionstore import StoredPredictions, write_predictions, write_spots
 from spade_bench.results.rows import Row
+from spade_bench.results.runsettings import read_run_settings
 from spade_bench.results.store import ResultStore, whole_predictions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Merged", "apart", "empty_folder", "merge", "same_predictions"]
+__all__ = ["ROUNDING", "Found", "Merged", "apart", "empty_folder", "merge", "rounding",
+           "say_rounded"]  # fmt: skip
 
 _BESIDE = ("configs", "episodes", "plans", "cohorts")  # named by what they hold
+_AGAIN = "Repeat its `spade-bench run` command, which computes again what is damaged"
 _APART = "Give them other names, or read the folders together with `spade-bench report`"
 
 # A fit that trains beside other draws or shots is rounded otherwise than alone: by 1e-12 in the
 # linear heads, by 2e-6 in those of float32 (docs/HEADS.md). Nothing that matters hides below this:
 # it is a share of what the predictions of the other cases lie apart.
-_ROUNDING = 1e-4
+ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -53,8 +58,13 @@ class Merged:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A standing row and the folder that holds its predictions."""
+class Found:
+    """A standing row and the folder that holds its predictions.
+
+    Attributes:
+        row: The row.
+        folder: The folder.
+    """
 
     row: Row
     folder: Path
@@ -79,7 +89,7 @@ def merge(folders: Sequence[Path], out: Path) -> Merged:
     _one_meaning(of_folders)
     stored = {folder: StoredPredictions(folder) for folder in folders}
     found, twice = _joined(of_folders, stored)
-    places: dict[tuple[str, str, str], list[_Found]] = {}
+    places: dict[tuple[str, str, str], list[Found]] = {}
     for one in found.values():
         places.setdefault((one.row.encoder, one.row.task, one.row.head), []).append(one)
     with atomic_dir(out) as inside:
@@ -111,11 +121,6 @@ def empty_folder(out: Path, inputs: Sequence[Path] = ()) -> None:
         if out.resolve().is_relative_to(one.resolve()):
             raise UserError(f"'{out}' lies in '{one}', which is read here", where="--out",
                             fix="Choose another place")  # fmt: skip
-
-
-def same_predictions(one: Predictions, other: Predictions) -> bool:
-    """Whether two folders say the same of a cell, up to rounding and however they store it."""
-    return apart(one, other) <= _ROUNDING
 
 
 def apart(one: Predictions, other: Predictions) -> float:
@@ -178,7 +183,8 @@ def _rows(folder: Path) -> list[Row]:
         raise DataError(
             f"{store.problems[0]} Nothing is merged",
             where=str(folder),
-            fix="Take the folder as it was written, or run the same command into it again",
+            fix="Remove that line, and repeat its `spade-bench run` command, which computes again "
+            "what is missing",
         )
     if not rows:
         raise DataError(
@@ -227,13 +233,13 @@ def _one_meaning(of_folders: Mapping[Path, Sequence[Row]]) -> None:
 
 def _joined(
     of_folders: Mapping[Path, Sequence[Row]], stored: Mapping[Path, StoredPredictions]
-) -> tuple[dict[str, _Found], int]:
+) -> tuple[dict[str, Found], int]:
     """The standing row of each cell over all folders, and how many stand in several."""
-    found: dict[str, _Found] = {}
-    shared: list[tuple[_Found, _Found]] = []
+    found: dict[str, Found] = {}
+    shared: list[tuple[Found, Found]] = []
     for folder, rows in of_folders.items():
         for row in rows:
-            one, before = _Found(row, folder), found.get(row.run_id)
+            one, before = Found(row, folder), found.get(row.run_id)
             if before is not None and before.row.status == row.status == "ok":
                 shared.append((before, one))
             elif before is None or row.status == "ok":
@@ -242,12 +248,7 @@ def _joined(
     for first, second in sorted(shared, key=lambda pair: _place(pair[0].row)):
         if by := _agree(first, second, stored):
             rounded[first.row.run_id] = max(by, rounded.get(first.row.run_id, 0.0))
-    if rounded:
-        cells = "1 cell differs" if len(rounded) == 1 else f"{len(rounded)} cells differ"
-        console.say(
-            f"{cells} between folders by rounding, "
-            f"at most {max(rounded.values()):.1g}: those of the folder named first stand"
-        )
+    say_rounded(rounded)
     return found, len({pair[0].row.run_id for pair in shared})
 
 
@@ -255,33 +256,85 @@ def _place(row: Row) -> tuple[str, str, str]:
     return row.encoder, row.task, row.head
 
 
-def _agree(first: _Found, second: _Found, stored: Mapping[Path, StoredPredictions]) -> float:
+def _agree(first: Found, second: Found, stored: Mapping[Path, StoredPredictions]) -> float:
     """Return by how much rounding sets a cell apart in two folders; refuse anything more.
 
     Raises:
         DataError: Naming the cell.
     """
-    one, other = first.row, second.row
-    by = 0.0
-    if not one.predictions_sha256 == other.predictions_sha256 != "":
-        by = apart(*(whole_predictions(stored[at.folder], at.row) for at in (first, second)))
+    proved = first.row.predictions_sha256 == second.row.predictions_sha256 != ""
+    told = None if proved else (_whole(first, stored), _whole(second, stored))
+    by = rounding(first, second, told)
     # Rounding may break a tie, which moves a metric by more than rounding.
-    what = "metrics" if by == 0 and one.metrics != other.metrics else ""
-    if what or by > _ROUNDING:
-        raise DataError(
-            f"the cell {one.run_id} ({one.encoder} {one.head} on {one.task}) has other "
-            f"{what or 'predictions'} than in {first.folder}",
-            where=str(second.folder),
-            fix="Find out why (another --memory, device or version, or a wrong one), and leave "
-            "one folder out",
-        )
+    if by == 0 and first.row.metrics != second.row.metrics:
+        raise _contradiction(first, second, "metrics")
     return by
+
+
+def rounding(first: Found, second: Found, told: tuple[Predictions, Predictions] | None) -> float:
+    """Return by how much rounding sets a cell apart in two folders; refuse anything more.
+
+    Args:
+        first: Its row in one folder.
+        second: Its row in the other.
+        told: The predictions of both; None where their checksums prove them equal.
+
+    Returns:
+        See `apart`.
+
+    Raises:
+        DataError: When they are of other cells, or of other predictions.
+    """
+    if first.row.cell != second.row.cell:
+        raise _contradiction(first, second, "names, shots, draw, fold or seed")
+    by = 0.0 if told is None else apart(*told)
+    if by > ROUNDING:
+        raise _contradiction(first, second, "predictions")
+    return by
+
+
+def say_rounded(rounded: Mapping[str, float]) -> None:
+    """Say which cells rounding set apart, if any.
+
+    Args:
+        rounded: By how much, by run id.
+    """
+    if rounded:
+        cells = "1 cell differs" if len(rounded) == 1 else f"{len(rounded)} cells differ"
+        console.say(
+            f"{cells} between folders by rounding, "
+            f"at most {max(rounded.values()):.1g}: those of the folder named first stand"
+        )
+
+
+def _contradiction(first: Found, second: Found, what: str) -> DataError:
+    row = first.row
+    return DataError(
+        f"the cell {row.run_id} ({row.encoder} {row.head} on {row.task}) has other {what} than in "
+        f"{first.folder}",
+        where=str(second.folder),
+        fix="Find out why (another --memory, device or version, or a wrong one), and leave one "
+        "folder out",
+    )
+
+
+def _whole(one: Found, stored: Mapping[Path, StoredPredictions]) -> Predictions:
+    """Predictions behind a finished row.
+
+    Raises:
+        DataError: When they are missing, damaged or not the row's.
+    """
+    try:
+        return whole_predictions(stored[one.folder], one.row)
+    except DataError as error:
+        what = f"{error} Nothing is merged"
+        raise DataError(what, where=str(one.folder), fix=_AGAIN) from error
 
 
 def _copy_predictions(
     out: Path,
     place: tuple[str, str, str],
-    cells: Sequence[_Found],
+    cells: Sequence[Found],
     stored: Mapping[Path, StoredPredictions],
 ) -> dict[str, str]:
     """Write the predictions of a place; return the digest of each cell."""
@@ -292,7 +345,7 @@ def _copy_predictions(
     ):  # each folder's parts are read once
         if one.row.status != "ok":
             continue
-        predictions = whole_predictions(stored[one.folder], one.row)
+        predictions = _whole(one, stored)
         if predictions.spots is not None:
             digests[one.row.run_id] = write_spots(out, one.row.run_id, predictions.spots)
         else:
@@ -304,9 +357,10 @@ def _copy_files(folders: Sequence[Path], out: Path) -> None:
     """Copy what lies beside the results; files are named by what they hold.
 
     Raises:
-        DataError: When two folders have other content under one name.
+        DataError: When one is damaged, or two folders have other content under one name.
     """
     for folder in folders:
+        _check_files(folder)
         for name in _BESIDE:
             for path in sorted((folder / name).glob("*.json")):
                 target = out / name / path.name
@@ -320,7 +374,30 @@ def _copy_files(folders: Sequence[Path], out: Path) -> None:
                 shutil.copyfile(path, target)
 
 
-def _copy_heads(found: Mapping[str, _Found], out: Path) -> None:
+def _check_files(folder: Path) -> None:
+    """Refuse damage beside the results, which would be handed on and, by `export`, sealed anew.
+
+    Raises:
+        DataError: Naming the first file that is damaged or edited.
+    """
+    problems: list[str] = []
+    read_run_settings(folder, problems)
+    read_plans(folder, problems)
+    read_cohorts(folder, problems)
+    for path in sorted((folder / "episodes").glob("*.json")):
+        try:
+            read_sealed(path)
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        raise DataError(
+            f"{problems[0]} Nothing is merged",
+            where=str(folder),
+            fix="Remove that file, and repeat the `spade-bench run` command, which writes it again",
+        )
+
+
+def _copy_heads(found: Mapping[str, Found], out: Path) -> None:
     """Copy the kept heads of the cells, each from the folder whose row stands."""
     lost = []
     for run_id, one in found.items():

@@ -37,11 +37,23 @@ def predictions_from_csv(content: bytes, where: str) -> Predictions:
         header, *lines = list(csv.reader(io.StringIO(content.decode(), newline=""))) or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"damaged predictions ({error})", where=where) from error
+    odd = next((i for i, line in enumerate(lines, 2) if len(line) != len(header)), 0)
+    if odd:
+        raise DataError(
+            f"damaged predictions (line {odd} has {len(lines[odd - 2])} columns, not "
+            f"{len(header)})",
+            where=where,
+        )
     patients: tuple[str, ...] = ()
-    if header[-1:] == [_PATIENT] and all(len(line) == len(header) for line in lines):
+    if header[-1:] == [_PATIENT]:
         patients = tuple(line[-1] for line in lines)
         header, lines = header[:-1], [line[:-1] for line in lines]
-    of_classes = header[:2] == ["case_id", "label"] and len(header) > 2
+    of_classes = (
+        header[:2] == ["case_id", "label"]
+        and len(header) > 2
+        and len(set(header)) == len(header)
+        and all(name.startswith("score:") for name in header[2:])
+    )
     if not lines or not (of_classes or header in (_SURVIVAL, _REGRESSION)):
         raise DataError("not a file of predictions", where=where)
     try:
@@ -51,7 +63,7 @@ def predictions_from_csv(content: bytes, where: str) -> Predictions:
             read = _read_survival if header == _SURVIVAL else _read_values
             predictions = read(lines)
         return replace(predictions, patients=patients[: len(predictions.case_ids)])
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, ValueError) as error:
         raise DataError(f"damaged predictions ({error})", where=where) from error
 
 
@@ -69,8 +81,6 @@ def _read_values(lines: list[list[str]]) -> Predictions:
     import numpy as np
 
     numbers = np.array([[float(cell) for cell in line[1:]] for line in lines])  # (m, 2)
-    if numbers.shape[1:] != (2,):
-        raise ValueError("a line has not three columns")
     return Predictions(tuple(line[0] for line in lines), (), numbers[:, 0], numbers[:, 1:])
 
 

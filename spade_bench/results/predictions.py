@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Predictions"]
 
+_ROUNDING = 1e-6  # how far beyond 0 and 1 a probability may lie in files of older versions
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -67,3 +69,34 @@ class Predictions:
         if self.classes:
             return "classification"
         return "survival" if self.target.ndim == 2 else "regression"
+
+    def fault(self) -> str:
+        """Return what no run can have stored, as a clause; empty where there is nothing.
+
+        Files may be edited, made by other programs or come from a stranger, and a number that
+        cannot be would pass into every mean.
+        """
+        import numpy as np
+
+        spots = self.spots
+        told = [self.scores, self.train_scores] if spots is None else [spots.predicted]
+        if not all(one is None or np.isfinite(one).all() for one in told):
+            return "its predictions are not finite"
+        if self.classes and (self.scores.min() < -_ROUNDING or self.scores.max() > 1 + _ROUNDING):
+            return "its probabilities do not lie within 0 and 1"
+        target = [self.target, self.train_target] if spots is None else [spots.observed]
+        if not self.classes and not all(one is None or np.isfinite(one).all() for one in target):
+            return "its targets are not finite"
+        if self.survival and not all(one is None or _outcomes(one) for one in target):
+            return "its events are not 0 or 1, or its days are negative"
+        if len(set(self.case_ids)) != len(self.case_ids):
+            return "a case stands there twice"
+        if "" in self.case_ids or "" in self.patients:
+            return "a case or its patient has no name"
+        return ""
+
+
+def _outcomes(target: NDArray[Any]) -> bool:
+    """Whether these are events and days of survival, (n, 2)."""
+    event, days = target[:, 0], target[:, 1]
+    return bool(((event == 0) | (event == 1)).all() and (days >= 0).all())

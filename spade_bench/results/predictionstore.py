@@ -271,8 +271,8 @@ def _read_part(path: Path) -> PredictionTable:
         )
     try:
         # `read_table` looks for a data set of many files, and imports pandas.
-        there = set(pq.ParquetFile(pa.BufferReader(content)).schema_arrow.names)
-        texts = [name for name in _TEXTS if name in there]
+        there = pq.ParquetFile(pa.BufferReader(content)).schema_arrow
+        texts = [one.name for one in there if one.name in _TEXTS and not one.type.num_fields]
         file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
         table = file.read(use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:

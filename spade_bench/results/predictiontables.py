@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -64,30 +65,30 @@ class PredictionTable:
         """Look at a table that was read.
 
         Raises:
-            DataError: When it is not one of predictions.
+            DataError: When it is not one of predictions, a column holds something else than texts
+                or numbers, a value is absent, or the rows of a cell do not stand together.
         """
-        import numpy as np
         import pyarrow as pa
 
-        texts, numbers = {}, {}
-        try:
-            for name in table.column_names:
-                column = table.column(name).combine_chunks()
-                if name in _TEXTS:
-                    if not pa.types.is_dictionary(column.type):
-                        column = column.dictionary_encode()
-                    codes = _numbers(column.indices).astype(np.int64)
-                    texts[name] = _Texts(codes, tuple(column.dictionary.to_pylist()))
-                else:
-                    numbers[name] = _numbers(column).astype(np.float64)
-        except (pa.ArrowException, ValueError, TypeError) as error:
-            raise DataError(f"damaged predictions ({error})", where=where) from error
         names = tuple(name for name in table.column_names if name != "run_id")
         plain = [name for name in names if name != _PATIENT]
-        of_classes = plain[:2] == ["case_id", "label"] and len(plain) > 2
-        if "run_id" not in texts or not (of_classes or plain in (_SURVIVAL, _REGRESSION)):
+        of_classes = (
+            plain[:2] == ["case_id", "label"]
+            and len(plain) > 2
+            and all(name.startswith(_SCORE) for name in plain[2:])
+        )
+        whole = len(set(table.column_names)) == table.num_columns == len(names) + 1
+        if not whole or not (of_classes or plain in (_SURVIVAL, _REGRESSION)):
             raise DataError("not a file of predictions", where=where)
-        return cls(texts, numbers, names)
+        try:
+            columns = {name: table.column(name).combine_chunks() for name in table.column_names}
+            texts = {name: _texts(name, columns[name]) for name in columns if name in _TEXTS}
+            numbers = {n: _numbers(n, columns[n]) for n in columns if n not in _TEXTS}
+            found = cls(texts, numbers, names)
+            found._stand_together()
+        except (pa.ArrowException, ValueError) as error:
+            raise DataError(f"damaged predictions ({error})", where=where) from error
+        return found
 
     def to_arrow(self) -> pa.Table:
         """Return the table as Arrow has it, texts as dictionaries."""
@@ -106,17 +107,32 @@ class PredictionTable:
 
     @cached_property
     def cells(self) -> dict[str, slice]:
-        """Rows of each run id; of one that stands there twice, the last."""
+        """Rows of each run id, which stand together."""
+        return dict(self._runs)
+
+    @cached_property
+    def _runs(self) -> list[tuple[str, slice]]:
+        """Stretches of rows with one run id, in order."""
         import numpy as np
 
         run = self.texts["run_id"]
         edges = np.flatnonzero(np.diff(run.codes)) + 1
         starts = [0, *edges.tolist()] if len(run.codes) else []
-        ends = [*edges.tolist(), len(run.codes)]
-        return {
-            run.values[run.codes[start]]: slice(start, end)
+        ends = [*edges.tolist(), len(run.codes)] if starts else []
+        return [
+            (run.values[run.codes[start]], slice(start, end))
             for start, end in zip(starts, ends, strict=True)
-        } if starts else {}  # fmt: skip
+        ]
+
+    def _stand_together(self) -> None:
+        """Refuse cells whose rows lie apart: it is not known which of them count.
+
+        Raises:
+            ValueError: Naming the first.
+        """
+        if len(self.cells) != len(self._runs):
+            times = Counter(run_id for run_id, _ in self._runs)
+            raise ValueError(f"the rows of cell {times.most_common(1)[0][0]} do not stand together")
 
     @cached_property
     def _seen(self) -> dict[tuple[str, bytes], tuple[tuple[str, ...], bytes]]:
@@ -227,15 +243,52 @@ class PredictionTable:
         )
 
 
-def _numbers(column: pa.Array) -> NDArray[Any]:
-    """Numbers of an Arrow array; `to_numpy` alone would import pandas, which takes its time."""
+def _texts(name: str, column: pa.Array) -> _Texts:
+    """Look at a column of texts.
+
+    Raises:
+        ValueError: When it holds something else, or a text is absent.
+    """
     import numpy as np
     import pyarrow as pa
 
-    plain = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-    if plain and not column.null_count:
-        return np.from_dlpack(column)
-    return np.asarray(column.to_numpy(zero_copy_only=False))
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise ValueError(f"{name} holds {kind}, not texts")
+    if not pa.types.is_dictionary(column.type):
+        column = column.dictionary_encode()
+    values = column.dictionary.to_pylist()
+    if None in values:  # a null may also stand among the texts themselves
+        raise ValueError(f"{name} is empty in some rows")
+    codes = _plain_numbers(name, column.indices).astype(np.int64)
+    return _Texts(codes, tuple(values))
+
+
+def _numbers(name: str, column: pa.Array) -> NDArray[np.float64]:
+    """Look at a column of numbers.
+
+    Raises:
+        ValueError: When it holds something else, or a number is absent.
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise ValueError(f"{name} holds {column.type}, not numbers")
+    return _plain_numbers(name, column).astype(np.float64)
+
+
+def _plain_numbers(name: str, column: pa.Array) -> NDArray[Any]:
+    """Numbers of an Arrow array; `to_numpy` would import pandas, which takes its time.
+
+    Raises:
+        ValueError: When one is absent.
+    """
+    import numpy as np
+
+    if column.null_count:
+        raise ValueError(f"{name} is empty in {column.null_count} of {len(column)} rows")
+    return np.from_dlpack(column)
 
 
 def predictions_sha256(predictions: Predictions) -> str:

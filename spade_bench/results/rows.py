@@ -30,6 +30,7 @@ _FLAG = "control:"
 _ALIKE = ("status", "encoder", "task", "head", "protocol", "control", "control_of", "identity",
           "created_utc", "schema")  # fmt: skip
 _MOST_ENVIRONMENTS = 1000
+_MOST = 1 << 63  # of a whole number
 _environments: dict[tuple[tuple[str, str], ...], dict[str, str]] = {}
 _ENDING = re.compile(r"(-k1|-random-routing|\+pca\d+|\+random\d+)$")
 
@@ -117,6 +118,12 @@ class Row:
         number: int = self.inputs.get("permutation", 0)
         return number
 
+    @property
+    def cell(self) -> tuple[object, ...]:
+        """What of it the run id stands for, in words and numbers."""
+        return (self.encoder, self.task, self.head, self.protocol, self.k_shot, self.draw,
+                self.fold, self.seed)  # fmt: skip
+
     def to_line(self) -> str:
         """Return the row as one line of JSON with its checksum, newline included."""
         content = dataclasses.asdict(self)
@@ -145,8 +152,7 @@ class Row:
         known = cls.__dataclass_fields__
         values = {key: value for key, value in content.items() if key in known}
         for name, (fits, kind) in _KINDS.items():
-            # Nearly every value is of a type that leaves nothing to look at.
-            if name in values and type(values[name]) not in _SURE[name] and not fits(values[name]):
+            if name in values and not fits(values[name]):
                 raise DataError(f"{name} is not {kind}", where=where)
         values["flags"] = tuple(values.get("flags", ()))
         _share(values)
@@ -184,8 +190,24 @@ def _text(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _whole(value: object) -> bool:
+def _name(value: object) -> bool:
+    """Whether a value is text that can be written: JSON can spell halves of characters."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _whole(value: object) -> bool:
+    """Whether a value is a whole number with which numpy can calculate."""
+    return _integer(value) and -_MOST < cast("int", value) < _MOST
 
 
 def _whole_or_null(value: object) -> bool:
@@ -193,17 +215,17 @@ def _whole_or_null(value: object) -> bool:
 
 
 def _number_or_null(value: object) -> bool:
-    return value is None or isinstance(value, float) or _whole(value)
+    """Whether a value is a number or null; Python reads NaN and Infinity, which no JSON has."""
+    return value is None or (isinstance(value, float) and math.isfinite(value)) or _whole(value)
 
 
-def _of_types(*types: type) -> Callable[[object], bool]:
-    """Whether a value is a mapping to these types and to no other, not even one made of them."""
-    sure = set(types)
-    return lambda value: isinstance(value, dict) and sure.issuperset(map(type, value.values()))
+def _of(fits: Callable[[object], bool]) -> Callable[[object], bool]:
+    """Whether a value is a mapping to values that fit."""
+    return lambda value: isinstance(value, dict) and all(map(fits, value.values()))
 
 
 def _inputs(value: object) -> bool:
-    return _of_types(str, int)(value) and _whole(
+    return _of(lambda one: isinstance(one, str) or _integer(one))(value) and _whole(
         cast("Mapping[str, object]", value).get("permutation", 0)
     )
 
@@ -220,25 +242,17 @@ _KINDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
             *("run_id", "encoder", "task", "head", "protocol", "created_utc"),
             *("predictions_sha256", "control", "control_of", "identity"),
         ),
-        (_text, "text"),
+        (_name, "text"),
     ),
     **dict.fromkeys(("k_shot", "draw", "fold"), (_whole_or_null, "a whole number or null")),
-    "seed": (_whole, "a whole number"),
-    "metrics": (_of_types(float, int, type(None)), "names and numbers"),
-    "n": (_of_types(int, type(None)), "names and whole numbers"),
+    "seed": (_integer, "a whole number"),
+    "metrics": (_of(_number_or_null), "names and numbers"),
+    "n": (_of(_whole_or_null), "names and whole numbers"),
     "inputs": (_inputs, "names and hashes, and a whole number for permutation"),
     "flags": (_flags, "a list of texts"),
-    "env": (_of_types(str), "names and texts"),
+    "env": (_of(_text), "names and texts"),
     "seconds": (_number_or_null, "a number"),
     "error": (lambda value: value is None or _text(value), "text or null"),
-}
-_TYPES: Mapping[Callable[[object], bool], set[type]] = {
-    _text: {str},
-    _whole: {int},
-    _whole_or_null: {int, type(None)},
-}
-_SURE: Mapping[str, set[type]] = {
-    name: _TYPES.get(fits, set()) for name, (fits, _) in _KINDS.items()
 }
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +74,18 @@ def spot_bytes(spots: SpotPredictions) -> bytes:
     return buffer.getvalue()
 
 
+def _array(stored: Mapping[str, Any], name: str, kinds: str, ndim: int) -> NDArray[Any]:
+    """An array of a file.
+
+    Raises:
+        ValueError: When it is of another kind or shape than is ever written.
+    """
+    array: NDArray[Any] = stored[name]
+    if array.dtype.kind not in kinds or array.ndim != ndim:
+        raise ValueError(f"{name} holds {array.dtype} of shape {array.shape}")
+    return array
+
+
 def spots_from(content: bytes, where: str) -> SpotPredictions:
     """Read what `spot_bytes` wrote.
 
@@ -82,11 +96,13 @@ def spots_from(content: bytes, where: str) -> SpotPredictions:
 
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-            texts = {name: tuple(map(str, stored[name].tolist())) for name in _TEXTS}
-            section = stored["section"].astype(np.int64)
-            coords = stored["coords"].astype(np.float64)
-            observed, predicted = stored["observed"], stored["predicted"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            texts = {name: tuple(_array(stored, name, "U", 1).tolist()) for name in _TEXTS}
+            section = _array(stored, "section", "iu", 1).astype(np.int64)
+            coords = _array(stored, "coords", "f", 2).astype(np.float64)
+            observed, predicted = (
+                _array(stored, name, "f", 2) for name in ("observed", "predicted")
+            )
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"damaged predictions ({error})", where=where) from error
     spots = SpotPredictions(
         **texts, section=section, coords=coords, observed=observed, predicted=predicted

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from spade_bench.console import warn
-from spade_bench.errors import DataError
+from spade_bench.errors import DataError, name_some
 from spade_bench.leases import exclusive
 from spade_bench.results.predictions import Predictions
 from spade_bench.results.predictionstore import StoredPredictions
@@ -70,8 +70,9 @@ class ResultStore:
         A finished row stands against failed ones, a later row against an earlier one of the same
         status. A row that failed before its inputs were known (it has none) stands until the same
         encoder, task, head and protocol finish a cell. A torn last line is passed over, with a
-        warning; a complete line that is no row, was edited, or is of another version is named in
-        `problems`, unless it was edited and its cell has been computed again.
+        warning; a complete line that is no row, was edited, is of another version, or has the run
+        id of another cell is named in `problems`, unless it was edited and its cell has been
+        computed again.
         """
         self.problems = []
         self._read = 0
@@ -88,6 +89,10 @@ class ResultStore:
                 problems.append(error)
                 continue
             before = standing.get(row.run_id)
+            if before is not None and before.cell != row.cell:
+                what = f"has the run id {row.run_id} of another cell, which stands above it"
+                problems.append(DataError(what, where=f"{self.path} line {number}"))
+                continue
             if before is None or row.status == "ok" or before.status != "ok":
                 standing[row.run_id] = row
         whole = {row.run_id for row in standing.values() if row.status == "ok"}
@@ -196,22 +201,26 @@ def whole_predictions(stored: StoredPredictions, row: Row) -> Predictions:
         row: The row.
 
     Raises:
-        DataError: When they are missing, damaged, not finite or of another number of cases.
+        DataError: When they are missing, damaged, hold what cannot be, or are of another number
+            of cases.
     """
-    import numpy as np
+    from spade_bench.statistics.evaluate import metrics_of
 
     name = f"{row.encoder} {row.head} on {row.task}"
     try:
         predictions = stored.of(row, sha256=row.predictions_sha256)
     except DataError as error:
         raise DataError(str(error), where=name) from error
-    told = predictions.scores if predictions.spots is None else predictions.spots.predicted
-    if not np.isfinite(told).all():  # rows of versions that did not look
-        raise DataError("its predictions are not finite", where=name)
+    if fault := predictions.fault():
+        raise DataError(f"{fault} (cell {row.run_id})", where=name)
+    known = metrics_of(predictions.kind)
+    if unknown := [metric for metric in row.metrics if metric not in known]:
+        what = f"its predictions are of {predictions.kind}, which this version does not score by"
+        raise DataError(f"{what} {name_some(unknown)} (cell {row.run_id})", where=name)
     wanted = row.n.get("test")
     if wanted is not None and len(predictions.case_ids) != wanted:
         what = f"its predictions hold {len(predictions.case_ids)} of {wanted} cases"
-        raise DataError(what, where=name)
+        raise DataError(f"{what} (cell {row.run_id})", where=name)
     return predictions
 
 

@@ -8,6 +8,7 @@ every file must have the SHA-256 that the manifest gives.
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 import unicodedata
 import zipfile
@@ -19,6 +20,8 @@ from spade_bench import console
 from spade_bench.errors import DataError
 from spade_bench.files import atomic_dir, need_space, parse_json
 from spade_bench.results.merging import empty_folder
+from spade_bench.results.predictionstore import StoredPredictions
+from spade_bench.results.store import ResultStore, whole_predictions
 
 __all__ = ["MANIFEST", "SCHEMA", "import_zip", "read_manifest"]
 
@@ -26,6 +29,7 @@ MANIFEST = "manifest.json"
 SCHEMA = "spade-bench/export/1"
 _MANIFEST_BYTES = 64 << 20
 _FILES = 1_000_000
+_NAME_BYTES, _PATH_BYTES = 255, 1000  # what common file systems take
 _RATIO = 1100  # deflate cannot do better than 1032
 _BLOCK = 1 << 20
 _AGAIN = "Ask for the file again"
@@ -59,11 +63,33 @@ def import_zip(file: Path, out: Path, max_gb: float = 50.0) -> Path:
                     for member in members:
                         _unpack(archive, member, inside, listed.get(member.filename), str(file))
                         bar.advance(1)
+                _check_results(inside, str(file))
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise DataError(
             f"damaged or not a zip file ({error})", where=str(file), fix=_AGAIN
         ) from error
     return out
+
+
+def _check_results(folder: Path, where: str) -> None:
+    """Make sure that rows and predictions are whole, as those of every export are.
+
+    Raises:
+        DataError: Naming what is not.
+    """
+    store, stored = ResultStore(folder), StoredPredictions(folder)
+    try:
+        rows = store.rows()
+        if store.problems or not rows:
+            raise DataError(
+                store.problems[0] if store.problems else "results.jsonl holds no results"
+            )
+        for row in sorted(rows, key=lambda row: (row.task, row.encoder, row.head)):
+            if row.status == "ok":
+                whole_predictions(stored, row)
+    except DataError as error:
+        what = str(error).replace(f"{folder}{os.sep}", "").rstrip(".")
+        raise DataError(f"{what}; nothing was kept", where=where, fix=_AGAIN) from error
 
 
 def read_manifest(archive: zipfile.ZipFile, where: str) -> dict[str, tuple[int, str]]:
@@ -93,11 +119,13 @@ def read_manifest(archive: zipfile.ZipFile, where: str) -> dict[str, tuple[int, 
         raise DataError(f"its manifest has schema {schema!r}, this version reads {SCHEMA!r}",
                         where=where)  # fmt: skip
     try:
-        files = {str(one["path"]): (int(one["bytes"]), str(one["sha256"]))
-                 for one in content["files"]}  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
+        listed = [(one["path"], one["bytes"], one["sha256"]) for one in content["files"]]
+    except (KeyError, TypeError) as error:
         raise DataError(f"{MANIFEST} does not list files", where=where, fix=_AGAIN) from error
-    if len(files) != len(content["files"]):
+    if any([*map(type, one)] != [str, int, str] for one in listed):
+        raise DataError(f"{MANIFEST} does not list files", where=where, fix=_AGAIN)
+    files = {path: (size, sha256) for path, size, sha256 in listed}
+    if len(files) != len(listed):
         raise DataError(f"{MANIFEST} lists a file twice", where=where, fix=_AGAIN)
     return files
 
@@ -114,8 +142,13 @@ def _members(
     if len(members) > _FILES:
         raise DataError(f"holds {len(members)} files", where=where, fix=_AGAIN)
     taken: set[str] = set()
+    folders = {
+        str(above) for one in members for above in PurePosixPath(_folded(one.filename)).parents
+    }
     for one in members:
         wrong = _wrong(one, taken)
+        if not wrong and _folded(one.filename) in folders:
+            wrong = "is a file and a folder: another lies below a file"
         if not wrong and one.filename != MANIFEST and one.filename not in listed:
             wrong = "is not in the manifest"
         if not wrong and one.filename in listed and one.file_size != listed[one.filename][0]:
@@ -130,7 +163,7 @@ def _members(
         name = absent[0] if absent else "results.jsonl"
         raise DataError(f"'{name}' is absent; nothing was unpacked", where=where, fix=_AGAIN)
     total = sum(one.file_size for one in members)
-    if total > max_gb * 1e9:
+    if not total <= max_gb * 1e9:  # nan is no limit either
         raise DataError(
             f"would unpack to {total / 1e9:.1f} GB, more than {max_gb:g} GB",
             where=where,
@@ -144,10 +177,9 @@ def _wrong(member: zipfile.ZipInfo, taken: set[str]) -> str:
     name, mode = member.orig_filename, member.external_attr >> 16
     parts = PurePosixPath(name).parts
     unsafe = (
-        not parts
-        or name.startswith("/")
-        or name.endswith("/")
-        or any(part in {".", ".."} or part != part.strip(" ") for part in name.split("/"))
+        len(name.encode("utf-8", "replace")) > _PATH_BYTES
+        or any(part in {"", ".", ".."} or part != part.strip(" ") for part in name.split("/"))
+        or any(len(part.encode("utf-8", "replace")) > _NAME_BYTES for part in parts)
         or any(char in '\\:*?"<>|\0' or unicodedata.category(char)[0] == "C" for char in name)
         or name != member.filename
         or any(part.startswith(".") or part.endswith(".") for part in parts)

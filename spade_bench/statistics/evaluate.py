@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.statistics.metrics import METRICS, score_many
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 __all__ = ["ALL_METRICS", "bounds", "chance", "direction", "evaluate", "is_measured",
-           "strata"]  # fmt: skip
+           "metrics_of", "strata"]  # fmt: skip
 
 ALL_METRICS = (*METRICS, *SURVIVAL_METRICS, *REGRESSION_METRICS)
 _LOWER_IS_BETTER = {"brier", "ibs", "ece", "mae"}
@@ -68,6 +70,20 @@ def evaluate(
     rows = max(1, _BLOCK // max(1, len(target)))
     blocks = [weights[i : i + rows] for i in range(0, len(weights), rows)]
     return np.concatenate([many(name, target, scores, block) for block in blocks])
+
+
+@cache
+def metrics_of(kind: str) -> Collection[str]:
+    """Names of the metrics by which predictions of a kind are scored."""
+    from spade_bench.statistics.genescores import GENE_METRICS
+
+    of_kinds: dict[str, Collection[str]] = {
+        "classification": METRICS,
+        "expression": GENE_METRICS,
+        "regression": REGRESSION_METRICS,
+        "survival": SURVIVAL_METRICS,
+    }
+    return of_kinds[kind]
 
 
 def is_measured(target: NDArray[Any]) -> bool:

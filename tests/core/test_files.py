@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spade_bench import files
-from spade_bench.errors import DataError
+from spade_bench.errors import DataError, machine_fault
+from spade_bench.files import atomic_dir, atomic_path
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -61,3 +66,15 @@ def test_array_hash_sees_shape_and_type() -> None:
     a = np.zeros(6, dtype=np.float32)
     hashes = {files.hash_array(x) for x in (a, a.reshape(2, 3), a.astype(np.int32), a + 1)}
     assert len(hashes) == 4
+
+
+@pytest.mark.parametrize("writer", [atomic_path, atomic_dir])
+def test_a_full_disk_is_named_by_what_was_to_be_written(
+    tmp_path: Path, writer: Callable[[Path], contextlib.AbstractContextManager[Path]]
+) -> None:
+    """A write says neither file nor disk, and there may be several of both."""
+    target = tmp_path / "results.zip"
+    with pytest.raises(OSError, match="No space") as caught, writer(target):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert str(machine_fault(caught.value)).startswith(f"{target}: the disk is full. Free some")
+    assert list(tmp_path.iterdir()) == []

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from spade_bench import leases
-from spade_bench.leases import Leases, exclusive
+from spade_bench.errors import DataError
+from spade_bench.leases import EXPIRY, Leases, exclusive
 
 HOLD = """
 import sys, time
@@ -221,3 +224,58 @@ def test_one_at_a_time_and_the_holder_is_named(tmp_path: Path) -> None:
     assert told
     assert all(one.get("pid", os.getpid()) == os.getpid() for one in told)
     assert not list(tmp_path.iterdir())
+
+
+FUTURE = 10**6  # seconds
+
+
+@pytest.mark.parametrize("content", ["", "{}", "\udcff", "[" * 200_000, '{"pid": 1e400}'])
+@pytest.mark.parametrize("seconds", [-2 * EXPIRY, FUTURE])
+def test_a_lease_that_nobody_renews_is_taken_over_whatever_it_holds(
+    tmp_path: Path, content: str, seconds: float
+) -> None:
+    """A clock that was set back, or a copy with its times, must not be waited for for days."""
+    path = tmp_path / "x.lease"
+    path.write_bytes(content.encode(errors="surrogateescape"))
+    os.utime(path, (time.time() + seconds,) * 2)
+    guard = path.with_name(f"{path.name}.evict")
+    guard.touch()
+    os.utime(guard, (time.time() + seconds,) * 2)
+    with exclusive(path):
+        assert path.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_number_that_is_no_process_holds_until_it_expires(tmp_path: Path) -> None:
+    path = tmp_path / "x.lease"
+    with exclusive(path):
+        held = json.loads(path.read_text())
+    path.write_text(json.dumps({**held, "pid": 10**30}))
+    assert Leases(tmp_path).take("x") is None
+    os.utime(path, (0, 0))
+    lease = Leases(tmp_path).take("x")
+    assert lease is not None
+    lease.release()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no such files")
+@pytest.mark.parametrize("kind", ["folder", "dangling link", "link in a ring", "pipe"])
+@pytest.mark.parametrize("name", ["x.lease", "x.lease.evict"])
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path: Path, name: str, kind: str) -> None:
+    make: dict[str, Callable[[Path], object]] = {
+        "folder": lambda path: path.mkdir(),
+        "dangling link": lambda path: path.symlink_to("nowhere"),
+        "link in a ring": lambda path: path.symlink_to(path),
+        "pipe": os.mkfifo,
+    }
+    stale = tmp_path / "x.lease"
+    if name != stale.name:
+        stale.touch()
+        os.utime(stale, (0, 0))
+    make[kind](tmp_path / name)
+    with (
+        pytest.raises(DataError, match=f"{name}: is no file.*Remove it"),
+        exclusive(stale),
+    ):
+        pass
+    assert (tmp_path / name).is_symlink() or (tmp_path / name).exists()

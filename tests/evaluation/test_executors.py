@@ -22,9 +22,10 @@ from spade_bench.executors.choosing import cards, cores, local_workers
 from spade_bench.executors.following import remove_left
 from spade_bench.executors.localprocesses import LocalProcesses
 from spade_bench.executors.slurmjobs import write_script
-from spade_bench.executors.workunits import Status, write_status
+from spade_bench.executors.workunits import Status, read_status, write_status
 from spade_bench.features.bags import find_bags, read_bag
 from spade_bench.leases import Leases
+from spade_bench.unitworker import work
 
 TWO = ExecutorSettings("local", workers=2)
 
@@ -177,7 +178,33 @@ def test_a_loaded_encoder_stays_here(tmp_path: Path) -> None:
         ({"value": "slurm", "workers": 2, "slurm": "gpu"}, "cannot read 'gpu'"),
         ({"value": "ray", "ray": "gpu=1"}, "there is no 'gpu'.*mean 'gpus'"),
         ({"value": {"name": "local", "worker": 2}}, "worker"),
-        ({"value": None, "gpus": "7"}, "no card of this machine"),
+        *(
+            ({"value": None, "gpus": g}, "no card of this machine")
+            for g in ("7", "all,0", "²", ",", "0,", "-1")
+        ),
+        ({"value": "local", "workers": 0}, "0 workers do nothing"),
+        ({"value": "local", "workers": 10**6}, "1000000 workers are too many.*at most"),
+        ({"value": "slurm", "workers": 10**6}, "too many"),
+        *(
+            ({"value": "ray", "ray": f"gpus={g}"}, "--ray gpus: '.*' is no amount")
+            for g in ("x", "-1", "nan", "inf", "1.5", "1e-300", "")
+        ),
+        *(
+            (
+                {"value": "ray", "ray": f"memory={m}"},
+                "--ray memory: '.*' is not an amount of memory",
+            )
+            for m in ("0", "nanGB", "inf", "-1GB", "1XB", "1e30TB", "9" * 400 + "TB")
+        ),
+        ({"value": "ray", "ray": "gpus=1,cpus=2,gpus=2"}, "'gpus' is said twice"),
+        ({"value": "slurm", "workers": 2, "slurm": "="}, "cannot read '='"),
+        *(
+            (
+                {"value": {"name": "slurm", "workers": 2, "slurm": {"comment": c}}},
+                "sbatch cannot read",
+            )
+            for c in ("a\nrm -rf x", 'a"b', None, False)
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(given: dict[str, Any], match: str) -> None:
@@ -218,8 +245,26 @@ def test_a_unit_is_read_as_it_was_written(tmp_path: Path) -> None:
     unit.write(tmp_path / "unit.json")
     assert Unit.read(tmp_path / "unit.json") == unit
     (tmp_path / "other.json").write_text("{}")
-    with pytest.raises(DataError, match="no unit of work"):
+    with pytest.raises(DataError, match=r"no unit of work.*Start the command again"):
         Unit.read(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [('"run"', '"rm"'), ("2", "3"), ('"a.py"', '"b.py"'), ('"settings"', '"s"')],
+)
+def test_a_unit_that_was_changed_before_its_worker_began_is_refused(
+    tmp_path: Path, before: str, after: str
+) -> None:
+    path = tmp_path / "unit.json"
+    Unit("run", {"settings": {"shots": [1, 2]}}, (0, 1), str(tmp_path), ("a.py",)).write(path)
+    text = path.read_text()
+    path.write_text(text.replace(before, after, 1))
+    assert path.read_text() != text
+    assert work(path) == 2
+    status = read_status(path)
+    assert (status.state, status.bug) == ("failed", False)
+    assert "unit.json: damaged or edited" in str(status.failure())
 
 
 def test_a_script_for_slurm_is_only_written(study: Any, tmp_path: Path) -> None:
@@ -247,6 +292,17 @@ def test_what_sbatch_reads_is_quoted(tmp_path: Path) -> None:
     assert "#SBATCH --exclusive\n" in text
     assert "#SBATCH --partition=gpu\n" in text
     assert f'#SBATCH --output="{place}/slurm-%a.out"\n' in text
+
+
+def test_no_path_ends_the_head_of_a_script_early(tmp_path: Path) -> None:
+    place = tmp_path / "100%j"
+    place.mkdir()
+    settings, unit = ExecutorSettings("slurm"), place / "unit-0001.json"
+    text = write_script(place, [unit], settings).read_text()
+    assert f"#SBATCH --output={tmp_path}/100%%j/slurm-%a.out\n" in text
+    for name in ("a\nb", 'a"b'):
+        with pytest.raises(UserError, match="--out: sbatch cannot read"):
+            write_script(tmp_path / name, [unit], settings)
 
 
 def test_a_hidden_card_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

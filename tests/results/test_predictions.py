@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import multiprocessing
 import os
 import signal
@@ -25,7 +26,8 @@ from spade_bench.results import (
 )
 from spade_bench.results.predictionstore import predictions_path
 from spade_bench.results.predictiontables import predictions_sha256
-from spade_bench.results.store import Finished
+from spade_bench.results.spotpredictions import spots_from
+from spade_bench.results.store import Finished, whole_predictions
 from tests.helpers.older_predictions import make_older, write_csv_predictions
 
 ROW = Row("a" * 16, "ok", "uni", "t", "logistic", "few-shot", 1, 0, metrics={"auroc": 0.5})
@@ -182,6 +184,155 @@ def test_a_table_that_is_not_of_predictions_is_named(tmp_path: Path) -> None:
     part.rename(part.with_name(f"logistic-{name}.parquet"))
     with pytest.raises(DataError, match="not a file of predictions"):
         StoredPredictions(tmp_path).of(ROW, sha256=digest[ROW.run_id])
+
+
+def _nulled(column: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    return lambda frame: frame.assign(**{column: [None, *frame[column][1:]]})
+
+
+DAMAGED: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame], str]] = {
+    "no run id": ("classes", _nulled("run_id"), "run_id is empty in 1 of 14 rows"),
+    "no case": ("values", _nulled("case_id"), "case_id is empty in 1 of 8 rows"),
+    "no label": ("classes", _nulled("label"), "label is empty in 1 of 14 rows"),
+    "no part": ("survival", _nulled("part"), "part is empty in 1 of 18 rows"),
+    "no number": ("values", _nulled("predicted"), "predicted is empty in 1 of 8 rows"),
+    "no case at all": ("values", lambda f: f.assign(case_id=None), "case_id holds "),
+    "cases by number": ("values", lambda f: f.assign(case_id=range(8)), "case_id holds int64"),
+    "lists": ("values", lambda f: f.assign(case_id=[["a"]] * 8), "case_id holds list"),
+    "bytes": ("values", lambda f: f.assign(case_id=[b"a"] * 8), "case_id holds binary"),
+    "texts": ("values", lambda f: f.assign(predicted="0.5"), "predicted holds .*string"),
+    "truths": ("values", lambda f: f.assign(predicted=True), "predicted holds bool"),
+    "days": ("values", lambda f: f.assign(value=pd.Timestamp(0)), "value holds timestamp"),
+    "another column": ("classes", lambda f: f.assign(age=60.0), "not a file of predictions"),
+    "alternating": (
+        "values", lambda f: f.iloc[[0, 4, 1, 5, 2, 6, 3, 7]],
+        f"the rows of cell {ROW.run_id} do not stand together",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_part_that_nobody_wrote_so_is_named_and_no_row_of_it_counts(
+    tmp_path: Path, what: str
+) -> None:
+    kind, change, said = DAMAGED[what]
+    write_predictions(tmp_path, *PLACE, {ROW.run_id: KINDS[kind](), "b" * 16: KINDS[kind](1)})
+    (part,) = tmp_path.rglob("*.parquet")
+    frame = pd.read_parquet(part)
+    plain = dict.fromkeys(frame.select_dtypes("category"), object)
+    change(frame.astype(plain)).to_parquet(part, index=False)
+    name = hashlib.sha256(part.read_bytes()).hexdigest()[:16]
+    part = part.rename(part.with_name(f"logistic-{name}.parquet"))
+    with pytest.raises(DataError, match=said) as caught:
+        StoredPredictions(tmp_path).of(ROW)
+    assert str(caught.value).startswith(str(part))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("case_id,label,score:a,score:b\nc1,a,0.5,0.5,0.1\n", "line 2 has 5"),
+        ("case_id,label,score:a,score:a\nc1,a,0.9,0.1\n", "not a file of predictions"),
+        ("case_id,label,age\nc1,age,0.9\n", "not a file of predictions"),
+        ("case_id,part,event,duration_days,risk\nc1,test,1,30,0.5,9\n", "line 2 has 6"),
+        ("case_id,value,predicted\nc1,1,2\nc2,1\n", "line 3 has 2"),
+    ],
+)
+def test_an_older_file_that_nobody_wrote_so_is_named(tmp_path: Path, text: str, said: str) -> None:
+    path = predictions_path(tmp_path, "e" * 16)
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(DataError, match=said):
+        read_predictions(tmp_path, "e" * 16)
+
+
+def _with(array: np.ndarray | None, at: int | tuple[int, int], value: float) -> np.ndarray:
+    changed = np.array(array, dtype=float)
+    changed[at] = value
+    return changed
+
+
+_SURVIVED = _survival()
+IMPOSSIBLE: dict[str, tuple[Predictions, str]] = {
+    "score": (replace(_values(), scores=_with(_values().scores, 0, np.nan)), "predictions are not"),
+    "risk": (
+        replace(_SURVIVED, train_scores=_with(_SURVIVED.train_scores, 0, np.inf)),
+        "predictions are not finite",
+    ),
+    "value": (replace(_values(), target=_with(_values().target, 0, np.nan)), "targets are not"),
+    "days": (
+        replace(_SURVIVED, train_target=_with(_SURVIVED.train_target, (0, 1), np.nan)),
+        "targets are not finite",
+    ),
+    "days before 0": (
+        replace(_SURVIVED, target=_with(_SURVIVED.target, (0, 1), -1)), "days are negative"),
+    "two events": (
+        replace(_SURVIVED, target=_with(_SURVIVED.target, (0, 0), 2)), "events are not 0 or 1"),
+    "percent": (replace(_classes(), scores=100 * _classes().scores), "within 0 and 1"),
+    "below 0": (replace(_classes(), scores=_classes().scores - 1), "within 0 and 1"),
+    "case twice": (replace(_values(), case_ids=tuple("abca")), "twice"),
+    "nobody": (replace(_values(), case_ids=("a", "b", "c", "")), "no name"),
+    "nobody's": (replace(_values(patients=True), patients=("p", "p", "q", "")), "no name"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("what", IMPOSSIBLE)
+def test_numbers_and_names_that_cannot_be_do_not_count(
+    tmp_path: Path, what: str, older: bool
+) -> None:
+    told, said = IMPOSSIBLE[what]
+    digests = write_predictions(tmp_path, *PLACE, {ROW.run_id: told})
+    row = replace(ROW, predictions_sha256=digests[ROW.run_id])
+    ResultStore(tmp_path).append([row])
+    if older:
+        make_older(tmp_path)
+        (row,) = ResultStore(tmp_path).rows()
+    with pytest.raises(DataError, match=said) as caught:
+        whole_predictions(StoredPredictions(tmp_path), row)
+    assert row.run_id in str(caught.value)
+    assert row.run_id not in Finished(tmp_path, [row])  # it runs again
+
+
+@pytest.mark.parametrize("metric", ["c_index", "pearson", "nonsense", ""])
+def test_a_row_of_another_kind_than_its_predictions_is_named(tmp_path: Path, metric: str) -> None:
+    digests = write_predictions(tmp_path, *PLACE, {ROW.run_id: _classes()})
+    row = replace(ROW, metrics={"auroc": 0.5, metric: 0.5}, predictions_sha256=digests[ROW.run_id])
+    said = f"does not score by {metric}.*{ROW.run_id}"
+    with pytest.raises(DataError, match=said):
+        whole_predictions(StoredPredictions(tmp_path), row)
+
+
+def _spots() -> dict[str, np.ndarray]:
+    return {
+        "genes": np.array(["G1", "G2"]), "barcodes": np.array(["b1", "b2", "b3"]),
+        "sections": np.array(["s"]), "patients": np.array(["p"]),
+        "section": np.zeros(3, np.int32), "coords": np.zeros((3, 2)),
+        "observed": np.ones((3, 2), np.float32), "predicted": np.ones((3, 2), np.float32),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("observed", np.full((3, 2), "1.0")),
+        ("predicted", np.ones((3, 2), complex)),
+        ("predicted", np.ones((3, 2), bool)),
+        ("coords", np.full((3, 2), "0")),
+        ("section", np.full(3, np.nan)),
+        ("genes", np.array("G1")),
+        ("barcodes", np.arange(3)),
+    ],
+)
+def test_spots_that_hold_something_else_are_named(name: str, array: np.ndarray) -> None:
+    def content(arrays: dict[str, np.ndarray]) -> bytes:
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        return buffer.getvalue()
+
+    assert spots_from(content(_spots()), "x.npz").barcodes == ("b1", "b2", "b3")
+    with pytest.raises(DataError, match=f"x.npz: damaged predictions .{name} holds"):
+        spots_from(content({**_spots(), name: array}), "x.npz")
 
 
 def _store(out: Path, start: int, count: int = 40) -> None:

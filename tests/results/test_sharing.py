@@ -21,13 +21,17 @@ from spade_bench.cli.main import main
 from spade_bench.errors import DataError, UserError
 from spade_bench.files import write_json
 from spade_bench.results import Predictions, ResultStore, Row, StoredPredictions
-from spade_bench.results.merging import same_predictions
+from spade_bench.results.merging import ROUNDING, apart
 from spade_bench.results.pathscrub import absolute_paths, scrubbed
 from spade_bench.results.unpacking import MANIFEST
 from tests.helpers.older_predictions import make_older
 from tests.helpers.stored_cells import store_predictions
 
 INPUTS = {"cohort": "c", "task": "t", "encoder": "e", "head": "h", "features": "f"}
+
+
+def same_predictions(one: Predictions, other: Predictions) -> bool:
+    return apart(one, other) <= ROUNDING
 
 
 def fill(
@@ -108,11 +112,44 @@ def test_cells_that_differ_by_rounding_are_joined_and_that_is_said(
     assert "those of the folder named first stand" in said
     together = sb.load_results(tmp_path / "out").leaderboard()
     assert together.equals(sb.load_results([a, b]).leaderboard())
+    assert " ".join(capsys.readouterr().err.split()).startswith(said[said.index("1 cell") :])
     fill(tmp_path / "c", draws=range(1), off=1e-3)
     with pytest.raises(DataError, match="has other predictions than in"):
         sb.merge([a, tmp_path / "c"], out=tmp_path / "none")
-    with pytest.raises(DataError, match="has other predictions than in another folder"):
+    with pytest.raises(DataError, match="has other predictions than in"):
         sb.load_results([a, tmp_path / "c"])
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"draw": 7}, "names, shots, draw"), ({"head": "abmil"}, "names"), ({"noise": 1}, "predi")],
+)
+def test_one_run_id_of_two_cells_is_refused_by_merge_and_report_alike(
+    tmp_path: Path, changed: dict[str, Any], said: str, older: bool
+) -> None:
+    fill(tmp_path / "a", draws=range(1))
+    fill(tmp_path / "b", draws=range(1), **changed)
+    if older:  # no row says what its predictions are
+        for folder in (tmp_path / "a", tmp_path / "b"):
+            rows = ResultStore(folder).rows()
+            (folder / "results.jsonl").unlink()
+            ResultStore(folder).append(replace(row, predictions_sha256="") for row in rows)
+    both = [tmp_path / "a", tmp_path / "b"]
+    for use in (sb.load_results, lambda folders: sb.merge(folders, out=tmp_path / "out")):
+        with pytest.raises(DataError, match=f"uni-0 .* has other {said}.* than in {both[0]}"):
+            use(both)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_row_with_the_run_id_of_another_cell_is_named(tmp_path: Path) -> None:
+    fill(tmp_path / "a", draws=range(2))
+    (row, other) = ResultStore(tmp_path / "a").rows()
+    ResultStore(tmp_path / "a").append([replace(other, run_id=row.run_id)])
+    store = ResultStore(tmp_path / "a")
+    assert store.rows() == [row, other]
+    (problem,) = store.problems
+    assert f"line 3: has the run id {row.run_id} of another cell" in problem
 
 
 def test_values_in_a_small_unit_are_no_rounding() -> None:
@@ -172,6 +209,41 @@ def test_what_contradicts_is_refused_and_nothing_is_made(tmp_path: Path, what: s
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("what", ["part", "row"])
+def test_damage_is_named_with_its_remedy_and_nothing_is_made(tmp_path: Path, what: str) -> None:
+    folder, out = tmp_path / "a", tmp_path / "out"
+    fill(folder)
+    if what == "part":
+        part = next(folder.rglob("*.parquet"))
+        part.write_bytes(part.read_bytes()[:-3])
+        said, fix = f"{part.name}: predictions were damaged", "Repeat its `spade-bench run` command"
+    else:
+        with (folder / "results.jsonl").open("a") as file:
+            file.write("{}\n")
+        said, fix = "results.jsonl line 4: schema is None", "Remove that line, and repeat"
+    with pytest.raises(DataError, match=f"{re.escape(said)}.*Nothing is merged.*{fix}"):
+        sb.merge([folder], out=out)
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_damaged_file_is_named_once_whatever_it_takes_along(tmp_path: Path, capsys: Any) -> None:
+    fill(tmp_path / "a")
+    fill(tmp_path / "a", "spade", range(12))
+    fill(tmp_path / "a", "virchow")
+    merged = sb.merge([tmp_path / "a"], out=tmp_path / "b").out  # a file per encoder
+    (part,) = (merged / "predictions/t/spade").iterdir()
+    part.write_bytes(part.read_bytes()[:-3])
+    (other,) = (merged / "predictions/t/virchow").iterdir()
+    other.unlink()
+    with pytest.raises(SystemExit):
+        main(["report", str(merged), "--no-plots"])
+    said = capsys.readouterr().err.splitlines()
+    (one,) = [line for line in said if str(part) in line and line.startswith("warning")]
+    assert one.endswith("(12 results)")
+    assert any("no predictions" in line and line.endswith("(3 results)") for line in said)
+    assert "15 stored result(s) are damaged" in said[-1]
+
+
 def test_a_place_that_is_taken_or_read_is_refused(tmp_path: Path) -> None:
     fill(tmp_path / "a")
     for out in (tmp_path / "a", tmp_path / "a" / "new"):
@@ -179,6 +251,23 @@ def test_a_place_that_is_taken_or_read_is_refused(tmp_path: Path) -> None:
             sb.merge(tmp_path / "a", out=out)
     with pytest.raises(DataError, match="no results here"):
         sb.merge([tmp_path / "a", tmp_path / "nothing"], out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["configs/run-1.json", "plans/t-1.json", "cohorts/t-1.json",
+                                  "episodes/t-1.json"])  # fmt: skip
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff\xfe{", b'{"task": "x", "seal": "0"}'])
+def test_damage_beside_the_results_is_not_handed_on(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    """What `export` seals anew would be taken for whole."""
+    fill(tmp_path / "a")
+    path = tmp_path / "a" / name
+    path.parent.mkdir()
+    path.write_bytes(content)
+    for make in (sb.merge, sb.export):
+        with pytest.raises(DataError, match=f"{name}.*Nothing is merged. Remove that file"):
+            make(tmp_path / "a", out=tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 
 
 def test_files_of_one_name_and_other_content_are_refused(tmp_path: Path) -> None:
@@ -306,7 +395,53 @@ def edited(members: dict[str, bytes]) -> None:
     members["results.jsonl"] = bytes(content)
 
 
+def manifested(members: dict[str, bytes], **said: Any) -> None:
+    """Say something else of the first file in the manifest."""
+    manifest = json.loads(members[MANIFEST])
+    manifest["files"][0] |= said
+    members[MANIFEST] = json.dumps(manifest).encode()
+
+
+def replaced(members: dict[str, bytes], name: str, content: bytes) -> None:
+    """Put something else in the place of a member, as if the export had held it."""
+    manifest = json.loads(members[MANIFEST])
+    manifest["files"] = [one for one in manifest["files"] if one["path"] != name]
+    members[MANIFEST] = json.dumps(manifest).encode()
+    listing(members, name, content)
+
+
+def forged(members: dict[str, bytes]) -> None:
+    """Change a number in a row, and let the manifest fit."""
+    changed = members["results.jsonl"].replace(b'"draw": 0', b'"draw": 9', 1)
+    assert changed != members["results.jsonl"]
+    replaced(members, "results.jsonl", changed)
+
+
+def robbed(members: dict[str, bytes]) -> None:
+    """Leave out the predictions, in the manifest too."""
+    manifest = json.loads(members[MANIFEST])
+    kept = [one for one in manifest["files"] if not one["path"].startswith("predictions/")]
+    for one in manifest["files"]:
+        if one not in kept:
+            del members[one["path"]]
+    members[MANIFEST] = json.dumps({**manifest, "files": kept}).encode()
+
+
 BAD: dict[str, tuple[Callable[[dict[str, bytes]], Any], str]] = {
+    "file below a file": (lambda m: listing(m, "Report.html/x", b"x"), "lies below a file"),
+    "file that is a folder": (
+        lambda m: (listing(m, "a/b/c", b"x"), listing(m, "A", b"x")),
+        "lies below a file",
+    ),
+    "long part": (lambda m: listing(m, "é" * 130, b"x"), "no name of a file"),
+    "long path": (lambda m: listing(m, "/".join(["d" * 50] * 30), b"x"), "no name of a file"),
+    "no part": (lambda m: listing(m, "a//b", b"x"), "no name of a file"),
+    "endless": (lambda m: manifested(m, bytes=float("inf")), "does not list files"),
+    "half a byte": (lambda m: manifested(m, bytes=1.5), "does not list files"),
+    "no path": (lambda m: manifested(m, path=None), "does not list files"),
+    "forged": (forged, "bad.zip: results.jsonl line 1: edited after it was written.*nothing was"),
+    "no rows": (lambda m: replaced(m, "results.jsonl", b""), "holds no results"),
+    "robbed": (robbed, "bad.zip: .*no predictions for a finished row.*nothing was kept"),
     "parent": (lambda m: listing(m, "../evil.txt", b"x"), "no name of a file in a folder"),
     "deep parent": (lambda m: listing(m, "a/../../evil", b"x"), "no name of a file"),
     "absolute": (lambda m: listing(m, "/tmp/evil.txt", b"x"), "no name of a file"),
