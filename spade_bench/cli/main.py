@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -120,6 +121,23 @@ def _stopping_in_order() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+@contextlib.contextmanager
+def _printable_warnings() -> Iterator[None]:
+    """Let no warning of a library steer the terminal: it may quote a name from a file."""
+    from spade_bench.errors import printable
+
+    plain = warnings.formatwarning
+
+    def formatted(*args: Any, **kwargs: Any) -> str:
+        return printable(plain(*args, **kwargs))
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = plain
+
+
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run the command line and exit with its code (0, 1, 2 or 130)."""
     # Spinning OpenMP threads beside a second busy process cost an order of magnitude on small
@@ -137,7 +155,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     from spade_bench.keywords import command_line
 
     try:
-        with command_line(), _stopping_in_order():
+        with command_line(), _stopping_in_order(), _printable_warnings():
             code = _parser()(arguments, standalone_mode=False)
         if code == 130:  # newer Typer turns Ctrl-C into an exit code instead of raising
             raise KeyboardInterrupt

@@ -34,7 +34,7 @@ SAME_PREDICTION = 1e-6
 
 def say_kept(out: Path, heads: str = "fitted heads", size: str = "") -> None:
     """Say where fitted heads were kept, and how to keep none."""
-    say(f"{heads} kept in {out / 'heads'}{size}; --keep-heads none keeps none")
+    say(f"{heads} kept in {out / HEADS}{size}; --keep-heads none keeps none")
 
 
 class HeadKeeper:

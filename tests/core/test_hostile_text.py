@@ -6,9 +6,11 @@ import errno
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+from command_line import run_main
 
 from spade_bench import console
 from spade_bench.config import load_yaml, parse_set, read_yaml
@@ -43,6 +45,22 @@ def test_no_name_leaves_its_folder(name: str, tmp_path: Path) -> None:
     assert len(made.encode()) <= 200
     assert not made.startswith(".")
     assert made == printable(made)
+
+
+def test_a_warning_of_a_library_does_not_steer_the_terminal(monkeypatch) -> None:
+    """Matplotlib quotes a letter that its fonts lack, which may be a control character."""
+    said: list[str] = []
+
+    def command(*_: object, **__: object) -> int:
+        said.append(warnings.formatwarning("Glyph \x1b[31m missing", UserWarning, "a.py", 1))
+        return 0
+
+    plain = warnings.formatwarning
+    monkeypatch.setattr("spade_bench.cli.main._parser", lambda: command)
+    assert run_main("list", "heads") == 0
+    assert r"\x1b[31m" in said[0]
+    assert "\x1b" not in said[0]
+    assert warnings.formatwarning is plain
 
 
 def test_different_names_get_different_files_and_ordinary_ones_stay() -> None:
