@@ -167,6 +167,8 @@ class _Reported:
 
 
 def _stop(*signals: object) -> None:
+    # Once: who starts the worker ends it, and then is gone, which ends it again while it tidies up.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 

@@ -18,7 +18,7 @@ __all__ = ["RayTasks", "ray_seats"]
 
 _RETRIES = 3  # of a task whose worker or node dies, by Ray itself
 _LOOK = 0.5  # seconds between two looks at a worker
-_PATIENCE = 10.0  # seconds that a worker may take to stop
+_PATIENCE = 30.0  # seconds that a worker may take to stop, as long as Slurm lets it
 # Of this process; those of the nodes are theirs.
 _PASSED_ON = ("PYTHONPATH", "SPADE_BENCH_CACHE", "SPADE_BENCH_WORKSPACE", "HF_HUB_OFFLINE")
 

@@ -93,6 +93,29 @@ def test_what_is_wrong_is_said_once_and_stops_all(study: Any, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="processes are interrupted otherwise there")
+def test_a_worker_that_is_ended_again_while_it_stops_leaves_nothing(
+    study: Any, tmp_path: Path
+) -> None:
+    """By its starter, and by the watch for its starter, which is gone a moment later."""
+    out, path = tmp_path / "out", tmp_path / "unit-0001.json"
+    settings = settings_of(study, out, set={"mean-mlp": {"min_steps": 50000}})
+    said = {name: getattr(settings, name) for name in settings.said()}
+    arguments = {"settings": said, "workspace": None, "shard": (0, 1)}
+    Unit("run", arguments, (0, 1), str(tmp_path)).write(path)
+    worker = subprocess.Popen([sys.executable, "-m", "spade_bench.unitworker", str(path)])
+    while not list(out.glob(f"{LEASES}/*.lease")):
+        time.sleep(0.05)
+        assert worker.poll() is None
+    while worker.poll() is None:
+        worker.send_signal(signal.SIGTERM)
+        time.sleep(0.005)
+    assert worker.returncode == 130
+    assert read_status(path).state == "stopped"
+    assert not list(out.glob(f"{LEASES}/*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="processes are interrupted otherwise there")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_stops_all(how: signal.Signals, study: Any, tmp_path: Path) -> None:
     """By Ctrl-C, or by a batch system whose time for the command is over."""
