@@ -266,11 +266,12 @@ class Part:
     nothing: int
 
 
+# Of fewer slides or rows what is left is within the noise of the start.
 PARTS = {
     "extract": Part(_extract, 8, 1),
-    "validate": Part(_validate, 2500, 4),  # fewer, and the second time is within the start's noise
+    "validate": Part(_validate, 2500, 4),
     "run": Part(_run, 200, 4),
-    "report": Part(_report, 4000, 80),
+    "report": Part(_report, 8000, 80),
     "prepare": Part(_prepare, 8000, 100),
 }
 
