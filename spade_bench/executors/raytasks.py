@@ -115,12 +115,11 @@ class RayTasks:
 
     def __init__(self, settings: ExecutorSettings) -> None:
         self._ray = _connect(settings)
-        self._task = self._ray.remote(**ray_resources(settings.ray), max_retries=_RETRIES)(
-            _run_unit
-        )
+        asked = ray_resources(settings.ray)
+        self._task = self._ray.remote(**asked, max_retries=_RETRIES)(_run_unit)
         self._running: dict[Any, Path] = {}
         self._environment = {n: os.environ[n] for n in _PASSED_ON if n in os.environ}
-        cpus = int(ray_resources(settings.ray)["num_cpus"]) or 1
+        cpus = int(asked["num_cpus"]) or 1
         self._environment["OMP_NUM_THREADS"] = str(cpus)
 
     def submit(self, units: Sequence[Path]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spade_bench.files import atomic_path
+from spade_bench.report.drawing.look import UNDATED
 from spade_bench.report.pictures import new_figure
 
 if TYPE_CHECKING:
@@ -119,14 +120,11 @@ def save_figure(figure: Figure, path: Path, *, dpi: int = _DPI) -> Path:
     Returns:
         The file.
     """
-    more: dict[str, Any] = {
-        ".png": {"metadata": {"Software": None}, "pil_kwargs": {"compress_level": 4}},
-        ".jpg": {"pil_kwargs": {"quality": 88}},
-        ".pdf": {"metadata": {"CreationDate": None}},
-        ".svg": {"metadata": {"Date": None}},
-    }
+    suffix = path.suffix.lower().removeprefix(".")
+    packed = {"png": {"compress_level": 4}, "jpg": {"quality": 88}}
+    more: dict[str, Any] = {"pil_kwargs": packed[suffix]} if suffix in packed else {}
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=dpi, **more.get(path.suffix.lower(), {}))
+        figure.savefig(temporary, dpi=dpi, metadata=UNDATED.get(suffix), **more)
     return path
 
 

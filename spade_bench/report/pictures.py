@@ -15,7 +15,7 @@ from spade_bench.errors import UserError
 from spade_bench.escaping import csv_cell
 from spade_bench.files import atomic_path, file_name, hash_obj
 from spade_bench.report.drawing.look import LOOK
-from spade_bench.report.drawing.savedbeside import saver
+from spade_bench.report.drawing.savedbeside import Saver
 from spade_bench.report.naming import (
     encoder_title,
     head_title,
@@ -148,7 +148,7 @@ def draw_pictures(
     """
     names = [picture_name(*picture.words) for picture in pictures]
     paths = []
-    with saver(len(pictures)) as saving:
+    with Saver(len(pictures)) as saving:
         for picture, name in track(
             zip(pictures, names, strict=True), "Drawing", len(pictures), "pictures"
         ):

@@ -15,12 +15,15 @@ from typing import Any
 
 from spade_bench.errors import DataError
 from spade_bench.results.predictions import Predictions
+from spade_bench.results.predictiontables import (
+    PATIENT,
+    REGRESSION,
+    SCORE,
+    SURVIVAL,
+    are_predictions,
+)
 
 __all__ = ["predictions_from_csv"]
-
-_SURVIVAL = ["case_id", "part", "event", "duration_days", "risk"]
-_REGRESSION = ["case_id", "value", "predicted"]
-_PATIENT = "patient_id"
 
 
 def predictions_from_csv(content: bytes, where: str) -> Predictions:
@@ -45,23 +48,18 @@ def predictions_from_csv(content: bytes, where: str) -> Predictions:
             where=where,
         )
     patients: tuple[str, ...] = ()
-    if header[-1:] == [_PATIENT]:
+    if header[-1:] == [PATIENT]:
         patients = tuple(line[-1] for line in lines)
         header, lines = header[:-1], [line[:-1] for line in lines]
-    of_classes = (
-        header[:2] == ["case_id", "label"]
-        and len(header) > 2
-        and len(set(header)) == len(header)
-        and all(name.startswith("score:") for name in header[2:])
-    )
-    if not lines or not (of_classes or header in (_SURVIVAL, _REGRESSION)):
+    if not lines or not are_predictions(header):
         raise DataError("not a file of predictions", where=where)
     try:
-        if of_classes:
-            predictions = _read_classes(header, lines)
+        if header == SURVIVAL:
+            predictions = _read_survival(lines)
+        elif header == REGRESSION:
+            predictions = _read_values(lines)
         else:
-            read = _read_survival if header == _SURVIVAL else _read_values
-            predictions = read(lines)
+            predictions = _read_classes(header, lines)
         return replace(predictions, patients=patients[: len(predictions.case_ids)])
     except (KeyError, ValueError) as error:
         raise DataError(f"damaged predictions ({error})", where=where) from error
@@ -70,7 +68,7 @@ def predictions_from_csv(content: bytes, where: str) -> Predictions:
 def _read_classes(header: list[str], lines: list[list[str]]) -> Predictions:
     import numpy as np
 
-    classes = tuple(name.removeprefix("score:") for name in header[2:])
+    classes = tuple(name.removeprefix(SCORE) for name in header[2:])
     index = {name: i for i, name in enumerate(classes)}
     target = np.array([index[line[1]] for line in lines], dtype=np.int64)
     scores = np.array([[float(cell) for cell in line[2:]] for line in lines])

@@ -27,7 +27,7 @@ from spade_bench.errors import DataError
 from spade_bench.files import atomic_path, file_name
 from spade_bench.results.predictioncsv import predictions_from_csv
 from spade_bench.results.predictions import Predictions
-from spade_bench.results.predictiontables import PredictionTable, tables_of
+from spade_bench.results.predictiontables import TEXTS, PredictionTable, tables_of
 from spade_bench.results.spotpredictions import SpotPredictions, spot_bytes, spots_from
 
 __all__ = [
@@ -41,7 +41,6 @@ __all__ = [
 _FOLDER = "predictions"
 _PART = re.compile(r"(?P<head>.+)-(?P<digest>[0-9a-f]{16})\.parquet")
 _AGAIN = "Repeat the `spade-bench run` command, which computes it again, or copy the file anew"
-_TEXTS = ["run_id", "case_id", "label", "part", "patient_id"]
 
 
 class Owner(Protocol):
@@ -272,7 +271,7 @@ def _read_part(path: Path) -> PredictionTable:
     try:
         # `read_table` looks for a data set of many files, and imports pandas.
         there = pq.ParquetFile(pa.BufferReader(content)).schema_arrow
-        texts = [one.name for one in there if one.name in _TEXTS and not one.type.num_fields]
+        texts = [one.name for one in there if one.name in TEXTS and not one.type.num_fields]
         file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=texts)
         table = file.read(use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-__all__ = ["PredictionTable", "predictions_sha256", "tables_of"]
+__all__ = ["PATIENT", "REGRESSION", "SCORE", "SURVIVAL", "TEXTS", "PredictionTable",
+           "are_predictions", "predictions_sha256", "tables_of"]  # fmt: skip
 
-_TEXTS = ("run_id", "case_id", "label", "part", "patient_id")
-_SURVIVAL = ["case_id", "part", "event", "duration_days", "risk"]
-_REGRESSION = ["case_id", "value", "predicted"]
-_SCORE, _PATIENT = "score:", "patient_id"
+TEXTS = ("run_id", "case_id", "label", "part", "patient_id")
+SURVIVAL = ["case_id", "part", "event", "duration_days", "risk"]
+REGRESSION = ["case_id", "value", "predicted"]
+SCORE, PATIENT = "score:", "patient_id"
 
 
 @dataclass(frozen=True)
@@ -71,19 +72,13 @@ class PredictionTable:
         import pyarrow as pa
 
         names = tuple(name for name in table.column_names if name != "run_id")
-        plain = [name for name in names if name != _PATIENT]
-        of_classes = (
-            plain[:2] == ["case_id", "label"]
-            and len(plain) > 2
-            and all(name.startswith(_SCORE) for name in plain[2:])
-        )
         whole = len(set(table.column_names)) == table.num_columns == len(names) + 1
-        if not whole or not (of_classes or plain in (_SURVIVAL, _REGRESSION)):
+        if not whole or not are_predictions([name for name in names if name != PATIENT]):
             raise DataError("not a file of predictions", where=where)
         try:
             columns = {name: table.column(name).combine_chunks() for name in table.column_names}
-            texts = {name: _texts(name, columns[name]) for name in columns if name in _TEXTS}
-            numbers = {n: _numbers(n, columns[n]) for n in columns if n not in _TEXTS}
+            texts = {name: _texts(name, columns[name]) for name in columns if name in TEXTS}
+            numbers = {n: _numbers(n, columns[n]) for n in columns if n not in TEXTS}
             found = cls(texts, numbers, names)
             found._stand_together()
         except (pa.ArrowException, ValueError) as error:
@@ -174,8 +169,8 @@ class PredictionTable:
         """
         rows = self.cells[run_id]
         found = self._survival(rows) if "part" in self.texts else self._cases(rows)
-        if _PATIENT in self.texts:
-            patients, _ = self._listed(_PATIENT, rows)
+        if PATIENT in self.texts:
+            patients, _ = self._listed(PATIENT, rows)
             found = replace(found, patients=patients[: len(found.case_ids)])
         return found
 
@@ -184,12 +179,12 @@ class PredictionTable:
         """Scores of all rows, (rows, C)."""
         import numpy as np
 
-        columns = [n for n in self.names if n.startswith(_SCORE) or n in {"predicted", "risk"}]
+        columns = [n for n in self.names if n.startswith(SCORE) or n in {"predicted", "risk"}]
         return np.stack([self.numbers[name] for name in columns], axis=1)
 
     @cached_property
     def _classes(self) -> tuple[str, ...]:
-        return tuple(n.removeprefix(_SCORE) for n in self.names if n.startswith(_SCORE))
+        return tuple(n.removeprefix(SCORE) for n in self.names if n.startswith(SCORE))
 
     @cached_property
     def _targets(self) -> NDArray[Any]:
@@ -241,6 +236,17 @@ class PredictionTable:
             train_target=self._target(trained),
             train_scores=self._scores[trained],
         )
+
+
+def are_predictions(columns: Sequence[str]) -> bool:
+    """Whether columns, those of run id and patient left out, are those of predictions."""
+    of_classes = (
+        list(columns[:2]) == ["case_id", "label"]
+        and len(columns) > 2
+        and all(name.startswith(SCORE) for name in columns[2:])
+        and len(set(columns)) == len(columns)
+    )
+    return of_classes or list(columns) in (SURVIVAL, REGRESSION)
 
 
 def _texts(name: str, column: pa.Array) -> _Texts:
@@ -324,22 +330,22 @@ def _table(cells: Mapping[str, Predictions]) -> PredictionTable:
     targets, scores = zip(*(_rows_of(one) for one in every), strict=True)
     target, score = np.concatenate(targets), np.concatenate(scores)  # (rows, ...), (rows, C)
     if first.classes:
-        names = ["case_id", "label", *(f"{_SCORE}{name}" for name in first.classes)]
+        names = ["case_id", "label", *(f"{SCORE}{name}" for name in first.classes)]
         texts["label"] = _Texts(target.astype(np.int64), first.classes)
         numbers |= {name: score[:, i] for i, name in enumerate(names[2:])}
     elif survival:
-        names = list(_SURVIVAL)
+        names = list(SURVIVAL)
         parts = [[*["test"] * len(one.case_ids), *["train"] * len(one.train_ids)] for one in every]
         texts["part"] = _coded(parts)
         numbers |= {"event": target[:, 0], "duration_days": target[:, 1], "risk": score[:, 0]}
     else:
-        names = list(_REGRESSION)
+        names = list(REGRESSION)
         numbers |= {"value": target.astype(np.float64), "predicted": score[:, 0]}
     if first.patients:
-        names.append(_PATIENT)
+        names.append(PATIENT)
         blank = [[""] * (size - len(one.patients)) for one, size in zip(every, sizes, strict=True)]
         owners = [[*one.patients, *rest] for one, rest in zip(every, blank, strict=True)]
-        texts[_PATIENT] = _coded(owners)
+        texts[PATIENT] = _coded(owners)
     return PredictionTable(texts, numbers, tuple(names))
 
 

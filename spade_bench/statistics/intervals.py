@@ -145,7 +145,8 @@ def means(plain: Floats, boot: Floats, seed: int = 0) -> Floats:
     import numpy as np
 
     centre = np.asarray(boot.mean(axis=0))  # (B,)
-    within = boot[:, np.isfinite(centre)].var(axis=1).mean() if np.isfinite(centre).any() else 0.0
+    known = np.isfinite(centre)
+    within = boot[:, known].var(axis=1).mean() if known.any() else 0.0
     return with_draws(plain, centre, within, seed)
 
 

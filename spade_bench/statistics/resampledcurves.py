@@ -36,25 +36,36 @@ def on_grid(
     """
     import numpy as np
 
+    order = np.argsort(-scores, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of ties, (K,)
     out = np.empty((len(weights), len(x)))
     step = max(16, _CACHED // max(len(scores), len(x)))
     for start in range(0, len(weights), step):
         rows = slice(start, start + step)
-        out[rows] = _block(kind, positive, scores, weights[rows], x)
+        out[rows] = _block(kind, positive[order], ends, weights[rows][:, order], x)
     return out
 
 
 def _block(
-    kind: str, positive: NDArray[np.bool_], scores: Floats, weights: Floats, x: Floats
+    kind: str,
+    positive: NDArray[np.bool_],
+    ends: NDArray[np.int64],
+    counted: Floats,
+    x: Floats,
 ) -> Floats:
-    """What :func:`on_grid` says, of few resamples."""
+    """What :func:`on_grid` says, of few resamples.
+
+    Args:
+        kind: `roc` or `pr`.
+        positive: (n,) whether each case is positive, the highest score first.
+        ends: (K,) the last case of each score.
+        counted: (B, n) how often each case counts.
+        x: (G,) places.
+    """
     import numpy as np
 
-    order = np.argsort(-scores, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # of ties, (K,)
-    counted = weights[:, order]  # (B, n)
-    true = np.cumsum(counted * positive[order], axis=1)[:, ends]  # (B, K)
-    false = np.cumsum(counted * ~positive[order], axis=1)[:, ends]
+    true = np.cumsum(counted * positive, axis=1)[:, ends]  # (B, K)
+    false = np.cumsum(counted * ~positive, axis=1)[:, ends]
     n_true, n_false = true[:, -1:], false[:, -1:]
     lacking = ((n_true == 0) | (n_false == 0))[:, 0]  # (B,)
     recall = np.hstack([np.zeros_like(n_true), true / np.where(n_true > 0, n_true, 1)])  # (B, K+1)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,15 +15,15 @@ from spade_bench.report.drawing.look import DPI, UNDATED
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Saver", "saver"]
+__all__ = ["Saver"]
 
 _WORTH = 5  # pictures for which a process is worth its start
 _WAITING = 2  # pictures that wait for the other process, before this one saves one itself
 _NOT_SENT = ("backend", "backend_fallback", "interactive", "toolbar")  # of windows
 
 
-class Job(NamedTuple):
-    """A picture to save.
+class _Job(NamedTuple):
+    """A picture for the other process to save.
 
     Attributes:
         figure: The figure, pickled.
@@ -44,73 +43,73 @@ class Job(NamedTuple):
 class Saver:
     """Saves pictures, here or in the other process: the files are the same.
 
+    Leave it as a context, at the end of which all of them are there.
+
     Args:
-        other: The other process; None for none.
+        pictures: How many there will be: few are not worth a process.
     """
 
-    def __init__(self, other: OtherProcess | None = None) -> None:
-        self._other = other
+    def __init__(self, pictures: int) -> None:
+        self._other = OtherProcess() if processes_for(pictures, _WORTH) > 1 else None
+        self._settings = {} if self._other is None else _settings()
         self._pool = ThreadPoolExecutor(1)  # waits for the other process
-        self._given: list[tuple[Future[bool], Figure, Job]] = []
+        self._given: list[tuple[Future[bool], Figure, Path, tuple[str, ...]]] = []
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            while self._given and kind is None:
+                self._settle()
+        finally:
+            self._pool.shutdown()  # what is being written is finished first
+            if self._other is not None:
+                self._other.stop()
 
     def save(self, figure: Figure, path: Path, formats: Sequence[str]) -> None:
-        """Save a figure, now or until :meth:`finish`.
+        """Save a figure, now or until the end.
 
         Args:
             figure: The figure, which nobody needs any more.
             path: Its file, without suffix.
             formats: Suffixes.
         """
-        job = Job(b"", path, tuple(formats), DPI["png"], {})
         while self._given and self._given[0][0].done():
             self._settle()
         if self._other is None or len(self._given) >= _WAITING:
-            _save(figure, job)
+            _save(figure, path, formats, DPI["png"])
             return
         try:
-            job = job._replace(figure=pickle.dumps(figure), settings=_settings())
+            content = pickle.dumps(figure)
         except (pickle.PicklingError, AttributeError, TypeError):  # a function made on the spot
-            _save(figure, job)
+            _save(figure, path, formats, DPI["png"])
             return
-        self._given.append((self._pool.submit(_ask, self._other, job), figure, job))
-
-    def finish(self) -> None:
-        """Wait for the other process, and save what it could not."""
-        while self._given:
-            self._settle()
+        job = _Job(content, path, tuple(formats), DPI["png"], self._settings)
+        told = self._pool.submit(_ask, self._other, job)
+        self._given.append((told, figure, path, job.formats))
 
     def _settle(self) -> None:
-        """Wait for the picture that was given first."""
-        future, figure, job = self._given.pop(0)
-        if not future.result():
-            _save(figure, job)
+        """Wait for the picture that was given first, and save it here if the other could not."""
+        told, figure, path, formats = self._given.pop(0)
+        if told.result():
+            _free(figure)
+        else:
+            _save(figure, path, formats, DPI["png"])
 
 
-@contextlib.contextmanager
-def saver(pictures: int) -> Iterator[Saver]:
-    """Yield what saves so many pictures; at the end all of them are there."""
-    other = OtherProcess() if processes_for(pictures, _WORTH) > 1 else None
-    saving = Saver(other)
-    try:
-        yield saving
-        saving.finish()
-    finally:
-        saving._pool.shutdown()  # what is being written is finished first
-        if other is not None:
-            other.stop()
-
-
-def _ask(other: OtherProcess, job: Job) -> bool:
-    other.give(save_job, [job])
+def _ask(other: OtherProcess, job: _Job) -> bool:
+    other.give(_save_there, [job])
     return other.next() is not None
 
 
-def save_job(job: Job) -> None:
+def _save_there(job: _Job) -> None:
     """Save a picture in the other process."""
     import matplotlib as mpl
 
     with mpl.rc_context(job.settings):
-        _save(pickle.loads(job.figure), job)  # noqa: S301 - from the process that started this
+        figure = pickle.loads(job.figure)  # noqa: S301 - from the process that started this
+        _save(figure, job.path, job.formats, job.dpi)
 
 
 def _settings() -> dict[Any, Any]:
@@ -122,12 +121,16 @@ def _settings() -> dict[Any, Any]:
     return {name: mpl.rcParams[name] for name in names if mpl.rcParams[name] != before[name]}
 
 
-def _save(figure: Figure, job: Job) -> None:
+def _save(figure: Figure, path: Path, formats: Sequence[str], dpi: int) -> None:
+    for suffix in formats:
+        with atomic_path(path.with_name(f"{path.name}.{suffix}")) as temporary:
+            figure.savefig(temporary, dpi=dpi, format=suffix, metadata=UNDATED[suffix])
+    _free(figure)
+
+
+def _free(figure: Figure) -> None:
+    """Give back what a figure holds: it and its parts know each other, so it would stay a while."""
     from matplotlib.backend_bases import FigureCanvasBase
 
-    for suffix in job.formats:
-        with atomic_path(job.path.with_name(f"{job.path.name}.{suffix}")) as temporary:
-            figure.savefig(temporary, dpi=job.dpi, format=suffix, metadata=UNDATED[suffix])
-    # A figure and its parts know each other, so that its pixels would wait for the collector.
     figure.clear()
     FigureCanvasBase(figure)

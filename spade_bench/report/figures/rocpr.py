@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,6 @@ from spade_bench.report.pictures import (
 )
 from spade_bench.report.series import Series
 from spade_bench.report.values import Resampler
-from spade_bench.results import Predictions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,16 +88,20 @@ def mean_curve(kind: str, series: Series, resampler: Resampler) -> Band:
     import numpy as np
 
     from spade_bench.statistics.intervals import with_draws
+    from spade_bench.statistics.resampledcurves import on_grid
 
     of_rows = [resampler.predictions(row) for row in series.rows]
     x = np.linspace(0, 1, _GRID)
     values = np.empty((len(of_rows), _GRID))  # (D, G)
     centre = np.zeros((resampler.n_boot, _GRID))  # (B, G)
     within = np.zeros(_GRID)
-    for at, (found, variance) in enumerate(_curves(kind, of_rows, resampler, x)):
+    for at, one in enumerate(of_rows):
+        weights = resampler.weights(one)  # (B, n)
+        counts = np.concatenate([np.ones((1, weights.shape[1])), weights])  # (1 + B, n)
+        found = on_grid(kind, one.target == 1, one.scores[:, 1], counts, x)  # (1 + B, G)
         values[at] = found[0]
         centre += found[1:]
-        within += variance
+        within += _whole(found[1:]).var(axis=0)
     centre /= len(of_rows)
     within /= len(of_rows)
     if all(one.case_ids == of_rows[0].case_ids for one in of_rows):
@@ -112,26 +115,6 @@ def mean_curve(kind: str, series: Series, resampler: Resampler) -> Band:
         high=np.maximum(high, mean),
         prevalence=float(np.concatenate([one.target == 1 for one in of_rows]).mean()),
     )
-
-
-def _curves(
-    kind: str, of_rows: Sequence[Predictions], resampler: Resampler, x: Floats
-) -> Iterator[tuple[Floats, Floats]]:
-    """Curves of each row, (1 + B, G), on the cases as they are and on every resample.
-
-    With them comes their variance over the resamples, (G,).
-    """
-    import numpy as np
-
-    from spade_bench.statistics.resampledcurves import on_grid
-
-    def curves(one: Predictions) -> tuple[Floats, Floats]:
-        weights = resampler.weights(one)  # (B, n)
-        counts = np.concatenate([np.ones((1, weights.shape[1])), weights])  # (1 + B, n)
-        found = on_grid(kind, one.target == 1, one.scores[:, 1], counts, x)
-        return found, _whole(found[1:]).var(axis=0)
-
-    return map(curves, of_rows)
 
 
 def _whole(sampled: Floats) -> Floats:
